@@ -1,0 +1,103 @@
+"""Aggregation: one coefficient c per token, normalised over the whole optimiser step.
+
+A loss is Σ c · (per-token loss). Because c comes from totals of the *step*, not of the micro-batch at hand, the
+gradient does not change when the same responses are split into other micro-batches, padded or spread over ranks.
+Frameworks that average per micro-batch weight a token by the luck of which responses it was batched with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo.registry import build
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What one optimiser step holds, over all its micro-batches and ranks.
+
+    Args:
+        tokens: valid tokens of the step.
+        sequences: responses of the step with at least one valid token.
+
+    Where gradients of W ranks are averaged (DDP, FSDP), pass totals / W.
+    """
+
+    tokens: float | Tensor
+    sequences: float | Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "sequences"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                if value.numel() != 1:
+                    raise ValueError(f"StepTotals: {name} has shape {tuple(value.shape)}; expected a scalar")
+            elif not value > 0:
+                raise ValueError(f"StepTotals: {name} = {value!r} is not allowed; expected a number > 0")
+
+    @classmethod
+    def of(cls, mask: Tensor) -> StepTotals:
+        """Totals of one [B, T] mask. At least 1 each, so that a batch without a valid token gives a loss of 0."""
+        return cls(tokens=mask.sum().clamp(min=1), sequences=mask.any(-1).sum().clamp(min=1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregation:
+    """Base of all aggregations."""
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        """c [B, T] >= 0; 0 where masked."""
+        raise NotImplementedError(f"{type(self).__name__} defines no coefficient")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenMean(Aggregation):
+    """Every token counts the same: c = 1 / tokens. DAPO (arXiv 2503.14476), DGPO, MASPO."""
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return mask.to(dtype) / totals.tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqMeanTokenMean(Aggregation):
+    """Every response counts the same: c = 1 / (sequences · length of the response). GRPO's paper, GSPO, SAPO."""
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1) / totals.sequences
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeqMeanTokenSumNorm(Aggregation):
+    """c = 1 / (sequences · length) with one fixed length, usually the generation budget. Dr. GRPO (arXiv 2503.20783).
+
+    The MASPO, GPPO, CE-GPPO, ASPO, DCPO and BAPO releases forget to divide by the number of sequences; we divide.
+    """
+
+    length: float
+
+    def __post_init__(self) -> None:
+        if isinstance(self.length, bool) or not isinstance(self.length, int | float) or not self.length > 0:
+            raise ValueError(f"SeqMeanTokenSumNorm: length = {self.length!r} is not allowed; expected a number > 0")
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return mask.to(dtype) / self.length / totals.sequences
+
+
+AGGREGATIONS: dict[str, type[Aggregation]] = {
+    "token-mean": TokenMean,
+    "seq-mean-token-mean": SeqMeanTokenMean,
+    "seq-mean-token-sum-norm": SeqMeanTokenSumNorm,
+}
+
+
+def make(name: str, **fields: Any) -> Aggregation:
+    """Build an aggregation by its name in verl, for example `make("seq-mean-token-sum-norm", length=512)`.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one; an unknown, missing or impossible field.
+    """
+    return build("aggregation", AGGREGATIONS, name, fields)

@@ -1,0 +1,116 @@
+"""Correction ρ: a factor for a sampler μ that is not quite the policy the trainer computes.
+
+μ (an inference engine) and π_old (the trainer's own forward pass of the same weights) differ by kernels, precision and
+staleness. ρ = π_old / μ, bounded, multiplies the policy term. It is a factor of its own, never part of an objective's
+w: w measures how far the policy has moved since sampling, ρ how wrong the sampler was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from dgpo.registry import build
+from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
+
+Level = Literal["token", "sequence"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correction:
+    """Base of all corrections."""
+
+    def factor(self, tokens: TokenBatch) -> Tensor:
+        """ρ [B, T] >= 0, detached."""
+        raise NotImplementedError(f"{type(self).__name__} defines no factor")
+
+
+def _mismatch(tokens: TokenBatch, level: str) -> Tensor:
+    """π_old/μ of the token, or of the whole response (the product over its valid tokens); log clamped to ±20."""
+    if tokens.rollout_logprob is None:
+        raise ValueError("a correction needs the sampler's log-probs: pass rollout_logprob [B, T], got None")
+    log_mismatch = torch.where(tokens.mask, tokens.old_logprob - tokens.rollout_logprob, 0.0)
+    if level == "sequence":
+        log_mismatch = log_mismatch.sum(-1, keepdim=True).expand_as(log_mismatch)
+    return log_mismatch.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def _check_level(correction: Correction, level: str) -> None:
+    if level not in ("token", "sequence"):
+        raise ValueError(f"{type(correction).__name__}: level = {level!r} is not known; expected 'token' or 'sequence'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Truncate(Correction):
+    """Truncated importance sampling: ρ = min(π_old/μ, cap).
+
+    Args:
+        level: "token" uses the token's ratio, "sequence" the product over the response.
+        cap: > 0; 2 in verl and slime.
+
+    Source: verl verl/trainer/ppo/rollout_corr_helper.py:522 @1dda039b.
+    """
+
+    level: Level = "token"
+    cap: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_level(self, self.level)
+        if not self.cap > 0:
+            raise ValueError(f"Truncate: cap = {self.cap!r} is not allowed; expected a number > 0")
+
+    def factor(self, tokens: TokenBatch) -> Tensor:
+        return _mismatch(tokens, self.level).clamp(max=self.cap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Band(Correction):
+    """IcePop-like masking: ρ = π_old/μ inside [band_low, band_high], 0 outside.
+
+    Args:
+        band_low: >= 0, default 0.5.
+        band_high: > band_low, default 2.
+        level: "token" or "sequence", as in `Truncate`.
+    """
+
+    band_low: float = 0.5
+    band_high: float = 2.0
+    level: Level = "token"
+
+    def __post_init__(self) -> None:
+        _check_level(self, self.level)
+        if not 0 <= self.band_low < self.band_high:
+            raise ValueError(
+                f"Band: [band_low, band_high] = [{self.band_low!r}, {self.band_high!r}] is not allowed; "
+                "expected 0 <= band_low < band_high"
+            )
+
+    def factor(self, tokens: TokenBatch) -> Tensor:
+        mismatch = _mismatch(tokens, self.level)
+        return torch.where((mismatch >= self.band_low) & (mismatch <= self.band_high), mismatch, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given(Correction):
+    """A factor that a trainer has computed by other means: [B, T], or [B, 1] for one value per response."""
+
+    values: Tensor
+
+    def factor(self, tokens: TokenBatch) -> Tensor:
+        values = self.values.detach().to(tokens.dtype).expand(tokens.mask.shape)
+        return torch.where(tokens.mask, values, 0.0)
+
+
+CORRECTIONS: dict[str, type[Correction]] = {"truncate": Truncate, "band": Band}
+
+
+def make(name: str, **fields: Any) -> Correction:
+    """Build a correction by name, for example `make("truncate", level="sequence", cap=2.0)`.
+
+    Raises:
+        ValueError: an unknown name or field, with the nearest known one; or a field outside its range.
+    """
+    return build("correction", CORRECTIONS, name, fields)

@@ -1,0 +1,145 @@
+"""policy_loss: the product of the four factors, and nothing that knows a method by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo import aggregation as aggregations
+from dgpo import kl as estimators
+from dgpo import objectives
+from dgpo.aggregation import Aggregation, StepTotals
+from dgpo.correction import Correction
+from dgpo.objectives import Objective
+from dgpo.regions import regions
+from dgpo.registry import did_you_mean
+from dgpo.tokens import TokenBatch
+
+KL_LOSSES = ("k2", "k3", "k3_ratio")
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """What `policy_loss` returns.
+
+    Attributes:
+        value: scalar to call `backward` on. Σ over micro-batches and ranks with the same `totals` is the step's loss.
+        weight: [B, T] w, detached; 0 where masked.
+        statistics: name -> 0-d tensor on the device of the batch, the same keys for every objective; over the valid
+            tokens of this batch. `fraction/R` and `mass/R` (share of Σ|A·w|) for the five regions R, `weight/mean`,
+            `weight/max`, `weight/zero_fraction`, `weight/ess` = (Σ|w|)²/(N·Σw²), `kl/old` (k3 estimate of
+            KL(π_old ‖ π_θ)), `advantage/zero_fraction`, and `kl/sampler` (of KL(μ ‖ π_old)) if μ was given.
+    """
+
+    value: Tensor
+    weight: Tensor
+    statistics: dict[str, Tensor]
+
+
+def policy_loss(
+    logprob: Tensor,
+    old_logprob: Tensor | None,
+    advantage: Tensor,
+    mask: Tensor,
+    objective: str | Objective = "dgpo",
+    aggregation: str | Aggregation = "token-mean",
+    totals: StepTotals | None = None,
+    rollout_logprob: Tensor | None = None,
+    correction: Correction | None = None,
+    entropy: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    kl_coef: float = 0.0,
+    kl: str = "k3",
+    entropy_coef: float = 0.0,
+) -> PolicyLoss:
+    """The loss of one (micro-)batch under any objective::
+
+        value = Σ -(c·ρ·A) · (φ + w·(exp(logprob - sg(logprob)) - 1))  +  kl_coef · Σ c·κ  -  entropy_coef · Σ c·H
+
+    with c, ρ, A, φ and w detached, so that the gradient of the policy term is -c·ρ·A·w·∇logprob and its value is
+    -Σ c·ρ·A·φ. The last two sums run over all valid tokens and carry no ρ.
+
+    Args:
+        logprob: [B, T] log π_θ of the sampled tokens, in nats, with gradient.
+        old_logprob: [B, T] log π_old; None means on-policy (ratio 1).
+        advantage: [B] or [B, T].
+        mask: [B, T] bool or 0/1, valid response tokens.
+        objective: a name of `objectives.OBJECTIVES`, or an `Objective`.
+        aggregation: a name of `aggregation.AGGREGATIONS` that needs no fields, or an `Aggregation`.
+        totals: tokens and sequences of the whole optimiser step; None takes those of this batch. With gradient
+            accumulation or several ranks the gradient is only right with the step's totals.
+        rollout_logprob: [B, T] log μ of the sampler; read by `correction` and by `kl/sampler`.
+        correction: ρ; None is 1.
+        entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
+        ref_logprob: [B, T] log-probs under the reference model, for the KL term.
+        kl_coef: coefficient of the KL term.
+        kl: estimator κ of KL(π_θ ‖ π_ref): "k2", "k3" or "k3_ratio" (see `dgpo.kl`).
+        entropy_coef: coefficient of the entropy bonus.
+
+    Arithmetic is float64 for a float64 `logprob`, float32 otherwise.
+
+    Raises:
+        ValueError: unknown names, shapes that do not fit, a coefficient without the tensor it needs.
+        TypeError: an argument that is not a tensor.
+    """
+    tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
+    chosen = objectives.make(objective) if isinstance(objective, str) else objective
+    how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
+    c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
+
+    with torch.no_grad():
+        chosen = chosen.calibrate(tokens)
+        w = torch.where(tokens.mask, chosen.weight(tokens), 0.0)
+        phi = torch.where(tokens.mask, chosen.potential(tokens), 0.0)
+        scale = -(c * tokens.advantage)
+        if correction is not None:
+            scale = scale * correction.factor(tokens)
+    surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
+    value = (scale * surrogate).sum()
+    if kl_coef != 0:
+        value = value + kl_coef * (c * _reference_kl(tokens, ref_logprob, kl)).sum()
+    if entropy_coef != 0:
+        if entropy is None:
+            raise ValueError(f"entropy_coef = {entropy_coef} needs entropy [B, T], got None")
+        value = value - entropy_coef * (c * torch.where(tokens.mask, entropy.to(tokens.dtype), 0.0)).sum()
+    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
+
+
+def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:
+    if kl not in KL_LOSSES:
+        raise ValueError(f"unknown kl {kl!r}{did_you_mean(kl, KL_LOSSES)}; known: {', '.join(KL_LOSSES)}")
+    if ref_logprob is None:
+        raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
+    if ref_logprob.shape != tokens.mask.shape:
+        raise ValueError(f"ref_logprob has shape {tuple(ref_logprob.shape)}; expected {tuple(tokens.mask.shape)}")
+    reference = torch.where(tokens.mask, ref_logprob.to(tokens.dtype), 0.0).detach()
+    if kl == "k2":
+        return estimators.k2(tokens.logprob, reference)
+    if kl == "k3":
+        return estimators.k3(tokens.logprob, reference)
+    return estimators.k3_ratio(tokens.logprob, reference, tokens.old_logprob)
+
+
+@torch.no_grad()
+def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str, Tensor]:
+    valid = tokens.mask
+    count = valid.sum().clamp(min=1).to(w.dtype)
+    size = w.abs()
+    mass = (tokens.advantage * w).abs()
+    total_mass = mass.sum()
+    tiny = torch.finfo(w.dtype).tiny  # an empty share is 0, not 0/0
+
+    where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
+    statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
+    statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
+    statistics["weight/mean"] = w.sum() / count
+    statistics["weight/max"] = w.amax() if w.numel() else w.sum()
+    statistics["weight/zero_fraction"] = ((w == 0) & valid).sum() / count
+    statistics["weight/ess"] = size.sum().square() / (count * w.square().sum()).clamp(min=tiny)
+    statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count
+    statistics["advantage/zero_fraction"] = ((tokens.advantage == 0) & valid).sum() / count
+    if tokens.rollout_logprob is not None:
+        statistics["kl/sampler"] = estimators.k3(tokens.rollout_logprob, tokens.old_logprob).sum() / count
+    return statistics

@@ -1,0 +1,116 @@
+"""DGPO: Decoupled Gradient Policy Optimization (arXiv 2603.14389)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DGPO(Objective):
+    """Weights that decay beyond the clip range instead of stopping (GRPO) or diverging on ∇π (CISPO, GPPO).
+
+    With r the importance ratio, lo = 1 - eps_low, hi = 1 + eps_high, u = r/lo and v = r/hi::
+
+        left    A < 0, r < lo    w = lo · u^(n+1)          polynomial decay of the weight on ∇π: it goes to 0 as π^n
+        right   A > 0, r > hi    w = hi · v^(1 - 1/m)      reciprocal-root decay: w/π falls as π^(-1/m)
+        else                     w = r
+
+    Its potential φ, with dφ/dlogprob = w, is r inside, lo·(1 + (u^(n+1) - 1)/(n+1)) on the left and
+    hi·(1 + (v^λ - 1)/λ), λ = 1 - 1/m, on the right (hi·(1 + log v) for m = 1): continuous, with continuous slope.
+
+    Args:
+        n: exponent of the left decay, real, >= 0. 0 leaves the left unclipped, inf is GRPO's hard clip. The paper uses
+            n = 2 at 1.5B and n = 1 from 7B on.
+        m: root of the right decay, real, >= 1. 1 is GPPO's constant weight, inf leaves the right unclipped.
+        eps_low: in [0, 1); the left boundary is 1 - eps_low.
+        eps_high: >= 0; the right boundary is 1 + eps_high.
+        reverse_cap: None (the paper) or >= 1: largest weight for A < 0, where r >> 1 is otherwise unbounded.
+        right_cap: None (the paper) or >= 1 + eps_high: largest weight for A > 0; for m > 1 it otherwise grows
+            without bound. Both caps keep the gradient (w = cap), unlike a dual clip, which zeroes it.
+
+    Source: paper Figure 2 and its two boundary definitions, defaults from the authors' yaml; FlyTune/DGPO-RL@cc225d44
+    verl/trainer/ppo/core_algos.py:920-932. Deviations from that code:
+
+    * it takes `exp` of every branch at every token, so log r > 88.7/(n+1) gives NaN gradients on tokens that no branch
+      selects, masked and A = 0 tokens included; here each branch sees only its own region;
+    * its boundary branches are not clamped and its inside branch loses the gradient beyond ±20 nats; here every log
+      ratio enters the weight clamped to ±20 and the gradient through logprob is kept;
+    * its loss value is w · A, which is not an integral of the gradient; ours is φ · A. The gradients are equal.
+    """
+
+    n: float = 1
+    m: float = 2
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+    reverse_cap: float | None = None
+    right_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_field("n", 0)
+        self._check_field("m", 1)
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+        if self.reverse_cap is not None:
+            self._check_field("reverse_cap", 1)
+        if self.right_cap is not None:
+            self._check_field("right_cap", 1 + self.eps_high)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0
+        log_lo, log_hi = math.log1p(-self.eps_low), math.log1p(self.eps_high)
+        left, right = negative & (x < log_lo), positive & (x > log_hi)
+        # the fill values keep 0 · inf out of the branches that are not taken
+        log_u = torch.where(left, x - log_lo, -1.0)
+        log_v = torch.where(right, x - log_hi, 1.0)
+        log_w = torch.where(left, log_lo + (self.n + 1) * log_u, x)
+        log_w = torch.where(right, log_hi + (1 - 1 / self.m) * log_v, log_w)
+        if self.reverse_cap is not None:
+            log_w = torch.where(negative, log_w.clamp(max=math.log(self.reverse_cap)), log_w)
+        if self.right_cap is not None:
+            log_w = torch.where(positive, log_w.clamp(max=math.log(self.right_cap)), log_w)
+        return log_w.exp()
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0
+        log_lo, log_hi = math.log1p(-self.eps_low), math.log1p(self.eps_high)
+        # beyond a cap w is constant, so φ goes on as a straight line in x from the point where the cap was reached
+        beyond = torch.zeros_like(x)
+        if self.reverse_cap is not None:
+            excess = torch.where(negative, x - math.log(self.reverse_cap), 0.0).clamp(min=0.0)
+            x, beyond = x - excess, beyond + self.reverse_cap * excess
+        if self.right_cap is not None and self.m > 1:
+            reached = log_hi + (math.log(self.right_cap) - log_hi) / (1 - 1 / self.m)
+            excess = torch.where(positive, x - reached, 0.0).clamp(min=0.0)
+            x, beyond = x - excess, beyond + self.right_cap * excess
+        left, right = negative & (x < log_lo), positive & (x > log_hi)
+        phi = torch.where(left | right, 0.0, x).exp()
+        phi = torch.where(left, _power(torch.where(left, x - log_lo, -1.0), math.exp(log_lo), self.n + 1), phi)
+        phi = torch.where(right, _power(torch.where(right, x - log_hi, 1.0), math.exp(log_hi), 1 - 1 / self.m), phi)
+        return phi + beyond
+
+    def properties(self) -> Properties:
+        negative = math.inf if self.reverse_cap is None else self.reverse_cap
+        positive = math.inf if self.right_cap is None else self.right_cap
+        return Properties(
+            continuous=math.isfinite(self.n),
+            upper_bound=max(negative, 1 + self.eps_high if self.m == 1 else positive),
+            limit_negative="zero" if self.n > 0 else "finite",
+            limit_positive="finite",
+        )
+
+
+def _power(log_u: Tensor, bound: float, exponent: float) -> Tensor:
+    """bound · (1 + (u^exponent - 1)/exponent), and its limits: bound · (1 + log u) at exponent 0, bound at inf."""
+    if exponent == 0:
+        return bound * (1 + log_u)
+    if exponent == math.inf:
+        return torch.full_like(log_u, bound)
+    # exp(·) - 1, not expm1: torch differentiates expm1 as result + 1, which loses everything for log_u << 0
+    return bound * (1 + ((exponent * log_u).exp() - 1) / exponent)

@@ -1,0 +1,70 @@
+"""GRPO: the clipped surrogate of PPO without a critic (arXiv 2402.03300), clip-higher and dual clip included."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPO(Objective):
+    """The hard clip: the gradient of a token stops at the boundary.
+
+    With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
+
+        left         A < 0, r < lo           w = 0    φ = lo
+        right        A > 0, r > hi           w = 0    φ = hi
+        dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
+        else                                 w = r    φ = r
+
+    φ · A is the clipped surrogate min(r A, clip(r, lo, hi) A), under a dual clip max(·, dual_clip · A) for A < 0.
+
+    Args:
+        eps_low: in [0, 1); 1 - eps_low is the lower bound of the ratio.
+        eps_high: >= 0; 1 + eps_high is the upper bound. DAPO's clip-higher is eps_high = 0.28 (arXiv 2503.14476).
+        dual_clip: None, or > 1: the ratio beyond which a token with A < 0 is dropped (arXiv 1912.09729). verl uses 3,
+            DAPO recipes 10; TRL's `delta` has this effect where delta >= 1 + eps_high.
+
+    Defaults: eps 0.2 by convention (the GRPO paper states none), no dual clip as in the paper; DGPO's GRPO baseline
+    runs with dual_clip = 3. Source: FlyTune/DGPO-RL@cc225d44 verl/trainer/ppo/core_algos.py:909-919. Deviation from
+    that code: beyond ±20 nats the gradient is kept, at the weight of ±20, where verl's clamp zeroes it.
+    """
+
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+    dual_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+        if self.dual_clip is not None:
+            self._check_field("dual_clip", 1, open_low=True)
+
+    def _clipped(self, tokens: TokenBatch) -> Tensor:
+        """The log ratio nearest to the token's own that the clip allows."""
+        x = tokens.log_ratio
+        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
+        negative = x.clamp(math.log1p(-self.eps_low), ceiling)
+        positive = x.clamp(max=math.log1p(self.eps_high))
+        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._clipped(tokens).exp()
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=False,
+            upper_bound=math.inf if self.dual_clip is None else max(self.dual_clip, 1 + self.eps_high),
+            limit_negative="zero",
+            limit_positive="finite",
+        )

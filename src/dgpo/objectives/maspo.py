@@ -1,0 +1,75 @@
+"""MASPO: Mass-Adaptive Soft Policy Optimization (arXiv 2602.17550)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class MASPO(Objective):
+    """A Gaussian gate on the ratio, wider for rare tokens and for confident advantages; one-sided.
+
+    With r the importance ratio and q = π_old of the token::
+
+        A (r - 1) > 0    w = r · exp(-(r - 1)² / (2 s²))
+        else             w = r
+
+        s = clamp(sigma_base · q^-alpha, sigma_base, sigma_high) · clamp(risk, adv_low, adv_high)
+        risk = 1 + beta_pos · A for A > 0,    1 / (1 - beta_neg · A) for A < 0
+
+    The gate is detached (it multiplies the ratio, it is not differentiated), so φ = w: the value that the authors log.
+
+    Args:
+        sigma_base: > 0; width of the gate for a token of probability 1.
+        alpha: >= 0; how fast the gate widens as q falls. The paper uses 0.3 from 7B on and 0.5 at 1.5B.
+        beta_pos: >= 0; widening with A > 0.
+        beta_neg: >= 0; narrowing with A < 0.
+        sigma_high: >= sigma_base. In the authors' code, not in the paper: the widest gate before the advantage acts.
+            It binds for q < 4.6e-4 (alpha 0.3) or q < 1e-2 (alpha 0.5); inf gives the paper's equation.
+        adv_low: >= 0; in the authors' code, not in the paper: lower bound of `risk`.
+        adv_high: >= adv_low; in the authors' code, not in the paper: upper bound of `risk`.
+
+    Source: the paper's definition of the two widths, defaults from the authors' yaml; FlyTune/MASPO-RL@22b46814
+    verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` forgets to divide
+    by the number of sequences (see `dgpo.aggregation`); beyond ±20 nats its clamp zeroes the gradient, here it is kept
+    at the weight of ±20; q^-alpha is formed in log space, so that q = e^-700 does not overflow; a masked NaN makes its
+    sequence-mean loss NaN, here masked positions do not exist.
+    """
+
+    sigma_base: float = 1.0
+    alpha: float = 0.3
+    beta_pos: float = 0.03
+    beta_neg: float = 0.03
+    sigma_high: float = 10.0
+    adv_low: float = 0.1
+    adv_high: float = 10.0
+
+    def __post_init__(self) -> None:
+        self._check_field("sigma_base", 0, open_low=True)
+        self._check_field("alpha", 0, open_high=True)
+        self._check_field("beta_pos", 0, open_high=True)
+        self._check_field("beta_neg", 0, open_high=True)
+        self._check_field("sigma_high", self.sigma_base)
+        self._check_field("adv_low", 0)
+        self._check_field("adv_high", self.adv_low)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x, advantage = tokens.log_ratio, tokens.advantage
+        log_width = (math.log(self.sigma_base) - self.alpha * tokens.old_logprob).clamp(
+            math.log(self.sigma_base), math.log(self.sigma_high)
+        )
+        gain, loss = advantage.clamp(min=0.0), advantage.clamp(max=0.0)
+        risk = ((1 + self.beta_pos * gain) / (1 - self.beta_neg * loss)).clamp(self.adv_low, self.adv_high)
+        distance = torch.expm1(x)  # r - 1, exact near the policy that the step started from
+        gated = torch.where(advantage * x > 0, distance / (log_width.exp() * risk), 0.0)
+        return (x - 0.5 * gated.square()).exp()
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=math.inf, limit_negative="finite", limit_positive="finite")

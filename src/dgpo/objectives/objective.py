@@ -1,0 +1,88 @@
+"""The contract of an objective: a weight on the policy gradient.
+
+For one token ∇J = c · ρ · w · A · ∇ log π. An objective is w, nothing else: it knows no batch, no normaliser, no
+model and no other method.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from dgpo.tokens import TokenBatch
+
+Limit = Literal["zero", "finite", "infinite"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Properties:
+    """What an objective claims about its weight. Each claim is tested, for every method in the registry.
+
+    Attributes:
+        continuous: w has no jump as a function of the ratio, for either sign of A.
+        upper_bound: largest w over all ratios; inf where only the clamp of the log ratio bounds it.
+        unit_on_policy: w = 1 at ratio 1.
+        nonnegative: w >= 0 everywhere.
+        limit_negative: w/π, the weight on ∇π, as π -> 0 at fixed π_old for A < 0: it goes to "zero", stays "finite"
+            or grows "infinite"; None where none is declared (sequence level).
+        limit_positive: the same for A > 0.
+    """
+
+    continuous: bool
+    upper_bound: float
+    unit_on_policy: bool = True
+    nonnegative: bool = True
+    limit_negative: Limit | None
+    limit_positive: Limit | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """Base of all methods. Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters."""
+
+    level: ClassVar[Literal["token", "sequence"]] = "token"
+    """"sequence" if the weight of a token depends on the other tokens of its response."""
+
+    adaptive: ClassVar[bool] = False
+    """True if `calibrate` reads the batch; such a method is exempt from micro-batch invariance."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
+        if "weight" in cls.__dict__:
+            cls.weight = torch.no_grad()(cls.weight)  # type: ignore[method-assign]
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        """w [B, T]: float32 (float64 for float64 tokens), detached, finite for every finite log ratio."""
+        raise NotImplementedError(f"{type(self).__name__} defines no weight")
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        """φ [B, T]: what the logged value shows. Where a method declares one, dφ/dlogprob = w; otherwise φ = w."""
+        return self.weight(tokens)
+
+    def calibrate(self, tokens: TokenBatch) -> Self:
+        """The objective to use for this batch. Adaptive methods return a new one; all others return themselves."""
+        return self
+
+    def properties(self) -> Properties:
+        """What this method, with these fields, claims about its weight."""
+        raise NotImplementedError(f"{type(self).__name__} declares no properties")
+
+    def _check_field(
+        self, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+    ) -> None:
+        """Raise ValueError unless `low <= field <= high` (strict on an open side)."""
+        value = getattr(self, name)
+        if isinstance(value, Real) and not isinstance(value, bool):
+            number = float(value)
+            above = low < number if open_low else low <= number
+            below = number < high if open_high else number <= high
+            if above and below:
+                return
+        allowed = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+        raise ValueError(f"{type(self).__name__}: {name} = {value!r} is not allowed; expected a number in {allowed}")

@@ -1,0 +1,39 @@
+"""Build a registered dataclass from its name, with errors that name the nearest thing that exists."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: object, known: Iterable[str]) -> str:
+    """', did you mean ...?' if something known is near enough, otherwise nothing."""
+    match = get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f", did you mean {match[0]!r}?" if match else ""
+
+
+def build(kind: str, registry: Mapping[str, type[T]], name: str, fields: Mapping[str, Any]) -> T:
+    """`registry[name](**fields)`.
+
+    Raises:
+        ValueError: unknown name, unknown field or missing field; whatever the class raises for a value.
+    """
+    if name not in registry:
+        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, registry)}; known: {', '.join(registry)}")
+    cls = registry[name]
+    declared = dataclasses.fields(cls)  # type: ignore[arg-type]
+    known = [field.name for field in declared]
+    for field in fields:
+        if field not in known:
+            raise ValueError(
+                f"{kind} {name!r} has no field {field!r}{did_you_mean(field, known)}; "
+                f"its fields: {', '.join(known) or 'none'}"
+            )
+    for required in declared:
+        if required.default is dataclasses.MISSING and required.name not in fields:
+            raise ValueError(f"{kind} {name!r} needs {required.name!r}: {name!r} has no default for it")
+    return cls(**fields)

@@ -1,0 +1,137 @@
+"""TokenBatch: what the four factors of a policy gradient read.
+
+Validated once, masked once, converted once. After construction nothing downstream has to think about padding,
+dtypes or broadcasting: every tensor is [B, T], of one floating dtype, and holds 0 where `mask` is False.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0
+"""Log ratios enter a weight clamped to this many nats, as in verl; the gradient through `logprob` is kept."""
+
+
+class TokenBatch:
+    """B responses of up to T tokens, as every objective sees them.
+
+    Args:
+        logprob: [B, T] log π_θ of the sampled tokens, in nats; the only tensor that may carry a gradient.
+        old_logprob: [B, T] log π_old, the policy that the optimisation step started from. None means on-policy:
+            `logprob.detach()`, so that every ratio is 1.
+        advantage: [B] (one per response) or [B, T].
+        mask: [B, T], bool or 0/1; True where a token is a valid response token. 0/1 values are verified on the CPU;
+            pass a bool mask on an accelerator, where verifying would cost a synchronisation.
+        rollout_logprob: [B, T] log μ of the sampler, where it differs from the trainer.
+        entropy: [B, T] entropy of the current policy in nats, for objectives and advantages that read it; detached.
+
+    Arithmetic is float64 if `logprob` is float64, float32 otherwise. Masked positions may hold anything, NaN and
+    ±inf included: they are replaced by 0 here, before any arithmetic, so that neither value nor gradient sees them.
+
+    Raises:
+        TypeError: something is not a tensor, or `logprob` is not floating point.
+        ValueError: a shape that does not fit, or a mask with values other than 0 and 1.
+    """
+
+    def __init__(
+        self,
+        logprob: Tensor,
+        old_logprob: Tensor | None,
+        advantage: Tensor,
+        mask: Tensor,
+        *,
+        rollout_logprob: Tensor | None = None,
+        entropy: Tensor | None = None,
+    ) -> None:
+        _require_tensor("logprob", logprob)
+        if logprob.dim() != 2:
+            raise ValueError(f"logprob has shape {tuple(logprob.shape)}; expected [B, T] (responses, tokens)")
+        if not logprob.is_floating_point():
+            raise TypeError(f"logprob has dtype {logprob.dtype}; expected a floating dtype (log-probabilities in nats)")
+        shape = logprob.shape
+        self.dtype = torch.float64 if logprob.dtype == torch.float64 else torch.float32
+
+        self.mask = _as_mask(mask, shape)
+        self.logprob = self._masked("logprob", logprob)
+        if old_logprob is None:
+            self.old_logprob = self.logprob.detach()
+        else:
+            self.old_logprob = self._masked("old_logprob", old_logprob).detach()
+        _require_tensor("advantage", advantage)
+        if advantage.dim() == 1 and advantage.shape[0] == shape[0]:
+            advantage = advantage.unsqueeze(1).expand(shape)
+        elif advantage.shape != shape:
+            raise ValueError(
+                f"advantage has shape {tuple(advantage.shape)}; expected [B] = [{shape[0]}] (one per response) or "
+                f"[B, T] = {list(shape)}, because logprob has shape {tuple(shape)}"
+            )
+        self.advantage = self._masked("advantage", advantage).detach()
+        self.rollout_logprob = (
+            None if rollout_logprob is None else self._masked("rollout_logprob", rollout_logprob).detach()
+        )
+        self.entropy = None if entropy is None else self._masked("entropy", entropy).detach()
+
+    def _masked(self, name: str, values: Tensor) -> Tensor:
+        _require_tensor(name, values)
+        if values.shape != self.mask.shape:
+            raise ValueError(
+                f"{name} has shape {tuple(values.shape)}; expected {tuple(self.mask.shape)}, the shape of logprob"
+            )
+        # where(), not a product: 0 * NaN is NaN, in the value and in the gradient
+        return torch.where(self.mask, values.to(self.dtype), 0.0)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """[B, T] log π_θ - log π_old, clamped to ±`MAX_LOG_RATIO`; 0 where masked."""
+        return (self.logprob - self.old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+    @property
+    def ratio(self) -> Tensor:
+        """[B, T] importance ratio r = π_θ / π_old, within e^±20; 1 where masked."""
+        return self.log_ratio.exp()
+
+
+def check(tokens: TokenBatch) -> None:
+    """Raise if a NaN or an infinity stands at a valid position, naming the first one.
+
+    Costs one host synchronisation when all is well. Non-finite values at *masked* positions are fine and never reach
+    a `TokenBatch`.
+
+    Raises:
+        ValueError: names the tensor, row and column, the value, and how many others there are.
+    """
+    named = {
+        "logprob": tokens.logprob,
+        "old_logprob": tokens.old_logprob,
+        "advantage": tokens.advantage,
+        "rollout_logprob": tokens.rollout_logprob,
+        "entropy": tokens.entropy,
+    }
+    present = {name: values.detach() for name, values in named.items() if values is not None}
+    bad = torch.stack([~torch.isfinite(values) for values in present.values()])
+    if not bad.any():
+        return
+    for (name, values), where in zip(present.items(), bad, strict=True):
+        if where.any():
+            row, column = (int(i) for i in where.nonzero()[0])
+            raise ValueError(
+                f"{name}[{row}, {column}] = {values[row, column].item()} at a valid position (row {row}, column "
+                f"{column}); {int(where.sum())} of {int(tokens.mask.sum())} valid tokens are not finite in {name}. "
+                "Log-probabilities, advantages and entropies must be finite wherever mask is True"
+            )
+
+
+def _require_tensor(name: str, value: object) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+
+
+def _as_mask(mask: Tensor, shape: torch.Size) -> Tensor:
+    _require_tensor("mask", mask)
+    if mask.shape != shape:
+        raise ValueError(f"mask has shape {tuple(mask.shape)}; expected {tuple(shape)}, the shape of logprob")
+    if mask.dtype != torch.bool and mask.device.type == "cpu" and not bool(((mask == 0) | (mask == 1)).all()):
+        value = mask[(mask != 0) & (mask != 1)][0].item()
+        raise ValueError(f"mask holds {value}; expected bool, or only 0 and 1")
+    return mask.bool()
