@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
-Scale = Literal["std", "none", "leave_one_out"]
-SCALES: tuple[str, ...] = get_args(Scale)
+SCALES = ("std", "none", "leave_one_out")
 STD_EPSILON = 1e-6
 """Added to the standard deviation, as in verl (TRL adds 1e-4)."""
 
 
-def group_advantage(rewards: Tensor, group_size: int, scale: Scale = "std") -> Tensor:
+def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Tensor:
     """Group-relative advantages of B responses whose groups of G stand side by side.
 
     With R the rewards of one group, mean and (unbiased) std over the group::

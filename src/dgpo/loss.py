@@ -135,7 +135,7 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
     statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
     statistics["weight/mean"] = w.sum() / count
-    statistics["weight/max"] = w.amax() if w.numel() else w.sum()
+    statistics["weight/max"] = torch.where(valid, w, -torch.inf).amax().nan_to_num(neginf=0.0)
     statistics["weight/zero_fraction"] = ((w == 0) & valid).sum() / count
     statistics["weight/ess"] = size.sum().square() / (count * w.square().sum()).clamp(min=tiny)
     statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count

@@ -34,6 +34,7 @@ def build(kind: str, registry: Mapping[str, type[T]], name: str, fields: Mapping
                 f"its fields: {', '.join(known) or 'none'}"
             )
     for required in declared:
-        if required.default is dataclasses.MISSING and required.name not in fields:
+        optional = required.default is not dataclasses.MISSING or required.default_factory is not dataclasses.MISSING
+        if not optional and required.name not in fields:
             raise ValueError(f"{kind} {name!r} needs {required.name!r}: {name!r} has no default for it")
     return cls(**fields)

@@ -1,0 +1,1 @@
+"""The `dgpo` command: one file per sub-command; each parses, calls and prints."""

@@ -1,0 +1,52 @@
+"""`dgpo demo`: starter model, evaluate, train with DGPO, evaluate, a summary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dgpo import objectives
+from dgpo.cli.arguments import parse
+from dgpo.cli.errors import user_input
+from dgpo.training.demo import UPDATES, run_demo
+
+
+@dataclass
+class DemoArguments:
+    """Arguments of `dgpo demo`."""
+
+    out: str = field(default="outputs/demo", metadata={"help": "Folder for everything that is written."})
+    seed: int = field(default=0, metadata={"help": "Seed of the starter model and of the training run."})
+    objective: str = field(default="dgpo", metadata={"help": "Objective to train with, with its defaults."})
+    updates: int = field(default=UPDATES, metadata={"help": "Optimiser updates."})
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo demo argv`."""
+    (args,) = parse("dgpo demo", [DemoArguments], argv, __doc__ or "")
+    with user_input():
+        objectives.make(args.objective)
+        if args.updates < 1:
+            raise ValueError(f"updates = {args.updates} is not allowed; expected >= 1")
+    console = Console()
+    summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
+    console.print(_table(summary))
+    print(f"{args.out}/summary.json, {args.out}/reward.svg, {args.out}/model")
+    return 0
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    rows = Table(
+        title=f"two-digit addition, {summary['updates']} updates with {summary['objective']}, seed {summary['seed']}",
+        caption=f"500 held-out sums, {summary['seconds']:.0f} s in all",
+    )
+    rows.add_column("accuracy, %")
+    for column in ("before", "after", "change"):
+        rows.add_column(column, justify="right")
+    for name, before in summary["before"].items():
+        after = summary["after"][name]
+        rows.add_row(name, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+    return rows

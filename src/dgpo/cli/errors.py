@@ -1,0 +1,19 @@
+"""Whose fault it was: exit code 2 for the user's input, 1 for ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class UserError(Exception):
+    """Wrong input: printed as one line, exit code 2."""
+
+
+@contextmanager
+def user_input() -> Iterator[None]:
+    """Around code that only reads and validates what the user gave: its errors are the user's, not ours."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(str(error).strip() or type(error).__name__) from error

@@ -1,0 +1,47 @@
+"""Files that are either whole or not there: a reader never sees half of one, whenever the writer is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 `text` to `path`, creating its folder; the old file stays as it was until the new one is complete.
+
+    The text goes to a temporary file in the same folder (a rename is only atomic within one file system), is flushed
+    to the disk and then renamed over `path`. If anything fails, the temporary file is removed and the error raised.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: the folder cannot be created or written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not tempfile: its files are private to the user (0600), and the rename would keep that
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:
+    """Write `obj` as indented JSON, as `write_text_atomic` does.
+
+    Raises:
+        TypeError: `obj` holds something that JSON has no form for.
+        ValueError: it holds NaN or an infinity, which most JSON readers refuse.
+        OSError: the folder cannot be created or written to.
+    """
+    return write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,133 @@
+"""What is registered, read from the classes: the table behind `dgpo objectives` and the documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import sys
+import textwrap
+from typing import Any
+
+from dgpo.objectives import OBJECTIVES, Objective, Properties
+
+ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
+NOTE = (
+    "bound: largest w over all ratios, inf where only the clamp of the log ratio bounds it. "
+    "w/π: what the weight on ∇π goes to as π -> 0 at fixed π_old."
+)
+HEADER = ("name", "class", "arXiv", "continuous", "bound", "w/π, A<0", "w/π, A>0")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One registered method.
+
+    Attributes:
+        name: its key in `objectives.OBJECTIVES`.
+        cls: name of the class.
+        summary: first line of the class's docstring.
+        fields: field -> default, in the order of the class.
+        properties: what the class declares with its defaults.
+        arxiv: id of the paper: the first that the module's docstring names, else the class's; None without one.
+        level: "token" or "sequence".
+        adaptive: whether it reads the batch before it weighs it.
+    """
+
+    name: str
+    cls: str
+    summary: str
+    fields: dict[str, Any]
+    properties: Properties
+    arxiv: str | None
+    level: str
+    adaptive: bool
+
+    def cells(self) -> tuple[str, ...]:
+        """The row's words under `HEADER`."""
+        claims = self.properties
+        return (
+            self.name,
+            self.cls,
+            self.arxiv or "-",
+            "yes" if claims.continuous else "no",
+            shown(claims.upper_bound),
+            claims.limit_negative or "-",
+            claims.limit_positive or "-",
+        )
+
+    def settings(self) -> str:
+        """`field=default, ...`, followed by what is special about the method."""
+        words = [f"{field}={shown(default)}" for field, default in self.fields.items()]
+        remarks = [f"{self.level} level"] * (self.level != "token") + ["adaptive"] * self.adaptive
+        return "; ".join([", ".join(words) or "no fields", *remarks])
+
+
+def rows() -> list[Row]:
+    """One row per registered method, in the order of the registry."""
+    return [_row(name, cls) for name, cls in OBJECTIVES.items()]
+
+
+def as_text(width: int = 100) -> str:
+    """Aligned plain text, no line longer than `width` where words and columns allow it."""
+    table = [HEADER, *(row.cells() for row in rows())]
+    widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
+
+    def line(cells: tuple[str, ...]) -> str:
+        return "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
+
+    lines = [line(HEADER)]
+    for row in rows():
+        lines += [line(row.cells()), *_wrapped(row.summary, width), *_wrapped(row.settings(), width)]
+    return "\n".join([*lines, "", *textwrap.wrap(NOTE, width)])
+
+
+def as_markdown() -> str:
+    """A Markdown table, one line per method."""
+    header = ("name", "summary", "fields and defaults", *HEADER[2:])
+    lines = [header, tuple("---" for _ in header)]
+    for row in rows():
+        name, _, *claims = row.cells()
+        if row.arxiv:
+            claims[0] = f"[{row.arxiv}](https://arxiv.org/abs/{row.arxiv})"
+        lines.append((f"`{name}`", row.summary, row.settings(), *claims))
+    table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines]
+    return "\n".join([*table, "", NOTE])
+
+
+def describe(name: str) -> str:
+    """The whole docstring of one method, and its fields with defaults."""
+    row = _row(name, OBJECTIVES[name])
+    doc = inspect.getdoc(OBJECTIVES[name]) or ""
+    return f"{name} ({row.cls}), arXiv {row.arxiv or '-'}\n\n{doc}\n\nDefaults: {row.settings()}"
+
+
+def shown(value: object) -> str:
+    """A default or a bound, as short as it is exact."""
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:.12g}"
+    return str(value)
+
+
+def _row(name: str, cls: type[Objective]) -> Row:
+    doc = inspect.getdoc(cls) or ""
+    return Row(
+        name=name,
+        cls=cls.__name__,
+        summary=doc.partition("\n")[0],
+        fields={field.name: field.default for field in dataclasses.fields(cls)},
+        properties=cls().properties(),
+        arxiv=_arxiv(getattr(sys.modules.get(cls.__module__), "__doc__", None)) or _arxiv(doc),
+        level=cls.level,
+        adaptive=cls.adaptive,
+    )
+
+
+def _arxiv(text: str | None) -> str | None:
+    found = ARXIV.search(text or "")
+    return found.group(1) if found else None
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False)

@@ -1,0 +1,123 @@
+"""Exact match of final answers: equal text, or equal rational numbers. Nothing is evaluated, no float is involved.
+
+Model text is hostile input: every step here is linear in its length, and numbers are parsed up to a fixed size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import Any
+
+MAX_CHARACTERS = 100
+"""Longer numbers are compared as text only: their exact arithmetic could be made expensive."""
+
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
+# a minus after a letter, a digit or a closing bracket is a subtraction: the last number of "5-3" is 3
+_NUMBER = re.compile(rf"(?:(?<![\w)\]}}])(?P<minus>[-−]))?(?:\\?\$)?(?P<over>{_DECIMAL})(?:/(?P<under>{_DECIMAL}))?")
+# `\\.` is here so that the braces of \{ and \} are passed over
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+
+
+def answer_of(text: str) -> str | None:
+    r"""The final answer in a response; only what follows the last `</think>` counts.
+
+    In this order: the content of the last complete `\boxed{...}`; the last number (`-3`, `1,234`, `0.5`, `3/4`, after
+    a `$`, before a full stop); all of the text. None if that is empty.
+    """
+    said = _after_thinking(text)
+    boxed = _last_box(said)
+    if boxed is not None:
+        return boxed.strip() or None
+    number = None
+    for match in _NUMBER.finditer(_plain(said)):
+        number = match
+    return number.group() if number is not None else said or None
+
+
+def exact_match(completion: str, answer: object) -> float:
+    """1.0 if the completion's final answer is `answer`, as text or as a rational number, otherwise 0.0.
+
+    Text is compared after `strip`, numbers exactly: 0.5 = 1/2 and 1,234 = 1234.0, but 0.333 is not 1/3.
+
+    Args:
+        completion: the response; see `answer_of` for what counts in it. It also matches if all of it (after
+            `</think>`) is the answer's text, so that answers such as "3 apples" can be matched.
+        answer: the reference, text or number; of a GSM8K solution, what follows `####`.
+    """
+    expected = str(answer).rpartition("####")[2].strip()
+    given = answer_of(completion)
+    if given is None or not expected:
+        return 0.0
+    if expected in (given, _after_thinking(completion)):
+        return 1.0
+    number = _rational(expected)
+    return float(number is not None and number == _rational(given))
+
+
+def answer_reward(
+    completions: Sequence[str | Sequence[Mapping[str, Any]]], answer: Sequence[object], **kwargs: Any
+) -> list[float]:
+    """`exact_match` as a TRL reward function: one reward, 1.0 or 0.0, per completion.
+
+    Args:
+        completions: [B] texts, or lists of messages of which the last one's content is graded.
+        answer: [B] the data set's column of references.
+        kwargs: the other columns, not read.
+
+    Raises:
+        ValueError: `completions` and `answer` differ in length.
+    """
+    if len(completions) != len(answer):
+        raise ValueError(f"{len(completions)} completions and {len(answer)} answers; expected one answer for each")
+    return [exact_match(_content(text), expected) for text, expected in zip(completions, answer, strict=True)]
+
+
+def _content(completion: str | Sequence[Mapping[str, Any]]) -> str:
+    if isinstance(completion, str):
+        return completion
+    # a message that only calls a tool has None for content
+    return (completion[-1].get("content") or "") if completion else ""
+
+
+def _after_thinking(text: str) -> str:
+    return text.rpartition("</think>")[2].strip()
+
+
+def _last_box(text: str) -> str | None:
+    r"""Content of the complete \boxed{...} that opens last, in one pass over the braces."""
+    last: tuple[int, int] | None = None
+    opened: list[int | None] = []  # where the content of a box starts; None for any other brace
+    for match in _BRACE.finditer(text):
+        if match["box"]:
+            opened.append(match.end())
+        elif match["open"]:
+            opened.append(None)
+        elif match["close"] and opened:
+            start = opened.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = start, match.start()
+    return None if last is None else text[slice(*last)]
+
+
+def _plain(text: str) -> str:
+    """LaTeX writes 1{,}234 to keep a comma tight."""
+    return text.replace("{,}", ",")
+
+
+def _rational(text: str) -> Fraction | None:
+    if len(text) > MAX_CHARACTERS:
+        return None
+    match = _NUMBER.fullmatch(_plain(text).strip("$ ").rstrip("."))
+    if match is None:
+        return None
+    under = _fraction(match["under"] or "1")
+    if under == 0:
+        return None
+    return _fraction(match["over"]) / under * (-1 if match["minus"] else 1)
+
+
+def _fraction(decimal: str) -> Fraction:
+    return Fraction(decimal.replace(",", ""))

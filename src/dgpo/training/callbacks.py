@@ -1,0 +1,63 @@
+"""Callbacks of the command line."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
+
+class StopOnSignal(TrainerCallback):
+    """On Ctrl-C or SIGTERM: finish the optimiser step, save a checkpoint and stop. A second signal stops at once.
+
+    Use it as a context manager around `trainer.train()`; `stopped` says afterwards whether a signal came.
+    """
+
+    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopOnSignal:
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stopped = True
+        print("\nstopping after this step and saving a checkpoint; press again to stop at once", flush=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class RewardProgress(ProgressCallback):
+    """A progress bar that shows the latest value of one metric, in place of a line of all metrics per log."""
+
+    def __init__(self, metric: str) -> None:
+        super().__init__()
+        self.metric = metric
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and self.metric in logs:
+            self.training_bar.set_postfix({self.metric: f"{logs[self.metric]:.3g}"})
+
+    @classmethod
+    def install(cls, trainer: Trainer, metric: str) -> None:
+        """Let it take the place of the trainer's own progress output."""
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(cls(metric))

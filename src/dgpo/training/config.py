@@ -1,0 +1,274 @@
+"""DGPOConfig: TRL's GRPOConfig, plus which weight, coefficient, factor and advantage to train with."""
+
+import dataclasses
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from dgpo import advantages, objectives
+from dgpo import aggregation as aggregations
+from dgpo import correction as corrections
+from dgpo.registry import did_you_mean
+
+DEFAULT_UPDATES_PER_GENERATION = 4
+
+# TRL options that select or tune TRL's own losses; here an objective with its fields takes their place
+_REPLACED = {
+    "delta": "a ceiling for negative advantages is a field of the objective, e.g. objective='grpo', "
+    "objective_kwargs={'dual_clip': 4.0}",
+    "importance_sampling_level": "the level belongs to the objective",
+    "sapo_temperature_neg": "it tunes TRL's own SAPO loss; set objective and objective_kwargs instead",
+    "sapo_temperature_pos": "it tunes TRL's own SAPO loss; set objective and objective_kwargs instead",
+    "vespo_k_pos": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
+    "vespo_lambda_pos": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
+    "vespo_k_neg": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
+    "vespo_lambda_neg": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
+}
+_TRL_DEFAULTS = {f.name: f.default for f in dataclasses.fields(GRPOConfig)}
+
+
+@dataclass
+class DGPOConfig(GRPOConfig):
+    r"""TRL's `GRPOConfig` with the factors of the policy gradient as fields; every TRL option beside the loss works.
+
+    Defaults are the paper's setting where it is known: DGPO with n=1, m=2, no KL, token mean over the optimiser step,
+    advantages divided by the group's standard deviation, several optimiser updates per generation
+    (`steps_per_generation` = 4 · `gradient_accumulation_steps` unless it or `generation_batch_size` is set).
+
+    Parameters:
+        objective (`str`, defaults to `"dgpo"`):
+            A name of `dgpo.objectives.OBJECTIVES`, or an instance of a registered objective.
+        objective_kwargs (`dict` or `str`, *optional*):
+            Fields of the objective. TRL's `epsilon` and `epsilon_high`, when changed from their defaults, set
+            `eps_low` and `eps_high` of an objective that has them.
+        aggregation (`str`, defaults to `"token-mean"`):
+            `"token-mean"`, `"seq-mean-token-mean"` or `"seq-mean-token-sum-norm"`, normalised over the optimiser step.
+        aggregation_kwargs (`dict` or `str`, *optional*):
+            Fields of the aggregation. `length` defaults to `max_completion_length`.
+        correction (`str` or `dict`, *optional*):
+            None keeps TRL's own `vllm_importance_sampling_*` correction where vLLM generates. Otherwise `"truncate"`,
+            `"band"` or a dict such as `{"name": "truncate", "level": "sequence", "cap": 2.0}`, which takes its place;
+            it needs sampler log-probs, from vLLM or from a `rollout_func` that returns `"logprobs"`.
+        advantage (`str`, *optional*):
+            None keeps TRL's own (`scale_rewards`, which adds 1e-4 to the standard deviation). Otherwise `"std"`
+            (1e-6, as in verl and so in the paper), `"none"` or `"leave_one_out"`; see `dgpo.advantages`.
+        advantage_kwargs (`dict` or `str`, *optional*):
+            Fields of the advantage.
+        dynamic_sampling (`bool`, defaults to `False`):
+            Replace groups without reward spread by newly sampled prompts before training (DAPO, arXiv 2503.14476).
+        max_num_gen_batches (`int`, defaults to `10`):
+            With `dynamic_sampling`: at most this many generation batches per training batch, the first included.
+    """
+
+    _VALID_DICT_FIELDS = [  # noqa: RUF012 - TRL's convention
+        *GRPOConfig._VALID_DICT_FIELDS,
+        "objective_kwargs",
+        "aggregation_kwargs",
+        "correction",
+        "advantage_kwargs",
+    ]
+
+    objective: str = field(
+        default="dgpo",
+        metadata={"help": "Objective (the weight on the policy gradient); `dgpo objectives` lists them."},
+    )
+    objective_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Fields of the objective, e.g. \'{"n": 2, "m": 2}\'.'}
+    )
+    aggregation: str = field(
+        default="token-mean",
+        metadata={
+            "help": "How tokens are averaged over the optimiser step: 'token-mean', 'seq-mean-token-mean' or "
+            "'seq-mean-token-sum-norm'."
+        },
+    )
+    aggregation_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Fields of the aggregation; `length` defaults to max_completion_length."},
+    )
+    correction: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Correction for a sampler that differs from the trainer: 'truncate', 'band' or a dict with 'name' "
+            "and fields. Unset: TRL's vllm_importance_sampling_* options."
+        },
+    )
+    advantage: str | None = field(
+        default=None,
+        metadata={"help": "Group advantage: 'std', 'none' or 'leave_one_out'. Unset: TRL's scale_rewards."},
+    )
+    advantage_kwargs: dict[str, Any] | str | None = field(default=None, metadata={"help": "Fields of the advantage."})
+    dynamic_sampling: bool = field(
+        default=False, metadata={"help": "Replace groups without reward spread by newly sampled prompts."}
+    )
+    max_num_gen_batches: int = field(
+        default=10, metadata={"help": "With dynamic_sampling: at most this many generation batches per training batch."}
+    )
+
+    def __post_init__(self) -> None:
+        unset = (self.generation_batch_size, self.steps_per_generation) == (None, None)  # type: ignore[has-type]
+        if unset:
+            self.steps_per_generation = DEFAULT_UPDATES_PER_GENERATION * self.gradient_accumulation_steps
+        super().__post_init__()
+        self._name_instances()
+        self._refuse_replaced_options()
+        self._resolve_aggregation_name()
+        # built once here, so that a wrong value fails at construction and not at the first step
+        self.make_objective()
+        self.make_aggregation()
+        self.make_correction()
+        self._check_advantage()
+        self._check_schedule()
+        if self.max_num_gen_batches < 1:
+            raise ValueError(f"max_num_gen_batches = {self.max_num_gen_batches} is not allowed; expected >= 1")
+
+    @property
+    def updates_per_generation(self) -> float:
+        """Optimiser updates that one batch of completions serves."""
+        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+
+    def make_objective(self) -> objectives.Objective:
+        """The objective of this config; TRL's `epsilon` and `epsilon_high` included where they were set.
+
+        Raises:
+            ValueError: unknown name or field, a value out of range, or two settings of one quantity that differ.
+        """
+        fields = _fields("objective_kwargs", self.objective_kwargs)
+        for name, value in self._trl_epsilons().items():
+            option = "epsilon" if name == "eps_low" else "epsilon_high (or epsilon)"
+            if fields.setdefault(name, value) != value:
+                raise ValueError(
+                    f"{option} = {value} and objective_kwargs[{name!r}] = {fields[name]} set the same quantity to "
+                    "different values; set one of them"
+                )
+        return objectives.make(self.objective, **fields)
+
+    def _trl_epsilons(self) -> dict[str, float]:
+        epsilons = {}
+        if self.epsilon != _TRL_DEFAULTS["epsilon"]:
+            epsilons = {"eps_low": self.epsilon, "eps_high": self.epsilon}
+        if self.epsilon_high is not None:
+            epsilons["eps_high"] = self.epsilon_high
+        if not epsilons or self.objective not in objectives.OBJECTIVES:
+            return {}
+        known = {f.name for f in dataclasses.fields(objectives.OBJECTIVES[self.objective])}
+        if lacking := [name for name in epsilons if name not in known]:
+            raise ValueError(
+                f"epsilon / epsilon_high were set, but objective {self.objective!r} has no {lacking[0]!r}; "
+                f"set objective_kwargs (its fields: {', '.join(sorted(known))})"
+            )
+        return epsilons
+
+    def make_aggregation(self) -> aggregations.Aggregation:
+        """The aggregation of this config. Raises ValueError for an unknown name or field."""
+        fields = _fields("aggregation_kwargs", self.aggregation_kwargs)
+        cls = aggregations.AGGREGATIONS.get(self.aggregation)
+        if cls is not None and "length" in {f.name for f in dataclasses.fields(cls)}:
+            fields.setdefault("length", self.max_completion_length)
+        return aggregations.make(self.aggregation, **fields)
+
+    def make_correction(self) -> corrections.Correction | None:
+        """The correction of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
+        if self.correction is None:
+            return None
+        if changed := self._changed(f.name for f in _vllm_correction_fields()):
+            raise ValueError(
+                f"correction = {self.correction!r} takes the place of TRL's correction, but {changed[0]} was changed "
+                "from TRL's default too; set one of them"
+            )
+        fields = {"name": self.correction} if isinstance(self.correction, str) else dict(self.correction)
+        if "name" not in fields:
+            raise ValueError(f"correction = {self.correction!r} has no 'name'; known: {list(corrections.CORRECTIONS)}")
+        return corrections.make(fields.pop("name"), **fields)
+
+    def _check_advantage(self) -> None:
+        kwargs = _fields("advantage_kwargs", self.advantage_kwargs)
+        if self.advantage is None:
+            if kwargs:
+                raise ValueError(f"advantage_kwargs = {kwargs} needs advantage to be set")
+            return
+        if self.advantage not in advantages.SCALES:
+            raise ValueError(
+                f"unknown advantage {self.advantage!r}{did_you_mean(self.advantage, advantages.SCALES)}; "
+                f"known: {', '.join(advantages.SCALES)}"
+            )
+        if kwargs:
+            raise ValueError(f"advantage {self.advantage!r} has no field {next(iter(kwargs))!r}; its fields: none")
+        if changed := self._changed(["scale_rewards", "multi_objective_aggregation"]):
+            raise ValueError(
+                f"advantage = {self.advantage!r} takes the place of {changed[0]} = {getattr(self, changed[0])!r}; "
+                "set one of them"
+            )
+
+    def _check_schedule(self) -> None:
+        micro_steps = self.steps_per_generation * self.num_iterations
+        if self.gradient_accumulation_steps > micro_steps or micro_steps % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"gradient_accumulation_steps = {self.gradient_accumulation_steps} does not divide "
+                f"steps_per_generation · num_iterations = {self.steps_per_generation} · {self.num_iterations}: an "
+                "optimiser step would span two generations, and its normaliser would not be known when it starts; "
+                "set steps_per_generation to a multiple of gradient_accumulation_steps"
+            )
+        if self.updates_per_generation == 1:
+            warnings.warn(
+                "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "
+                f"1, and objective = {self.objective!r} has the same gradient as any other. Set steps_per_generation "
+                "to several times gradient_accumulation_steps, or num_iterations > 1.",
+                UserWarning,
+                stacklevel=4,
+            )
+
+    def _name_instances(self) -> None:
+        """Replace instances by their name and fields, so that the config serialises."""
+        for option, registry in (
+            ("objective", objectives.OBJECTIVES),
+            ("aggregation", aggregations.AGGREGATIONS),
+            ("correction", corrections.CORRECTIONS),
+        ):
+            value = getattr(self, option)
+            if value is None or isinstance(value, str | dict):
+                continue
+            names = [name for name, cls in registry.items() if cls is type(value)]
+            if not names:
+                raise ValueError(f"{option} = {value!r} is not registered; known: {', '.join(registry)}")
+            if option == "correction":
+                self.correction = {"name": names[0], **dataclasses.asdict(value)}
+                continue
+            if getattr(self, f"{option}_kwargs"):
+                raise ValueError(f"{option} is an instance already: {option}_kwargs must not be set beside it")
+            setattr(self, option, names[0])
+            setattr(self, f"{option}_kwargs", dataclasses.asdict(value))
+
+    def _refuse_replaced_options(self) -> None:
+        for option in self._changed(_REPLACED):
+            raise ValueError(f"{option} = {getattr(self, option)!r} has no meaning here: {_REPLACED[option]}")
+
+    def _resolve_aggregation_name(self) -> None:
+        if self.loss_type == _TRL_DEFAULTS["loss_type"]:
+            return
+        default = next(f.default for f in dataclasses.fields(self) if f.name == "aggregation")
+        if self.loss_type in aggregations.AGGREGATIONS and self.aggregation in (default, self.loss_type):
+            self.aggregation = self.loss_type
+            return
+        raise ValueError(
+            f"loss_type = {self.loss_type!r} has no meaning here: TRL's name joins a weight and an average, which are "
+            f"set apart as objective (now {self.objective!r}; known: {', '.join(objectives.OBJECTIVES)}) and "
+            f"aggregation (now {self.aggregation!r}; known: {', '.join(aggregations.AGGREGATIONS)})"
+        )
+
+    def _changed(self, options: Any) -> list[str]:
+        return [option for option in options if getattr(self, option) != _TRL_DEFAULTS[option]]
+
+
+def _vllm_correction_fields() -> list[dataclasses.Field[Any]]:
+    return [f for f in dataclasses.fields(GRPOConfig) if f.name.startswith("vllm_importance_sampling_")]
+
+
+def _fields(option: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"{option} = {value!r} is not a mapping; expected a dict, or JSON text such as '{{\"n\": 2}}'")
+    return dict(value)

@@ -1,0 +1,300 @@
+"""DGPOTrainer: TRL's GRPOTrainer with our loss. Everything beside the loss stays TRL's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOTrainer
+
+from dgpo.advantages import group_advantage
+from dgpo.aggregation import StepTotals
+from dgpo.correction import Given
+from dgpo.kl import k3
+from dgpo.loss import PolicyLoss, policy_loss
+from dgpo.tokens import TokenBatch, check
+from dgpo.training.config import DGPOConfig
+from dgpo.training.dynamic_sampling import DynamicSampler
+
+_FORWARD_KEYS = (
+    "pixel_values",
+    "image_grid_thw",
+    "num_images",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "num_tiles",
+    "image_sizes",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "image_position_ids",
+)
+
+
+class DGPOTrainer(GRPOTrainer):
+    """Train with any objective of the registry; takes the arguments of `trl.GRPOTrainer`, with a `DGPOConfig`.
+
+    Only `_compute_loss` differs: generation, vLLM, rewards, reference model, PEFT, MoE auxiliary loss, accumulation
+    and distribution are TRL's. The normaliser is ours: totals of the whole optimiser step over all ranks (TRL divides
+    by a share of the generation batch's tokens), so splitting into micro-batches or ranks changes nothing.
+
+    Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`.
+
+    Raises:
+        TypeError: `args` is not a `DGPOConfig`.
+        ValueError: during training, a NaN or infinity at a valid token (see `dgpo.check`).
+        RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
+    """
+
+    _tag_names = ["trl", "dgpo"]  # noqa: RUF012 - TRL's convention
+    _name = "DGPO"
+    _paper = {  # noqa: RUF012
+        "title": "DGPO: Decoupled Gradient Policy Optimization",
+        "id": "2603.14389",
+        "citation": (
+            "@inproceedings{fu2026dgpo,\n"
+            "    title        = {{DGPO: Decoupled Gradient Policy Optimization}},\n"
+            "    author       = {Fu and Lin and Fang and Hu and Qin and Shao and Zheng and Pan and Zeng},\n"
+            "    year         = 2026,\n"
+            "    booktitle    = {Proceedings of the Annual Meeting of the Association for Computational Linguistics},\n"
+            "    eprint       = {arXiv:2603.14389},\n"
+            "}"
+        ),
+    }
+
+    args: DGPOConfig
+    entropy_coef: float
+    _entropy_window_stats: Tensor | None
+
+    def __init__(
+        self, model: Any, reward_funcs: Any = None, args: DGPOConfig | None = None, *more: Any, **kwargs: Any
+    ) -> None:
+        if args is None:
+            name = model if isinstance(model, str) else model.config._name_or_path
+            args = DGPOConfig(f"{name.split('/')[-1] or 'model'}-DGPO")
+        elif not isinstance(args, DGPOConfig):
+            raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
+        super().__init__(model, reward_funcs, args, *more, **kwargs)
+        self._objective = args.make_objective()
+        self._aggregation = args.make_aggregation()
+        self._correction = args.make_correction()
+        self._totals: tuple[int, StepTotals] | None = None
+        self._rewards_per_func: Tensor | None = None
+        self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
+        self._loss_was_called = False
+        self.add_callback(_BypassDetector(self))
+
+    # --- rewards and advantages --------------------------------------------------------------------------------
+
+    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._rewards_per_func = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards_per_func
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self._dynamic_sampler is not None and self.model.training:
+            return self._dynamic_sampler.generate(inputs)
+        return self._generate_once(inputs)[0]
+
+    def _generate_once(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Tensor]:
+        """One generation batch of this rank, and the rewards [B] of its own responses (NaN: not scored)."""
+        output = super()._generate_and_score_completions(inputs)
+        assert self._rewards_per_func is not None
+        rewards_per_func = self._rewards_per_func  # of all ranks
+        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
+        rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
+        local = len(output["advantages"])
+        mine = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
+        if self.args.advantage is not None:
+            group_size = self.num_generations if self.model.training else self.num_generations_eval
+            output["advantages"] = group_advantage(rewards, group_size, self.args.advantage)[mine]
+        return output, rewards[mine]
+
+    # --- the loss ----------------------------------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        self._loss_was_called = True
+        mask = _loss_mask(inputs)
+        logprob, entropies, aux_loss = self._forward(model, inputs)
+        tokens = TokenBatch(
+            logprob.detach(),
+            inputs.get("old_per_token_logps"),
+            inputs["advantages"],
+            mask.bool(),
+            rollout_logprob=_sampler_logprob(inputs, logprob),
+            entropy=entropies,
+        )
+        check(tokens)  # TRL reads metrics off the device in this very step, so one more read costs nothing
+        out = policy_loss(
+            logprob,
+            inputs.get("old_per_token_logps"),
+            inputs["advantages"],
+            mask.bool(),
+            objective=self._objective,
+            aggregation=self._aggregation,
+            totals=self._step_totals(inputs),
+            rollout_logprob=tokens.rollout_logprob,
+            correction=self._factor(inputs, tokens),
+            entropy=entropies,
+            ref_logprob=inputs.get("ref_per_token_logps"),
+            kl_coef=self.beta,
+            kl="k3_ratio" if self.args.use_bias_correction_kl else "k3",
+            entropy_coef=self._entropy_coefficient(),
+        )
+        loss = out.value
+        if aux_loss is not None:
+            # a mean per micro-batch by its nature, so it is divided by their number
+            loss = loss + self.router_aux_loss_coef * aux_loss / self._micro_batches()
+        self._log_metrics(out, tokens, inputs, aux_loss)
+        self._adapt_entropy_coefficient(tokens)
+        return loss
+
+    def _forward(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+        logprob, entropies, aux_loss = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+            torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+            inputs["completion_ids"].size(1),
+            compute_entropy=True,
+            compute_aux_loss=self.aux_loss_enabled,
+            **{key: inputs.get(key) for key in _FORWARD_KEYS},
+        )
+        return logprob, entropies, aux_loss
+
+    def _micro_batches(self) -> int:
+        """Micro-batches of the optimiser step at hand; 1 in evaluation, which accumulates nothing."""
+        return self.current_gradient_accumulation_steps if self.model.training else 1
+
+    def _step_totals(self, inputs: dict[str, Any]) -> StepTotals:
+        """Tokens and sequences of the whole optimiser step, per rank on average: ranks average their gradients."""
+        if not self.model.training:
+            return self._totals_of([inputs])
+        start = self._step - self._step % self.args.gradient_accumulation_steps
+        if self._totals is None or self._totals[0] != start:
+            steps = range(start, start + self._micro_batches())
+            window = [self._buffered_inputs[step % self.args.steps_per_generation] for step in steps]
+            self._totals = (start, self._totals_of(window))
+        return self._totals[1]
+
+    def _totals_of(self, batches: list[dict[str, Any]]) -> StepTotals:
+        masks = [_loss_mask(batch).bool() for batch in batches]
+        counts = torch.stack(
+            [torch.stack([mask.sum() for mask in masks]).sum(), torch.stack([m.any(-1).sum() for m in masks]).sum()]
+        )
+        counts = self.accelerator.reduce(counts, reduction="sum").clamp(min=1) / self.accelerator.num_processes
+        return StepTotals(tokens=counts[0], sequences=counts[1])
+
+    def _factor(self, inputs: dict[str, Any], tokens: TokenBatch) -> Given | None:
+        """ρ: the sampler correction, ours or TRL's, times TRL's off-policy and high-entropy masks where they are on."""
+        factors = []
+        if self._correction is not None:
+            if tokens.rollout_logprob is None:
+                raise ValueError(
+                    f"correction = {self.args.correction!r} needs the sampler's log-probs: use vLLM, or a rollout_func "
+                    "that returns 'logprobs'"
+                )
+            factors.append(self._correction.factor(tokens))
+        elif self.use_vllm and self.vllm_importance_sampling_correction:
+            factors.append(inputs["importance_sampling_ratio"])
+        mask = tokens.mask.to(tokens.dtype)
+        if self.off_policy_mask_threshold is not None:
+            sampler = tokens.old_logprob if tokens.rollout_logprob is None else tokens.rollout_logprob
+            advantages = inputs["advantages"]
+            factors.append(
+                self.get_off_policy_mask(
+                    advantages=advantages.unsqueeze(1) if advantages.dim() == 1 else advantages,
+                    per_token_logps=tokens.logprob,
+                    sampling_per_token_logps=sampler,
+                    mask=mask,
+                    off_policy_threshold=self.off_policy_mask_threshold,
+                )
+            )
+        if self.top_entropy_quantile < 1.0:
+            factors.append(self.get_high_entropy_mask(tokens.entropy, mask, 1 - self.top_entropy_quantile))
+        if not factors:
+            return None
+        product = torch.ones_like(tokens.logprob)
+        for factor in factors:
+            product = product * factor
+        return Given(values=product)
+
+    # --- the entropy bonus (TRL's controller, on our normaliser) -------------------------------------------------
+
+    def _entropy_coefficient(self) -> float:
+        if self.use_adaptive_entropy and self._last_world_entropy > self.args.entropy_target:
+            return 0.0
+        return float(self.entropy_coef)
+
+    def _adapt_entropy_coefficient(self, tokens: TokenBatch) -> None:
+        if not self.use_adaptive_entropy or not self.model.training:
+            return
+        assert tokens.entropy is not None
+        counts = torch.stack([tokens.entropy.sum(), tokens.mask.sum().to(tokens.dtype)])
+        window = self._entropy_window_stats
+        self._entropy_window_stats = counts if window is None else window + counts
+        if not self.accelerator.sync_gradients:
+            return
+        total, count = self.accelerator.reduce(self._entropy_window_stats, reduction="sum").tolist()
+        entropy = total / max(count, 1.0)
+        step = self.args.entropy_coef_delta if entropy <= self.args.entropy_target else -self.args.entropy_coef_delta
+        self.entropy_coef = min(max(self.entropy_coef + step, self.args.entropy_coef_min), self.args.entropy_coef_max)
+        self._last_world_entropy = entropy
+        self._entropy_window_stats = None
+
+    # --- metrics -----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def _log_metrics(
+        self, out: PolicyLoss, tokens: TokenBatch, inputs: dict[str, Any], aux_loss: Tensor | None
+    ) -> None:
+        count = tokens.mask.sum().to(tokens.dtype)
+        assert tokens.entropy is not None
+        means = {f"objective/{name}": value for name, value in out.statistics.items()}
+        means["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
+        if self.beta != 0.0:
+            means["kl"] = _reference_kl(tokens, inputs["ref_per_token_logps"]).sum() / count.clamp(min=1)
+        if aux_loss is not None:
+            means["aux_loss"] = aux_loss
+        row = torch.stack([count, *(value.to(tokens.dtype) for value in means.values())])
+        ranks = self.accelerator.gather(row.unsqueeze(0)).double().cpu()  # one read for all metrics
+        share = ranks[:, :1] / ranks[:, :1].sum().clamp(min=1)
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, mean, largest in zip(
+            means, (ranks[:, 1:] * share).sum(0).tolist(), ranks[:, 1:].amax(0).tolist(), strict=True
+        ):
+            metrics[name].append(largest if name.endswith("/max") else mean)
+        if self._entropy_bonus_enabled:
+            metrics["entropy_coef"].append(self._entropy_coefficient())
+
+
+class _BypassDetector(TrainerCallback):
+    def __init__(self, trainer: DGPOTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if not self.trainer._loss_was_called:
+            raise RuntimeError(
+                "DGPOTrainer._compute_loss was not called during the first optimiser step: something replaced "
+                f"compute_loss (found {type(self.trainer).compute_loss.__module__}."
+                f"{type(self.trainer).compute_loss.__qualname__}), so another loss was trained. Libraries that patch "
+                "TRL (unsloth does) must not be imported before this trainer runs"
+            )
+
+
+def _loss_mask(inputs: dict[str, Any]) -> Tensor:
+    """Completion tokens of the policy: tool results, which it did not write, are left out."""
+    mask: Tensor = inputs["completion_mask"]
+    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+
+
+def _sampler_logprob(inputs: dict[str, Any], logprob: Tensor) -> Tensor | None:
+    """log μ. Tokens that the sampler could not score (NaN) get log π_old, a mismatch of 1, as in TRL."""
+    sampler: Tensor | None = inputs.get("sampling_per_token_logps")
+    if sampler is None:
+        return None
+    old = inputs.get("old_per_token_logps")
+    return torch.where(sampler.isnan(), logprob.detach() if old is None else old, sampler)
+
+
+def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor) -> Tensor:
+    return k3(tokens.logprob, torch.where(tokens.mask, ref_logprob.to(tokens.dtype), 0.0))

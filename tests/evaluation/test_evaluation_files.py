@@ -1,0 +1,60 @@
+import json
+import os
+
+import pytest
+
+from dgpo.evaluation.files import write_json_atomic, write_text_atomic
+
+
+def test_creates_the_folder_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "file.txt"
+    assert write_text_atomic(path, "one\n") == path
+    write_text_atomic(str(path), "zwölf\n")
+    assert path.read_bytes() == "zwölf\n".encode()
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_json_ends_with_a_newline(tmp_path):
+    path = write_json_atomic(tmp_path / "x.json", {"a": [1, None, "ü"]})
+    assert path.read_text().endswith("}\n")
+    assert json.loads(path.read_text()) == {"a": [1, None, "ü"]}
+
+
+@pytest.mark.parametrize(
+    ("obj", "error"), [({"a": object()}, TypeError), ([float("nan")], ValueError), ([float("inf")], ValueError)]
+)
+def test_failing_serialisation_leaves_the_old_file(tmp_path, obj, error):
+    path = write_json_atomic(tmp_path / "x.json", {"old": True})
+    with pytest.raises(error):
+        write_json_atomic(path, obj)
+    assert json.loads(path.read_text()) == {"old": True}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_text_that_has_no_utf8_form_leaves_the_old_file(tmp_path):
+    path = write_text_atomic(tmp_path / "x.txt", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomic(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_failing_disk_leaves_the_old_file(tmp_path, monkeypatch, step):
+    path = write_text_atomic(tmp_path / "x.txt", "old")
+
+    def fail(*arguments):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        write_text_atomic(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permission bits")
+def test_permissions_are_those_of_an_ordinary_new_file(tmp_path):
+    ordinary = tmp_path / "ordinary"
+    ordinary.write_text("")
+    assert write_text_atomic(tmp_path / "atomic", "").stat().st_mode == ordinary.stat().st_mode

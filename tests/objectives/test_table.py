@@ -1,0 +1,162 @@
+"""The table of methods says what the classes say, and `dgpo objectives` prints it with torch alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+
+from dgpo import TokenBatch, objectives
+from dgpo.cli.objectives import run
+from dgpo.objectives import OBJECTIVES, Objective, Properties, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sequential(Objective):
+    """A line with a | in it.
+
+    More text, arXiv:1234.56789, and arXiv 2222.22222.
+    """
+
+    level: ClassVar[Literal["token", "sequence"]] = "sequence"
+    adaptive: ClassVar[bool] = True
+
+    def weight(self, tokens: TokenBatch) -> torch.Tensor:
+        return tokens.ratio
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=1.25, limit_negative=None, limit_positive=None)
+
+
+@pytest.fixture
+def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "sequential", Sequential)
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", None)  # the id then comes from the class
+
+
+def test_one_row_per_method_in_order() -> None:
+    assert [row.name for row in table.rows()] == list(OBJECTIVES)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_row_is_what_the_class_says(name: str) -> None:
+    row = next(row for row in table.rows() if row.name == name)
+    cls = OBJECTIVES[name]
+    assert row.cls == cls.__name__
+    assert row.properties == objectives.make(name).properties()
+    assert list(row.fields) == [field.name for field in dataclasses.fields(cls)]
+    made = objectives.make(name)
+    assert row.fields == {field: getattr(made, field) for field in row.fields}
+    assert objectives.make(name, **row.fields) == made
+    assert row.summary
+    assert row.summary in (cls.__doc__ or "")
+    assert (row.level, row.adaptive) == (cls.level, cls.adaptive)
+
+
+def test_every_method_names_its_paper() -> None:
+    ids = {row.name: row.arxiv for row in table.rows()}
+    assert None not in ids.values(), f"a module or class docstring lacks its arXiv id: {ids}"
+    known = {"dgpo": "2603.14389", "grpo": "2402.03300", "maspo": "2602.17550"}
+    assert {name: ids[name] for name in known} == known
+
+
+def test_arxiv_id_of_the_class_where_the_module_has_none(sequential: None) -> None:
+    assert table.rows()[-1].arxiv == "1234.56789"
+
+
+def test_no_id_is_not_an_error(sequential: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequential, "__doc__", "Nothing to cite, not even 1234.56789.")
+    assert table.rows()[-1].arxiv is None
+    assert "sequential" in table.as_text()
+    assert "sequential" in table.as_markdown()
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_text_is_aligned_and_fits(width: int, sequential: None) -> None:
+    lines = table.as_text(width).splitlines()
+    assert max(len(line) for line in lines) <= width
+    header = lines[0]
+    for name, row in zip(OBJECTIVES, table.rows(), strict=True):
+        line = next(line for line in lines if line.split(" ")[0] == name)
+        for column, cell in zip(table.HEADER, row.cells(), strict=True):
+            assert line[header.index(column) :].startswith(cell), f"{name}: {column} is not under its heading"
+    assert "sequence level; adaptive" in "\n".join(lines)
+
+
+def test_text_names_every_field_and_default() -> None:
+    words = " ".join(table.as_text(1000).split())
+    for row in table.rows():
+        assert row.settings() in words
+        for field, default in row.fields.items():
+            assert f"{field}={table.shown(default)}" in row.settings()
+
+
+def test_markdown_is_one_table(sequential: None) -> None:
+    lines = table.as_markdown().split("\n\n")[0].splitlines()
+    assert len(lines) == 2 + len(OBJECTIVES)
+    columns = {line.replace("\\|", "").count("|") for line in lines}
+    assert len(columns) == 1, "every line has the same number of cells"
+    for name, line in zip(OBJECTIVES, lines[2:], strict=True):
+        assert line.startswith(f"| `{name}` | ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.2, "0.2"), (10.0, "10"), (1, "1"), (None, "None"), (math.inf, "inf"), (3e-4, "0.0003"), ("token", "token")],
+)
+def test_shown(value: object, text: str) -> None:
+    assert table.shown(value) == text
+
+
+def test_command_prints_the_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "90")
+    assert run([]) == 0
+    assert capsys.readouterr().out == table.as_text(90) + "\n"
+    assert run(["--markdown"]) == 0
+    assert capsys.readouterr().out == table.as_markdown() + "\n"
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_command_describes_one_method(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([name]) == 0
+    out = capsys.readouterr().out
+    row = next(row for row in table.rows() if row.name == name)
+    assert row.summary in out
+    assert row.settings() in out
+    for field in row.fields:
+        assert f"{field}: " in out, f"the docstring of {name} does not explain {field}"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["dgop"], "unknown objective 'dgop', did you mean 'dgpo'?"),
+        (["zzzzzz"], f"known: {', '.join(OBJECTIVES)}"),
+        (["dgpo", "--markdown"], "leave NAME out"),
+        (["--json"], "unrecognized arguments: --json"),
+    ],
+)
+def test_wrong_input_is_exit_code_2(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(argv)
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("usage: dgpo objectives")
+
+
+def test_command_imports_torch_and_nothing_heavy() -> None:
+    code = (
+        "import sys; from dgpo.cli.objectives import run; run([])\n"
+        "heavy = {'transformers', 'trl', 'datasets', 'matplotlib', 'rich', 'scipy', 'pandas', 'yaml'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("name")

@@ -1,0 +1,161 @@
+"""ρ = π_old/μ in closed form, at the level of a token and of a response, and as a factor of the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dgpo import TokenBatch, correction, policy_loss
+from dgpo.correction import CORRECTIONS, Band, Correction, Given, Truncate
+
+OLD = [[-1.0, -2.0, -0.5, -3.0], [-1.0, -1.0, -4.0, -2.0]]
+SAMPLER = [[-1.6, -1.7, -0.5, -1.0], [-0.9, -1.3, -9.0, -2.0]]
+MASK = [[True, True, False, True], [True, True, True, False]]
+
+
+def tokens(old: list[list[float]] = OLD, sampler: list[list[float]] | None = SAMPLER) -> TokenBatch:
+    old_logprob = torch.tensor(old, dtype=torch.float64)
+    rollout = None if sampler is None else torch.tensor(sampler, dtype=torch.float64)
+    mask = torch.tensor(MASK)
+    return TokenBatch(old_logprob + 0.1, old_logprob, torch.tensor([1.0, -1.0]), mask, rollout_logprob=rollout)
+
+
+def mismatch(level: str) -> list[list[float]]:
+    """π_old/μ by token, or the product over the valid tokens of the response, in plain Python."""
+    found = []
+    for old, sampler, mask in zip(OLD, SAMPLER, MASK, strict=True):
+        logs = [o - s if valid else 0.0 for o, s, valid in zip(old, sampler, mask, strict=True)]
+        found.append([math.exp(sum(logs) if level == "sequence" else d) for d in logs])
+    return found
+
+
+def valid(values: Tensor | list[list[float]]) -> list[float]:
+    rows = values.tolist() if isinstance(values, Tensor) else values
+    return [value for row, mask in zip(rows, MASK, strict=True) for value, on in zip(row, mask, strict=True) if on]
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("cap", [0.5, 1.5, 2.0, 1000.0])
+def test_truncate_is_the_capped_mismatch(level: Any, cap: float) -> None:
+    expected = [min(value, cap) for value in valid(mismatch(level))]
+    assert valid(Truncate(level=level, cap=cap).factor(tokens())) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (0.0, 1.0), (0.9, 150.0)])
+def test_band_drops_what_lies_outside(level: Any, low: float, high: float) -> None:
+    expected = [value if low <= value <= high else 0.0 for value in valid(mismatch(level))]
+    assert valid(Band(level=level, band_low=low, band_high=high).factor(tokens())) == pytest.approx(expected, rel=1e-13)
+
+
+def test_the_cases_above_reach_both_sides() -> None:
+    by_token, by_sequence = valid(mismatch("token")), valid(mismatch("sequence"))
+    assert min(by_token) < 0.5 < 2.0 < max(by_token)
+    assert min(by_sequence) < 0.5 < 2.0 < max(by_sequence)
+
+
+def test_the_edges_of_a_band_belong_to_it() -> None:
+    matching = tokens(OLD, OLD)
+    assert set(valid(Band(band_low=1.0, band_high=2.0).factor(matching))) == {1.0}
+    assert set(valid(Band(band_low=0.5, band_high=1.0).factor(matching))) == {1.0}
+
+
+@pytest.mark.parametrize("corrected", [Truncate(), Truncate(level="sequence"), Band(), Band(level="sequence")], ids=str)
+def test_a_sampler_that_is_the_trainer_needs_no_correction(corrected: Correction) -> None:
+    assert valid(corrected.factor(tokens(OLD, OLD))) == [1.0] * 6
+
+
+def test_a_sequence_shares_one_factor_and_ignores_its_masked_tokens() -> None:
+    sampler = [[-1.6, -1.7, math.nan, -1.0], [-0.9, -1.3, -9.0, math.inf]]
+    factor = Truncate(level="sequence", cap=1e9).factor(tokens(OLD, sampler))
+    assert valid(factor) == pytest.approx(valid(mismatch("sequence")), rel=1e-13)
+    assert (factor == factor[:, :1]).all()
+
+
+def test_a_hopeless_mismatch_stays_finite() -> None:
+    """The log mismatch is clamped to ±20, of a token and of the sum over a response."""
+    far = [[-100.0, -300.0, 0.0, -50.0], [-1.0, -1.0, -1.0, -1.0]]
+    near = [[-1.0, -1.0, -1.0, -1.0], [-100.0, -200.0, -300.0, -1.0]]
+    for level in ("token", "sequence"):
+        factor = Truncate(level=level, cap=1e12).factor(tokens(far, near))  # type: ignore[arg-type]
+        assert valid(factor) == pytest.approx([math.exp(-20)] * 3 + [math.exp(20)] * 3, rel=1e-13)
+
+
+def test_factors_are_detached_and_of_the_dtype_of_the_batch(make_batch: Callable[..., Any]) -> None:
+    for dtype in (torch.float32, torch.float64):
+        batch = make_batch(dtype=dtype)
+        batch.rollout_logprob.requires_grad_()
+        batch.old_logprob.requires_grad_()
+        for corrected in (Truncate(), Band(), Given(values=torch.ones(5, 1, requires_grad=True))):
+            factor = corrected.factor(batch.tokens())
+            assert (factor.shape, factor.dtype, factor.requires_grad) == (batch.mask.shape, dtype, False)
+
+
+def test_given_values_are_taken_as_they_are() -> None:
+    """Per token, or one per response; nothing at a masked position."""
+    values = torch.tensor([[0.5, 1.5, math.nan, 2.0], [0.0, 1.0, 3.0, math.inf]])
+    assert Given(values=values).factor(tokens()).tolist() == [[0.5, 1.5, 0.0, 2.0], [0.0, 1.0, 3.0, 0.0]]
+    by_row = Given(values=torch.tensor([[0.5], [2.0]])).factor(tokens())
+    assert by_row.tolist() == [[0.5, 0.5, 0.0, 0.5], [2.0, 2.0, 2.0, 0.0]]
+
+
+@pytest.mark.parametrize("corrected", [Truncate(cap=1.3), Band(), Truncate(level="sequence")], ids=str)
+def test_the_correction_multiplies_the_policy_term_and_nothing_else(
+    corrected: Correction, make_batch: Callable[..., Any]
+) -> None:
+    batch = make_batch()
+    batch.logprob.requires_grad_()
+    positional = (batch.logprob, batch.old_logprob, batch.advantage, batch.mask)
+    extra = {"ref_logprob": batch.ref_logprob, "kl_coef": 0.2, "rollout_logprob": batch.rollout_logprob}
+    rho = corrected.factor(batch.tokens())
+
+    out = policy_loss(*positional, correction=corrected, **extra)
+    same = policy_loss(batch.logprob, batch.old_logprob, batch.advantage.unsqueeze(1) * rho, batch.mask, **extra)
+    torch.testing.assert_close(out.value, same.value, rtol=1e-12, atol=0)
+    found, expected = (torch.autograd.grad(loss.value, batch.logprob)[0] for loss in (out, same))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-15)
+    plain = policy_loss(*positional, **extra)
+    torch.testing.assert_close(out.weight, plain.weight, rtol=0, atol=0)  # never folded into w
+    assert out.statistics == plain.statistics
+
+
+# --- making one, and what is refused ----------------------------------------------------------------------------------
+
+
+def test_make_builds_by_name() -> None:
+    assert correction.make("truncate", level="sequence", cap=3.0) == Truncate(level="sequence", cap=3.0)
+    assert correction.make("band", band_low=0.1) == Band(band_low=0.1, band_high=2.0, level="token")
+    assert Truncate() == Truncate(level="token", cap=2.0)
+    with pytest.raises(ValueError, match=r"unknown correction 'truncated', did you mean 'truncate'\?"):
+        correction.make("truncated")
+    with pytest.raises(ValueError, match=r"correction 'band' has no field 'band_hihg', did you mean 'band_high'\?"):
+        correction.make("band", band_hihg=3)
+
+
+@pytest.mark.parametrize("corrected", [cls() for cls in CORRECTIONS.values()], ids=list(CORRECTIONS))
+def test_a_correction_without_the_samplers_logprobs_is_refused(corrected: Correction) -> None:
+    with pytest.raises(ValueError, match=r"pass rollout_logprob \[B, T\], got None"):
+        corrected.factor(tokens(OLD, None))
+
+
+@pytest.mark.parametrize("cls", [Truncate, Band])
+def test_an_unknown_level_is_refused(cls: type[Correction]) -> None:
+    with pytest.raises(ValueError, match=f"{cls.__name__}: level = 'response' is not known"):
+        cls(level="response")  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("cap", [0, -1.0, math.nan])
+def test_an_impossible_cap_is_refused(cap: float) -> None:
+    with pytest.raises(ValueError, match=f"Truncate: cap = {cap!r} is not allowed; expected a number > 0"):
+        Truncate(cap=cap)
+
+
+@pytest.mark.parametrize(("low", "high"), [(2.0, 0.5), (1.0, 1.0), (-0.1, 2.0), (math.nan, 2.0), (0.5, math.nan)])
+def test_an_impossible_band_is_refused(low: float, high: float) -> None:
+    with pytest.raises(ValueError, match=r"Band: \[band_low, band_high\] = .* expected 0 <= band_low < band_high"):
+        Band(band_low=low, band_high=high)

@@ -1,0 +1,241 @@
+"""Who may import whom, read from the imports of every file; and that no room but `objectives` knows a method."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import dgpo
+from dgpo.objectives import OBJECTIVES
+
+PACKAGE = Path(dgpo.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+ANYTHING = None
+"""No restriction on third-party packages."""
+
+FOUNDATION = {"tokens", "registry"}
+FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
+CORE = FOUNDATION | FACTORS | {"loss"}
+SHARED = {"registry"}
+"""Standard library only, so that any room may use it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a room may import: other rooms of the package, and packages beyond the standard library."""
+
+    rooms: set[str]
+    packages: set[str] | None
+    lazy: frozenset[str] = frozenset()
+    """Packages that are allowed inside functions (or for type checkers) only."""
+
+
+LEAVES = {"cli", "training", "engines"}
+ROOMS = {"fused", "diagnostics", "report", "rewards", "tasks", "evaluation"}
+RULES: dict[str, Rule] = {
+    "registry": Rule(set(), set()),
+    "tokens": Rule(set(), {"torch"}),
+    **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
+    "loss": Rule(FOUNDATION | FACTORS, {"torch"}),
+    "__init__": Rule(CORE, {"torch"}),
+    "fused": Rule(CORE, {"torch"}, frozenset({"triton"})),
+    "diagnostics": Rule(CORE | {"fused"}, {"torch"}),
+    "report": Rule(CORE | {"fused", "diagnostics"}, ANYTHING),
+    "rewards": Rule(set(), set()),
+    "tasks": Rule(set(), set(), frozenset({"datasets"})),
+    "evaluation": Rule(
+        {"rewards", "tasks"}, {"torch", "transformers", "scipy", "numpy", "rich", "datasets"}, frozenset({"matplotlib"})
+    ),
+    "training": Rule(CORE | ROOMS, ANYTHING),
+    "engines": Rule(CORE | ROOMS, ANYTHING),
+    "cli": Rule(CORE | ROOMS | LEAVES | {"__init__"}, ANYTHING),
+    "__main__": Rule({"cli"}, set()),
+}
+# the core may not, but a leaf may read `dgpo.__version__`
+MAY_READ_THE_VERSION = LEAVES | ROOMS
+
+
+def room_of(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+@dataclass(frozen=True)
+class Import:
+    file: Path
+    line: int
+    target: str
+    """Dotted name; `from a import b` is a.b."""
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{self.file.relative_to(PACKAGE)}:{self.line} imports {self.target}"
+
+    @property
+    def package(self) -> str:
+        return self.target.split(".")[0]
+
+    @property
+    def room(self) -> str:
+        """The room that `dgpo.<room>...` names; a name of the package itself is of `__init__`."""
+        second = (self.target.split(".") + ["__init__"])[1]
+        return second if (PACKAGE / second).is_dir() or (PACKAGE / f"{second}.py").exists() else "__init__"
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    yield from _imports(ast.parse(file.read_text(encoding="utf-8")), file, lazy=False)
+
+
+def _imports(node: ast.AST, file: Path, *, lazy: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(file, node.lineno, alias.name, lazy)
+    elif isinstance(node, ast.ImportFrom):
+        source = node.module or ""
+        if node.level:
+            here = ("dgpo", *file.relative_to(PACKAGE).with_suffix("").parts)
+            source = ".".join([*here[: len(here) - node.level], *([source] if source else [])])
+        for alias in node.names:
+            yield Import(file, node.lineno, f"{source}.{alias.name}", lazy)
+    else:
+        deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        )
+        for child in ast.iter_child_nodes(node):
+            yield from _imports(child, file, lazy=lazy or deferred)
+
+
+def violation(found: Import) -> bool:
+    room = room_of(found.file)
+    rule = RULES[room]
+    if found.package == "dgpo":
+        if found.target == "dgpo.__version__":
+            return room not in MAY_READ_THE_VERSION
+        return found.room not in rule.rooms | {room} | SHARED
+    if found.package in sys.stdlib_module_names or rule.packages is ANYTHING or found.package in rule.packages:
+        return False
+    return not (found.lazy and found.package in rule.lazy)
+
+
+def test_every_room_has_a_rule() -> None:
+    """A new room is a decision about who may import it: write it into RULES."""
+    assert {room_of(file) for file in FILES} <= set(RULES)
+    assert {"tokens", "registry", "loss", "objectives", "__init__"} <= {room_of(file) for file in FILES}
+
+
+@pytest.mark.parametrize("file", FILES, ids=[str(file.relative_to(PACKAGE)) for file in FILES])
+def test_imports_follow_the_design(file: Path) -> None:
+    assert [str(found) for found in imports_of(file) if violation(found)] == []
+
+
+def test_nothing_imports_a_leaf_except_the_command_line() -> None:
+    """training, engines and cli are imported by cli and by themselves only."""
+    seen = [found for file in FILES for found in imports_of(file)]
+    wrong = [
+        str(found)
+        for found in seen
+        if found.package == "dgpo"
+        and found.room in LEAVES
+        and room_of(found.file) not in {found.room, "cli", "__main__"}
+    ]
+    assert wrong == []
+    assert len(seen) > 50
+
+
+def test_the_rules_have_no_cycle() -> None:
+    """Whatever the files do today: a room never may import a room that may import it."""
+    above: dict[str, set[str]] = {room: rule.rooms | SHARED for room, rule in RULES.items() if room != "registry"}
+    above["registry"] = set()
+    for _ in RULES:
+        for room, below in above.items():
+            above[room] = below | {far for near in below for far in above.get(near, set())}
+    assert [room for room, below in above.items() if room in below] == []
+
+
+@pytest.mark.parametrize(
+    ("where", "source", "wrong"),
+    [
+        ("tokens.py", "from dgpo.registry import build", False),
+        ("tokens.py", "from dgpo.kl import k3", True),
+        ("tokens.py", "import numpy", True),
+        ("registry.py", "import torch", True),
+        ("kl.py", "from dgpo import tokens", False),
+        ("kl.py", "from dgpo import loss", True),
+        ("kl.py", "from dgpo import TokenBatch", True),
+        ("kl.py", "from .loss import policy_loss", True),
+        ("objectives/dgpo.py", "from ..tokens import TokenBatch", False),
+        ("objectives/dgpo.py", "from . import grpo", False),
+        ("objectives/dgpo.py", "from .. import loss", True),
+        ("tasks/addition.py", "import datasets", True),
+        ("tasks/addition.py", "def f():\n    import datasets", False),
+        ("tasks/addition.py", "def f():\n    import torch", True),
+        ("evaluation/run.py", "from dgpo.training import DGPOTrainer", True),
+        ("training/trainer.py", "from dgpo.cli.main import main", True),
+        ("cli/main.py", "from dgpo.training import DGPOTrainer", False),
+        ("fused/kernel.py", "import triton", True),
+        ("fused/kernel.py", "def f():\n    import triton", False),
+    ],
+)
+def test_the_reader_of_imports_sees_what_it_should(where: str, source: str, wrong: bool) -> None:
+    found = list(_imports(ast.parse(source), PACKAGE / where, lazy=False))
+    assert len(found) == 1
+    assert violation(found[0]) == wrong
+
+
+# --- nobody but `objectives` knows a method ---------------------------------------------------------------------------
+
+CLASS_NAMES = {cls.__name__ for cls in OBJECTIVES.values()}
+
+
+def knowledge_of_a_method(tree: ast.AST) -> list[str]:
+    """References to a method's class, and comparisons with a method's name. Defaults and texts may name one."""
+    found = []
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Name):
+            names = [node.id] if node.id in CLASS_NAMES else []
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr] if node.attr in CLASS_NAMES else []
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names if alias.name.split(".")[-1] in CLASS_NAMES]
+        elif isinstance(node, ast.Compare | ast.match_case) and "loss_type" not in ast.unparse(node):
+            # TRL's own loss_type has values of the same names
+            operands = node.pattern if isinstance(node, ast.match_case) else node
+            names = [
+                child.value
+                for child in ast.walk(operands)
+                if isinstance(child, ast.Constant) and isinstance(child.value, str) and child.value in OBJECTIVES
+            ]
+        found += [f"line {getattr(node, 'lineno', '?')}: {name}" for name in names]
+    return found
+
+
+OUTSIDE = [file for file in FILES if room_of(file) != "objectives"]
+
+
+@pytest.mark.parametrize("file", OUTSIDE, ids=[str(file.relative_to(PACKAGE)) for file in OUTSIDE])
+def test_no_other_room_knows_a_method_by_name(file: Path) -> None:
+    assert knowledge_of_a_method(ast.parse(file.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("from dgpo.objectives import DGPO", 1),
+        ("import dgpo.objectives as o\nx = o.GRPO(eps_low=0.1)", 1),
+        ("if name == 'dgpo': pass", 1),
+        ("if name in ('maspo', 'other'): pass", 1),
+        ("match name:\n    case 'grpo':\n        pass", 1),
+        ("isinstance(objective, MASPO)", 1),
+        ("from trl import GRPOConfig, GRPOTrainer\nclass DGPOTrainer(GRPOTrainer): 'like DGPO'", 0),
+        ("def loss(objective: str = 'dgpo'): ...", 0),
+        ("if args.loss_type == 'grpo': pass", 0),
+    ],
+)
+def test_the_search_for_names_sees_what_it_should(source: str, number: int) -> None:
+    assert len(knowledge_of_a_method(ast.parse(source))) == number
