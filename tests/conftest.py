@@ -67,7 +67,7 @@ def random_batch(
     mask = torch.arange(T) < lengths.unsqueeze(1)
     mask[0, T // 2] = False
     return Batch(
-        logprob=(old + spread * normal()).to(dtype),
+        logprob=(old + spread * normal()).clamp(max=-1e-3).to(dtype),
         old_logprob=old.to(dtype),
         advantage=advantage.to(dtype),
         mask=mask,

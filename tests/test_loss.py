@@ -35,7 +35,7 @@ def positional(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def gradient_of(out: PolicyLoss, *leaves: Tensor) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(out.value, leaves)
+    return torch.autograd.grad(out.value, leaves, retain_graph=True)
 
 
 # --- value and gradient -----------------------------------------------------------------------------------------------
@@ -329,6 +329,40 @@ def test_on_policy_statistics() -> None:
     assert {name: figure.item() for name, figure in out.statistics.items()} == pytest.approx(expected, abs=1e-15)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Everywhere(Objective):
+    """The same weight for every token, masked ones included."""
+
+    value: float
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return torch.full_like(tokens.logprob, self.value)
+
+
+@pytest.mark.parametrize(("value", "zero_fraction", "ess"), [(-2.0, 0.0, 1.0), (0.0, 1.0, 0.0), (3.0, 0.0, 1.0)])
+def test_statistics_of_a_constant_weight_see_valid_tokens_only(
+    value: float, zero_fraction: float, ess: float, make_batch: Callable[..., Any]
+) -> None:
+    """A weight may be negative: its largest value is not the 0 of the padding."""
+    found = policy_loss(*positional(make_batch()), objective=Everywhere(value=value)).statistics
+    assert found["weight/mean"].item() == pytest.approx(value, rel=1e-14)
+    assert found["weight/max"].item() == value
+    assert found["weight/zero_fraction"].item() == zero_fraction
+    assert found["weight/ess"].item() == pytest.approx(ess, rel=1e-14)
+
+
+@every_name
+def test_a_nan_at_a_valid_position_is_not_hidden(name: str, make_batch: Callable[..., Any]) -> None:
+    """Finding it is `check`'s work, but no figure may pretend that all is well."""
+    batch = make_batch()
+    batch.logprob[0, 0] = math.nan
+    out = policy_loss(*positional(batch), name)
+    assert out.value.isnan()
+    assert out.statistics["kl/old"].isnan()
+    broken = policy_loss(*positional(make_batch()), objective=Everywhere(value=math.nan)).statistics
+    assert all(broken[key].isnan() for key in ("weight/mean", "weight/max", "weight/ess"))
+
+
 # --- batches with nothing in them -------------------------------------------------------------------------------------
 
 
@@ -425,7 +459,7 @@ def test_off_policy_a_clipped_objective_is_biased() -> None:
         ({"mask": torch.ones(5, 6)}, r"mask has shape \(5, 6\); expected \(5, 7\), the shape of logprob"),
         ({"advantage": torch.ones(4)}, r"advantage has shape \(4,\); expected \[B\] = \[5\]"),
         ({"old_logprob": torch.ones(7, 5)}, r"old_logprob has shape \(7, 5\); expected \(5, 7\)"),
-        ({"objective": "dpgo"}, r"unknown objective 'dpgo', did you mean 'dgpo'\?; known: dgpo"),
+        ({"objective": "dgpoo"}, r"unknown objective 'dgpoo', did you mean 'dgpo'\?; known: dgpo"),
         ({"objective": "ppo3000"}, "unknown objective 'ppo3000'"),
         ({"aggregation": "token-maen"}, r"unknown aggregation 'token-maen', did you mean 'token-mean'\?"),
         ({"aggregation": "seq-mean-token-sum-norm"}, "aggregation 'seq-mean-token-sum-norm' needs 'length'"),

@@ -7,13 +7,14 @@ Frameworks that average per micro-batch weight a token by the luck of which resp
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgpo.registry import build
+from dgpo.registry import build, check_number
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class StepTotals:
             if isinstance(value, Tensor):
                 if value.numel() != 1:
                     raise ValueError(f"StepTotals: {name} has shape {tuple(value.shape)}; expected a scalar")
-            elif not value > 0:
-                raise ValueError(f"StepTotals: {name} = {value!r} is not allowed; expected a number > 0")
+            else:
+                check_number(self, name, 0, open_low=True)
 
     @classmethod
     def of(cls, mask: Tensor) -> StepTotals:
@@ -46,12 +47,12 @@ class StepTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aggregation:
+class Aggregation(ABC):
     """Base of all aggregations."""
 
+    @abstractmethod
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         """c [B, T] >= 0; 0 where masked."""
-        raise NotImplementedError(f"{type(self).__name__} defines no coefficient")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +81,7 @@ class SeqMeanTokenSumNorm(Aggregation):
     length: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.length, bool) or not isinstance(self.length, int | float) or not self.length > 0:
-            raise ValueError(f"SeqMeanTokenSumNorm: length = {self.length!r} is not allowed; expected a number > 0")
+        check_number(self, "length", 0, open_low=True)
 
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         return mask.to(dtype) / self.length / totals.sequences

@@ -7,25 +7,26 @@ w: w measures how far the policy has moved since sampling, ρ how wrong the samp
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from dgpo.registry import build
+from dgpo.registry import build, check_number
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 Level = Literal["token", "sequence"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Correction:
+@dataclass(frozen=True)
+class Correction(ABC):
     """Base of all corrections."""
 
+    @abstractmethod
     def factor(self, tokens: TokenBatch) -> Tensor:
         """ρ [B, T] >= 0, detached."""
-        raise NotImplementedError(f"{type(self).__name__} defines no factor")
 
 
 def _mismatch(tokens: TokenBatch, level: str) -> Tensor:
@@ -43,7 +44,7 @@ def _check_level(correction: Correction, level: str) -> None:
         raise ValueError(f"{type(correction).__name__}: level = {level!r} is not known; expected 'token' or 'sequence'")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Truncate(Correction):
     """Truncated importance sampling: ρ = min(π_old/μ, cap).
 
@@ -59,14 +60,13 @@ class Truncate(Correction):
 
     def __post_init__(self) -> None:
         _check_level(self, self.level)
-        if not self.cap > 0:
-            raise ValueError(f"Truncate: cap = {self.cap!r} is not allowed; expected a number > 0")
+        check_number(self, "cap", 0, open_low=True)
 
     def factor(self, tokens: TokenBatch) -> Tensor:
         return _mismatch(tokens, self.level).clamp(max=self.cap)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Band(Correction):
     """IcePop-like masking: ρ = π_old/μ inside [band_low, band_high], 0 outside.
 
@@ -82,11 +82,8 @@ class Band(Correction):
 
     def __post_init__(self) -> None:
         _check_level(self, self.level)
-        if not 0 <= self.band_low < self.band_high:
-            raise ValueError(
-                f"Band: [band_low, band_high] = [{self.band_low!r}, {self.band_high!r}] is not allowed; "
-                "expected 0 <= band_low < band_high"
-            )
+        check_number(self, "band_low", 0, open_high=True)
+        check_number(self, "band_high", self.band_low, open_low=True)
 
     def factor(self, tokens: TokenBatch) -> Tensor:
         mismatch = _mismatch(tokens, self.level)

@@ -87,6 +87,9 @@ def policy_loss(
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
     chosen = objectives.make(objective) if isinstance(objective, str) else objective
     how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
+    for name, given, kind in (("objective", chosen, Objective), ("aggregation", how, Aggregation)):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} is {given!r}; expected a name or an instance of {kind.__name__}")
     c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
 
     with torch.no_grad():
@@ -135,7 +138,8 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
     statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
     statistics["weight/mean"] = w.sum() / count
-    statistics["weight/max"] = torch.where(valid, w, -torch.inf).amax().nan_to_num(neginf=0.0)
+    largest = torch.where(valid, w, -torch.inf).amax() if w.numel() else w.sum()
+    statistics["weight/max"] = torch.where(valid.any(), largest, 0.0)
     statistics["weight/zero_fraction"] = ((w == 0) & valid).sum() / count
     statistics["weight/ess"] = size.sum().square() / (count * w.square().sum()).clamp(min=tiny)
     statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count

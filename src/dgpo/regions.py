@@ -23,7 +23,8 @@ def regions(tokens: TokenBatch, eps_low: float = 0.2, eps_high: float = 0.2) -> 
         inside           everything else; A = 0 included, on which no boundary acts
     """
     x, negative, positive = tokens.log_ratio.detach(), tokens.advantage < 0, tokens.advantage > 0
-    low, high = x < math.log1p(-eps_low), x > math.log1p(eps_high)
+    log_lo = math.log1p(-eps_low) if eps_low < 1 else -math.inf  # a method may leave the left side open
+    low, high = x < log_lo, x > math.log1p(eps_high)
     found = {
         "left": negative & low,
         "right": positive & high,

@@ -1,10 +1,12 @@
-"""Build a registered dataclass from its name, with errors that name the nearest thing that exists."""
+"""Build a registered dataclass from its name and check its fields, with errors that name what would have been right."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from numbers import Real
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -38,3 +40,18 @@ def build(kind: str, registry: Mapping[str, type[T]], name: str, fields: Mapping
         if not optional and required.name not in fields:
             raise ValueError(f"{kind} {name!r} needs {required.name!r}: {name!r} has no default for it")
     return cls(**fields)
+
+
+def check_number(
+    owner: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Raise ValueError unless the field `name` of `owner` is a number in [low, high], without an open end."""
+    value = getattr(owner, name)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        number = float(value)
+        above = low < number if open_low else low <= number
+        below = number < high if open_high else number <= high
+        if above and below:
+            return
+    allowed = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+    raise ValueError(f"{type(owner).__name__}: {name} = {value!r} is not allowed; expected a number in {allowed}")

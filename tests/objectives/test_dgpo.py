@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -71,7 +72,7 @@ def integral(x: float, advantage: float, fields: dict[str, Any], steps: int = 20
         return min(closed_form(at, advantage, **shape), cap)
 
     total = 0.0
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in itertools.pairwise(ends):
         h = (b - a) / steps
         inner = sum((4 if k % 2 else 2) * w(a + k * h) for k in range(1, steps))
         nudge = 1e-13  # the ends belong to the piece between them
@@ -136,9 +137,9 @@ def test_m_one_is_the_constant_weight_of_gppo_on_the_right() -> None:
 def test_weight_is_monotone_in_n_and_m(advantage: float) -> None:
     """More n is a faster decay on the left, more m a slower one on the right; real values lie in between."""
     ladder = [weights(DGPO(n=n, m=2), X, advantage) for n in (0, 0.5, 1, 1.7, 3, math.inf)]
-    assert all((more <= less * (1 + 1e-12)).all() for less, more in zip(ladder, ladder[1:], strict=False))
+    assert all((more <= less * (1 + 1e-12)).all() for less, more in itertools.pairwise(ladder))
     ladder = [weights(DGPO(n=1, m=m), X, advantage) for m in (1, 1.3, 2, 2.5, 7, math.inf)]
-    assert all((less <= more * (1 + 1e-12)).all() for less, more in zip(ladder, ladder[1:], strict=False))
+    assert all((less <= more * (1 + 1e-12)).all() for less, more in itertools.pairwise(ladder))
 
 
 def test_weight_on_the_probability_vanishes_on_the_left_and_falls_on_the_right() -> None:

@@ -82,10 +82,10 @@ class DGPO(Objective):
         log_lo, log_hi = math.log1p(-self.eps_low), math.log1p(self.eps_high)
         # beyond a cap w is constant, so φ goes on as a straight line in x from the point where the cap was reached
         beyond = torch.zeros_like(x)
-        if self.reverse_cap is not None:
+        if self.reverse_cap is not None and self.reverse_cap < math.inf:
             excess = torch.where(negative, x - math.log(self.reverse_cap), 0.0).clamp(min=0.0)
             x, beyond = x - excess, beyond + self.reverse_cap * excess
-        if self.right_cap is not None and self.m > 1:
+        if self.right_cap is not None and self.right_cap < math.inf and self.m > 1:
             reached = log_hi + (math.log(self.right_cap) - log_hi) / (1 - 1 / self.m)
             excess = torch.where(positive, x - reached, 0.0).clamp(min=0.0)
             x, beyond = x - excess, beyond + self.right_cap * excess

@@ -34,7 +34,7 @@ class MASPO(Objective):
         sigma_high: >= sigma_base. In the authors' code, not in the paper: the widest gate before the advantage acts.
             It binds for q < 4.6e-4 (alpha 0.3) or q < 1e-2 (alpha 0.5); inf gives the paper's equation.
         adv_low: >= 0; in the authors' code, not in the paper: lower bound of `risk`.
-        adv_high: >= adv_low; in the authors' code, not in the paper: upper bound of `risk`.
+        adv_high: >= adv_low and > 0; in the authors' code, not in the paper: upper bound of `risk`.
 
     Source: the paper's definition of the two widths, defaults from the authors' yaml; FlyTune/MASPO-RL@22b46814
     verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` forgets to divide
@@ -58,7 +58,7 @@ class MASPO(Objective):
         self._check_field("beta_neg", 0, open_high=True)
         self._check_field("sigma_high", self.sigma_base)
         self._check_field("adv_low", 0)
-        self._check_field("adv_high", self.adv_low)
+        self._check_field("adv_high", self.adv_low, open_low=self.adv_low == 0)  # a gate of width 0 is a jump
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, advantage = tokens.log_ratio, tokens.advantage

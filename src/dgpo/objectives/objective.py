@@ -7,13 +7,14 @@ model and no other method.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from dgpo.registry import check_number
 from dgpo.tokens import TokenBatch
 
 Limit = Literal["zero", "finite", "infinite"]
@@ -25,7 +26,7 @@ class Properties:
 
     Attributes:
         continuous: w has no jump as a function of the ratio, for either sign of A.
-        upper_bound: largest w over all ratios; inf where only the clamp of the log ratio bounds it.
+        upper_bound: largest w over all ratios, for A ≠ 0; inf where only the clamp of the log ratio bounds it.
         unit_on_policy: w = 1 at ratio 1.
         nonnegative: w >= 0 everywhere.
         limit_negative: w/π, the weight on ∇π, as π -> 0 at fixed π_old for A < 0: it goes to "zero", stays "finite"
@@ -42,7 +43,7 @@ class Properties:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
+class Objective(ABC):
     """Base of all methods. Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters."""
 
     level: ClassVar[Literal["token", "sequence"]] = "token"
@@ -57,9 +58,9 @@ class Objective:
         if "weight" in cls.__dict__:
             cls.weight = torch.no_grad()(cls.weight)  # type: ignore[method-assign]
 
+    @abstractmethod
     def weight(self, tokens: TokenBatch) -> Tensor:
         """w [B, T]: float32 (float64 for float64 tokens), detached, finite for every finite log ratio."""
-        raise NotImplementedError(f"{type(self).__name__} defines no weight")
 
     def potential(self, tokens: TokenBatch) -> Tensor:
         """φ [B, T]: what the logged value shows. Where a method declares one, dφ/dlogprob = w; otherwise φ = w."""
@@ -70,19 +71,18 @@ class Objective:
         return self
 
     def properties(self) -> Properties:
-        """What this method, with these fields, claims about its weight."""
-        raise NotImplementedError(f"{type(self).__name__} declares no properties")
+        """What this method, with these fields, claims about its weight. Every registered method declares its own."""
+        return Properties(
+            continuous=False,
+            upper_bound=math.inf,
+            unit_on_policy=False,
+            nonnegative=False,
+            limit_negative=None,
+            limit_positive=None,
+        )
 
     def _check_field(
         self, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
     ) -> None:
         """Raise ValueError unless `low <= field <= high` (strict on an open side)."""
-        value = getattr(self, name)
-        if isinstance(value, Real) and not isinstance(value, bool):
-            number = float(value)
-            above = low < number if open_low else low <= number
-            below = number < high if open_high else number <= high
-            if above and below:
-                return
-        allowed = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-        raise ValueError(f"{type(self).__name__}: {name} = {value!r} is not allowed; expected a number in {allowed}")
+        check_number(self, name, low, high, open_low=open_low, open_high=open_high)

@@ -1,0 +1,150 @@
+"""DGPOConfig: defaults, what of TRL's options it maps, and what it refuses, each with a message that helps."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import pytest
+from transformers import HfArgumentParser
+from trl import GRPOConfig
+
+from dgpo import aggregation, correction, objectives
+from dgpo.training import DGPOConfig
+
+
+def make(**options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return DGPOConfig("unused", bf16=False, use_cpu=True, **options)
+
+
+def test_defaults_are_the_papers_setting():
+    config = make()
+    assert config.make_objective() == objectives.DGPO(n=1, m=2, eps_low=0.2, eps_high=0.2)
+    assert config.make_aggregation() == aggregation.TokenMean()
+    assert config.make_correction() is None
+    assert (config.beta, config.entropy_coef, config.scale_rewards) == (0.0, 0.0, "group")
+    assert config.updates_per_generation == 4
+    assert isinstance(config, GRPOConfig)
+
+
+def test_four_updates_per_generation_unless_the_schedule_is_set():
+    assert make(gradient_accumulation_steps=3).steps_per_generation == 12
+    assert make(steps_per_generation=16).updates_per_generation == 16
+    assert make(generation_batch_size=64, per_device_train_batch_size=8).steps_per_generation == 8
+    assert make(steps_per_generation=2, num_iterations=3).updates_per_generation == 6
+
+
+def test_objective_fields_from_a_dict_or_json_text():
+    assert make(objective_kwargs={"n": 2}).make_objective() == objectives.DGPO(n=2)
+    assert make(objective_kwargs='{"n": 2, "m": 3.5}').make_objective() == objectives.DGPO(n=2, m=3.5)
+    assert make(objective="grpo", objective_kwargs={"dual_clip": 3.0}).make_objective() == objectives.GRPO(dual_clip=3)
+
+
+def test_epsilon_of_trl_sets_the_bounds():
+    assert make(epsilon=0.1).make_objective() == objectives.DGPO(eps_low=0.1, eps_high=0.1)
+    assert make(epsilon_high=0.28).make_objective() == objectives.DGPO(eps_low=0.2, eps_high=0.28)
+    assert make(epsilon=0.1, epsilon_high=0.3).make_objective() == objectives.DGPO(eps_low=0.1, eps_high=0.3)
+    same = make(epsilon_high=0.28, objective_kwargs={"eps_high": 0.28, "n": 2})
+    assert same.make_objective() == objectives.DGPO(n=2, eps_high=0.28)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"objective": "dgppo"}, r"unknown objective 'dgppo', did you mean 'dgpo'\?"),
+        ({"objective_kwargs": {"nn": 1}}, r"no field 'nn', did you mean 'n'\?"),
+        ({"objective_kwargs": {"n": -1}}, r"n = -1 is not allowed; expected a number in \[0, inf\]"),
+        ({"objective_kwargs": {"eps_low": 1.5}}, r"eps_low = 1.5 is not allowed; expected a number in \[0, 1\)"),
+        ({"objective_kwargs": "n=1"}, r"objective_kwargs = 'n=1' is not a mapping"),
+        ({"epsilon": 0.1, "objective_kwargs": {"eps_low": 0.3}}, r"epsilon = 0.1 and objective_kwargs\['eps_low'\]"),
+        ({"epsilon_high": 0.3, "objective_kwargs": {"eps_high": 0.2}}, r"epsilon_high .* = 0.3 and objective_kwargs"),
+        ({"objective": "maspo", "epsilon": 0.1}, r"objective 'maspo' has no 'eps_low'"),
+        ({"aggregation": "token_mean"}, r"unknown aggregation 'token_mean', did you mean 'token-mean'\?"),
+        ({"aggregation_kwargs": {"length": 5}}, r"'token-mean' has no field 'length'"),
+        ({"aggregation": "seq-mean-token-sum-norm", "aggregation_kwargs": {"length": 0}}, r"length = 0 is not allowed"),
+        ({"correction": "tis"}, r"unknown correction 'tis'"),
+        ({"correction": {"cap": 2.0}}, r"has no 'name'"),
+        ({"correction": {"name": "truncate", "capp": 2.0}}, r"no field 'capp', did you mean 'cap'\?"),
+        ({"correction": "truncate", "vllm_importance_sampling_clip_max": 5.0}, r"vllm_importance_sampling_clip_max"),
+        ({"advantage": "sdt"}, r"unknown advantage 'sdt', did you mean 'std'\?"),
+        ({"advantage": "std", "advantage_kwargs": {"alpha": 1}}, r"advantage 'std' has no field 'alpha'"),
+        ({"advantage_kwargs": {"alpha": 1}}, r"needs advantage"),
+        ({"advantage": "std", "scale_rewards": "none"}, r"takes the place of scale_rewards = 'none'"),
+        ({"loss_type": "dr_grpo"}, r"loss_type = 'dr_grpo' has no meaning here"),
+        ({"loss_type": "token-mean", "aggregation": "seq-mean-token-mean"}, r"loss_type = 'token-mean' has no meaning"),
+        ({"delta": 4.0}, r"delta = 4.0 has no meaning here.*dual_clip"),
+        ({"importance_sampling_level": "sequence"}, r"importance_sampling_level = 'sequence' has no meaning here"),
+        ({"sapo_temperature_pos": 2.0}, r"sapo_temperature_pos = 2.0 has no meaning here"),
+        ({"vespo_k_neg": 1.0}, r"vespo_k_neg = 1.0 has no meaning here"),
+        ({"gradient_accumulation_steps": 4, "steps_per_generation": 2}, r"gradient_accumulation_steps = 4 does not"),
+        ({"gradient_accumulation_steps": 3, "steps_per_generation": 4}, r"gradient_accumulation_steps = 3 does not"),
+        ({"max_num_gen_batches": 0}, r"max_num_gen_batches = 0 is not allowed"),
+        ({"per_device_train_batch_size": 6, "num_generations": 5, "steps_per_generation": 2}, r"divisible by num_gen"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_settings_fail_at_construction(options, said):
+    with pytest.raises(ValueError, match=said):
+        make(**options)
+
+
+def test_accumulation_over_several_iterations_of_one_generation_is_fine():
+    config = make(gradient_accumulation_steps=4, steps_per_generation=2, num_iterations=4)
+    assert config.updates_per_generation == 2
+
+
+def test_loss_type_may_name_our_aggregation():
+    config = make(loss_type="seq-mean-token-sum-norm", max_completion_length=77)
+    assert config.make_aggregation() == aggregation.SeqMeanTokenSumNorm(length=77)
+
+
+def test_length_defaults_to_the_completion_budget():
+    assert make(aggregation="seq-mean-token-sum-norm").make_aggregation().length == 512
+    given = make(aggregation="seq-mean-token-sum-norm", aggregation_kwargs={"length": 9})
+    assert given.make_aggregation() == aggregation.SeqMeanTokenSumNorm(length=9)
+
+
+def test_corrections_by_name_dict_and_json():
+    assert make(correction="band").make_correction() == correction.Band()
+    given = {"name": "truncate", "level": "sequence", "cap": 3.0}
+    assert make(correction=given).make_correction() == correction.Truncate(level="sequence", cap=3.0)
+    assert make(correction=json.dumps(given)).make_correction() == correction.Truncate(level="sequence", cap=3.0)
+
+
+def test_instances_are_named_so_that_the_config_serialises():
+    config = make(
+        objective=objectives.DGPO(n=2, m=math.inf, reverse_cap=5.0),
+        aggregation=aggregation.SeqMeanTokenSumNorm(length=64),
+        correction=correction.Truncate(cap=1.5),
+    )
+    restored = make(**{key: config.to_dict()[key] for key in ("objective", "aggregation", "correction")})
+    assert config.objective == "dgpo"
+    assert config.make_objective() == objectives.DGPO(n=2, m=math.inf, reverse_cap=5.0)
+    assert config.make_aggregation() == aggregation.SeqMeanTokenSumNorm(length=64)
+    assert restored.make_correction() == config.make_correction() == correction.Truncate(cap=1.5)
+    with pytest.raises(ValueError, match="objective_kwargs must not be set beside it"):
+        make(objective=objectives.DGPO(), objective_kwargs={"n": 2})
+
+
+def test_one_update_per_generation_is_warned_about_in_words():
+    with pytest.warns(UserWarning, match=r"on-policy: with one optimiser update per generation every importance ratio"):
+        make(steps_per_generation=2, gradient_accumulation_steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make()
+
+
+def test_every_field_is_a_flag():
+    flags = '--output_dir x --objective maspo --objective_kwargs {"alpha":0.5} --aggregation seq-mean-token-mean'
+    (config,) = HfArgumentParser(DGPOConfig).parse_args_into_dataclasses(
+        [*flags.split(), "--dynamic_sampling", "--bf16", "false", "--use_cpu", "--advantage", "leave_one_out"]
+    )
+    assert config.make_objective() == objectives.MASPO(alpha=0.5)
+    assert (config.aggregation, config.dynamic_sampling, config.advantage) == (
+        "seq-mean-token-mean",
+        True,
+        "leave_one_out",
+    )
