@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -31,6 +32,7 @@ def run(argv: list[str]) -> int:
         objectives.make(args.objective)
         if args.updates < 1:
             raise ValueError(f"updates = {args.updates} is not allowed; expected >= 1")
+        Path(args.out).mkdir(parents=True, exist_ok=True)
     console = Console()
     summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
     console.print(_table(summary))

@@ -11,9 +11,18 @@ class UserError(Exception):
 
 
 @contextmanager
-def user_input() -> Iterator[None]:
-    """Around code that only reads and validates what the user gave: its errors are the user's, not ours."""
+def user_input(kinds: tuple[type[Exception], ...] = (ValueError, TypeError, OSError)) -> Iterator[None]:
+    """Around code that only reads and validates what the user gave: its errors are the user's, not ours.
+
+    Args:
+        kinds: the exceptions that mean wrong input. Libraries that say what to install, because an option needs it,
+            count as well.
+    """
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except kinds as error:
         raise UserError(str(error).strip() or type(error).__name__) from error
+    except (ImportError, RuntimeError) as error:
+        if "pip install" not in str(error):
+            raise
+        raise UserError(str(error).strip()) from error

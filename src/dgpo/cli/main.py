@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib.util import find_spec
 
 from dgpo import __version__
 from dgpo.cli.errors import UserError
@@ -18,6 +19,13 @@ COMMANDS = {
 }
 """name -> (extra that it needs, help)"""
 
+EXTRAS = {
+    "": (),
+    "train": ("trl", "transformers", "datasets", "rich", "yaml", "scipy", "matplotlib"),
+    "eval": ("transformers", "rich", "yaml", "scipy"),
+}
+"""extra -> the modules that its commands cannot do without"""
+
 
 def usage() -> str:
     """The text of `dgpo --help`."""
@@ -28,10 +36,17 @@ def usage() -> str:
 
 
 def run(argv: list[str]) -> int:
-    """Run `dgpo argv` and return its exit code."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
+    """Run `dgpo argv` and return its exit code.
+
+    Raises:
+        SystemExit: from argparse: 0 after `--help`, 2 for a flag's value of the wrong type.
+    """
+    if not argv:
+        print(f"dgpo: error: no command\n{usage()}", file=sys.stderr)
+        return 2
+    if argv[0] in ("-h", "--help", "help"):
         print(usage())
-        return 0 if argv else 2
+        return 0
     if argv[0] == "--version":
         print(f"dgpo {__version__}")
         return 0
@@ -39,30 +54,37 @@ def run(argv: list[str]) -> int:
     if name not in COMMANDS:
         print(f"dgpo: error: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n{usage()}", file=sys.stderr)
         return 2
+    extra = COMMANDS[name][0]
+    # looked for before anything is imported: TRL and transformers turn a missing package into errors of their own
+    if missing := [module for module in EXTRAS[extra] if not _is_there(module)]:
+        return _need(name, missing, extra)
     try:
-        command = importlib.import_module(f"dgpo.cli.{name}")
-        return int(command.run(rest))
+        return int(importlib.import_module(f"dgpo.cli.{name}").run(rest))
     except UserError as error:
         print(f"dgpo {name}: error: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
-        missing = _missing_package(error)
-        if missing is None:
-            raise
-        print(
-            f"dgpo {name}: error: needs {missing}, which is not installed: pip install 'dgpo[{COMMANDS[name][0]}]'",
-            file=sys.stderr,
-        )
-        return 2
+    except ModuleNotFoundError as error:
+        module = (error.name or "dgpo").split(".")[0]
+        extras = [extra for extra, modules in EXTRAS.items() if module in modules]
+        if not extras:
+            raise  # not what an extra is for: our bug
+        return _need(name, [module], extras[0])
+    except KeyboardInterrupt:
+        print(f"dgpo {name}: interrupted", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells have it
 
 
-def _missing_package(error: BaseException | None) -> str | None:
-    """The package whose absence caused the error; None if it was something else (then it is our bug)."""
-    while error is not None:
-        if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("dgpo"):
-            return error.name.split(".")[0]
-        error = error.__cause__
-    return None
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def _need(name: str, modules: list[str], extra: str) -> int:
+    missing = f"{', '.join(modules)}, which {'is' if len(modules) == 1 else 'are'} not installed"
+    print(f"dgpo {name}: error: needs {missing}: pip install 'dgpo[{extra}]'", file=sys.stderr)
+    return 2
 
 
 def main() -> None:

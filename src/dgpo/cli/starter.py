@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from dgpo import tasks
 from dgpo.cli.arguments import parse
-from dgpo.cli.errors import user_input
+from dgpo.cli.errors import UserError, user_input
+from dgpo.training.starter import NotReached, make_starter
 
 
 @dataclass
@@ -21,12 +24,15 @@ class StarterArguments:
 def run(argv: list[str]) -> int:
     """Run `dgpo starter argv`."""
     (args,) = parse("dgpo starter", [StarterArguments], argv, __doc__ or "")
-    from dgpo import tasks
-    from dgpo.training.starter import make_starter
-
     with user_input():
         task = tasks.make(args.task)
-    summary = make_starter(task, args.out, seed=args.seed, max_steps=args.max_steps)
+        if args.max_steps < 1:
+            raise ValueError(f"max_steps = {args.max_steps} is not allowed; expected >= 1")
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+    try:
+        summary = make_starter(task, args.out, seed=args.seed, max_steps=args.max_steps)
+    except NotReached as error:
+        raise UserError(str(error)) from error
     print(
         f"{args.out}: {summary['parameters']:,} parameters, {summary['validation_accuracy']:.1%} greedy on validation "
         f"after {summary['steps']} steps, {summary['seconds']} s"

@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
-from dgpo import tasks
 from dgpo.cli.arguments import parse
-from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.data import DataArguments
+from dgpo.cli.errors import user_input
+from dgpo.cli.models import cannot_load
 from dgpo.registry import did_you_mean
 from dgpo.rewards import answer_reward
-from dgpo.tasks.data import load
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 
 REWARDS: dict[str, Callable[..., list[float]]] = {"answer_reward": answer_reward}
 
 
-@dataclass
-class TrainArguments:
+@dataclass(kw_only=True)
+class TrainArguments(DataArguments):
     """What to train on; the other flags are those of `DGPOConfig` (and so of TRL's GRPOConfig) and `ModelConfig`."""
 
-    task: str | None = field(
-        default=None, metadata={"help": f"A task that makes its own data: {', '.join(tasks.TASKS)}."}
-    )
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "A hub data set, or a .jsonl/.parquet file, with prompt (or problem, question) and answer."},
-    )
-    dataset_split: str = field(default="train", metadata={"help": "Split of a hub data set."})
-    prompt_template: str | None = field(
-        default=None, metadata={"help": "Text around each prompt, with {prompt} in it."}
-    )
-    chat: bool = field(default=False, metadata={"help": "Make each prompt a user message (for chat templates)."})
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
@@ -52,47 +44,64 @@ class TrainArguments:
 def run(argv: list[str]) -> int:
     """Run `dgpo train argv`."""
     args, config, model = parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], argv, __doc__ or "")
-    checkpoint = _last_checkpoint(config.output_dir) if args.resume else None
     with user_input():
+        checkpoint = _checkpoint(args, config)
         trainer = _build(args, config, model)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     with stop:
         trainer.train(resume_from_checkpoint=checkpoint)
+    say = trainer.accelerator.print
     if stop.stopped:
-        trainer.accelerator.print(
-            f"stopped at update {trainer.state.global_step}; checkpoint saved in {config.output_dir}. Continue with:\n"
-            f"  dgpo train {' '.join(_quote(word) for word in argv if word != '--resume')} --resume"
-        )
-        return 0
-    trainer.save_model(config.output_dir)
-    trainer.accelerator.print(f"done: {trainer.state.global_step} updates; model saved in {config.output_dir}")
-    if config.push_to_hub:
-        trainer.push_to_hub(dataset_name=args.dataset)
+        again = shlex.join([*(word for word in argv if word != "--resume"), "--resume"])
+        say(f"stopped at update {trainer.state.global_step}; checkpoint saved in {config.output_dir}. Continue with:")
+        say(f"  dgpo train {again}")
+    else:
+        _save(trainer, config, args.dataset)
+        say(f"done: {trainer.state.global_step} updates; model saved in {config.output_dir}")
+    # a rank that leaves while another still writes takes the others down with it
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
     return 0
+
+
+def _save(trainer: DGPOTrainer, config: DGPOConfig, dataset: str | None) -> None:
+    hub_data = dataset if dataset and not Path(dataset).exists() else None
+    trainer.save_model(config.output_dir)
+    trainer.create_model_card(model_name=Path(config.output_dir).name, dataset_name=hub_data)
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=hub_data)
 
 
 def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPOTrainer:
     if model.model_name_or_path is None:
         raise ValueError("--model_name_or_path is required: a hub name or a folder")
-    if (args.task is None) == (args.dataset is None):
-        raise ValueError(f"give either --task or --dataset; got task = {args.task!r}, dataset = {args.dataset!r}")
-    if args.task is not None:
-        task = tasks.make(args.task)
-        data, default_reward = task.dataset("train"), task.reward
-    else:
-        assert args.dataset is not None
-        data = load(args.dataset, args.dataset_split, template=args.prompt_template, chat=args.chat)
-        default_reward = answer_reward
+    if config.correction is not None and not config.use_vllm:
+        raise ValueError(
+            f"correction = {config.correction!r} needs the sampler's log-probs, which vLLM gives: set use_vllm"
+        )
+    task = args.make_task()
+    data = args.load_dataset("train") if task is None else task.dataset("train")
+    default_reward = answer_reward if task is None else task.reward
     rewards = [_reward(name) for name in args.reward_funcs] if args.reward_funcs else [default_reward]
+    prompts = config.generation_batch_size // config.num_generations
+    if len(data) < prompts:
+        raise ValueError(
+            f"the data has {len(data)} prompts, but one generation takes {prompts} (generation_batch_size = "
+            f"{config.generation_batch_size} completions, num_generations = {config.num_generations} of each prompt): "
+            "no update could be made"
+        )
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
-    _check_model(model.model_name_or_path, model.model_revision)
-    return DGPOTrainer(
+    try:
+        AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision)
+    except (OSError, ValueError) as error:
+        raise cannot_load(model.model_name_or_path, error) from error
+    trainer = DGPOTrainer(
         model=model.model_name_or_path,
         reward_funcs=rewards,
         args=config,
@@ -100,16 +109,12 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-
-
-def _check_model(name: str, revision: str | None) -> None:
-    from transformers import AutoConfig
-
-    try:
-        AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
-        kind = "the folder holds no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"
-        raise ValueError(f"cannot load model {name!r}: {kind} ({str(error).strip().splitlines()[0]})") from error
+    if not isinstance(data[0]["prompt"], str) and trainer.processing_class.chat_template is None:
+        raise ValueError(
+            f"the prompts are conversations (chat = {args.chat}), but the tokenizer of {model.model_name_or_path!r} "
+            "has no chat template; train on prompts that are plain text, with prompt_template if need be"
+        )
+    return trainer
 
 
 def _reward(name: str) -> Callable[..., list[float]]:
@@ -120,26 +125,30 @@ def _reward(name: str) -> Callable[..., list[float]]:
         raise ValueError(
             f"unknown reward {name!r}{did_you_mean(name, REWARDS)}; known: {', '.join(REWARDS)}, or an import path"
         )
-    sys.path.insert(0, os.getcwd())  # a reward beside the script, as TRL allows
+    here = os.getcwd()
+    sys.path.insert(0, here)  # a reward beside the script, as TRL allows
     try:
         found: Any = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"cannot import the reward {name!r}: {error}") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(here)
+    if not callable(found):
+        raise ValueError(f"the reward {name!r} is of type {type(found).__name__}; expected a function")
     return found
 
 
-def _last_checkpoint(folder: str) -> str:
-    from transformers.trainer_utils import get_last_checkpoint
-
-    checkpoint = get_last_checkpoint(folder) if os.path.isdir(folder) else None
+def _checkpoint(args: TrainArguments, config: DGPOConfig) -> str | None:
+    """The checkpoint to continue from, of `--resume` or of TRL's `--resume_from_checkpoint FOLDER`."""
+    if config.resume_from_checkpoint is not None:
+        if args.resume:
+            raise ValueError("--resume and --resume_from_checkpoint both say where to continue from; give one of them")
+        if not os.path.isdir(config.resume_from_checkpoint):
+            raise ValueError(f"resume_from_checkpoint = {config.resume_from_checkpoint!r}: no such folder")
+        return str(config.resume_from_checkpoint)
+    if not args.resume:
+        return None
+    checkpoint = get_last_checkpoint(config.output_dir) if os.path.isdir(config.output_dir) else None
     if checkpoint is None:
-        raise UserError(f"--resume: no checkpoint in {folder!r}")
+        raise ValueError(f"--resume: no checkpoint in {config.output_dir!r}")
     return str(checkpoint)
-
-
-def _quote(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)

@@ -12,51 +12,77 @@ PROMPT_COLUMNS = ("prompt", "problem", "question")
 _READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parquet"}
 
 
-def load(name: str, split: str = "train", *, template: str | None = None, chat: bool = False) -> Dataset:
+def load(
+    name: str, split: str = "train", *, config: str | None = None, template: str | None = None, chat: bool = False
+) -> Dataset:
     """A data set to train or evaluate on.
 
     Args:
         name: a local .jsonl, .json or .parquet file, or the name of a data set on the Hugging Face hub.
         split: split of the hub data set; a local file is one split.
+        config: configuration of the hub data set, for those that have several.
         template: text with `{prompt}` in it that every prompt is put into, such as an instruction to box the answer.
         chat: make each prompt a conversation of one user message, for models with a chat template.
 
     Returns:
         A `datasets.Dataset` with `prompt` (from `prompt`, `problem` or `question`) and `answer`, and its other columns.
+        Answers are text.
 
     Raises:
-        ValueError: no such column, an unknown file type, or a template without `{prompt}`.
-        FileNotFoundError: a file name that does not exist.
+        ValueError: no such column, rows without a value in one of them, an answer that is not one value, an unknown
+            file type, a file that cannot be read, a config for a file, a template without `{prompt}`, or one (or
+            `chat`) for prompts that are conversations already.
+        OSError: a file that does not exist, a hub data set that cannot be had.
     """
+    from datasets import Value
+
     if template is not None and "{prompt}" not in template:
         raise ValueError(f"the prompt template {template!r} does not contain '{{prompt}}'")
-    data = _read(name, split)
+    data = _read(name, split, config)
     source = next((column for column in PROMPT_COLUMNS if column in data.column_names), None)
     if source is None or "answer" not in data.column_names:
         lacking = "answer column" if source is not None else f"prompt column (one of {', '.join(PROMPT_COLUMNS)})"
         raise ValueError(f"data set {name!r} has no {lacking}; its columns: {', '.join(data.column_names)}")
+    for column in (source, "answer"):
+        if missing := data.data.column(column).null_count:
+            raise ValueError(f"data set {name!r} has no {column} in {missing} of its {len(data)} rows")
     if source != "prompt":
         data = data.rename_column(source, "prompt")
 
     def shape(row: dict[str, Any]) -> dict[str, Any]:
-        prompt = row["prompt"]
+        prompt, answer = row["prompt"], row["answer"]
+        if not isinstance(answer, str | int | float):
+            raise ValueError(f"data set {name!r} has the answer {answer!r}; expected text or a number")
+        if (template is not None or chat) and not isinstance(prompt, str):
+            raise ValueError(f"the prompts of data set {name!r} are conversations: leave out prompt_template and chat")
         if template is not None:
             prompt = template.replace("{prompt}", prompt)
-        return {"prompt": [{"role": "user", "content": prompt}] if chat else prompt, "answer": str(row["answer"])}
+        return {"prompt": [{"role": "user", "content": prompt}] if chat else prompt, "answer": str(answer)}
 
-    if template is not None or chat or data.features["answer"].dtype != "string":
-        data = data.map(shape)
-    return data
+    if template is None and not chat and data.features["answer"] == Value("string"):
+        return data
+    features = data.features.copy()
+    features["answer"] = Value("string")  # said, because map would turn "46" back into the number that it was
+    if chat:
+        features["prompt"] = [{"role": Value("string"), "content": Value("string")}]
+    return data.map(shape, features=features)
 
 
-def _read(name: str, split: str) -> Dataset:
+def _read(name: str, split: str, config: str | None) -> Dataset:
     from datasets import Dataset, load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     path = Path(name).expanduser()
     if path.suffix in _READERS:
         if not path.is_file():
             raise FileNotFoundError(f"no such data file: {name!r}")
-        return getattr(Dataset, _READERS[path.suffix])(str(path))
+        if config is not None:
+            raise ValueError(f"config = {config!r} names a part of a hub data set, but {name!r} is a local file")
+        try:
+            return getattr(Dataset, _READERS[path.suffix])(str(path))
+        except (DatasetGenerationError, ValueError, StopIteration) as error:  # the last two for a file without rows
+            reason = error.__cause__ or str(error) or "no rows"
+            raise ValueError(f"cannot read the data file {name!r}: {reason}") from error
     if path.exists():
         raise ValueError(f"{name!r} is not a data file that can be read; expected one of {', '.join(_READERS)}")
-    return load_dataset(name, split=split)
+    return load_dataset(name, config, split=split)

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+ONE_PRESS = 1.0
+"""Seconds within which further signals belong to the first: torchrun passes on a Ctrl-C that its ranks had as well."""
+
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the optimiser step, save a checkpoint and stop. A second signal stops at once.
+    """On Ctrl-C or SIGTERM: finish the optimiser step, save a checkpoint and stop. A second Ctrl-C stops at once.
 
-    Use it as a context manager around `trainer.train()`; `stopped` says afterwards whether a signal came.
+    Use it as a context manager around `trainer.train()`; `stopped` says afterwards whether training was cut short. All
+    ranks stop after the same step, whichever of them a signal reached first.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.stopped = False
+        self._requested: float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -33,15 +41,26 @@ class StopOnSignal(TrainerCallback):
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.stopped:
-            raise KeyboardInterrupt
-        self.stopped = True
+        if self._requested is not None:
+            if number == signal.SIGINT and time.monotonic() - self._requested > ONE_PRESS:
+                raise KeyboardInterrupt
+            return
+        self._requested = time.monotonic()
         print("\nstopping after this step and saving a checkpoint; press again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped:
+        if self._any_rank(args.device):
+            self.stopped = True
             control.should_save = True
             control.should_training_stop = True
+
+    def _any_rank(self, device: torch.device) -> bool:
+        requested = self._requested is not None
+        if not (dist.is_available() and dist.is_initialized()):
+            return requested
+        flag = torch.tensor(int(requested), device=device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag.item())
 
 
 class RewardProgress(ProgressCallback):

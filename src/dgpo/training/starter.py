@@ -10,6 +10,8 @@ from __future__ import annotations
 import string
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,10 @@ from dgpo.tasks import Addition
 from dgpo.training.callbacks import RewardProgress
 
 TARGET_ACCURACY = 0.45
+
+
+class NotReached(RuntimeError):
+    """The model did not get to `TARGET_ACCURACY` within the steps allowed."""
 
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
@@ -70,6 +76,21 @@ def tiny_model(
     return Qwen3ForCausalLM(config)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run torch on one CPU thread: for a million parameters, waiting for others costs more than they save.
+
+    On a busy machine it is the difference between 0.1 and 5 seconds a step.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@one_thread()
 def make_starter(task: Addition, out: str | Path, *, seed: int = 0, max_steps: int = 3000) -> dict[str, Any]:
     """Train and save a starter model.
 
@@ -83,7 +104,7 @@ def make_starter(task: Addition, out: str | Path, *, seed: int = 0, max_steps: i
         What `starter.json` holds: task, seed, steps, validation accuracy, parameters, seconds.
 
     Raises:
-        RuntimeError: the validation accuracy did not reach 45 % within `max_steps`.
+        NotReached: the validation accuracy did not reach 45 % within `max_steps`.
     """
     started = time.perf_counter()
     tokenizer = character_tokenizer()
@@ -118,7 +139,7 @@ def make_starter(task: Addition, out: str | Path, *, seed: int = 0, max_steps: i
         trainer.train()
         steps = trainer.state.global_step
     if stop.accuracy < TARGET_ACCURACY:
-        raise RuntimeError(
+        raise NotReached(
             f"the starter model reached {stop.accuracy:.1%} on the validation split of {task.name!r} after {steps} "
             f"steps; expected at least {TARGET_ACCURACY:.0%} within max_steps = {max_steps}"
         )
@@ -137,7 +158,7 @@ def make_starter(task: Addition, out: str | Path, *, seed: int = 0, max_steps: i
 
 
 class _StopWhenGoodEnough(TrainerCallback):
-    """Stops at 45 % greedy accuracy. The rise from 10 % to 90 % takes some 200 steps, hence the finer last stretch."""
+    """Stops at 45 % greedy accuracy. Once it rises, it can rise by 30 points in 50 steps, hence the finer stretch."""
 
     def __init__(self, task: Addition) -> None:
         self.task = task
@@ -145,7 +166,7 @@ class _StopWhenGoodEnough(TrainerCallback):
         self.accuracy = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        every = 10 if self.accuracy > 0.15 else 50
+        every = 10 if self.accuracy > 0.02 else 50
         if state.global_step % every == 0:
             self.accuracy = self._measure(kwargs["model"], kwargs["processing_class"])
             control.should_training_stop = self.accuracy >= TARGET_ACCURACY

@@ -1,0 +1,64 @@
+"""Where the problems of `dgpo train` and `dgpo eval` come from: a task, or a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dgpo import tasks
+from dgpo.tasks.data import load
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass(kw_only=True)
+class DataArguments:
+    """Flags that name a task or a data set; exactly one of the two."""
+
+    task: str | None = field(
+        default=None, metadata={"help": f"A task that makes its own data: {', '.join(tasks.TASKS)}."}
+    )
+    dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "Or a hub data set, or a .jsonl/.parquet file, with prompt (or problem, question) and answer."
+        },
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
+    dataset_split: str | None = field(
+        default=None, metadata={"help": "Split of a hub data set; train to train on, test to evaluate on."}
+    )
+    prompt_template: str | None = field(
+        default=None, metadata={"help": "Text around each prompt of a data set, with {prompt} in it."}
+    )
+    chat: bool = field(default=False, metadata={"help": "Make each prompt a user message (for chat templates)."})
+
+    def make_task(self) -> tasks.Addition | None:
+        """The task; None if it is a data set.
+
+        Raises:
+            ValueError: neither or both, an unknown task, or options of data sets beside a task.
+        """
+        if (self.task is None) == (self.dataset is None):
+            raise ValueError(f"give either --task or --dataset; got task = {self.task!r}, dataset = {self.dataset!r}")
+        if self.task is None:
+            return None
+        for option in ("dataset_config", "dataset_split", "prompt_template", "chat"):
+            if getattr(self, option):
+                raise ValueError(
+                    f"{option} = {getattr(self, option)!r} has no meaning with task = {self.task!r}, which makes its "
+                    "own prompts; it is an option of --dataset"
+                )
+        return tasks.make(self.task)
+
+    def load_dataset(self, split: str) -> Dataset:
+        """The data set, of the user's split or else of this one; see `dgpo.tasks.data.load`."""
+        assert self.dataset is not None
+        return load(
+            self.dataset,
+            self.dataset_split or split,
+            config=self.dataset_config,
+            template=self.prompt_template,
+            chat=self.chat,
+        )

@@ -1,0 +1,29 @@
+"""Models by folder or hub name, and what went wrong if one cannot be loaded."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def load_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
+    """A causal language model, on the GPU if there is one, and its tokenizer.
+
+    Raises:
+        ValueError: it cannot be loaded; says whether the folder is missing or holds no model.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise cannot_load(name, error) from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def cannot_load(name: str, error: Exception) -> ValueError:
+    """The error to raise instead of the one from transformers, which does not know that a folder was meant."""
+    kind = "the folder holds no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"
+    return ValueError(f"cannot load model {name!r}: {kind} ({str(error).strip().splitlines()[0]})")

@@ -1,0 +1,273 @@
+"""`dgpo train` on a tiny random model: flags, YAML, data files, what it leaves behind, and resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dgpo.cli import train
+from dgpo.training import DGPOConfig, DGPOTrainer
+
+GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks" / "gsm8k_train.jsonl"
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[DGPOTrainer]:
+    """Every trainer that the command makes."""
+    made: list[DGPOTrainer] = []
+
+    class Watched(DGPOTrainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+
+    monkeypatch.setattr(train, "DGPOTrainer", Watched)
+    return made
+
+
+def history(trainer: DGPOTrainer) -> list[dict[str, Any]]:
+    return [row for row in trainer.state.log_history if "loss" in row]
+
+
+def test_a_task_from_flags(
+    dgpo: Callable[..., Any], quick: list[str], output: Path, tiny: Path, seen: list[DGPOTrainer]
+) -> None:
+    done = dgpo("train", "--task", "addition", *quick, "--objective", "dgpo", "--objective_kwargs", '{"n": 2, "m": 3}')
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1] == f"done: 4 updates; model saved in {output}"
+    (trainer,) = seen
+    config = trainer.args
+    assert (trainer._objective.n, trainer._objective.m) == (2, 3)
+    assert (config.learning_rate, config.max_steps, config.num_generations) == (1e-3, 4, 4)
+    assert config.steps_per_generation == 4  # of DGPOConfig, not of TRL
+    rows = history(trainer)
+    assert len(rows) == 4
+    assert all("objective/weight/mean" in row for row in rows)
+    assert ["rewards/addition_reward/mean" in row for row in rows] == [True, False, False, False]  # one generation
+
+
+def test_it_leaves_an_ordinary_model_folder(
+    dgpo: Callable[..., Any], quick: list[str], output: Path, tiny: Path
+) -> None:
+    """Trained weights that transformers loads, the tokenizer, and a card that cites the paper."""
+    reward = ["--reward_funcs", "dgpo_test_rewards.digits"]
+    sys.modules["dgpo_test_rewards"] = rewards = type(sys)("dgpo_test_rewards")
+    rewards.digits = lambda completions, **_: [float(sum(c.isdigit() for c in text)) for text in completions]
+    try:
+        assert dgpo("train", "--task", "addition", *quick, *reward).code == 0
+    finally:
+        del sys.modules["dgpo_test_rewards"]
+    before = AutoModelForCausalLM.from_pretrained(tiny).state_dict()
+    after = AutoModelForCausalLM.from_pretrained(output).state_dict()
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert (
+        AutoTokenizer.from_pretrained(output)("1+2=")["input_ids"]
+        == AutoTokenizer.from_pretrained(tiny)("1+2=")["input_ids"]
+    )
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert "2603.14389" in card
+    assert "\n- dgpo\n" in card
+    assert not list(output.glob("checkpoint-*"))  # --save_strategy no
+
+
+# --- YAML ------------------------------------------------------------------------------------------------------------
+
+YAML = """
+env:
+  DGPO_TEST_VARIABLE: from the file
+task: addition
+learning_rate: 5e-5
+objective: grpo
+objective_kwargs: {dual_clip: 3e0}
+aggregation: seq-mean-token-sum-norm
+reward_funcs: answer_reward
+save_strategy: no
+bf16: no
+use_cpu: true
+report_to: []
+max_steps: 7
+"""
+
+
+def test_a_yaml_file_with_a_flag_over_it(
+    dgpo: Callable[..., Any],
+    quick_settings: dict[str, str],
+    seen: list[DGPOTrainer],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Flags win; env is exported; 5e-5 is a number and `no` a word or a false, as the field needs."""
+    monkeypatch.setenv("DGPO_TEST_VARIABLE", "from outside")
+    file = tmp_path / "run.yaml"
+    file.write_text(YAML)
+    in_file = ("save_strategy", "bf16", "learning_rate", "use_cpu")
+    flags = [f"--{name}={value}" for name, value in quick_settings.items() if name not in in_file]
+    done = dgpo("train", "--config", file, *flags, "--max_steps", "2", "--epsilon", "0.1")
+    assert done.code == 0, done.err
+    (trainer,) = seen
+    config = trainer.args
+    assert os.environ["DGPO_TEST_VARIABLE"] == "from the file"
+    assert config.learning_rate == 5e-5
+    assert config.max_steps == trainer.state.global_step == 2
+    assert config.save_strategy == "no"
+    assert (config.bf16, config.use_cpu, config.report_to) == (False, True, [])
+    assert (trainer._objective.eps_low, trainer._objective.dual_clip) == (0.1, 3.0)
+    assert type(trainer._aggregation).__name__ == "SeqMeanTokenSumNorm"
+    assert trainer._aggregation.length == config.max_completion_length
+    assert trainer.reward_func_names == ["answer_reward"]
+
+
+def test_two_sources_of_one_quantity(dgpo: Callable[..., Any], quick: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("task: addition\nobjective_kwargs: {eps_low: 0.3}\n")
+    done = dgpo("train", "--config", file, *quick, "--epsilon", "0.1", "--epsilon_high", "0.2")
+    done.one_error("epsilon = 0.1 and objective_kwargs['eps_low'] = 0.3", "set one of them")
+
+
+# --- data sets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ["prompt", "problem", "question"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_data_file(
+    dgpo: Callable[..., Any], quick: list[str], tmp_path: Path, seen: list[DGPOTrainer], column: str, suffix: str
+) -> None:
+    data = Dataset.from_list([{column: f"{a}+{a}=", "answer": 2 * a, "source": "test"} for a in range(16)])
+    file = tmp_path / f"data{suffix}"
+    data.to_json(file) if suffix == ".jsonl" else data.to_parquet(file)
+    done = dgpo("train", "--dataset", file, *quick, "--max_steps", 2, "--prompt_template", "Q: {prompt}")
+    assert done.code == 0, done.err
+    (trainer,) = seen
+    assert trainer.train_dataset[3]["prompt"] == "Q: 3+3="
+    assert trainer.train_dataset[3]["answer"] == "6"
+    assert "rewards/answer_reward/mean" in history(trainer)[0]
+
+
+def test_gsm8k(dgpo: Callable[..., Any], quick: list[str], seen: list[DGPOTrainer]) -> None:
+    """The file of benchmark problems, with the default reward of data sets, off-policy."""
+    if not GSM8K.is_file():
+        pytest.skip(f"needs {GSM8K.name} in the folder shared/benchmarks beside the repository")
+    done = dgpo("train", "--dataset", GSM8K, *quick, "--max_completion_length", 12)
+    assert done.code == 0, done.err
+    (trainer,) = seen
+    assert len(trainer.train_dataset) == 7473
+    rows = history(trainer)
+    assert [row["rewards/answer_reward/mean"] for row in rows if "reward" in row]
+    assert trainer.state.global_step == 4
+
+
+def test_chat(dgpo: Callable[..., Any], quick: list[str], tiny: Path, tmp_path: Path, seen: list[DGPOTrainer]) -> None:
+    """A tokenizer with a chat template gets one user message per prompt."""
+    model = tmp_path / "model"
+    AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(tiny)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    tokenizer.save_pretrained(model)
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(json.dumps({"problem": f"{a}+{a}=", "answer": str(2 * a)}) + "\n" for a in range(8)))
+    flags = ["--model_name_or_path", model, "--max_steps", 1]
+    done = dgpo("train", "--dataset", file, "--chat", *quick, *flags)
+    assert done.code == 0, done.err
+    assert seen[0].train_dataset[0]["prompt"] == [{"role": "user", "content": "0+0="}]
+
+
+def test_a_reward_beside_the_user(
+    dgpo: Callable[..., Any],
+    quick: list[str],
+    tmp_path: Path,
+    seen: list[DGPOTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An import path is looked for in the working folder, too; several rewards are added up."""
+    (tmp_path / "my_rewards_of_this_test.py").write_text(
+        "def length(completions, **kwargs):\n    return [float(len(text)) for text in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    path = list(sys.path)
+    rewards = ["--reward_funcs", "answer_reward", "my_rewards_of_this_test.length"]
+    done = dgpo("train", "--task", "addition", *quick, "--max_steps", 1, *rewards)
+    assert done.code == 0, done.err
+    assert sys.path == path
+    (row,) = history(seen[0])
+    assert row["reward"] == pytest.approx(row["rewards/length/mean"] + row["rewards/answer_reward/mean"])
+
+
+# --- resuming --------------------------------------------------------------------------------------------------------
+
+
+def test_resume_continues(dgpo: Callable[..., Any], quick: list[str], output: Path, seen: list[DGPOTrainer]) -> None:
+    """From the last checkpoint, on to max_steps; with --resume_from_checkpoint from the one that is named."""
+    saving = ["--task", "addition", *quick, "--save_strategy", "steps", "--save_steps", 4]
+    assert dgpo("train", *saving, "--max_steps", 8).code == 0
+    assert {path.name for path in output.glob("checkpoint-*")} == {"checkpoint-4", "checkpoint-8"}
+    done = dgpo("train", *saving, "--max_steps", 12, "--resume")
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1].startswith("done: 12 updates")
+    again = dgpo("train", *saving, "--max_steps", 12, "--resume_from_checkpoint", output / "checkpoint-4")
+    assert again.code == 0, again.err
+    _, resumed, named = seen
+    for trainer in (resumed, named):
+        assert trainer.state.global_step == 12
+        assert [row["step"] for row in history(trainer)] == list(range(1, 13))
+    # the rows of the first run are carried over, not trained again
+    assert history(resumed)[:8] == history(seen[0])
+    saved = json.loads((output / "checkpoint-12" / "trainer_state.json").read_text())
+    assert saved["global_step"] == saved["max_steps"] == 12
+
+
+def test_options_of_the_config_reach_the_trainer(
+    dgpo: Callable[..., Any], quick: list[str], seen: list[DGPOTrainer]
+) -> None:
+    """One of every kind: mapping as JSON, switch with and without a value, list, PEFT."""
+    flags = ["--advantage", "leave_one_out", "--reward_weights", "2.0", "--mask_truncated_completions"]
+    flags += ["--generation_kwargs", '{"min_new_tokens": 2}', "--beta", "0.1", "--no_shuffle_dataset"]
+    flags += ["--use_peft", "--lora_r", "4", "--lora_target_modules", "q_proj", "v_proj"]
+    done = dgpo("train", "--task", "addition", *quick, "--max_steps", 1, *flags)
+    assert done.code == 0, done.err
+    (trainer,) = seen
+    config: DGPOConfig = trainer.args
+    assert config.advantage == "leave_one_out"
+    assert config.reward_weights == [2.0]
+    assert (config.mask_truncated_completions, config.shuffle_dataset) == (True, False)
+    assert config.generation_kwargs == {"min_new_tokens": 2}
+    assert trainer.model.peft_config["default"].r == 4
+
+
+WATCHED_REWARD = """
+import os
+import torch.distributed as dist
+
+def watched(completions, **kwargs):
+    with open(f"rank-{os.environ['RANK']}", "w") as file:
+        file.write(f"{dist.get_world_size()} {len(completions)}")
+    return [float(len(text)) for text in completions]
+"""
+
+
+def test_two_processes(executable: Path, quick: list[str], output: Path, tmp_path: Path) -> None:
+    """Started as any TRL script is; both leave with 0, and one of them says that it is done."""
+    (tmp_path / "watched_reward_of_this_test.py").write_text(WATCHED_REWARD)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", executable]
+    flags = [*quick, "--task", "addition", "--reward_funcs", "watched_reward_of_this_test.watched"]
+    done = subprocess.run(
+        [*launch, "train", *flags], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done: 4 updates") == 1
+    # 4 updates of 8 completions on each rank
+    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["2 32", "2 32"]
+    AutoModelForCausalLM.from_pretrained(output)
