@@ -46,8 +46,9 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-figures: $(READY) ## draw docs/figures/ again, from the classes
+figures: $(READY) ## draw docs/figures/ and write docs/objectives.md again, from the classes
 	$(BIN)/python docs/figures/weights.py
+	$(BIN)/python docs/generate_objectives.py
 
 docs: figures ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

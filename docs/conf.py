@@ -1,13 +1,10 @@
-"""Sphinx configuration; also writes docs/_generated/objectives.md from the registry."""
+"""Sphinx configuration. The page objectives.md is written by generate_objectives.py and committed."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from sphinx.application import Sphinx
 
 import dgpo
-from dgpo.objectives import OBJECTIVES, table
 
 project = "dgpo"
 author = "The dgpo authors"
@@ -15,7 +12,7 @@ copyright = author
 version = release = dgpo.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "_generated"]
+exclude_patterns = ["_build", "objectives_head.md"]
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
@@ -24,26 +21,11 @@ html_theme = "furo"
 html_title = f"dgpo {release}"
 html_copy_source = False
 
-METHOD = """
-### `{name}`
 
-```{{eval-rst}}
-.. autoclass:: {module}.{cls}
-```
-"""
-
-
-def write_objectives(app: Sphinx) -> None:
-    """docs/_generated/objectives.md: the table of methods, then the docstring of each."""
-    parts = [table.as_markdown(), "\n## Every method\n"]
-    for name, cls in OBJECTIVES.items():
-        parts.append(METHOD.format(name=name, module=cls.__module__, cls=cls.__name__))
-    target = Path(app.srcdir) / "_generated" / "objectives.md"
-    target.parent.mkdir(exist_ok=True)
-    text = "\n".join(parts)
-    if not target.is_file() or target.read_text(encoding="utf-8") != text:
-        target.write_text(text, encoding="utf-8")
+def absolute_values(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """|A| in a docstring's prose is an absolute value, not a substitution of reStructuredText."""
+    lines[:] = [line if line.startswith("    ") else line.replace("|A|", r"\|A\|") for line in lines]
 
 
 def setup(app: Sphinx) -> None:
-    app.connect("builder-inited", write_objectives)
+    app.connect("autodoc-process-docstring", absolute_values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 
@@ -10,7 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.advantages import SCALES, degenerate_groups, group_advantage
+from dgpo.advantages import (
+    ADVANTAGES,
+    SCALES,
+    EntropyShaped,
+    History,
+    Smooth,
+    degenerate_groups,
+    entropy_shaped,
+    group_advantage,
+    make,
+    smooth_advantage,
+)
 
 NAN = math.nan
 every_scale = pytest.mark.parametrize("scale", SCALES)
@@ -157,3 +169,208 @@ def test_groups_that_do_not_fit_are_refused(rewards: torch.Tensor, group_size: i
 def test_an_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="scale = 'mean' is not known; expected one of std, none, leave_one_out"):
         group_advantage(torch.zeros(4), 2, "mean")
+
+
+# --- shaped by entropy ------------------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.lists(st.tuples(st.floats(-3, 3), st.floats(0, 12)), min_size=1, max_size=6),
+    alpha=st.floats(0, 2),
+    kappa=st.floats(1.01, 10),
+)
+def test_entropy_shaped_in_plain_python(rows: list[tuple[float, float]], alpha: float, kappa: float) -> None:
+    advantage, entropy = torch.tensor(rows, dtype=torch.float64).unbind(1)
+    shaped = entropy_shaped(advantage, entropy.unsqueeze(1), alpha, kappa).squeeze(1).tolist()
+    for found, (a, h) in zip(shaped, rows, strict=True):
+        assert found == pytest.approx(a + min(alpha * h, abs(a) / kappa), rel=1e-12, abs=1e-300)
+        assert found >= a
+        assert math.copysign(1, found) == math.copysign(1, a) or found == a == 0
+
+
+def test_entropy_shaped_worked_example() -> None:
+    """The paper's alpha 0.4 and kappa 2: half of |A| at most."""
+    advantage = torch.tensor([1.0, -1.0, 0.0])
+    entropy = torch.tensor([[0.5, 9.0], [0.5, 9.0], [0.5, 9.0]], requires_grad=True)
+    shaped = entropy_shaped(advantage, entropy)
+    assert not shaped.requires_grad
+    torch.testing.assert_close(shaped, torch.tensor([[1.2, 1.5], [-0.8, -0.5], [0.0, 0.0]]))
+    by_token = entropy_shaped(advantage.unsqueeze(1).expand(3, 2), entropy)
+    torch.testing.assert_close(by_token, shaped, rtol=0, atol=0)
+    assert torch.equal(entropy_shaped(advantage, entropy, alpha=0.0), advantage.unsqueeze(1).expand(3, 2))
+
+
+# --- smoothed over the steps of a prompt ------------------------------------------------------------------------------
+
+
+def smoothed(steps: list[list[float]]) -> list[float]:
+    """Advantages of the last step from the rewards of all steps of one prompt, NaN left out.
+
+    Without a recursion: the cumulative mean is the mean of the steps' means, and the cumulative variance is the mean
+    of the steps' variances plus the variance of their means.
+    """
+    scored = [[reward for reward in step if not math.isnan(reward)] for step in steps]
+    scored = [step for step in scored if step]
+    means = [statistics.fmean(step) for step in scored]
+    deviations = [statistics.stdev(step) if len(step) > 1 and max(step) > min(step) else 0.0 for step in scored]
+    i = len(scored)
+    total = math.sqrt(statistics.fmean(d**2 for d in deviations) + statistics.pvariance(means))
+    found = []
+    for reward in steps[-1]:
+        if math.isnan(reward):
+            found.append(0.0)
+            continue
+        a_new = (reward - means[-1]) / deviations[-1] if deviations[-1] > 0 else 0.0
+        a_total = (reward - statistics.fmean(means)) / total if total > 1e-9 else 0.0
+        found.append(min(a_total / i + (1 - 1 / i) * a_new, a_new / i + (1 - 1 / i) * a_total, key=abs))
+    return found
+
+
+reward = st.one_of(st.integers(-8, 8).map(lambda k: k / 4), st.just(NAN))
+
+
+@given(data=st.data())
+def test_smooth_advantage_from_all_steps_at_once(data: st.DataObject) -> None:
+    G, number = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 5))
+    group = st.lists(reward, min_size=G, max_size=G)
+    steps = {prompt: data.draw(st.lists(group, min_size=number, max_size=number)) for prompt in ("a", "b")}
+    history: History = {}
+    for step in range(number):
+        rewards = torch.tensor([steps[prompt][step] for prompt in steps], dtype=torch.float64).flatten()
+        found = smooth_advantage(rewards, G, list(steps), history).view(2, G).tolist()
+        for row, prompt in zip(found, steps, strict=True):
+            scored = any(not math.isnan(value) for value in steps[prompt][step])
+            expected = smoothed(steps[prompt][: step + 1]) if scored else [0.0] * G
+            # two candidates of equal size and opposite sign are a tie that rounding decides
+            assert [abs(value) for value in row] == pytest.approx([abs(a) for a in expected], rel=1e-6, abs=1e-6)
+    for prompt, groups in steps.items():
+        count = sum(any(not math.isnan(value) for value in group) for group in groups)
+        assert (history[prompt][0] if count else 0) == count
+        assert (prompt in history) == (count > 0)
+
+
+def test_smooth_advantage_of_the_first_step_is_the_standardised_one() -> None:
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.25, 0.5, 0.75, 3.0], dtype=torch.float64)
+    first = smooth_advantage(rewards, 4, ["a", "b"], {})
+    torch.testing.assert_close(first, group_advantage(rewards, 4), rtol=1e-5, atol=0)
+
+
+def test_smooth_advantage_worked_example() -> None:
+    """Rewards 1 0 0 1, and then all right: that group has spread of its own in no step, but it is above its mean."""
+    history: History = {}
+    smooth_advantage(torch.tensor([1.0, 0.0, 0.0, 1.0], dtype=torch.float64), 4, ["a"], history)
+    assert history["a"] == pytest.approx([1, 0.5, math.sqrt(1 / 3)])
+    second = smooth_advantage(torch.ones(4, dtype=torch.float64), 4, ["a"], history)
+    deviation = math.sqrt(1 / 6 + 1 / 16)
+    assert history["a"] == pytest.approx([2, 0.75, deviation])
+    assert second.tolist() == pytest.approx([0.25 / deviation / 2] * 4)  # a_new = 0, both mixtures are a_total / 2
+    assert group_advantage(torch.ones(4), 4).tolist() == [0.0] * 4
+
+
+def test_a_group_without_spread_and_without_history_is_zero() -> None:
+    history: History = {}
+    for value in (0.1, 0.1, 0.1):
+        assert smooth_advantage(torch.full((4,), value), 4, ["a"], history).abs().max() < 1e-5
+    assert history["a"][0] == 3
+
+
+def test_a_prompt_that_occurs_twice_counts_as_two_steps() -> None:
+    rewards = torch.tensor([1.0, 0.0, 1.0, 1.0], dtype=torch.float64)
+    twice: History = {}
+    together = smooth_advantage(rewards, 2, ["a", "a"], twice)
+    apart: History = {}
+    one_by_one = torch.cat([smooth_advantage(group, 2, ["a"], apart) for group in rewards.split(2)])
+    assert torch.equal(together, one_by_one)
+    assert twice == apart
+    assert twice["a"][0] == 2
+
+
+def test_prompts_do_not_see_each_other() -> None:
+    history: History = {}
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0])
+    smooth_advantage(rewards, 2, ["a", "b"], history)
+    before = list(history["b"])
+    smooth_advantage(rewards[:2], 2, ["a"], history)
+    assert history["b"] == before
+    assert history["a"][0] == 2
+
+
+def test_a_response_without_a_reward_is_left_out_of_the_history() -> None:
+    with_it: History = {}
+    without: History = {}
+    first = smooth_advantage(torch.tensor([1.0, NAN, 0.0]), 3, ["a"], with_it)
+    second = smooth_advantage(torch.tensor([1.0, 0.0]), 2, ["a"], without)
+    assert first[1] == 0
+    assert first[[0, 2]].tolist() == pytest.approx(second.tolist(), rel=1e-6)
+    assert with_it["a"] == pytest.approx(without["a"], rel=1e-6)
+    assert smooth_advantage(torch.tensor([NAN, NAN]), 2, ["b"], with_it).tolist() == [0.0, 0.0]
+    assert "b" not in with_it
+
+
+def test_the_history_survives_json() -> None:
+    history: History = {}
+    rewards = torch.rand(12, dtype=torch.float64)
+    smooth_advantage(rewards[:8], 4, ["a", '[{"role": "user"}]'], history)
+    restored = json.loads(json.dumps(history))
+    assert restored == history
+    continued = [smooth_advantage(rewards[8:], 4, ["a"], kept) for kept in (history, restored)]
+    assert torch.equal(*continued)
+    assert restored == history
+
+
+@pytest.mark.parametrize(
+    ("rewards", "group_size", "prompts", "message"),
+    [
+        (torch.zeros(4), 2, ["a"], "got 1 prompts for 2 groups of 2"),
+        (torch.zeros(4), 1, ["a"] * 4, "got 4 prompts for 4 groups of 1; expected one prompt per group of at least 2"),
+        (torch.zeros(5), 2, ["a"] * 2, "group_size = 2 does not divide the batch of 5 rewards"),
+    ],
+)
+def test_smooth_advantage_refuses(rewards: torch.Tensor, group_size: int, prompts: list[str], message: str) -> None:
+    history: History = {}
+    with pytest.raises(ValueError, match=message):
+        smooth_advantage(rewards, group_size, prompts, history)
+    assert history == {}
+
+
+# --- as values --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_values_are_the_functions(name: str) -> None:
+    rewards, entropy = torch.rand(8), torch.rand(8, 3)
+    value = make(name)
+    history: History = {}
+    found = value.of_groups(rewards, 4, ["a", "b"] if value.reads_history else [], history)
+    expected = smooth_advantage(rewards, 4, ["a", "b"], {}) if name == "smooth" else None
+    if expected is None:
+        expected = group_advantage(rewards, 4, name if name in SCALES else "std")
+    assert torch.equal(found, expected)
+    shaped = value.shaped(found, entropy)
+    assert torch.equal(shaped, entropy_shaped(found, entropy) if name == "entropy_shaped" else found)
+    assert bool(history) == value.reads_history == (name == "smooth")
+
+
+def test_every_scale_is_a_value() -> None:
+    assert set(SCALES) <= set(ADVANTAGES)
+    assert (make("entropy_shaped", alpha=0.1), make("smooth")) == (EntropyShaped(alpha=0.1), Smooth())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        ("smoth", {}, "unknown advantage 'smoth', did you mean 'smooth'?; known: std, none"),
+        ("std", {"alpha": 1}, "advantage 'std' has no field 'alpha'; its fields: none"),
+        ("entropy_shaped", {"alfa": 1}, "advantage 'entropy_shaped' has no field 'alfa', did you mean 'alpha'?"),
+        (
+            "entropy_shaped",
+            {"alpha": -0.1},
+            "EntropyShaped: alpha = -0.1 is not allowed; expected a number in [0, inf)",
+        ),
+        ("entropy_shaped", {"kappa": 1}, "EntropyShaped: kappa = 1 is not allowed; expected a number in (1, inf]"),
+    ],
+)
+def test_make_names_what_is_wrong(name: str, fields: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError) as error:
+        make(name, **fields)
+    assert message in str(error.value)

@@ -80,7 +80,7 @@ def draw() -> Figure:
     negative = any(bool((w < 0).any()) for by_sign in weights.values() for w in by_sign.values())
     rows = -(-len(weights) // LEGEND_COLUMNS)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, hspace=0.03, wspace=0.03)
-    figure = Figure(figsize=(8.6, 6.6 + 0.2 * rows), layout=layout)
+    figure = Figure(figsize=(10.6, 8.2 + 0.2 * rows), layout=layout)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for axis, ((label, basis), sign) in zip(axes.flat, product(panels.items(), ADVANTAGES), strict=True):
         for index, (name, by_sign) in enumerate(weights.items()):
@@ -137,12 +137,37 @@ def _dress(axis: Axes, title: str, floor: str) -> None:
     axis.grid(color="0.93", linewidth=0.6)
 
 
-def svg() -> bytes:
-    """The figure as the bytes of an SVG file."""
+def draw_one(name: str) -> Figure:
+    """Two small panels of one method, w and w/r; A < 0 and A > 0 in each."""
+    ratio, weights = LOG_RATIO.exp(), curves()[name]
+    figure = Figure(figsize=(6.4, 2.5), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.03))
+    axes = figure.subplots(1, 2, sharey=True)
+    negative = any(bool((w < 0).any()) for w in weights.values())
+    for axis, title, unit in zip(axes, ("w, on ∇log π", "w/r, on ∇π"), (torch.ones_like(ratio), ratio), strict=True):
+        for sign, colour, style, width in ((1.0, "#0072B2", "solid", 2.6), (-1.0, "#D55E00", (0, (4, 1.5)), 1.6)):
+            heights = _heights(weights[sign] / unit)
+            label = "A < 0" if sign < 0 else "A > 0"
+            axis.plot(ratio[::2], heights[::2], label=label, color=colour, linestyle=style, linewidth=width)
+        _dress(axis, title=title, floor="≤ 0" if negative else "0")
+        axis.set_xticks([0.05, 0.2, 1, 5], ["0.05", "0.2", "1", "5"])
+        axis.minorticks_off()
+        axis.set_xlabel("r")
+    axes[0].legend(loc="best", frameon=False, fontsize=8)
+    return figure
+
+
+def svg(figure: Figure | None = None) -> bytes:
+    """A figure (the large one if None) as the bytes of an SVG file."""
     with matplotlib.style.context(["default", STYLE]):
         stream = io.BytesIO()
-        draw().savefig(stream, format="svg", metadata={"Date": None})
+        (figure or draw()).savefig(stream, format="svg", metadata={"Date": None})
     return stream.getvalue()
+
+
+def svg_of(name: str) -> bytes:
+    """The small figure of one method as the bytes of an SVG file."""
+    with matplotlib.style.context(["default", STYLE]):
+        return svg(draw_one(name))
 
 
 def main(argv: list[str]) -> int:

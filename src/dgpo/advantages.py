@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
+
+from dgpo.registry import build, check_number
 
 SCALES = ("std", "none", "leave_one_out")
 STD_EPSILON = 1e-6
 """Added to the standard deviation, as in verl (TRL adds 1e-4)."""
+
+History = dict[str, list[float]]
+"""prompt -> [steps, mean, standard deviation], cumulative over the steps in which it was sampled."""
 
 
 def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Tensor:
@@ -37,21 +47,184 @@ def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Ten
     if scale not in SCALES:
         raise ValueError(f"scale = {scale!r} is not known; expected one of {', '.join(SCALES)}")
     groups = _grouped(rewards, group_size)
-    scored = ~groups.isnan()
-    values = torch.where(scored, groups, 0.0)
-    count = scored.sum(-1, keepdim=True)
-    centred = values - values.sum(-1, keepdim=True) / count.clamp(min=1)
+    centred, std, count = _moments(groups)
     if scale == "std":
-        squares = torch.where(scored, centred, 0.0).square().sum(-1, keepdim=True)
-        centred = centred / ((squares / (count - 1).clamp(min=1)).sqrt() + STD_EPSILON)
+        centred = centred / (std + STD_EPSILON)
     elif scale == "leave_one_out":
         centred = centred * count / (count - 1).clamp(min=1)
-    return torch.where(scored & ~_without_spread(groups).unsqueeze(-1), centred, 0.0).flatten()
+    return torch.where(~groups.isnan() & ~_without_spread(groups).unsqueeze(-1), centred, 0.0).flatten()
+
+
+def entropy_shaped(advantage: Tensor, entropy: Tensor, alpha: float = 0.4, kappa: float = 2.0) -> Tensor:
+    """`A + min(alpha · H, |A| / kappa)` per token: uncertain tokens of good responses count more, of bad ones less.
+
+    The bonus is never negative and, for kappa > 1, never changes the sign of A; A = 0 stays 0.
+
+    Args:
+        advantage: [B] or [B, T].
+        entropy: [B, T] entropy of the current policy, in nats; detached here.
+        alpha: >= 0; the paper uses 0.4 with GRPO and 0.1 with PPO.
+        kappa: > 1; the paper uses 2.
+
+    Returns:
+        [B, T].
+
+    Source: Cheng et al., arXiv 2506.14758, eq. 5-6. No code of it was found.
+    """
+    if advantage.dim() == 1:
+        advantage = advantage.unsqueeze(1)
+    return advantage + torch.minimum(alpha * entropy.detach(), advantage.abs() / kappa)
+
+
+def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
+    """DCPO's smooth advantage standardisation: this step's statistics mixed with those of all steps of the prompt.
+
+    For the i-th step in which a prompt is sampled, with its rewards R of this step, mean and std of this step ("new")
+    and cumulative ("total")::
+
+        a_new   = (R - mean_new) / std_new            0 where the std is 0
+        a_total = (R - mean_total) / std_total        0 where the std is 0
+        A = the one of smaller size of  a_total/i + (1 - 1/i) · a_new  and  a_new/i + (1 - 1/i) · a_total
+
+        mean_total(i) = ((i-1) · mean_total(i-1) + mean_new) / i
+        var_total(i)  = ((i-1) · var_total(i-1) + var_new + (i-1)/i · (mean_new - mean_total(i-1))²) / i
+
+    A group without spread can have A ≠ 0 here, once the prompt has had spread in another step: that is its purpose.
+    A NaN reward gets A = 0 and is left out.
+
+    Args:
+        rewards: [B], groups side by side.
+        group_size: G >= 2.
+        prompts: [B / G] one key per group. A prompt that occurs twice in a batch counts as two steps.
+        history: statistics by prompt; updated in place.
+
+    Source: arXiv 2509.02333, section 4.2; lime-RL/DCPO@01787b0f verl/trainer/ppo/core_algos.py:363-470 (its variances
+    are those of torch.std, unbiased, without an epsilon).
+
+    Raises:
+        ValueError: a group size below 2 or that does not divide B, or a number of prompts other than B / G.
+    """
+    groups = _grouped(rewards, group_size)
+    if group_size < 2 or len(prompts) != len(groups):
+        raise ValueError(
+            f"got {len(prompts)} prompts for {len(groups)} groups of {group_size}; expected one prompt per group of at "
+            "least 2"
+        )
+    scored = ~groups.isnan()
+    centred, std, _ = _moments(groups)
+    spread = ~_without_spread(groups)
+    out = torch.zeros_like(groups)
+    for row, prompt in enumerate(prompts):
+        if not scored[row].any():
+            continue
+        values = groups[row]
+        new_mean, new_std = float(values[scored[row]].mean()), float(std[row]) if spread[row] else 0.0
+        steps, mean, deviation = history.get(prompt, [0, 0.0, 0.0])
+        i = steps + 1
+        variance = (steps * deviation**2 + new_std**2 + steps / i * (new_mean - mean) ** 2) / i
+        mean, deviation = (steps * mean + new_mean) / i, variance**0.5
+        history[prompt] = [i, mean, deviation]
+        a_new = centred[row] / new_std if new_std > 0 else torch.zeros_like(values)
+        a_total = (values - mean) / deviation if deviation > 0 else torch.zeros_like(values)
+        first, second = a_total / i + (1 - 1 / i) * a_new, a_new / i + (1 - 1 / i) * a_total
+        out[row] = torch.where(scored[row], torch.where(first.abs() < second.abs(), first, second), 0.0)
+    return out.flatten()
 
 
 def degenerate_groups(rewards: Tensor, group_size: int) -> Tensor:
     """[B / G] bool: groups whose rewards do not differ (or hold fewer than two scored responses): all A are 0."""
     return _without_spread(_grouped(rewards, group_size))
+
+
+# --- advantages as values, for configurations ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advantage(ABC):
+    """How a trainer turns rewards into advantages."""
+
+    reads_history: ClassVar[bool] = False
+    """True if `of_groups` keeps statistics by prompt, which a checkpoint must then hold."""
+
+    @abstractmethod
+    def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
+        """[B] advantages from the rewards of whole groups, once per generation."""
+
+    def shaped(self, advantage: Tensor, entropy: Tensor) -> Tensor:
+        """What enters the loss: [B] or [B, T], formed anew in every update; by default `advantage` itself."""
+        return advantage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standardised(Advantage):
+    """GRPO's: centred in its group and divided by the group's standard deviation (`group_advantage`, "std")."""
+
+    scale: ClassVar[str] = "std"
+
+    def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
+        return group_advantage(rewards, group_size, self.scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Centred(Standardised):
+    """Dr. GRPO's: centred in its group, and not scaled (`group_advantage`, "none")."""
+
+    scale: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaveOneOut(Standardised):
+    """RLOO's: against the mean of the other responses of its group (`group_advantage`, "leave_one_out")."""
+
+    scale: ClassVar[str] = "leave_one_out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyShaped(Standardised):
+    """GRPO's, with a bonus for uncertain tokens formed anew in every update (`entropy_shaped`).
+
+    Args:
+        alpha: >= 0; the paper uses 0.4 with GRPO.
+        kappa: > 1; the paper uses 2.
+    """
+
+    alpha: float = 0.4
+    kappa: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_number(self, "alpha", 0, open_high=True)
+        check_number(self, "kappa", 1, open_low=True)
+
+    def shaped(self, advantage: Tensor, entropy: Tensor) -> Tensor:
+        return entropy_shaped(advantage, entropy, self.alpha, self.kappa)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smooth(Advantage):
+    """DCPO's: this step's statistics mixed with those of all steps of the prompt (`smooth_advantage`)."""
+
+    reads_history: ClassVar[bool] = True
+
+    def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
+        return smooth_advantage(rewards, group_size, prompts, history)
+
+
+ADVANTAGES: dict[str, type[Advantage]] = {
+    "std": Standardised,
+    "none": Centred,
+    "leave_one_out": LeaveOneOut,
+    "entropy_shaped": EntropyShaped,
+    "smooth": Smooth,
+}
+
+
+def make(name: str, **fields: Any) -> Advantage:
+    """Build an advantage by name, for example `make("entropy_shaped", alpha=0.4)`.
+
+    Raises:
+        ValueError: an unknown name or field, with the nearest known one; or a field outside its range.
+    """
+    return build("advantage", ADVANTAGES, name, fields)
 
 
 def _grouped(rewards: Tensor, group_size: int) -> Tensor:
@@ -64,6 +237,16 @@ def _grouped(rewards: Tensor, group_size: int) -> Tensor:
         )
     dtype = torch.float64 if rewards.dtype == torch.float64 else torch.float32
     return rewards.detach().to(dtype).view(-1, group_size)
+
+
+def _moments(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centred rewards [B/G, G], their unbiased standard deviation and number [B/G, 1], over the scored ones."""
+    scored = ~groups.isnan()
+    values = torch.where(scored, groups, 0.0)
+    count = scored.sum(-1, keepdim=True)
+    centred = values - values.sum(-1, keepdim=True) / count.clamp(min=1)
+    squares = torch.where(scored, centred, 0.0).square().sum(-1, keepdim=True)
+    return centred, (squares / (count - 1).clamp(min=1)).sqrt(), count
 
 
 def _without_spread(groups: Tensor) -> Tensor:

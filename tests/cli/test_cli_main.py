@@ -157,7 +157,7 @@ def test_a_package_that_only_some_uses_of_a_command_need(
     monkeypatch.setitem(EXTRAS, "train", ("datasets",))
     command = SimpleNamespace(run=lambda argv: __import__("datasets"))
     monkeypatch.setitem(sys.modules, "dgpo.cli.eval", command)
-    dgpo("eval").one_error("needs datasets, which is not installed", "pip install 'dgpo[train]'")
+    dgpo("eval").one_error("needs datasets, which is not installed", "pip install 'dgpo[eval]'")
 
 
 # --- our own bugs ----------------------------------------------------------------------------------------------------

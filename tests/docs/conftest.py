@@ -24,14 +24,27 @@ def python_blocks() -> Callable[[Path], list[str]]:
     return lambda page: FENCE.findall(page.read_text(encoding="utf-8"))
 
 
+def script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A script below docs/ as a module."""
+    name = Path(path).stem + "_script"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def weights_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/figures/weights.py as a module."""
     pytest.importorskip("matplotlib", reason="the figure needs matplotlib: pip install 'dgpo[docs]'")
-    spec = importlib.util.spec_from_file_location("weights_script", ROOT / "docs" / "figures" / "weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "weights_script", module)
-    spec.loader.exec_module(module)
-    return module
+    return script("figures/weights.py", monkeypatch)
+
+
+@pytest.fixture
+def objectives_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/generate_objectives.py as a module."""
+    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
+    return script("generate_objectives.py", monkeypatch)

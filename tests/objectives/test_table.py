@@ -77,7 +77,7 @@ def test_no_id_is_not_an_error(sequential: None, monkeypatch: pytest.MonkeyPatch
     assert "sequential" in table.as_markdown()
 
 
-@pytest.mark.parametrize("width", [80, 100, 140])
+@pytest.mark.parametrize("width", [96, 110, 140])
 def test_text_is_aligned_and_fits(width: int, sequential: None) -> None:
     lines = table.as_text(width).splitlines()
     assert max(len(line) for line in lines) <= width

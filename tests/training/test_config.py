@@ -10,7 +10,7 @@ import pytest
 from transformers import HfArgumentParser
 from trl import GRPOConfig
 
-from dgpo import aggregation, correction, objectives
+from dgpo import advantages, aggregation, correction, objectives
 from dgpo.training import DGPOConfig
 
 
@@ -54,7 +54,18 @@ def test_epsilon_of_trl_sets_the_bounds():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"objective": "dgppo"}, r"unknown objective 'dgppo', did you mean 'dgpo'\?"),
+        ({"objective": "dgop"}, r"unknown objective 'dgop', did you mean 'dgpo'\?"),
+        ({"objective": "gpppo"}, r"unknown objective 'gpppo', did you mean 'gppo'\?"),
+        ({"objective": "cispo", "epsilon": 0.1}, r"objective 'cispo' has no 'eps_low'"),
+        ({"objective": "bapo", "objective_kwargs": {"c_low": 0.7}}, r"c_low = 0.7 and c_high = None; expected both"),
+        ({"advantage": "entropy"}, r"unknown advantage 'entropy', did you mean 'entropy_shaped'\?"),
+        ({"advantage": "entropy_shaped", "advantage_kwargs": {"kappa": 1}}, r"kappa = 1 is not allowed; .* \(1, inf\]"),
+        ({"advantage": "entropy_shaped", "advantage_kwargs": {"alpha": -1}}, r"alpha = -1 is not allowed"),
+        ({"advantage": "smooth", "advantage_kwargs": {"alpha": 1}}, r"advantage 'smooth' has no field 'alpha'"),
+        (
+            {"advantage": advantages.Smooth(), "advantage_kwargs": {"a": 1}},
+            r"advantage_kwargs must not be set beside it",
+        ),
         ({"objective_kwargs": {"nn": 1}}, r"no field 'nn', did you mean 'n'\?"),
         ({"objective_kwargs": {"n": -1}}, r"n = -1 is not allowed; expected a number in \[0, inf\]"),
         ({"objective_kwargs": {"eps_low": 1.5}}, r"eps_low = 1.5 is not allowed; expected a number in \[0, 1\)"),
@@ -148,3 +159,29 @@ def test_every_field_is_a_flag():
         True,
         "leave_one_out",
     )
+
+
+@pytest.mark.parametrize("name", objectives.OBJECTIVES)
+def test_every_objective_by_name_and_as_an_instance(name):
+    made = make(objective=name).make_objective()
+    assert type(made) is objectives.OBJECTIVES[name]
+    assert made == objectives.make(name)
+    config = make(objective=made)
+    assert (config.objective, config.make_objective()) == (name, made)
+    assert json.loads(json.dumps(config.objective_kwargs)) == config.objective_kwargs
+
+
+@pytest.mark.parametrize("name", advantages.ADVANTAGES)
+def test_every_advantage_by_name_and_as_an_instance(name):
+    made = make(advantage=name).make_advantage()
+    assert made == advantages.make(name)
+    config = make(advantage=made)
+    assert (config.advantage, config.make_advantage()) == (name, made)
+
+
+def test_fields_of_an_advantage_from_a_dict_or_json_text():
+    expected = advantages.EntropyShaped(alpha=0.1, kappa=3)
+    assert make(advantage="entropy_shaped", advantage_kwargs={"alpha": 0.1, "kappa": 3}).make_advantage() == expected
+    text = '{"alpha": 0.1, "kappa": 3}'
+    assert make(advantage="entropy_shaped", advantage_kwargs=text).make_advantage() == expected
+    assert make().make_advantage() is None

@@ -22,6 +22,9 @@ METHODS = {
         "off_policy_threshold",
     ],
     "get_high_entropy_mask": ["self", "entropies", "mask", "threshold"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_get_output_dir": ["self", "trial"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
 }
 ATTRIBUTES = [

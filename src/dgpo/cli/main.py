@@ -22,7 +22,7 @@ COMMANDS = {
 EXTRAS = {
     "": (),
     "train": ("trl", "transformers", "datasets", "rich", "yaml", "scipy", "matplotlib"),
-    "eval": ("transformers", "rich", "yaml", "scipy"),
+    "eval": ("transformers", "datasets", "rich", "yaml", "scipy"),
 }
 """extra -> the modules that its commands cannot do without"""
 

@@ -4,19 +4,73 @@ from __future__ import annotations
 
 from typing import Any
 
+from dgpo.objectives.aspo import ASPO
+from dgpo.objectives.bapo import BAPO, BAPOAlgorithm1
+from dgpo.objectives.cispo import CISPO, CISPOTwoSided
+from dgpo.objectives.dac import DAC
 from dgpo.objectives.dgpo import DGPO
+from dgpo.objectives.dppo import DPPOKL, DPPOTV
+from dgpo.objectives.drpo import DRPO
+from dgpo.objectives.gmpo import GMPO
+from dgpo.objectives.gppo import CEGPPO, GPPO
 from dgpo.objectives.grpo import GRPO
+from dgpo.objectives.gspo import GSPO
+from dgpo.objectives.importance_sampling import IS
 from dgpo.objectives.maspo import MASPO
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.sapo import SAPO, SAPOUnilateral
+from dgpo.objectives.vespo import VESPO
 from dgpo.registry import build
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "dgpo": DGPO,
-    "grpo": GRPO,
     "maspo": MASPO,
+    "grpo": GRPO,
+    "is": IS,
+    "cispo": CISPO,
+    "cispo_two_sided": CISPOTwoSided,
+    "gppo": GPPO,
+    "ce_gppo": CEGPPO,
+    "aspo": ASPO,
+    "sapo": SAPO,
+    "sapo_unilateral": SAPOUnilateral,
+    "dac": DAC,
+    "bapo": BAPO,
+    "bapo_algorithm1": BAPOAlgorithm1,
+    "gspo": GSPO,
+    "gmpo": GMPO,
+    "vespo": VESPO,
+    "dppo_tv": DPPOTV,
+    "dppo_kl": DPPOKL,
+    "drpo": DRPO,
 }
 
-__all__ = ["DGPO", "GRPO", "MASPO", "OBJECTIVES", "Objective", "Properties", "make"]
+__all__ = [
+    "ASPO",
+    "BAPO",
+    "BAPOAlgorithm1",
+    "CEGPPO",
+    "CISPO",
+    "CISPOTwoSided",
+    "DAC",
+    "DGPO",
+    "DPPOKL",
+    "DPPOTV",
+    "DRPO",
+    "GMPO",
+    "GPPO",
+    "GRPO",
+    "GSPO",
+    "IS",
+    "MASPO",
+    "OBJECTIVES",
+    "Objective",
+    "Properties",
+    "SAPO",
+    "SAPOUnilateral",
+    "VESPO",
+    "make",
+]
 
 
 def make(name: str, **fields: Any) -> Objective:

@@ -29,8 +29,8 @@ class Properties:
         upper_bound: largest w over all ratios, for A ≠ 0; inf where only the clamp of the log ratio bounds it.
         unit_on_policy: w = 1 at ratio 1.
         nonnegative: w >= 0 everywhere.
-        limit_negative: w/π, the weight on ∇π, as π -> 0 at fixed π_old for A < 0: it goes to "zero", stays "finite"
-            or grows "infinite"; None where none is declared (sequence level).
+        limit_negative: w/π, the weight on ∇π, as π -> 0 at fixed π_old = 1/2 for A < 0: it goes to "zero", stays
+            "finite" or grows "infinite"; None where none is declared (sequence level).
         limit_positive: the same for A > 0.
     """
 

@@ -15,7 +15,7 @@ from dgpo.objectives import OBJECTIVES, Objective, Properties
 ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 NOTE = (
     "bound: largest w over all ratios, inf where only the clamp of the log ratio bounds it. "
-    "w/π: what the weight on ∇π goes to as π -> 0 at fixed π_old."
+    "w/π: what the weight on ∇π goes to as π -> 0 at fixed π_old = 1/2."
 )
 HEADER = ("name", "class", "arXiv", "continuous", "bound", "w/π, A<0", "w/π, A>0")
 
@@ -30,7 +30,8 @@ class Row:
         summary: first line of the class's docstring.
         fields: field -> default, in the order of the class.
         properties: what the class declares with its defaults.
-        arxiv: id of the paper: the first that the module's docstring names, else the class's; None without one.
+        arxiv: id of the paper: the first that the class names before its fields, else its module, else the class
+            at all; None without one.
         level: "token" or "sequence".
         adaptive: whether it reads the batch before it weighs it.
     """
@@ -118,7 +119,9 @@ def _row(name: str, cls: type[Objective]) -> Row:
         summary=doc.partition("\n")[0],
         fields={field.name: field.default for field in dataclasses.fields(cls)},
         properties=cls().properties(),
-        arxiv=_arxiv(getattr(sys.modules.get(cls.__module__), "__doc__", None)) or _arxiv(doc),
+        arxiv=_arxiv(doc.partition("\nArgs:\n")[0])
+        or _arxiv(getattr(sys.modules.get(cls.__module__), "__doc__", None))
+        or _arxiv(doc),
         level=cls.level,
         adaptive=cls.adaptive,
     )

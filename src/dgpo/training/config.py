@@ -10,7 +10,8 @@ from trl import GRPOConfig
 from dgpo import advantages, objectives
 from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
-from dgpo.registry import did_you_mean
+from dgpo.objectives import presets
+from dgpo.registry import check_number
 
 DEFAULT_UPDATES_PER_GENERATION = 4
 
@@ -53,9 +54,16 @@ class DGPOConfig(GRPOConfig):
             it needs sampler log-probs, from vLLM or from a `rollout_func` that returns `"logprobs"`.
         advantage (`str`, *optional*):
             None keeps TRL's own (`scale_rewards`, which adds 1e-4 to the standard deviation). Otherwise `"std"`
-            (1e-6, as in verl and so in the paper), `"none"` or `"leave_one_out"`; see `dgpo.advantages`.
+            (1e-6, as in verl and so in the paper), `"none"`, `"leave_one_out"`, `"entropy_shaped"` or `"smooth"`; see
+            `dgpo.advantages`.
         advantage_kwargs (`dict` or `str`, *optional*):
             Fields of the advantage.
+        preset (`str`, *optional*):
+            `"dapo"` or `"dr_grpo"`: sets objective, aggregation and advantage together (`dgpo.objectives.presets`);
+            none of the three may be set beside it.
+        positive_nll_coef (`float`, defaults to `0.0`):
+            Coefficient of an auxiliary negative log-likelihood on responses with a positive reward, averaged over
+            those of the optimiser step by the aggregation. GPPO and CE-GPPO train with 0.1.
         dynamic_sampling (`bool`, defaults to `False`):
             Replace groups without reward spread by newly sampled prompts before training (DAPO, arXiv 2503.14476).
         max_num_gen_batches (`int`, defaults to `10`):
@@ -97,9 +105,20 @@ class DGPOConfig(GRPOConfig):
     )
     advantage: str | None = field(
         default=None,
-        metadata={"help": "Group advantage: 'std', 'none' or 'leave_one_out'. Unset: TRL's scale_rewards."},
+        metadata={
+            "help": "Advantage: 'std', 'none', 'leave_one_out', 'entropy_shaped' or 'smooth'. Unset: TRL's "
+            "scale_rewards."
+        },
     )
     advantage_kwargs: dict[str, Any] | str | None = field(default=None, metadata={"help": "Fields of the advantage."})
+    preset: str | None = field(
+        default=None,
+        metadata={"help": "'dapo' or 'dr_grpo': objective, aggregation and advantage together."},
+    )
+    positive_nll_coef: float = field(
+        default=0.0,
+        metadata={"help": "Coefficient of an auxiliary NLL on responses with a positive reward (GPPO, CE-GPPO: 0.1)."},
+    )
     dynamic_sampling: bool = field(
         default=False, metadata={"help": "Replace groups without reward spread by newly sampled prompts."}
     )
@@ -112,6 +131,7 @@ class DGPOConfig(GRPOConfig):
         if unset:
             self.steps_per_generation = DEFAULT_UPDATES_PER_GENERATION * self.gradient_accumulation_steps
         super().__post_init__()
+        self._apply_preset()
         self._name_instances()
         self._refuse_replaced_options()
         self._resolve_aggregation_name()
@@ -119,8 +139,9 @@ class DGPOConfig(GRPOConfig):
         self.make_objective()
         self.make_aggregation()
         self.make_correction()
-        self._check_advantage()
+        self.make_advantage()
         self._check_schedule()
+        check_number(self, "positive_nll_coef", 0, open_high=True)
         if self.max_num_gen_batches < 1:
             raise ValueError(f"max_num_gen_batches = {self.max_num_gen_batches} is not allowed; expected >= 1")
 
@@ -183,24 +204,25 @@ class DGPOConfig(GRPOConfig):
             raise ValueError(f"correction = {self.correction!r} has no 'name'; known: {list(corrections.CORRECTIONS)}")
         return corrections.make(fields.pop("name"), **fields)
 
-    def _check_advantage(self) -> None:
-        kwargs = _fields("advantage_kwargs", self.advantage_kwargs)
+    def make_advantage(self) -> advantages.Advantage | None:
+        """The advantage of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
+        fields = _fields("advantage_kwargs", self.advantage_kwargs)
         if self.advantage is None:
-            if kwargs:
-                raise ValueError(f"advantage_kwargs = {kwargs} needs advantage to be set")
-            return
-        if self.advantage not in advantages.SCALES:
-            raise ValueError(
-                f"unknown advantage {self.advantage!r}{did_you_mean(self.advantage, advantages.SCALES)}; "
-                f"known: {', '.join(advantages.SCALES)}"
-            )
-        if kwargs:
-            raise ValueError(f"advantage {self.advantage!r} has no field {next(iter(kwargs))!r}; its fields: none")
+            if fields:
+                raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
+            return None
         if changed := self._changed(["scale_rewards", "multi_objective_aggregation"]):
             raise ValueError(
                 f"advantage = {self.advantage!r} takes the place of {changed[0]} = {getattr(self, changed[0])!r}; "
                 "set one of them"
             )
+        made = advantages.make(self.advantage, **fields)
+        if made.reads_history and self.dynamic_sampling:
+            raise ValueError(
+                f"advantage = {self.advantage!r} lets groups without reward spread teach something, and "
+                "dynamic_sampling replaces them; set one of them"
+            )
+        return made
 
     def _check_schedule(self) -> None:
         micro_steps = self.steps_per_generation * self.num_iterations
@@ -220,12 +242,32 @@ class DGPOConfig(GRPOConfig):
                 stacklevel=4,
             )
 
+    def _apply_preset(self) -> None:
+        if self.preset is None:
+            return
+        chosen = presets.preset(self.preset)
+        values = {
+            "objective": chosen.objective,
+            "objective_kwargs": dict(chosen.objective_kwargs) or None,
+            "aggregation": chosen.aggregation,
+            "advantage": chosen.advantage,
+        }
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        for option, value in values.items():
+            if getattr(self, option) not in (defaults[option], value):
+                raise ValueError(
+                    f"preset = {self.preset!r} sets {option} = {value!r}, but it was set to "
+                    f"{getattr(self, option)!r}; set one of them"
+                )
+            setattr(self, option, value)
+
     def _name_instances(self) -> None:
         """Replace instances by their name and fields, so that the config serialises."""
         for option, registry in (
             ("objective", objectives.OBJECTIVES),
             ("aggregation", aggregations.AGGREGATIONS),
             ("correction", corrections.CORRECTIONS),
+            ("advantage", advantages.ADVANTAGES),
         ):
             value = getattr(self, option)
             if value is None or isinstance(value, str | dict):

@@ -26,7 +26,7 @@ class DynamicSampler:
     size, `max_num_gen_batches` in all. Places that are still empty then keep their group without spread (it
     contributes exactly 0): verl raises here instead, which loses a run to one hard batch.
 
-    Drawn prompts depend only on the seed and the trainer's step, so a resumed run draws what it would have drawn.
+    Drawn prompts depend only on the seed and the optimiser step, so a resumed run draws what it would have drawn.
 
     Raises:
         ValueError: groups that are spread over ranks, a streaming data set, or multimodal inputs.
@@ -89,7 +89,7 @@ class DynamicSampler:
 
     def _draw(self, generation: int) -> list[dict[str, Any]]:
         trainer = self.trainer
-        seed = hash((trainer.args.seed, trainer.state.global_step, trainer._step, generation)) & _MAX_SEED
+        seed = hash((trainer.args.seed, trainer.state.global_step, generation)) & _MAX_SEED
         order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
         start = trainer.accelerator.process_index * self.groups
         indices = [int(order[i % len(order)]) for i in range(start, start + self.groups)]

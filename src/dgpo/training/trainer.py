@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
-from dgpo.advantages import group_advantage
+from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
 from dgpo.correction import Given
+from dgpo.evaluation.files import write_json_atomic
 from dgpo.kl import k3
 from dgpo.loss import PolicyLoss, policy_loss
 from dgpo.tokens import TokenBatch, check
@@ -30,6 +35,10 @@ _FORWARD_KEYS = (
     "mm_token_type_ids",
     "image_position_ids",
 )
+
+
+HISTORY_FILE = "reward_history.json"
+"""In a checkpoint: statistics of the rewards by prompt, where the advantage keeps them."""
 
 
 class DGPOTrainer(GRPOTrainer):
@@ -79,6 +88,8 @@ class DGPOTrainer(GRPOTrainer):
         self._objective = args.make_objective()
         self._aggregation = args.make_aggregation()
         self._correction = args.make_correction()
+        self._advantage = args.make_advantage()
+        self._reward_history: History = {}
         self._totals: tuple[int, StepTotals] | None = None
         self._rewards_per_func: Tensor | None = None
         self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
@@ -106,9 +117,16 @@ class DGPOTrainer(GRPOTrainer):
         rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
         local = len(output["advantages"])
         mine = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
-        if self.args.advantage is not None:
-            group_size = self.num_generations if self.model.training else self.num_generations_eval
-            output["advantages"] = group_advantage(rewards, group_size, self.args.advantage)[mine]
+        if self._advantage is not None:
+            training = self.model.training
+            group_size = self.num_generations if training else self.num_generations_eval
+            # evaluation reads the history of training and must not write to it
+            history = self._reward_history if training else dict(self._reward_history)
+            prompts = [json.dumps(row.get("prompt")) for row in inputs] if self._advantage.reads_history else []
+            prompts = gather_object(prompts)[::group_size]  # one per group, of all ranks
+            output["advantages"] = self._advantage.of_groups(rewards, group_size, prompts, history)[mine]
+        if self.args.positive_nll_coef > 0:
+            output["correct"] = rewards[mine] > 0
         return output, rewards[mine]
 
     # --- the loss ----------------------------------------------------------------------------------------------
@@ -117,10 +135,13 @@ class DGPOTrainer(GRPOTrainer):
         self._loss_was_called = True
         mask = _loss_mask(inputs)
         logprob, entropies, aux_loss = self._forward(model, inputs)
+        advantages = inputs["advantages"]
+        if self._advantage is not None:
+            advantages = self._advantage.shaped(advantages, entropies)
         tokens = TokenBatch(
             logprob.detach(),
             inputs.get("old_per_token_logps"),
-            inputs["advantages"],
+            advantages,
             mask.bool(),
             rollout_logprob=_sampler_logprob(inputs, logprob),
             entropy=entropies,
@@ -129,7 +150,7 @@ class DGPOTrainer(GRPOTrainer):
         out = policy_loss(
             logprob,
             inputs.get("old_per_token_logps"),
-            inputs["advantages"],
+            advantages,
             mask.bool(),
             objective=self._objective,
             aggregation=self._aggregation,
@@ -146,6 +167,8 @@ class DGPOTrainer(GRPOTrainer):
         if aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
             loss = loss + self.router_aux_loss_coef * aux_loss / self._micro_batches()
+        if self.args.positive_nll_coef > 0:
+            loss = loss + self.args.positive_nll_coef * self._positive_nll(logprob, inputs)
         self._log_metrics(out, tokens, inputs, aux_loss)
         self._adapt_entropy_coefficient(tokens)
         return loss
@@ -166,19 +189,33 @@ class DGPOTrainer(GRPOTrainer):
         """Micro-batches of the optimiser step at hand; 1 in evaluation, which accumulates nothing."""
         return self.current_gradient_accumulation_steps if self.model.training else 1
 
-    def _step_totals(self, inputs: dict[str, Any]) -> StepTotals:
-        """Tokens and sequences of the whole optimiser step, per rank on average: ranks average their gradients."""
+    def _positive_nll(self, logprob: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """Mean negative log-likelihood of the step's responses with a positive reward, by the aggregation."""
+        mask = _correct_mask(inputs)
+        totals = self._totals_of([_correct_mask(batch) for batch in self._step_batches(inputs)])
+        coefficient = self._aggregation.coefficient(mask, totals, logprob.dtype)
+        return (coefficient * -torch.where(mask, logprob, 0.0)).sum()
+
+    def _step_batches(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
+        """The micro-batches of the optimiser step at hand."""
         if not self.model.training:
-            return self._totals_of([inputs])
+            return [inputs]
+        start = self._step - self._step % self.args.gradient_accumulation_steps
+        steps = range(start, start + self._micro_batches())
+        return [self._buffered_inputs[step % self.args.steps_per_generation] for step in steps]
+
+    def _step_totals(self, inputs: dict[str, Any]) -> StepTotals:
+        """Tokens and sequences of the whole optimiser step, counted once for all its micro-batches."""
+        if not self.model.training:
+            return self._totals_of([_loss_mask(inputs).bool()])
         start = self._step - self._step % self.args.gradient_accumulation_steps
         if self._totals is None or self._totals[0] != start:
-            steps = range(start, start + self._micro_batches())
-            window = [self._buffered_inputs[step % self.args.steps_per_generation] for step in steps]
-            self._totals = (start, self._totals_of(window))
+            masks = [_loss_mask(batch).bool() for batch in self._step_batches(inputs)]
+            self._totals = (start, self._totals_of(masks))
         return self._totals[1]
 
-    def _totals_of(self, batches: list[dict[str, Any]]) -> StepTotals:
-        masks = [_loss_mask(batch).bool() for batch in batches]
+    def _totals_of(self, masks: list[Tensor]) -> StepTotals:
+        """Totals over all ranks, per rank on average: ranks average their gradients."""
         counts = torch.stack(
             [torch.stack([mask.sum() for mask in masks]).sum(), torch.stack([m.any(-1).sum() for m in masks]).sum()]
         )
@@ -242,6 +279,29 @@ class DGPOTrainer(GRPOTrainer):
         self._last_world_entropy = entropy
         self._entropy_window_stats = None
 
+    # --- the history that some advantages keep, in every checkpoint ------------------------------------------------
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self._keeps_history() and self.args.should_save:
+            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            write_json_atomic(folder / HISTORY_FILE, self._reward_history)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not self._keeps_history():
+            return
+        file = Path(checkpoint) / HISTORY_FILE
+        if not file.is_file():
+            raise ValueError(
+                f"advantage = {self.args.advantage!r} continues the history of rewards by prompt, but "
+                f"{checkpoint!r} holds no {HISTORY_FILE}: it was trained with another advantage"
+            )
+        self._reward_history = json.loads(file.read_text(encoding="utf-8"))
+
+    def _keeps_history(self) -> bool:
+        return self._advantage is not None and self._advantage.reads_history
+
     # --- metrics -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -293,6 +353,10 @@ def _loss_mask(inputs: dict[str, Any]) -> Tensor:
     """Completion tokens of the policy: tool results, which it did not write, are left out."""
     mask: Tensor = inputs["completion_mask"]
     return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask
+
+
+def _correct_mask(inputs: dict[str, Any]) -> Tensor:
+    return _loss_mask(inputs).bool() & inputs["correct"].unsqueeze(1)
 
 
 def _sampler_logprob(inputs: dict[str, Any], logprob: Tensor) -> Tensor | None:

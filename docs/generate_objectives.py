@@ -1,0 +1,333 @@
+"""Write docs/objectives.md and docs/figures/objectives/*.svg from docs/objectives_head.md and the registered classes.
+
+Formulas and fields are the docstrings'; what a weight reads and where it is 0 is found by asking the classes.
+
+    python docs/generate_objectives.py            write page and figures
+    python docs/generate_objectives.py --check    exit 1 if one of them is not what would be written
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgpo import TokenBatch
+from dgpo.objectives import OBJECTIVES, Objective, conformance, table
+from dgpo.regions import REGIONS, regions
+
+DOCS = Path(__file__).resolve().parent
+PAGE = "objectives.md"
+HEAD = "objectives_head.md"
+FIGURES = "figures/objectives"
+ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
+
+METHOD = """### `{name}`
+
+{summary} {paper}
+
+```{{eval-rst}}
+.. py:class:: {signature}
+```
+
+{formula}
+
+![Weight of {name} against the ratio, on ∇log π and on ∇π, for A < 0 and A > 0]({figure})
+
+{fields}
+
+* **w reads** {reads}.
+* **w = 0** {zero}.
+* **Shape:** {shape}.
+* **φ:** {potential}.
+
+{source}
+
+The same gradient elsewhere:
+
+{conformance}
+"""
+HEAD_COMMENT = (
+    "<!-- Written by docs/generate_objectives.py. Edit objectives_head.md or the classes, and run it again. -->\n\n"
+)
+BEFORE_METHODS = """
+## Every method
+
+The figures are for π_old = exp(-2), the defaults of the class and, at sequence level, a response of one token; the band
+is 0.8 … 1.2, and a weight of 0 lies on the dotted line. What w reads was found by changing one input at a time; where
+it is 0, on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as π <= 1, region by region.
+
+In the tables of other frameworks, values without quotes are our fields, `goes with` is the aggregation here that
+averages as that setting does (up to a constant where the framework normalises by micro-batch), and `checked` says
+whether the test suite compares the gradients with the installed framework.
+"""
+
+
+def page() -> str:
+    """The text of docs/objectives.md."""
+    head = (DOCS / HEAD).read_text(encoding="utf-8").replace("@TABLE@", table.as_markdown())
+    return HEAD_COMMENT + head + BEFORE_METHODS + "".join("\n" + section(name) for name in OBJECTIVES)
+
+
+def section(name: str) -> str:
+    """What the page says about one method."""
+    cls, row = OBJECTIVES[name], next(row for row in table.rows() if row.name == name)
+    words = parse(inspect.getdoc(cls) or "")
+    return METHOD.format(
+        name=name,
+        summary=words.summary,
+        paper=papers(cls),
+        signature=signature(cls),
+        formula=words.body,
+        figure=f"{FIGURES}/{name}.svg",
+        fields=fields(cls, words.arguments),
+        reads=reads(cls),
+        zero=zero(cls()),
+        shape=shape(row),
+        potential="an integral of w" if cls.potential is not Objective.potential else "none in closed form; φ = w",
+        source=words.source,
+        conformance=conformance.as_markdown(name),
+    )
+
+
+# --- docstrings -------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Words:
+    """A docstring in parts, as Markdown."""
+
+    summary: str
+    body: str
+    arguments: dict[str, str]
+    source: str
+
+
+def parse(doc: str) -> Words:
+    """Take a class docstring apart: first line, formula and remarks, Args, everything from the source on."""
+    doc, _, _ = doc.partition("\nRaises:\n")
+    summary, _, rest = doc.partition("\n")
+    # the source may stand at the end of a paragraph about the defaults: the paragraph goes with it
+    start = rest.rfind("\n\n", 0, rest.find("Source: ")) if "Source: " in rest else len(rest)
+    body, source = rest[:start], rest[start:].replace("Source: ", "**Source:** ", 1)
+    arguments: dict[str, str] = {}
+    blocks, inside = [], False
+    for line in body.splitlines():
+        if line == "Args:":
+            inside = True
+        elif inside and (match := re.match(r"    (\w+): (.*)", line)):
+            arguments[match[1]] = match[2]
+        elif inside and line.startswith("        "):
+            name = next(reversed(arguments))
+            arguments[name] += " " + line.strip()
+        else:
+            inside = inside and not line
+            blocks.append(line)
+    return Words(
+        summary=summary,
+        body=_markdown("\n".join(blocks)),
+        arguments=arguments,
+        source=_markdown(source),
+    )
+
+
+def _markdown(text: str) -> str:
+    """Paragraphs stay, a block after :: becomes a fenced one."""
+    out: list[str] = []
+    fenced = False
+    pending = False
+    for line in text.strip("\n").splitlines():
+        if fenced and line and not line.startswith("    "):
+            while out[-1] == "":
+                out.pop()
+            out += ["```", ""]
+            fenced = False
+        if pending and line.startswith("    "):
+            out.append("```text")
+            fenced, pending = True, False
+        if line.endswith("::") and not fenced:
+            line, pending = line[:-1], True
+        out.append(line[4:] if fenced else line)
+    while out and out[-1] == "":
+        out.pop()
+    text = "\n".join(out + ["```"] * fenced)
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def papers(cls: type[Objective]) -> str:
+    """Links to the arXiv ids that the docstrings of module and class name."""
+    text = f"{getattr(sys.modules.get(cls.__module__), '__doc__', '')}\n{inspect.getdoc(cls)}"
+    links = [f"[arXiv {found}](https://arxiv.org/abs/{found})" for found in dict.fromkeys(ARXIV.findall(text))]
+    return f"Paper{'s' * (len(links) > 1)}: {', '.join(links)}." if links else ""
+
+
+def signature(cls: type[Objective]) -> str:
+    """module.Class(*, field: type = default, ...)."""
+    words = [f"{field.name}: {field.type} = {table.shown(field.default)}" for field in dataclasses.fields(cls)]
+    return f"{cls.__module__}.{cls.__name__}(" + ", ".join(["*"] * bool(words) + words) + ")"
+
+
+def fields(cls: type[Objective], arguments: dict[str, str]) -> str:
+    """The table of fields."""
+    rows = [
+        f"| `{field.name}` | {table.shown(field.default)} | {arguments[field.name].replace('|', chr(92) + '|')} |"
+        for field in dataclasses.fields(cls)
+    ]
+    return (
+        "\n".join(["| field | default | allowed, and what it does |", "|---|---|---|", *rows]) if rows else "No fields."
+    )
+
+
+# --- what the classes answer ------------------------------------------------------------------------------------------
+
+
+def reads(cls: type[Objective]) -> str:
+    """Which inputs move w: with the defaults, and which more with an option that is off by default."""
+    found = _moved_by(cls())
+    text = ", ".join(found)
+    for field in dataclasses.fields(cls):
+        for value in (0.8, 3.0) if field.default is None else ():
+            try:
+                more = [name for name in _moved_by(cls(**{field.name: value})) if name not in found]
+            except ValueError:
+                continue
+            text += f"; with `{field.name}` also {', '.join(more)}" if more else ""
+            break
+    return text
+
+
+def _moved_by(objective: Objective) -> list[str]:
+    """Names of the inputs of which a change moves a weight while everything else stays.
+
+    Looked at are the first tokens of the first responses; the inputs of the other tokens are changed as well.
+    """
+    generator = torch.Generator().manual_seed(1)
+    size = (400, 12)
+
+    def draw(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
+
+    old = draw(-5.0, -1.5)
+    inputs = {"x": draw(-1.5, 1.5), "old": old, "advantage": draw(-2.0, 2.0), "entropy": draw(0.1, 2.0)}
+    near, first = torch.arange(size[0]).unsqueeze(1) < 200, torch.arange(size[1]) < 6
+    here, rest, others = near & first, near & ~first, ~near & (first | ~first)
+
+    def weight(x: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor) -> Tensor:
+        tokens = TokenBatch(old + x, old, advantage, torch.ones(size, dtype=torch.bool), entropy=entropy)
+        return objective.calibrate(tokens).weight(tokens)[here]
+
+    def moves(where: Tensor, key: str, change: Callable[[Tensor], Tensor]) -> bool:
+        changed = inputs | {key: torch.where(where, change(inputs[key]), inputs[key])}
+        return not torch.allclose(weight(**changed), weight(**inputs), rtol=1e-9, atol=0)
+
+    sides = (inputs["advantage"] > 0, inputs["advantage"] < 0)
+    found = {
+        "the ratio": moves(here, "x", lambda x: 0.5 * x),
+        "the sign of A": moves(here, "advantage", lambda a: -a),
+        "|A|": any(moves(here & side, "advantage", lambda a: 9 * a) for side in sides),
+        "π_old": any(moves(here & side, "old", lambda old: old - 2) for side in sides)
+        or moves(here, "old", lambda old: old + 1),
+        "the entropy": moves(here | rest, "entropy", lambda h: 2.1 - h),
+        "the other tokens of the response": any(moves(rest & side, "x", lambda x: x + 1) for side in sides)
+        or any(moves(rest & side, "advantage", lambda a: 9 * a) for side in sides),
+        "the other responses": moves(others, "x", lambda x: x + 1)
+        or moves(others, "advantage", torch.abs)
+        or moves(others, "advantage", lambda a: -a.abs()),
+    }
+    return [name for name, moved in found.items() if moved]
+
+
+def zero(objective: Objective) -> str:
+    """The regions in which w is exactly 0, everywhere or in part."""
+    low, high = getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2)
+    tally = {name: [0, 0] for name in REGIONS}
+    for old in (0.5, 0.1, 0.001):
+        ratio = torch.logspace(-1, 1, 2001, base=20, dtype=torch.float64)
+        x = ratio[ratio * old <= 1].log().unsqueeze(1)
+        for sign in (-1.0, 1.0):
+            old_logprob = torch.full_like(x, old).log()
+            tokens = TokenBatch(
+                old_logprob + x,
+                old_logprob,
+                torch.full_like(x, sign),
+                torch.ones_like(x, dtype=torch.bool),
+                entropy=torch.ones_like(x),
+            )
+            dropped = objective.weight(tokens) == 0
+            for name, where in regions(tokens, low, high).items():
+                tally[name][0] += int((dropped & where).sum())
+                tally[name][1] += int(where.sum())
+    words = [f"in {'all' if zeros == total else 'part'} of `{name}`" for name, (zeros, total) in tally.items() if zeros]
+    return (", ".join(words) if words else "nowhere") + f" (boundaries 1 - {low:g} and 1 + {high:g})"
+
+
+def shape(row: table.Row) -> str:
+    """What the class declares."""
+    claims = row.properties
+    words = ["continuous in r" if claims.continuous else "jumps"]
+    words.append(
+        f"at most {table.shown(claims.upper_bound)}" if claims.upper_bound < float("inf") else "no upper bound"
+    )
+    words.append("1 on-policy" if claims.unit_on_policy else "not 1 on-policy")
+    words += [] if claims.nonnegative else ["can be negative"]
+    words += [
+        f"w/π as π → 0 for A {sign} 0: {limit}"
+        for sign, limit in (("<", claims.limit_negative), (">", claims.limit_positive))
+        if limit
+    ]
+    words += [f"{row.level} level"] * (row.level != "token") + ["adapts to the batch"] * row.adaptive
+    return "; ".join(words)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def written(figures: bool = True) -> dict[str, bytes]:
+    """Path below docs/ -> content."""
+    files = {PAGE: page().encode()}
+    if figures:
+        sys.path.insert(0, str(DOCS / "figures"))
+        import weights
+
+        files |= {f"{FIGURES}/{name}.svg": weights.svg_of(name) for name in OBJECTIVES}
+    return files
+
+
+def stale(docs: Path = DOCS, figures: bool = True) -> list[str]:
+    """Paths below `docs` that are missing, differ, or belong to no method."""
+    files = written(figures)
+    wrong = [name for name, content in files.items() if not _same(docs / name, content)]
+    known = {f"{name}.svg" for name in OBJECTIVES}
+    return wrong + [f"{FIGURES}/{path.name}" for path in sorted((docs / FIGURES).glob("*")) if path.name not in known]
+
+
+def _same(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
+
+
+def main(argv: list[str]) -> int:
+    """Write page and figures, or compare them with what is there."""
+    parser = argparse.ArgumentParser(description="Write docs/objectives.md and its figures from the classes.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if something is out of date")
+    parser.add_argument("--out", type=Path, default=DOCS, help="folder to write to (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    if arguments.check:
+        wrong = stale(arguments.out)
+        if wrong:
+            print(f"out of date: {', '.join(wrong)}; run: python docs/generate_objectives.py", file=sys.stderr)
+        return int(bool(wrong))
+    (arguments.out / FIGURES).mkdir(parents=True, exist_ok=True)
+    for name, content in written().items():
+        (arguments.out / name).write_bytes(content)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

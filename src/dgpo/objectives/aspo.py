@@ -1,0 +1,103 @@
+"""ASPO: Asymmetric Importance Sampling Policy Optimization (Archer2.0, arXiv 2510.06062)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class ASPO(Objective):
+    """The ratio is flipped for A > 0, so that tokens that have fallen behind are pulled up harder.
+
+    With r the importance ratio, lo = 1 - eps_low, hi = 1 + eps_high, cp = dual_clip_pos and cn = dual_clip_neg::
+
+        A > 0    r > hi         w = 0            φ = 2 - 1/hi
+                 r >= 1/cp      w = 1/r          φ = 2 - 1/r
+                 r < 1/cp       w = cp           φ = 2 - cp · (1 - log(r · cp))
+        A < 0    r < lo         w = 0            φ = lo
+                 r <= cn        w = r            φ = r
+                 r > cn         w = cn           φ = cn · (1 + log(r / cn))
+
+    The dual clip is a soft one, as in the authors' code: it caps the weight and keeps the gradient.
+
+    Args:
+        eps_low: in [0, 1); of tokens with low entropy.
+        eps_high: >= 0; of tokens with low entropy.
+        dual_clip_pos: > 1, or inf for none; caps the flipped ratio.
+        dual_clip_neg: > 1, or inf for none.
+        entropy_quantile: None (off), or in (0, 1); the authors use 0.8: tokens whose entropy exceeds this quantile of
+            their response take the two bounds below. Needs `entropy`, which the trainer always passes.
+        eps_low_high_entropy: in [0, 1); the authors use 0.4.
+        eps_high_high_entropy: >= 0; the authors use 0.4.
+
+    Source: wizard-III/Archer2.0@b08d963d core_algos.py:537-583, entropy mask dp_actor.py:404-424 (where a variable
+    named `high_entropy_mask` is True for *low* entropy). Its `seq-mean-token-sum-norm` forgets to divide by the
+    sequences.
+
+    Raises:
+        ValueError: `entropy_quantile` is set and the tokens carry no entropy.
+    """
+
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+    dual_clip_pos: float = 3.0
+    dual_clip_neg: float = 3.0
+    entropy_quantile: float | None = None
+    eps_low_high_entropy: float = 0.4
+    eps_high_high_entropy: float = 0.4
+
+    def __post_init__(self) -> None:
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+        self._check_field("eps_low_high_entropy", 0, 1, open_high=True)
+        self._check_field("eps_high_high_entropy", 0, open_high=True)
+        self._check_field("dual_clip_pos", 1, open_low=True)
+        self._check_field("dual_clip_neg", 1, open_low=True)
+        if self.entropy_quantile is not None:
+            self._check_field("entropy_quantile", 0, 1, open_low=True, open_high=True)
+
+    def _bounds(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """log lo and log hi of every token."""
+        x = tokens.log_ratio
+        log_lo, log_hi = torch.full_like(x, math.log1p(-self.eps_low)), torch.full_like(x, math.log1p(self.eps_high))
+        if self.entropy_quantile is None:
+            return log_lo, log_hi
+        if tokens.entropy is None:
+            raise ValueError(f"ASPO: entropy_quantile = {self.entropy_quantile} needs entropy [B, T], got None")
+        entropy = torch.where(tokens.mask, tokens.entropy, torch.nan)
+        uncertain = tokens.entropy > entropy.nanquantile(self.entropy_quantile, dim=-1, keepdim=True)
+        return (
+            torch.where(uncertain, math.log1p(-self.eps_low_high_entropy), log_lo),
+            torch.where(uncertain, math.log1p(self.eps_high_high_entropy), log_hi),
+        )
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x, (log_lo, log_hi) = tokens.log_ratio, self._bounds(tokens)
+        positive = torch.where(x <= log_hi, (-x).exp().clamp(max=self.dual_clip_pos), 0.0)
+        negative = torch.where(x >= log_lo, x.exp().clamp(max=self.dual_clip_neg), 0.0)
+        return torch.where(tokens.advantage > 0, positive, negative)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        x, (log_lo, log_hi) = tokens.log_ratio, self._bounds(tokens)
+        above = torch.minimum(x, log_hi)
+        curved = above.clamp(min=-math.log(self.dual_clip_pos))
+        positive = 2 - (-curved).exp() * (1 - (above - curved))
+        below = torch.maximum(x, log_lo)
+        curved = below.clamp(max=math.log(self.dual_clip_neg))
+        negative = curved.exp() * (1 + (below - curved))
+        return torch.where(tokens.advantage > 0, positive, negative)
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=False,
+            upper_bound=max(self.dual_clip_pos, self.dual_clip_neg),
+            limit_negative="zero",
+            limit_positive="infinite",
+        )

@@ -1,0 +1,226 @@
+"""BAPO: Balanced Policy Optimization with Adaptive Clipping (arXiv 2510.18927), by its code and by its paper."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+_SLACK = 1e-9
+"""Float slack on the end of a range of bounds, so that 0.6, 0.65, ... reaches 0.9."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveClip(Objective):
+    """A hard clip whose bounds a subclass searches for in every batch: what the two versions of BAPO share."""
+
+    adaptive: ClassVar[bool] = True
+
+    c_low: float | None = None
+    c_high: float | None = None
+    c_low_start: float = 0.6
+    c_low_max: float = 0.9
+    c_low_step: float = 0.05
+    c_high_start: float = 1.2
+    c_high_max: float = 3.0
+    c_high_step: float = 0.05
+    dual_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_field("c_low_start", 0, 1, open_low=True)
+        self._check_field("c_low_max", self.c_low_start, 1)
+        self._check_field("c_low_step", 0, open_low=True, open_high=True)
+        self._check_field("c_high_start", 1, open_high=True)
+        self._check_field("c_high_max", self.c_high_start, open_high=True)
+        self._check_field("c_high_step", 0, open_low=True, open_high=True)
+        if (self.c_low is None) != (self.c_high is None):
+            raise ValueError(
+                f"{type(self).__name__}: c_low = {self.c_low!r} and c_high = {self.c_high!r}; expected both or neither"
+            )
+        if self.c_low is not None:
+            self._check_field("c_low", 0, 1, open_low=True)
+            self._check_field("c_high", 1, open_high=True)
+        if self.dual_clip is not None:
+            self._check_field("dual_clip", 1, open_low=True)
+
+    @abstractmethod
+    def _mass(self, tokens: TokenBatch) -> Tensor:
+        """[B, T] >= 0: what a token counts with, before its bounded ratio."""
+
+    @abstractmethod
+    def _search(self, positive: list[float], negative: list[float]) -> tuple[int, int]:
+        """Indices of c_low and c_high, from P for every candidate c_high and N for every candidate c_low."""
+
+    def calibrate(self, tokens: TokenBatch) -> Self:
+        if self.c_low is not None:
+            return self
+        lows = _ladder(self.c_low_start, self.c_low_max, self.c_low_step)
+        highs = _ladder(self.c_high_start, self.c_high_max, self.c_high_step)
+        low, high = self._search(*self._contributions(tokens, lows, highs))
+        return replace(self, c_low=lows[low], c_high=highs[high])
+
+    def _contributions(
+        self, tokens: TokenBatch, lows: list[float], highs: list[float]
+    ) -> tuple[list[float], list[float]]:
+        """P and N over all ranks, in one read."""
+        r, mass = tokens.ratio.detach(), self._mass(tokens)
+        gain, loss = torch.where(tokens.advantage > 0, mass, 0.0), torch.where(tokens.advantage < 0, mass, 0.0)
+        sums = torch.stack(
+            [(r.clamp(max=high) * gain).sum() for high in highs] + [(r.clamp(min=low) * loss).sum() for low in lows]
+        )
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        values = sums.tolist()
+        return values[: len(highs)], values[len(highs) :]
+
+    def _clipped(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        log_lo = math.log(self.c_low_start if self.c_low is None else self.c_low)
+        log_hi = math.log(self.c_high_start if self.c_high is None else self.c_high)
+        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
+        negative, positive = x.clamp(log_lo, ceiling), x.clamp(max=log_hi)
+        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._clipped(tokens).exp()
+
+    def properties(self) -> Properties:
+        highest = self.c_high_max if self.c_high is None else self.c_high
+        return Properties(
+            continuous=False,
+            upper_bound=math.inf if self.dual_clip is None else max(self.dual_clip, highest),
+            limit_negative="zero",
+            limit_positive="finite",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BAPO(AdaptiveClip):
+    """A hard clip whose bounds are searched for in every batch, until positive tokens weigh enough against negative.
+
+    `calibrate` starts at (c_low_start, c_high_start) and, while P/N < target_ratio, raises c_low in steps up to
+    c_low_max, and then c_high up to c_high_max, with the sums over the batch::
+
+        P = Σ_{A>0} min(r, c_high) · A        N = Σ_{A<0} max(r, c_low) · |A|
+
+    The weight is that of a clip with those bounds::
+
+        left         A < 0, r < c_low        w = 0    φ = c_low
+        right        A > 0, r > c_high       w = 0    φ = c_high
+        dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
+        else                                 w = r    φ = r
+
+    `target_ratio` is the authors' *ratio* P/N; a share P/(P+N) of 0.5 is a ratio of 1, and the 0.5 of their example
+    script is a share of 1/3. Raising c_low can only lower P/N (a clipped negative token counts with c_low · |A|, more
+    than r · |A|), so the first phase always runs to c_low_max once the start bounds miss the target. `BAPOAlgorithm1`
+    is the search of the paper.
+
+    Args:
+        c_low: None until calibrated, then the lower bound, in (0, 1].
+        c_high: None until calibrated, then the upper bound, >= 1.
+        target_ratio: > 0.
+        c_low_start: in (0, c_low_max].
+        c_low_max: in [c_low_start, 1].
+        c_low_step: > 0.
+        c_high_start: in [1, c_high_max].
+        c_high_max: >= c_high_start.
+        c_high_step: > 0.
+        dual_clip: None, or > 1; the authors run with 3.
+
+    `calibrate` reads the batch it is given, summed over ranks where torch.distributed is initialised, and costs one
+    host synchronisation; an objective that carries its bounds returns itself. The weight then depends on how the step
+    was split into micro-batches, as in the authors' code. Uncalibrated, the weight is that of the start bounds.
+
+    Source: WooooDyy/BAPO@72870444 recipe/bapo/policy_loss.py:75-165; ranges as in its README. Its
+    `seq-mean-token-sum-norm` forgets to divide by the sequences.
+    """
+
+    target_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_field("target_ratio", 0, open_low=True)
+
+    def _mass(self, tokens: TokenBatch) -> Tensor:
+        return tokens.advantage.abs()
+
+    def _search(self, positive: list[float], negative: list[float]) -> tuple[int, int]:
+        low = high = 0
+        while positive[high] < self.target_ratio * negative[low]:
+            if low + 1 < len(negative):
+                low += 1
+            elif high + 1 < len(positive):
+                high += 1
+            else:
+                break
+        return low, high
+
+
+@dataclass(frozen=True, kw_only=True)
+class BAPOAlgorithm1(AdaptiveClip):
+    """BAPO by Algorithm 1 of the paper: c_high first, then c_low, towards a share of probability-weighted mass.
+
+    While P / (P + N) < rho0, `calibrate` raises c_high up to c_high_max, and then c_low up to c_low_max, with
+    q = π_old of the token (the paper weights with the sampler's probability, eq. 8)::
+
+        P = Σ_{A>0} q · min(r, c_high) · A        N = Σ_{A<0} q · max(r, c_low) · |A|
+
+    The preprint prints the absolute value outside the sums, which would be no share. The weight is that of `BAPO`::
+
+        left         A < 0, r < c_low        w = 0    φ = c_low
+        right        A > 0, r > c_high       w = 0    φ = c_high
+        dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
+        else                                 w = r    φ = r
+
+    Because of the factor q its target cannot be converted into BAPO's `target_ratio`.
+
+    Args:
+        rho0: in (0, 1); the paper uses 0.5.
+        c_low: None until calibrated; as for `BAPO`.
+        c_high: None until calibrated; as for `BAPO`.
+        c_low_start: in (0, c_low_max].
+        c_low_max: in [c_low_start, 1].
+        c_low_step: > 0.
+        c_high_start: in [1, c_high_max].
+        c_high_max: >= c_high_start.
+        c_high_step: > 0.
+        dual_clip: None as in the paper, or > 1.
+
+    Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code of it was released: the authors' is `BAPO`.
+    """
+
+    rho0: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_field("rho0", 0, 1, open_low=True, open_high=True)
+
+    def _mass(self, tokens: TokenBatch) -> Tensor:
+        return tokens.advantage.abs() * tokens.old_logprob.exp()
+
+    def _search(self, positive: list[float], negative: list[float]) -> tuple[int, int]:
+        low = high = 0
+        while positive[high] < self.rho0 * (positive[high] + negative[low]):
+            if high + 1 < len(positive):
+                high += 1
+            elif low + 1 < len(negative):
+                low += 1
+            else:
+                break
+        return low, high
+
+
+def _ladder(start: float, end: float, step: float) -> list[float]:
+    return [start + i * step for i in range(int((end - start) / step + _SLACK) + 1)]

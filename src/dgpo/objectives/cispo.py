@@ -1,0 +1,93 @@
+"""CISPO: clipped importance-sampling weights (MiniMax-M1, arXiv 2506.13585), one-sided and two-sided."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgpo.objectives.objective import Limit, Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CISPO(Objective):
+    """The original: the weight is capped from above for either sign of A, and no token loses its gradient.
+
+    With r the importance ratio::
+
+        r <= cap    w = r      φ = r
+        r > cap     w = cap    φ = cap · (1 + log(r / cap))
+
+    Args:
+        cap: >= 1, absolute: the largest weight. MiniMax does not disclose its value; 5 is that of ScaleRL
+            (arXiv 2510.13786) and of SkyRL.
+
+    Source: arXiv 2506.13585, eq. 4-5, "we did not impose a lower bound". TRL and Liger implement it with
+    `epsilon_high` as the cap itself (left at its default 0.2, every weight is at most 0.2); verl's `cispo` clips on
+    both sides and is `CISPOTwoSided`, unless its `clip_ratio_low` is large.
+    """
+
+    cap: float = 5.0
+
+    def __post_init__(self) -> None:
+        self._check_field("cap", 1)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio.clamp(max=self.cap)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        inside = x.clamp(max=math.log(self.cap))
+        return inside.exp() * (1 + (x - inside))
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=self.cap, limit_negative="finite", limit_positive="finite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CISPOTwoSided(Objective):
+    """verl's reading, and the CISPO of the DGPO paper: w = clip(r, 1 - eps_low, 1 + eps_high) for either sign of A.
+
+    With lo = 1 - eps_low, hi = 1 + eps_high and bound the nearer of the two::
+
+        lo <= r <= hi    w = r        φ = r
+        else             w = bound    φ = bound · (1 + log(r / bound))
+
+    The lower bound makes w/π diverge as π -> 0, which the original does not: this is the row "CISPO" of DGPO's
+    figure 2.
+
+    Args:
+        eps_low: >= 0; the weight is at least 1 - eps_low. From 1 on there is no lower bound.
+        eps_high: >= 0; the weight is at most 1 + eps_high.
+
+    Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:2046; defaults are verl's.
+    """
+
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+
+    def __post_init__(self) -> None:
+        self._check_field("eps_low", 0, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+
+    def _bounds(self) -> tuple[float, float]:
+        return (math.log1p(-self.eps_low) if self.eps_low < 1 else -math.inf), math.log1p(self.eps_high)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return tokens.log_ratio.clamp(*self._bounds()).exp()
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        inside = x.clamp(*self._bounds())
+        return inside.exp() * (1 + (x - inside))
+
+    def properties(self) -> Properties:
+        limit: Limit = "infinite" if self.eps_low < 1 else "finite"
+        return Properties(
+            continuous=True,
+            upper_bound=1 + self.eps_high,
+            limit_negative=limit,
+            limit_positive=limit,
+        )

@@ -1,0 +1,84 @@
+"""DAC: the Dynamic Adaptive Clipping of DCPO (arXiv 2509.02333)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+RATIO_CAP = 10.0
+"""The upper bound never exceeds max(dual_clip, 10), as in the authors' code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DAC(Objective):
+    """A hard clip whose bounds widen for rare tokens: |(r - 1) π_θ| <= eps.
+
+    With r the importance ratio and q = π_old of the token::
+
+        lo = 1/2 + 1/2 · sqrt(max(1 - 4 · eps_low / q, 0))
+        hi = min(1/2 + 1/2 · sqrt(1 + 4 · eps_high / q), max(dual_clip, 10))
+
+        left         A < 0, r < lo           w = 0    φ = lo
+        right        A > 0, r > hi           w = 0    φ = hi
+        dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
+        else                                 w = r    φ = r
+
+    For q <= 4 · eps_low the lower bound is 1/2.
+
+    Args:
+        eps_low: in [0, 1), in units of probability mass.
+        eps_high: >= 0, in units of probability mass.
+        dual_clip: None, or > 1; the authors' scripts run with 10.
+
+    Source: lime-RL/DCPO@01787b0f core_algos.py:978-991 (bounds), :994 (loss); eps from its README and paper (its recipe
+    runs with 0.2 and 0.28). Its `seq-mean-token-sum-norm` forgets to divide by the sequences, and its "only-token-mean"
+    is the token mean over a micro-batch, where the README describes a sum of the responses' means. DCPO's smooth
+    advantage standardisation is in `dgpo.advantages`.
+    """
+
+    eps_low: float = 0.16
+    eps_high: float = 0.2
+    dual_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+        if self.dual_clip is not None:
+            self._check_field("dual_clip", 1, open_low=True)
+
+    def _clipped(self, tokens: TokenBatch) -> Tensor:
+        """The log ratio nearest to the token's own that the clip allows."""
+        x = tokens.log_ratio
+        # 4 eps / q; inf for a token so rare that it overflows, and then lo = 1/2, hi = the cap; 0 for eps = 0
+        low, high = (
+            (math.log(4 * eps) - tokens.old_logprob).exp() if eps > 0 else torch.zeros_like(x)
+            for eps in (self.eps_low, self.eps_high)
+        )
+        lo = 0.5 + 0.5 * (1 - low).clamp(min=0).sqrt()
+        hi = 0.5 + 0.5 * (1 + high).sqrt()
+        hi = hi.clamp(max=max(self.dual_clip or 0.0, RATIO_CAP))
+        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
+        negative = torch.maximum(x, lo.log()).clamp(max=ceiling)
+        positive = torch.minimum(x, hi.log())
+        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x = tokens.log_ratio
+        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._clipped(tokens).exp()
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=False,
+            upper_bound=math.inf if self.dual_clip is None else max(self.dual_clip, RATIO_CAP),
+            limit_negative="zero",
+            limit_positive="finite",
+        )

@@ -1,0 +1,54 @@
+"""DRPO: a quadratic penalty on the ratio, weighted with the token's probability (arXiv 2606.09821)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DRPO(Objective):
+    """The weight falls linearly in the change of probability, and beyond delta turns negative: it pulls back.
+
+    With r the importance ratio, π = π_θ, q = π_old of the token and σ the sign of A::
+
+        w = r · (1 - σ · (π - q) / delta)
+        φ = r - σ · q · (r - 1)² / (2 · delta)
+
+    φ · A is the paper's r A - |A| q (r - 1)² / (2 delta).
+
+    Args:
+        delta: > 0, a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot move
+            by: w/r then stays in [0.92, 1.08], and w is importance sampling in all but name.
+
+    Source: Tencent-Hunyuan/UniRL@1a7b501e unirl/algorithms/drpo.py:97. Deviation of that code: its token mean counts
+    masked tokens in the denominator.
+    """
+
+    delta: float = 12.5
+
+    def __post_init__(self) -> None:
+        self._check_field("delta", 0, open_low=True)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        change = tokens.old_logprob.exp() * torch.expm1(tokens.log_ratio)  # π - q
+        return tokens.ratio * (1 - tokens.advantage.sign() * change / self.delta)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        q, distance = tokens.old_logprob.exp(), torch.expm1(tokens.log_ratio)
+        return tokens.ratio - tokens.advantage.sign() * q * distance.square() / (2 * self.delta)
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=True,
+            upper_bound=math.inf,
+            nonnegative=False,
+            limit_negative="finite",
+            limit_positive="finite",
+        )

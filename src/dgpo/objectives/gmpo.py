@@ -1,0 +1,67 @@
+"""GMPO: Geometric-Mean Policy Optimization (arXiv 2507.20673)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMPO(Objective):
+    """The geometric mean of token ratios that are clipped one by one, in log space.
+
+    With x = log r, and x~ = min(x, log_clip_high) for A > 0, max(x, -log_clip_low) for A < 0::
+
+        g = exp(mean over the response of x~)
+        w = g where x~ = x, 0 where the token is clipped        φ = g
+
+    Every unclipped token of a response has the same weight. Use it with the aggregation `seq-mean-token-mean`, under
+    which the gradient is that of the sequence objective A · g.
+
+    Args:
+        log_clip_low: >= 0, in nats; the paper uses 0.4.
+        log_clip_high: >= 0, in nats; the paper uses 0.4.
+
+    Source: callsys/GMPO@205b2bf4 train_zero_math_gmpo.py:675-700. verl's `geo_mean` reads `clip_ratio_low` and
+    `clip_ratio_high` in log space as well, so its yaml's 0.2 is not a ratio of 0.8.
+    """
+
+    level: ClassVar[Literal["token", "sequence"]] = "sequence"
+
+    log_clip_low: float = 0.4
+    log_clip_high: float = 0.4
+
+    def __post_init__(self) -> None:
+        self._check_field("log_clip_low", 0)
+        self._check_field("log_clip_high", 0)
+
+    def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """x~ [B, T] and its mean over the response [B, 1]."""
+        x = tokens.log_ratio
+        negative, positive = x.clamp(min=-self.log_clip_low), x.clamp(max=self.log_clip_high)
+        clipped = torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
+        length = tokens.mask.sum(-1, keepdim=True).clamp(min=1)
+        return clipped, (clipped * tokens.mask).sum(-1, keepdim=True) / length
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        clipped, mean = self._clipped(tokens)
+        return torch.where(clipped == tokens.log_ratio, mean.exp(), 0.0)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        clipped, mean = self._clipped(tokens)
+        return mean.exp().expand_as(clipped)
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=min(self.log_clip_low, self.log_clip_high) == math.inf,
+            upper_bound=math.inf,
+            limit_negative=None,
+            limit_positive=None,
+        )

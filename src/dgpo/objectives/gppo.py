@@ -1,0 +1,119 @@
+"""GPPO and CE-GPPO: gradient-preserving clipping (arXiv 2508.07629, 2509.20712)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CEGPPO(Objective):
+    """Tokens beyond the clip range keep a constant weight on ∇log π, scaled apart on either side (arXiv 2509.20712).
+
+    With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
+
+        left         A < 0, r < lo           w = beta1 · lo    φ = lo · (1 + beta1 · log(r / lo))
+        right        A > 0, r > hi           w = beta2 · hi    φ = hi · (1 + beta2 · log(r / hi))
+        dual clip    A < 0, r > dual_clip    w = 0             φ = dual_clip
+        else                                 w = r             φ = r
+
+    Args:
+        beta1: >= 0; scale on the left. The authors run 0.5 (1.5B) and 0.75 (7B); their yaml says 0.25. At beta = 1 on
+            both sides this is `GPPO`, at 0 it is `GRPO`.
+        beta2: >= 0; scale on the right.
+        eps_low: in [0, 1).
+        eps_high: >= 0.
+        dual_clip: None, or > 1; the authors' scripts run with 10.
+
+    Source: Kwai-Klear/CE-GPPO@10558fe0 verl/trainer/ppo/core_algos.py:531-623. Deviations of that code: its
+    `seq-mean-token-sum-norm` forgets to divide by the number of sequences; a ratio of 0 or inf gives NaN there,
+    whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
+    """
+
+    beta1: float = 0.75
+    beta2: float = 1.0
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+    dual_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self._check_field("beta1", 0, open_high=True)
+        self._check_field("beta2", 0, open_high=True)
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+        if self.dual_clip is not None:
+            self._check_field("dual_clip", 1, open_low=True)
+
+    def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """The log ratio nearest to the token's own inside the clip, and the scale of what lies beyond."""
+        x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0
+        log_lo, log_hi = math.log1p(-self.eps_low), math.log1p(self.eps_high)
+        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
+        near = torch.where(negative, x.clamp(log_lo, ceiling), torch.where(positive, x.clamp(max=log_hi), x))
+        left, right = (negative & (x < log_lo)).to(x.dtype), (positive & (x > log_hi)).to(x.dtype)
+        return near, self.beta1 * left + self.beta2 * right
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        near, beta = self._clipped(tokens)
+        return near.exp() * torch.where(near == tokens.log_ratio, 1.0, beta)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        near, beta = self._clipped(tokens)
+        return near.exp() * (1 + beta * (tokens.log_ratio - near))
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=self.beta1 == self.beta2 == 1 and self.dual_clip is None,
+            upper_bound=math.inf
+            if self.dual_clip is None
+            else max(self.dual_clip, (1 + self.eps_high) * max(1.0, self.beta2), (1 - self.eps_low) * self.beta1),
+            limit_negative="infinite" if self.beta1 > 0 else "zero",
+            limit_positive="finite",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPPO(Objective):
+    """The boundary's own weight beyond the boundary: `CEGPPO` at beta1 = beta2 = 1.
+
+    With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
+
+        left         A < 0, r < lo           w = lo    φ = lo · (1 + log(r / lo))
+        right        A > 0, r > hi           w = hi    φ = hi · (1 + log(r / hi))
+        dual clip    A < 0, r > dual_clip    w = 0     φ = dual_clip
+        else                                 w = r     φ = r
+
+    The right side is that of `DGPO(m=1)`; the left is DGPO's formula at n = -1, outside its range.
+
+    Args:
+        eps_low: in [0, 1).
+        eps_high: >= 0; the authors' script runs with 0.28.
+        dual_clip: None, or > 1; the authors' script runs with 10.
+
+    Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
+    """
+
+    eps_low: float = 0.2
+    eps_high: float = 0.2
+    dual_clip: float | None = None
+
+    def __post_init__(self) -> None:
+        self._as_ce_gppo()
+
+    def _as_ce_gppo(self) -> CEGPPO:
+        return CEGPPO(beta1=1.0, beta2=1.0, eps_low=self.eps_low, eps_high=self.eps_high, dual_clip=self.dual_clip)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return self._as_ce_gppo().weight(tokens)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._as_ce_gppo().potential(tokens)
+
+    def properties(self) -> Properties:
+        return self._as_ce_gppo().properties()

@@ -1,0 +1,62 @@
+"""GSPO: Group Sequence Policy Optimization (arXiv 2507.18071), in its token form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSPO(Objective):
+    """One ratio per response, clipped hard.
+
+    With s = exp(mean over the response of log r), lo = 1 - eps_low and hi = 1 + eps_high::
+
+        left     A < 0, s < lo    w = 0    φ = lo
+        right    A > 0, s > hi    w = 0    φ = hi
+        else                      w = s    φ = s
+
+    Every token of a response has the weight s; A may differ by token (GSPO-token, eq. 13-15), and the clip looks at
+    the token's own A. The paper averages over tokens within a response and then over responses: use it with the
+    aggregation `seq-mean-token-mean`, under which the gradient is that of the sequence objective.
+
+    Args:
+        eps_low: in [0, 1).
+        eps_high: >= 0.
+
+    Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1545-1617; defaults are the paper's. Deviation
+    from that code: it clamps log s to at most 10, here every token's log ratio is clamped to ±20.
+    """
+
+    level: ClassVar[Literal["token", "sequence"]] = "sequence"
+
+    eps_low: float = 3e-4
+    eps_high: float = 4e-4
+
+    def __post_init__(self) -> None:
+        self._check_field("eps_low", 0, 1, open_high=True)
+        self._check_field("eps_high", 0, open_high=True)
+
+    def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
+        """log s [B, T], and the nearest value that the clip allows."""
+        length = tokens.mask.sum(-1, keepdim=True).clamp(min=1)
+        x = ((tokens.log_ratio * tokens.mask).sum(-1, keepdim=True) / length).expand_as(tokens.log_ratio)
+        negative, positive = x.clamp(min=math.log1p(-self.eps_low)), x.clamp(max=math.log1p(self.eps_high))
+        return x, torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        x, allowed = self._clipped(tokens)
+        return torch.where(allowed == x, x.exp(), 0.0)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._clipped(tokens)[1].exp()
+
+    def properties(self) -> Properties:
+        return Properties(continuous=False, upper_bound=math.inf, limit_negative=None, limit_positive=None)

@@ -1,0 +1,31 @@
+"""IS: unclipped token-level importance sampling, the reference against which every bias is measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class IS(Objective):
+    """w = r and φ = r, everywhere.
+
+    Unbiased for the token-level surrogate E_old[r A] (itself a first-order approximation of the policy gradient: the
+    states are those of π_old), and without any bound on w but the clamp of the log ratio.
+
+    Source: importance sampling as in REINFORCE and in CPI, the unclipped surrogate of PPO (arXiv 1707.06347, eq. 6).
+    """
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=math.inf, limit_negative="finite", limit_positive="finite")

@@ -1,0 +1,107 @@
+"""SAPO: Soft Adaptive Policy Optimization (arXiv 2511.20347), and its one-sided variant."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from dgpo.objectives.objective import Objective, Properties
+from dgpo.tokens import TokenBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAPO(Objective):
+    """A sigmoid gate on the ratio, on both sides of 1.
+
+    With r the importance ratio, τ = tau_pos for A > 0 and tau_neg otherwise::
+
+        w = r · sech²(τ (r - 1) / 2)
+        φ = 1 + (2 / τ) · tanh(τ (r - 1) / 2)
+
+    φ is the paper's (4/τ) · sigmoid(τ (r - 1)) less the constant 2/τ - 1, so that it goes to r as τ goes to 0.
+
+    Args:
+        tau_pos: > 0; the paper uses 1.
+        tau_neg: > 0; the paper uses 1.05.
+
+    Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1621-1703. Deviation: autograd of that code loses
+    w to cancellation for r >> 1 (exactly 0 for τ (r - 1) > 37, float64); here it is formed in log space.
+    """
+
+    tau_pos: float = 1.0
+    tau_neg: float = 1.05
+
+    def __post_init__(self) -> None:
+        self._check_field("tau_pos", 0, open_low=True, open_high=True)
+        self._check_field("tau_neg", 0, open_low=True, open_high=True)
+
+    def _tau(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.advantage > 0, torch.full_like(tokens.advantage, self.tau_pos), self.tau_neg)
+
+    def _half_distance(self, tokens: TokenBatch) -> Tensor:
+        """τ (r - 1) / 2."""
+        return 0.5 * self._tau(tokens) * torch.expm1(tokens.log_ratio)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return (tokens.log_ratio + _log_sech_squared(self._half_distance(tokens))).exp()
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return 1 + (2 / self._tau(tokens)) * self._half_distance(tokens).tanh()
+
+    def properties(self) -> Properties:
+        return Properties(
+            continuous=True,
+            upper_bound=max(_peak(self.tau_pos), _peak(self.tau_neg)),
+            limit_negative="finite",
+            limit_positive="finite",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAPOUnilateral(SAPO):
+    """SAPO's gate only where the token has moved along its advantage; from the ablation of the MASPO paper.
+
+    With r the importance ratio, τ = tau_pos for A > 0 and tau_neg otherwise::
+
+        A (r - 1) > 0    w = r · sech²(τ (r - 1) / 2)    φ = 1 + (2 / τ) · tanh(τ (r - 1) / 2)
+        else             w = r                           φ = r
+
+    Args:
+        tau_pos: > 0.
+        tau_neg: > 0.
+
+    Source: arXiv 2602.17550, ablation (known to us at second hand: two-sided gating collapsed at 1.5B, one-sided gating
+    did not). No code was released.
+    """
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        gated = tokens.advantage * tokens.log_ratio > 0
+        z = torch.where(gated, self._half_distance(tokens), 0.0)
+        return (tokens.log_ratio + _log_sech_squared(z)).exp()
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.advantage * tokens.log_ratio > 0, super().potential(tokens), tokens.ratio)
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=math.inf, limit_negative="finite", limit_positive="finite")
+
+
+def _log_sech_squared(z: Tensor) -> Tensor:
+    """log sech²(z), without overflow: -2 log cosh(z)."""
+    size = z.abs()
+    return -2 * (size + softplus(-2 * size) - math.log(2))
+
+
+def _peak(tau: float) -> float:
+    """max over r of r · sech²(τ (r - 1) / 2); its log has the decreasing slope 1/r - τ tanh(τ (r - 1) / 2)."""
+    low, high = 1.0, 2.0
+    while 1 / high > tau * math.tanh(tau * (high - 1) / 2):
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if 1 / middle > tau * math.tanh(tau * (middle - 1) / 2) else (low, middle)
+    return high / math.cosh(tau * (high - 1) / 2) ** 2 * (1 + 1e-12)

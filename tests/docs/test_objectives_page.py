@@ -1,0 +1,122 @@
+"""docs/objectives.md and its figures are what the classes give."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from dgpo import TokenBatch
+from dgpo.objectives import OBJECTIVES, Objective, Properties
+
+
+def matplotlib_is_pinned(root: Path) -> bool:
+    found = re.search(r"^matplotlib==(\S+)$", (root / "constraints.txt").read_text(), re.MULTILINE)
+    assert found is not None, "constraints.txt does not pin matplotlib"
+    try:
+        return importlib.metadata.version("matplotlib") == found.group(1)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy(Objective):
+    """A weight that stops for A > 0.
+
+    With r the ratio::
+
+        A > 0    w = 0
+        else     w = min(r, cap)
+
+    Args:
+        cap: None, or >= 1; a number
+            on two lines.
+
+    Source: nowhere, arXiv 1234.56789.
+    """
+
+    cap: float | None = None
+
+    def weight(self, tokens: TokenBatch) -> torch.Tensor:
+        return torch.where(tokens.advantage > 0, 0.0, tokens.ratio.clamp(max=self.cap or 1.5))
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=1.5, limit_negative="finite", limit_positive="zero")
+
+
+def test_the_committed_page_is_current(objectives_script: ModuleType, root: Path) -> None:
+    committed = (root / "docs" / "objectives.md").read_text(encoding="utf-8")
+    assert committed == objectives_script.page(), "run: python docs/generate_objectives.py"
+
+
+def test_the_committed_figures_are_current(objectives_script: ModuleType, root: Path) -> None:
+    if not matplotlib_is_pinned(root):
+        pytest.skip("this matplotlib draws other bytes than the pinned one")
+    assert objectives_script.stale() == [], "run: python docs/generate_objectives.py"
+    sizes = {path.name: path.stat().st_size for path in (root / "docs/figures/objectives").iterdir()}
+    assert set(sizes) == {f"{name}.svg" for name in OBJECTIVES}
+    assert max(sizes.values()) < 60_000
+
+
+def test_check_tells_what_is_stale(
+    objectives_script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+    assert objectives_script.main(["--out", str(tmp_path)]) == 0
+    assert objectives_script.main(["--out", str(tmp_path), "--check"]) == 0
+    (tmp_path / "figures/objectives/is.svg").write_text("other")
+    (tmp_path / "figures/objectives/gone.svg").write_text("of no method")
+    assert objectives_script.main(["--out", str(tmp_path), "--check"]) == 1
+    err = capsys.readouterr().err
+    assert "objectives/is.svg, figures/objectives/gone.svg; run: python docs/generate_objectives.py" in err
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_field_and_formula_is_on_the_page(objectives_script: ModuleType, name: str) -> None:
+    section = objectives_script.section(name)
+    for field in dataclasses.fields(OBJECTIVES[name]):
+        assert f"| `{field.name}` | " in section
+    assert "**Source:**" in section
+    assert "arxiv.org/abs/" in section
+    assert name == "is" or "```text" in section
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert {row.replace("\\|", "").count("|") for row in rows} <= {4}
+
+
+def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OBJECTIVES, "toy", Toy)
+    section = objectives_script.section("toy")
+    assert "### `toy`\n\nA weight that stops for A > 0. Paper: [arXiv 1234.56789]" in section
+    assert "```text\nA > 0    w = 0\nelse     w = min(r, cap)\n```" in section
+    assert "| `cap` | None | None, or >= 1; a number on two lines. |" in section
+    assert "* **w reads** the ratio, the sign of A." in section
+    assert "* **w = 0** in part of `inside`, in all of `right`, in all of `reverse_left` (" in section
+    assert "continuous in r; at most 1.5; 1 on-policy; w/π as π → 0 for A < 0: finite" in section
+    assert "none in closed form; φ = w" in section
+    assert "No framework was looked at for this method." in section
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("dgpo", []),
+        ("maspo", ["|A|", "π_old"]),
+        ("dac", ["π_old"]),
+        ("bapo", ["|A|", "the other tokens of the response", "the other responses"]),
+        ("gspo", ["the other tokens of the response"]),
+        ("dppo_tv", ["π_old"]),
+        ("drpo", ["π_old"]),
+    ],
+)
+def test_what_w_reads_is_what_the_formulas_say(objectives_script: ModuleType, name: str, more: list[str]) -> None:
+    expected = ["the ratio", "the sign of A", *more]
+    assert objectives_script.reads(OBJECTIVES[name]) == ", ".join(expected)
+
+
+def test_an_option_that_reads_more_is_named(objectives_script: ModuleType) -> None:
+    assert objectives_script.reads(OBJECTIVES["aspo"]).endswith("; with `entropy_quantile` also the entropy")

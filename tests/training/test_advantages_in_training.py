@@ -1,0 +1,164 @@
+"""The advantages that a loss or a history forms: shaped by entropy in every update, smoothed over checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from dgpo.advantages import entropy_shaped, group_advantage, smooth_advantage
+from dgpo.training import DGPOConfig, DGPOTrainer
+from dgpo.training import trainer as module
+
+
+@pytest.fixture
+def build(tiny_folder, prompts, quick, digit_reward, tmp_path):
+    """A trainer on four prompts, all of which are in every generation."""
+
+    def build(folder="run", reward=digit_reward, **options):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            config = DGPOConfig(output_dir=str(tmp_path / folder), **{**quick, "max_steps": 8, **options})
+        return DGPOTrainer(
+            AutoModelForCausalLM.from_pretrained(tiny_folder),
+            reward,
+            config,
+            train_dataset=prompts.select(range(4)),
+            processing_class=AutoTokenizer.from_pretrained(tiny_folder),
+        )
+
+    return build
+
+
+@pytest.fixture
+def generations(monkeypatch):
+    """What every generation of training gave: prompts of the groups, rewards and advantages."""
+    seen = []
+    original = DGPOTrainer._generate_once
+
+    def watched(self, inputs):
+        output, rewards = original(self, inputs)
+        if self.model.training:
+            prompts = [json.dumps(row["prompt"]) for row in inputs][:: self.num_generations]
+            seen.append((prompts, rewards, output["advantages"]))
+        return output, rewards
+
+    monkeypatch.setattr(DGPOTrainer, "_generate_once", watched)
+    return seen
+
+
+@pytest.fixture
+def updates(monkeypatch):
+    """The advantages and entropies that entered every loss, and the advantages that the batch came with."""
+    seen = []
+    original_loss, original_compute = module.policy_loss, DGPOTrainer._compute_loss
+
+    def watched_compute(self, model, inputs):
+        seen.append({"given": inputs["advantages"].clone()})
+        return original_compute(self, model, inputs)
+
+    def watched_loss(logprob, old_logprob, advantage, mask, **options):
+        seen[-1].update(advantage=advantage, entropy=options["entropy"].detach(), mask=mask)
+        return original_loss(logprob, old_logprob, advantage, mask, **options)
+
+    monkeypatch.setattr(module, "policy_loss", watched_loss)
+    monkeypatch.setattr(DGPOTrainer, "_compute_loss", watched_compute)
+    return seen
+
+
+# --- shaped by entropy ------------------------------------------------------------------------------------------------
+
+
+def test_entropy_shaped_is_formed_in_every_update_from_the_current_entropy(build, updates, generations):
+    trainer = build(advantage="entropy_shaped", advantage_kwargs={"alpha": 0.05, "kappa": 3})
+    trainer.train()
+    assert len(updates) == 8
+    for update in updates:
+        assert not update["advantage"].requires_grad
+        expected = entropy_shaped(update["given"], update["entropy"], 0.05, 3)
+        assert update["advantage"].shape == update["entropy"].shape
+        torch.testing.assert_close(update["advantage"], expected, rtol=0, atol=0)
+    for _, rewards, advantages in generations:
+        torch.testing.assert_close(advantages, group_advantage(rewards, 4), rtol=0, atol=0)
+    bonus = updates[0]["advantage"] - updates[0]["given"].unsqueeze(1)
+    assert bonus.max() > 1e-2
+    # the entropy that was recorded in the log is the one that shaped
+    logged = [row["entropy"] for row in trainer.state.log_history if "loss" in row]
+    recorded = [(u["entropy"] * u["mask"]).sum() / u["mask"].sum() for u in updates]
+    assert logged == pytest.approx([float(value) for value in recorded], rel=1e-5)
+
+
+def test_entropy_shaped_leaves_an_advantage_of_zero_alone(build, updates):
+    trainer = build(advantage="entropy_shaped", reward=lambda completions, **_: [0.5] * len(completions), max_steps=4)
+    trainer.train()
+    assert all((update["advantage"] == 0).all() for update in updates)
+    assert all(row["grad_norm"] == 0 for row in trainer.state.log_history if "loss" in row)
+
+
+def test_other_advantages_enter_as_they_came(build, updates):
+    build(advantage="std", max_steps=4).train()
+    assert all(torch.equal(update["advantage"], update["given"]) for update in updates)
+
+
+# --- smoothed over the steps of a prompt ------------------------------------------------------------------------------
+
+
+def test_smooth_advantages_from_the_history_of_the_prompt(build, generations):
+    trainer = build(advantage="smooth", max_steps=12)
+    trainer.train()
+    assert len(generations) == 3
+    history = {}
+    for prompts, rewards, advantages in generations:
+        torch.testing.assert_close(advantages, smooth_advantage(rewards, 4, prompts, history), rtol=0, atol=0)
+    assert trainer._reward_history == history
+    assert {steps for steps, _, _ in history.values()} == {3}
+    assert any(not torch.allclose(a, group_advantage(r, 4), atol=1e-3) for _, r, a in generations[1:])
+
+
+def test_the_history_is_in_the_checkpoint_and_resuming_continues_it(build, generations, tmp_path):
+    saving = {"advantage": "smooth", "save_strategy": "steps", "save_steps": 4}
+    whole = build(**saving)
+    whole.train()
+    first, second = (
+        json.loads((tmp_path / "run" / f"checkpoint-{n}" / module.HISTORY_FILE).read_text()) for n in (4, 8)
+    )
+    assert [steps for steps, _, _ in first.values()] == [1] * 4
+    assert [steps for steps, _, _ in second.values()] == [2] * 4
+    assert second == whole._reward_history
+
+    generations.clear()
+    resumed = build("again", **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    ((prompts, rewards, advantages),) = generations
+    expected = smooth_advantage(rewards, 4, prompts, first)
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
+    assert resumed._reward_history == first  # updated in place, from what the checkpoint held
+    assert [steps for steps, _, _ in resumed._reward_history.values()] == [2] * 4
+
+
+def test_without_a_history_there_is_no_file(build, tmp_path):
+    build(advantage="std", max_steps=4, save_strategy="steps", save_steps=4).train()
+    folder = tmp_path / "run" / "checkpoint-4"
+    assert folder.is_dir()
+    assert not (folder / module.HISTORY_FILE).exists()
+
+
+def test_evaluation_reads_the_history_and_does_not_write_to_it(build):
+    trainer = build(advantage="smooth", max_steps=4, per_device_eval_batch_size=8)
+    trainer.train()
+    before = {prompt: list(figures) for prompt, figures in trainer._reward_history.items()}
+    figures = trainer.evaluate(trainer.train_dataset)
+    assert math.isfinite(figures["eval_loss"])
+    assert trainer._reward_history == before
+
+
+def test_resuming_without_a_history_says_so(build, tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    build("run", advantage="std", **saving).train()
+    resumed = build("again", advantage="smooth", **{**saving, "max_steps": 8})
+    with pytest.raises(ValueError, match="reward_history.json: it was trained with another advantage"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
