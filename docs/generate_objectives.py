@@ -66,7 +66,8 @@ it is 0, on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as π
 
 In the tables of other frameworks, values without quotes are our fields, `goes with` is the aggregation here that
 averages as that setting does (up to a constant where the framework normalises by micro-batch), and `checked` says
-whether the test suite compares the gradients with the installed framework.
+where the gradients were compared with those of the installed framework (`tests/training/test_conformance_trl.py`,
+`tests/objectives/test_conformance_frameworks.py`).
 """
 
 

@@ -5,16 +5,14 @@ TRL is installed where these tests run. The rows of verl, SkyRL and Liger run wh
 
 from __future__ import annotations
 
-import math
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
-from dgpo import objectives, policy_loss
+from dgpo import objectives
 from dgpo.objectives.conformance import CONFORMANCE
 from dgpo.training import DGPOConfig, DGPOTrainer
 
@@ -126,94 +124,3 @@ def test_the_default_of_cispo_caps_every_weight_far_below_one(build):
     theirs = gradient(stock("cispo", build, {"loss_type": "cispo"}))
     expected = gradient(ours(build, "cispo", {}, "token-mean"))
     assert theirs.norm() < 0.5 * expected.norm()
-
-
-# --- frameworks that are read, and run where they are installed ---------------------------------------------------
-
-
-def available(framework):
-    return [name for name, records in CONFORMANCE.items() if records[framework].setting is not None]
-
-
-@pytest.fixture
-def batch():
-    """Full rows, so that every average is a plain mean over responses and tokens."""
-    generator = torch.Generator().manual_seed(0)
-    old = -0.1 - 3 * torch.rand(4, 6, generator=generator, dtype=torch.float64)
-    logprob = (old + 0.5 * torch.randn(4, 6, generator=generator, dtype=torch.float64)).clamp(max=-1e-3)
-    advantage = torch.tensor([1.2, -0.7, 0.4, -1.5], dtype=torch.float64)
-    return logprob.requires_grad_(), old, advantage.unsqueeze(1).expand(4, 6), torch.ones(4, 6, dtype=torch.bool)
-
-
-def objective_for(name, framework):
-    return objectives.make(name, **(CONFORMANCE[name][framework].only or {}))
-
-
-def our_gradient(batch, name, framework):
-    aggregation = CONFORMANCE[name][framework].aggregation
-    out = policy_loss(*batch, objective=objective_for(name, framework), aggregation=aggregation)
-    return torch.autograd.grad(out.value, batch[0])[0]
-
-
-@pytest.mark.parametrize("name", available("verl"))
-def test_verl(batch, name):
-    core_algos = pytest.importorskip("verl.trainer.ppo.core_algos", reason="verl is not installed")
-    config = pytest.importorskip("verl.workers.config", reason="verl is not installed")
-    options = CONFORMANCE[name]["verl"].options(objective_for(name, "verl"))
-    loss = core_algos.get_policy_loss_fn(options.pop("policy_loss.loss_mode"))
-    logprob, old, advantage, mask = batch
-    actor = config.ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=4, **options)
-    value, _ = loss(old, logprob, advantage, mask, "token-mean", actor)
-    torch.testing.assert_close(
-        torch.autograd.grad(value, logprob)[0], our_gradient(batch, name, "verl"), rtol=1e-5, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize("name", available("skyrl"))
-def test_skyrl(batch, name):
-    losses = pytest.importorskip("skyrl.backends.skyrl_train.utils.ppo_utils", reason="SkyRL is not installed")
-    options = CONFORMANCE[name]["skyrl"].options(objective_for(name, "skyrl"))
-    config = SimpleNamespace(
-        loss_reduction=options.get("loss_reduction", "token_mean"),
-        off_policy_correction=SimpleNamespace(
-            tis_ratio_type=None,
-            sequence_mask_metric=None,
-            outlier_token_is_threshold_low=None,
-            outlier_token_is_threshold_high=None,
-            token_mask_is_threshold_low=None,
-            token_mask_is_threshold_high=None,
-        ),
-        cispo=SimpleNamespace(cispo_anchor="old"),
-        sapo=SimpleNamespace(),
-        dppo=SimpleNamespace(),
-    )
-    for option, value in options.items():
-        section, _, key = option.rpartition(".")
-        setattr(getattr(config, section) if section else config, key, value)
-    logprob, old, advantage, mask = batch
-    loss = losses.PolicyLossRegistry.get(config.policy_loss_type)
-    value, _ = loss(logprob, old, advantage / mask.sum(), config, mask.double())  # averaged by the caller there
-    torch.testing.assert_close(
-        torch.autograd.grad(value, logprob)[0], our_gradient(batch, name, "skyrl"), rtol=1e-5, atol=1e-9
-    )
-
-
-@pytest.mark.parametrize("name", available("liger"))
-def test_liger(name):
-    """A head without hidden layers: the gradient reaches the weight of the projection."""
-    liger = pytest.importorskip("liger_kernel.chunked_loss", reason="Liger is not installed")
-    generator = torch.Generator().manual_seed(0)
-    hidden = torch.randn(4, 6, 8, generator=generator)
-    ids = torch.randint(0, 11, (4, 6), generator=generator)
-    weight = torch.randn(11, 8, generator=generator).div(math.sqrt(8)).requires_grad_()
-    advantage = torch.tensor([1.2, -0.7, 0.4, -1.5])
-    logprob = (hidden @ weight.T).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
-    old = (logprob + 0.4 * torch.randn(4, 6, generator=generator)).detach()
-    record, objective = CONFORMANCE[name]["liger"], objective_for(name, "liger")
-    options = {option: value for option, value in record.options(objective).items() if value is not None}
-    loss = liger.LigerFusedLinearGRPOLoss(beta=0.0, compiled=False, use_ref_model=False, **options)
-    value, *_ = loss(hidden, weight, ids, torch.ones(4, 6), advantage, old_per_token_logps=old)
-    mask = torch.ones(4, 6, dtype=torch.bool)
-    out = policy_loss(logprob, old, advantage, mask, objective=objective, aggregation=record.aggregation)
-    expected = torch.autograd.grad(out.value, weight)[0]
-    assert_same(torch.autograd.grad(value, weight)[0], expected)

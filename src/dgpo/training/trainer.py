@@ -22,6 +22,7 @@ from dgpo.loss import PolicyLoss, policy_loss
 from dgpo.tokens import TokenBatch, check
 from dgpo.training.config import DGPOConfig
 from dgpo.training.dynamic_sampling import DynamicSampler
+from dgpo.training.metrics import StepMetrics
 
 _FORWARD_KEYS = (
     "pixel_values",
@@ -93,7 +94,7 @@ class DGPOTrainer(GRPOTrainer):
         self._totals: tuple[int, StepTotals] | None = None
         self._rewards_per_func: Tensor | None = None
         self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
-        self._metric_rows: list[Tensor] = []
+        self._step_metrics = StepMetrics()
         self._loss_was_called = False
         self.add_callback(_BypassDetector(self))
 
@@ -308,29 +309,20 @@ class DGPOTrainer(GRPOTrainer):
     def _log_metrics(
         self, out: PolicyLoss, tokens: TokenBatch, inputs: dict[str, Any], aux_loss: Tensor | None
     ) -> None:
-        """Collect the metrics of a micro-batch; after the last one of the optimiser step, reduce them over all ranks.
-
-        Means are weighted by valid tokens, so they do not depend on micro-batches or ranks either (the shares `mass/`
-        and `weight/ess` are such means of per-micro-batch values); a `/max` is the largest of all.
-        """
-        count = tokens.mask.sum().to(tokens.dtype)
         assert tokens.entropy is not None
+        count = tokens.mask.sum().to(tokens.dtype)
         values = {f"objective/{name}": value for name, value in out.statistics.items()}
         values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
         if self.beta != 0.0:
             values["kl"] = _reference_kl(tokens, inputs["ref_per_token_logps"]).sum() / count.clamp(min=1)
         if aux_loss is not None:
             values["aux_loss"] = aux_loss
-        self._metric_rows.append(torch.stack([count, *(value.to(tokens.dtype) for value in values.values())]))
+        self._step_metrics.add(values, count)
         if self.model.training and not self.accelerator.sync_gradients:
             return
-        rows = self.accelerator.gather(torch.stack(self._metric_rows)).double().cpu()  # one read for all metrics
-        self._metric_rows.clear()
-        share = rows[:, :1] / rows[:, :1].sum().clamp(min=1)
-        means, largest = (rows[:, 1:] * share).sum(0).tolist(), rows[:, 1:].amax(0).tolist()
         metrics = self._metrics["train" if self.model.training else "eval"]
-        for column, name in enumerate(values):
-            metrics[name].append((largest if name.endswith("/max") else means)[column])
+        for name, value in self._step_metrics.reduce(self.accelerator).items():
+            metrics[name].append(value)
         if self._entropy_bonus_enabled:
             metrics["entropy_coef"].append(self._entropy_coefficient())
 
