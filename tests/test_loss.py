@@ -487,3 +487,21 @@ def test_what_is_not_a_tensor_is_refused(make_batch: Callable[..., Any]) -> None
         policy_loss(batch.logprob.tolist(), batch.old_logprob, batch.advantage, batch.mask)
     with pytest.raises(TypeError, match=r"advantage is a list; expected a torch\.Tensor"):
         policy_loss(batch.logprob, batch.old_logprob, batch.advantage.tolist(), batch.mask)
+
+
+def test_a_correction_may_be_a_name(make_batch: Callable[..., Any]) -> None:
+    batch = make_batch()
+    rollout = batch.old_logprob - 0.3
+    named = policy_loss(*positional(batch), correction="truncate", rollout_logprob=rollout)
+    given = policy_loss(*positional(batch), correction=Truncate(), rollout_logprob=rollout)
+    assert torch.equal(named.value, given.value)
+    with pytest.raises(ValueError, match="unknown correction 'trunkate', did you mean 'truncate'"):
+        policy_loss(*positional(batch), correction="trunkate", rollout_logprob=rollout)
+    with pytest.raises(TypeError, match="totals is 20; expected a name or an instance of StepTotals"):
+        policy_loss(*positional(batch), totals=20)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("word", "said"), [("dapo", "preset 'dapo'"), ("DCPO", "'dac'"), ("geo_mean", "'gmpo'")])
+def test_names_from_elsewhere_are_translated(word: str, said: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown objective {word!r}: here it is .*{said}"):
+        objectives.make(word)

@@ -96,7 +96,8 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
         rewards: [B], groups side by side.
         group_size: G >= 2.
         prompts: [B / G] one key per group. A prompt that occurs twice in a batch counts as two steps.
-        history: statistics by prompt; updated in place.
+        history: statistics by prompt; updated in place. A trainer that is resumed inside a generation samples its
+            prompts anew, and they count one step more.
 
     Source: arXiv 2509.02333, section 4.2; lime-RL/DCPO@01787b0f verl/trainer/ppo/core_algos.py:363-470 (its variances
     are those of torch.std, unbiased, without an epsilon).

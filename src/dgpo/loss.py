@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dgpo import aggregation as aggregations
+from dgpo import correction as corrections
 from dgpo import kl as estimators
 from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals
@@ -47,7 +48,7 @@ def policy_loss(
     aggregation: str | Aggregation = "token-mean",
     totals: StepTotals | None = None,
     rollout_logprob: Tensor | None = None,
-    correction: Correction | None = None,
+    correction: str | Correction | None = None,
     entropy: Tensor | None = None,
     ref_logprob: Tensor | None = None,
     kl_coef: float = 0.0,
@@ -71,7 +72,7 @@ def policy_loss(
         totals: tokens and sequences of the whole optimiser step; None takes those of this batch. With gradient
             accumulation or several ranks the gradient is only right with the step's totals.
         rollout_logprob: [B, T] log μ of the sampler; read by `correction` and by `kl/sampler`.
-        correction: ρ; None is 1.
+        correction: ρ, a name of `correction.CORRECTIONS` or a `Correction`; None is 1.
         entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
         ref_logprob: [B, T] log-probs under the reference model, for the KL term.
         kl_coef: coefficient of the KL term.
@@ -87,9 +88,13 @@ def policy_loss(
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
     chosen = objectives.make(objective) if isinstance(objective, str) else objective
     how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
-    for name, given, kind in (("objective", chosen, Objective), ("aggregation", how, Aggregation)):
-        if not isinstance(given, kind):
-            raise TypeError(f"{name} is {given!r}; expected a name or an instance of {kind.__name__}")
+    rho = corrections.make(correction) if isinstance(correction, str) else correction
+    _require("objective", chosen, Objective)
+    _require("aggregation", how, Aggregation)
+    if rho is not None:
+        _require("correction", rho, Correction)
+    if totals is not None:
+        _require("totals", totals, StepTotals)
     c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
 
     with torch.no_grad():
@@ -97,8 +102,8 @@ def policy_loss(
         w = torch.where(tokens.mask, chosen.weight(tokens), 0.0)
         phi = torch.where(tokens.mask, chosen.potential(tokens), 0.0)
         scale = -(c * tokens.advantage)
-        if correction is not None:
-            scale = scale * correction.factor(tokens)
+        if rho is not None:
+            scale = scale * rho.factor(tokens)
     surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
     value = (scale * surrogate).sum()
     if kl_coef != 0:
@@ -108,6 +113,11 @@ def policy_loss(
             raise ValueError(f"entropy_coef = {entropy_coef} needs entropy [B, T], got None")
         value = value - entropy_coef * (c * torch.where(tokens.mask, entropy.to(tokens.dtype), 0.0)).sum()
     return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
+
+
+def _require(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} is {value!r}; expected a name or an instance of {kind.__name__}")
 
 
 def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
     """', did you mean ...?' if something known is near enough, otherwise nothing."""
-    match = get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    match = get_close_matches(str(word).lower(), list(known), n=1, cutoff=0.5)
     return f", did you mean {match[0]!r}?" if match else ""
 
 

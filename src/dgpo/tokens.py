@@ -92,11 +92,15 @@ class TokenBatch:
         return self.log_ratio.exp()
 
 
-def check(tokens: TokenBatch) -> None:
+def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
     """Raise if a NaN or an infinity stands at a valid position, naming the first one.
 
     Costs one host synchronisation when all is well. Non-finite values at *masked* positions are fine and never reach
     a `TokenBatch`.
+
+    Args:
+        tokens: the batch.
+        ref_logprob: [B, T] log-probs under the reference model, where a KL term reads them.
 
     Raises:
         ValueError: names the tensor, row and column, the value, and how many others there are.
@@ -107,6 +111,7 @@ def check(tokens: TokenBatch) -> None:
         "advantage": tokens.advantage,
         "rollout_logprob": tokens.rollout_logprob,
         "entropy": tokens.entropy,
+        "ref_logprob": None if ref_logprob is None else tokens._masked("ref_logprob", ref_logprob),
     }
     present = {name: values.detach() for name, values in named.items() if values is not None}
     bad = torch.stack([~torch.isfinite(values) for values in present.values()])

@@ -67,7 +67,7 @@ def test_without_out_the_files_are_next_to_the_model(dgpo: Callable[..., Any], t
     AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(model)
     AutoTokenizer.from_pretrained(tiny).save_pretrained(model)
     assert dgpo("eval", "--model", model, "--task", "addition", "--samples", 0, "--limit", 2).code == 0
-    assert (model / "eval-addition" / "results.json").is_file()
+    assert (model / "eval-addition-first2" / "results.json").is_file()
     # and the folder still is that model
     assert dgpo("eval", "--model", model, "--task", "addition", "--samples", 0, "--limit", 2).code == 0
 
@@ -85,7 +85,7 @@ def test_a_hub_model_does_not_get_a_folder_of_its_name(
     done = dgpo(*words)
     assert done.code == 0, done.err
     assert not Path("somebody").exists()
-    results = Path("outputs/some-model/eval-addition/results.json")
+    results = Path("outputs/some-model/eval-addition-first2/results.json")
     assert json.loads(results.read_text())["model"] == "somebody/some-model"
 
 

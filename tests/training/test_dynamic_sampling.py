@@ -112,6 +112,16 @@ def test_nothing_but_easy_prompts_ends_with_a_warning(build):
     assert row["grad_norm"] == 0.0
 
 
+def test_what_rounding_leaves_of_a_constant_reward_is_not_trained_on(build):
+    """TRL's advantage of eight equal rewards of 100.1 is 0.07: a rounded mean, divided by 1e-4."""
+    trainer = build(prompts(easy=16, hard=0), max_num_gen_batches=1)
+    trainer.reward_funcs[0] = lambda completions, **kwargs: [100.1] * len(completions)
+    with pytest.warns(UserWarning, match="4 of 4 groups"):
+        trainer.train()
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert {row["grad_norm"] for row in rows} == {0.0}
+
+
 def test_drawn_prompts_depend_on_the_step_and_not_on_chance(build):
     trainer = build(prompts(easy=24, hard=8))
     sampler = trainer._dynamic_sampler

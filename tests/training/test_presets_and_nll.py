@@ -52,6 +52,10 @@ def test_every_preset_makes_a_config_that_survives_a_copy(name):
             r"preset = 'dapo' sets objective = 'grpo', but it was set to 'maspo'",
         ),
         ({"preset": "dr_grpo", "aggregation": "seq-mean-token-mean"}, r"preset = 'dr_grpo' sets aggregation"),
+        (
+            {"preset": "dapo", "loss_type": "seq-mean-token-mean"},
+            r"preset = 'dapo' sets aggregation = 'token-mean', but",
+        ),
         ({"preset": "dapo", "advantage": "none"}, r"preset = 'dapo' sets advantage = 'std'"),
         ({"advantage": "smooth", "dynamic_sampling": True}, r"dynamic_sampling replaces them; set one of them"),
         ({"positive_nll_coef": -0.1}, r"positive_nll_coef = -0.1 is not allowed"),

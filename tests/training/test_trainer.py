@@ -345,3 +345,46 @@ def test_checkpoint_resume_and_model_card(build, tmp_path):
     assert resumed.state.global_step == 6
     assert [row["step"] for row in resumed.state.log_history if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert Path(tmp_path / "run" / "checkpoint-6").is_dir()
+
+
+def test_a_nan_of_the_reference_model_is_an_error_too(build):
+    trainer = build(DGPOTrainer, beta=0.1)
+    inputs = inputs_for(trainer)
+    inputs["ref_per_token_logps"][0, 1] = math.nan
+    with pytest.raises(ValueError, match=r"ref_logprob\[0, 1\] = nan at a valid position"):
+        loss_and_gradient(trainer, inputs)
+
+
+def test_data_for_less_than_one_generation_is_refused(build, prompts):
+    with pytest.raises(ValueError, match="the data has 3 prompts, but one generation takes 4"):
+        build(DGPOTrainer, data=prompts.select(range(3)))
+
+
+def test_the_table_of_completions_shows_the_advantages_that_were_used(build):
+    trainer = build(DGPOTrainer, advantage="none", max_steps=1)
+    trainer.train()
+    used = torch.cat([batch["advantages"] for batch in trainer._buffered_inputs])
+    assert sorted(trainer._logs["advantages"]) == pytest.approx(sorted(used.tolist()))
+
+
+def test_training_again_after_an_interruption_inside_a_step(build):
+    """The windows begin anew: each update's totals are those of its own two micro-batches."""
+    trainer = build(DGPOTrainer, gradient_accumulation_steps=2, steps_per_generation=4, max_steps=4)
+    original, calls, seen = trainer._compute_loss, [], []
+
+    def interrupted(model, inputs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        loss = original(model, inputs)
+        seen.append((float(trainer._step_totals(inputs).tokens), int(inputs["completion_mask"].sum())))
+        return loss
+
+    trainer._compute_loss = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    seen.clear()
+    trainer.train()
+    assert len(seen) == 8
+    for (first, tokens), (second, more) in zip(seen[::2], seen[1::2], strict=True):
+        assert first == second == tokens + more

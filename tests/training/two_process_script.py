@@ -80,7 +80,9 @@ def main(folder, out, options):
         with open(f"{out}.json", "w") as file:
             json.dump(trainer.state.log_history, file)
     trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    # gloo's threads can abort the interpreter's shutdown on a busy machine, after everything has been written
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,6 @@ def user_input(kinds: tuple[type[Exception], ...] = (ValueError, TypeError, OSEr
     except kinds as error:
         raise UserError(str(error).strip() or type(error).__name__) from error
     except (ImportError, RuntimeError) as error:
-        if "pip install" not in str(error):
+        if not any(words in str(error) for words in ("pip install", "to be installed")):
             raise
         raise UserError(str(error).strip()) from error

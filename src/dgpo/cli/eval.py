@@ -89,4 +89,5 @@ def _folder(args: EvalArguments, name: str) -> Path:
         return Path(args.out)
     # a folder of a hub model's name would from then on be taken for the model
     beside = Path(args.model) if Path(args.model).is_dir() else Path("outputs", Path(args.model).name)
-    return beside / f"eval-{name}"
+    # a quick look at a few problems must not take the place of the whole result
+    return beside / (f"eval-{name}" if args.limit is None else f"eval-{name}-first{args.limit}")

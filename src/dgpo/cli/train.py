@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import shlex
@@ -47,6 +48,8 @@ def run(argv: list[str]) -> int:
     with user_input():
         checkpoint = _checkpoint(args, config)
         trainer = _build(args, config, model)
+    if checkpoint is not None:
+        trainer.accelerator.print(f"continuing from {checkpoint}")
     stop = StopOnSignal()
     trainer.add_callback(stop)
     with stop:
@@ -59,9 +62,15 @@ def run(argv: list[str]) -> int:
     else:
         _save(trainer, config, args.dataset)
         say(f"done: {trainer.state.global_step} updates; model saved in {config.output_dir}")
-    # a rank that leaves while another still writes takes the others down with it
-    trainer.accelerator.wait_for_everyone()
-    trainer.accelerator.end_training()
+    # a rank that leaves while another still writes takes the others down with it, and so can threads of the process
+    # group that outlive it because a model still holds on to them
+    accelerator = trainer.accelerator
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    del trainer
+    gc.collect()
+    accelerator.end_training()
     return 0
 
 
@@ -84,13 +93,6 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
     data = args.load_dataset("train") if task is None else task.dataset("train")
     default_reward = answer_reward if task is None else task.reward
     rewards = [_reward(name) for name in args.reward_funcs] if args.reward_funcs else [default_reward]
-    prompts = config.generation_batch_size // config.num_generations
-    if len(data) < prompts:
-        raise ValueError(
-            f"the data has {len(data)} prompts, but one generation takes {prompts} (generation_batch_size = "
-            f"{config.generation_batch_size} completions, num_generations = {config.num_generations} of each prompt): "
-            "no update could be made"
-        )
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dgpo.objectives import presets
 from dgpo.objectives.aspo import ASPO
 from dgpo.objectives.bapo import BAPO, BAPOAlgorithm1
 from dgpo.objectives.cispo import CISPO, CISPOTwoSided
@@ -45,6 +46,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "drpo": DRPO,
 }
 
+ELSEWHERE = {
+    "dapo": "the preset 'dapo', or 'grpo' with eps_high=0.28",
+    "dr_grpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
+    "ppo": "'grpo'",
+    "vanilla": "'grpo' with dual_clip=3",
+    "geo_mean": "'gmpo'",
+    "dcpo": "'dac', with the advantage 'smooth'",
+    "dppo": "'dppo_tv' or 'dppo_kl'",
+    "rloo": "the advantage 'leave_one_out'",
+}
+"""Names that users bring from papers and frameworks, and what they are called here."""
+
 __all__ = [
     "ASPO",
     "BAPO",
@@ -70,6 +83,7 @@ __all__ = [
     "SAPOUnilateral",
     "VESPO",
     "make",
+    "presets",
 ]
 
 
@@ -79,4 +93,8 @@ def make(name: str, **fields: Any) -> Objective:
     Raises:
         ValueError: unknown name or field, with the nearest known one; or a field outside its range.
     """
+    if name not in OBJECTIVES and str(name).lower() in ELSEWHERE:
+        raise ValueError(
+            f"unknown objective {name!r}: here it is {ELSEWHERE[str(name).lower()]}; known: {', '.join(OBJECTIVES)}"
+        )
     return build("objective", OBJECTIVES, name, fields)

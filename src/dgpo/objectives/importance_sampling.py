@@ -13,7 +13,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class IS(Objective):
-    """w = r and φ = r, everywhere.
+    """Unclipped importance sampling: the weight is the ratio itself, w = r and φ = r.
 
     Unbiased for the token-level surrogate E_old[r A] (itself a first-order approximation of the policy gradient: the
     states are those of π_old), and without any bound on w but the clamp of the log ratio.

@@ -260,6 +260,13 @@ class DGPOConfig(GRPOConfig):
                     f"{getattr(self, option)!r}; set one of them"
                 )
             setattr(self, option, value)
+        if chosen.objective != defaults["objective"]:  # a config file may name the default, and would seem to be heeded
+            warnings.warn(
+                f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
+                f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _name_instances(self) -> None:
         """Replace instances by their name and fields, so that the config serialises."""
@@ -274,7 +281,10 @@ class DGPOConfig(GRPOConfig):
                 continue
             names = [name for name, cls in registry.items() if cls is type(value)]
             if not names:
-                raise ValueError(f"{option} = {value!r} is not registered; known: {', '.join(registry)}")
+                raise ValueError(
+                    f"{option} = {value!r} is not registered; add its class under a name to the registry first, for "
+                    f"example dgpo.objectives.OBJECTIVES['mine'] = Mine; known: {', '.join(registry)}"
+                )
             if option == "correction":
                 self.correction = {"name": names[0], **dataclasses.asdict(value)}
                 continue
@@ -290,6 +300,11 @@ class DGPOConfig(GRPOConfig):
     def _resolve_aggregation_name(self) -> None:
         if self.loss_type == _TRL_DEFAULTS["loss_type"]:
             return
+        if self.preset is not None and self.loss_type != self.aggregation:
+            raise ValueError(
+                f"preset = {self.preset!r} sets aggregation = {self.aggregation!r}, but loss_type = "
+                f"{self.loss_type!r}; set one of them"
+            )
         default = next(f.default for f in dataclasses.fields(self) if f.name == "aggregation")
         if self.loss_type in aggregations.AGGREGATIONS and self.aggregation in (default, self.loss_type):
             self.aggregation = self.loss_type

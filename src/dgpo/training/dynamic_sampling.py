@@ -26,7 +26,8 @@ class DynamicSampler:
     size, `max_num_gen_batches` in all. Places that are still empty then keep their group without spread (it
     contributes exactly 0): verl raises here instead, which loses a run to one hard batch.
 
-    Drawn prompts depend only on the seed and the optimiser step, so a resumed run draws what it would have drawn.
+    Drawn prompts depend only on the seed and the optimiser step, so a run that is resumed at the end of a generation
+    draws what it would have drawn.
 
     Raises:
         ValueError: groups that are spread over ranks, a streaming data set, or multimodal inputs.
@@ -73,8 +74,11 @@ class DynamicSampler:
         chosen = (sources + rest)[: self.groups]
         metrics = trainer._metrics["train"]
         metrics["dynamic_sampling/generation_batches"].append(float(generations))
-        metrics["dynamic_sampling/groups_without_spread"].append(float(missing))
-        return self._assemble(kept, chosen, size)
+        metrics["dynamic_sampling/groups_without_spread"].append(self._sum_over_ranks(missing))
+        output = self._assemble(kept, chosen, size)
+        # exactly: TRL's advantage divides what rounding left of a constant reward by 1e-4
+        output["advantages"][(self.groups - missing) * size :] = 0.0
+        return output
 
     def _generate_groups(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], list[bool]]:
         batch, rewards = self.trainer._generate_once(inputs)
@@ -84,8 +88,13 @@ class DynamicSampler:
 
     def _any_rank(self, condition: bool) -> bool:
         """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""
-        flag = torch.tensor([float(condition)], device=self.trainer.accelerator.device)
-        return bool(self.trainer.accelerator.reduce(flag, reduction="sum").item() > 0)
+        return self._sum_over_ranks(condition) > 0
+
+    def _sum_over_ranks(self, value: float) -> float:
+        accelerator = self.trainer.accelerator
+        return float(
+            accelerator.reduce(torch.tensor([float(value)], device=accelerator.device), reduction="sum").item()
+        )
 
     def _draw(self, generation: int) -> list[dict[str, Any]]:
         trainer = self.trainer

@@ -75,6 +75,7 @@ class DGPOTrainer(GRPOTrainer):
 
     args: DGPOConfig
     entropy_coef: float
+    _buffered_inputs: Any
     _entropy_window_stats: Tensor | None
 
     def __init__(
@@ -86,6 +87,7 @@ class DGPOTrainer(GRPOTrainer):
         elif not isinstance(args, DGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
         super().__init__(model, reward_funcs, args, *more, **kwargs)
+        self._check_data()
         self._objective = args.make_objective()
         self._aggregation = args.make_aggregation()
         self._correction = args.make_correction()
@@ -96,7 +98,24 @@ class DGPOTrainer(GRPOTrainer):
         self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
         self._step_metrics = StepMetrics()
         self._loss_was_called = False
-        self.add_callback(_BypassDetector(self))
+        self.add_callback(_Guard(self))
+
+    def _check_data(self) -> None:
+        prompts = self.args.generation_batch_size // self.args.num_generations
+        if hasattr(self.train_dataset, "__len__") and len(self.train_dataset) < prompts:
+            raise ValueError(
+                f"the data has {len(self.train_dataset)} prompts, but one generation takes {prompts} "
+                f"(generation_batch_size = {self.args.generation_batch_size} completions, num_generations = "
+                f"{self.args.num_generations} of each prompt): no update could be made; set a smaller "
+                "steps_per_generation or per_device_train_batch_size"
+            )
+
+    def _begin(self) -> None:
+        """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
+        if self._step % self.args.gradient_accumulation_steps:  # type: ignore[has-type]
+            self._step, self._buffered_inputs, self._totals = 0, None, None
+        self._step_metrics = StepMetrics()
+        self._entropy_window_stats = None
 
     # --- rewards and advantages --------------------------------------------------------------------------------
 
@@ -125,10 +144,19 @@ class DGPOTrainer(GRPOTrainer):
             history = self._reward_history if training else dict(self._reward_history)
             prompts = [json.dumps(row.get("prompt")) for row in inputs] if self._advantage.reads_history else []
             prompts = gather_object(prompts)[::group_size]  # one per group, of all ranks
-            output["advantages"] = self._advantage.of_groups(rewards, group_size, prompts, history)[mine]
+            advantages = self._advantage.of_groups(rewards, group_size, prompts, history)
+            output["advantages"] = advantages[mine]
+            self._log_advantages(advantages)
         if self.args.positive_nll_coef > 0:
             output["correct"] = rewards[mine] > 0
         return output, rewards[mine]
+
+    def _log_advantages(self, advantages: Tensor) -> None:
+        """In the table of completions, in place of TRL's, which it has written just before."""
+        logged = self._logs["advantages"]
+        for _ in range(min(len(logged), len(advantages))):
+            logged.pop()
+        logged.extend(advantages.tolist())
 
     # --- the loss ----------------------------------------------------------------------------------------------
 
@@ -147,7 +175,9 @@ class DGPOTrainer(GRPOTrainer):
             rollout_logprob=_sampler_logprob(inputs, logprob),
             entropy=entropies,
         )
-        check(tokens)  # TRL reads metrics off the device in this very step, so one more read costs nothing
+        check(
+            tokens, inputs.get("ref_per_token_logps")
+        )  # TRL reads metrics off the device in this very step, so one more read costs nothing
         out = policy_loss(
             logprob,
             inputs.get("old_per_token_logps"),
@@ -265,8 +295,14 @@ class DGPOTrainer(GRPOTrainer):
         return float(self.entropy_coef)
 
     def _adapt_entropy_coefficient(self, tokens: TokenBatch) -> None:
-        if not self.use_adaptive_entropy or not self.model.training:
+        if not self._entropy_bonus_enabled or not self.model.training:
             return
+        if self.use_adaptive_entropy:
+            self._adapt(tokens)
+        if self.accelerator.sync_gradients:
+            self._metrics["train"]["entropy_coef"].append(float(self.entropy_coef))
+
+    def _adapt(self, tokens: TokenBatch) -> None:
         assert tokens.entropy is not None
         counts = torch.stack([tokens.entropy.sum(), tokens.mask.sum().to(tokens.dtype)])
         window = self._entropy_window_stats
@@ -323,13 +359,16 @@ class DGPOTrainer(GRPOTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in self._step_metrics.reduce(self.accelerator).items():
             metrics[name].append(value)
-        if self._entropy_bonus_enabled:
-            metrics["entropy_coef"].append(self._entropy_coefficient())
 
 
-class _BypassDetector(TrainerCallback):
+class _Guard(TrainerCallback):
+    """Clean windows at the beginning of `train()`, and our loss in the first step of it."""
+
     def __init__(self, trainer: DGPOTrainer) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer._begin()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         if not self.trainer._loss_was_called:
