@@ -67,7 +67,7 @@ def run(argv: list[str]) -> int:
     accelerator = trainer.accelerator
     accelerator.wait_for_everyone()
     accelerator.free_memory()
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    trainer.model_wrapped = trainer.model
     del trainer
     gc.collect()
     accelerator.end_training()
