@@ -497,7 +497,7 @@ def test_a_correction_may_be_a_name(make_batch: Callable[..., Any]) -> None:
     assert torch.equal(named.value, given.value)
     with pytest.raises(ValueError, match="unknown correction 'trunkate', did you mean 'truncate'"):
         policy_loss(*positional(batch), correction="trunkate", rollout_logprob=rollout)
-    with pytest.raises(TypeError, match="totals is 20; expected a name or an instance of StepTotals"):
+    with pytest.raises(TypeError, match="totals is 20; expected a StepTotals or None"):
         policy_loss(*positional(batch), totals=20)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import UnionType
 
 import torch
 from torch import Tensor
@@ -83,18 +84,16 @@ def policy_loss(
 
     Raises:
         ValueError: unknown names, shapes that do not fit, a coefficient without the tensor it needs.
-        TypeError: an argument that is not a tensor.
+        TypeError: an argument that is not a tensor, or not of the kind named above.
     """
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
     chosen = objectives.make(objective) if isinstance(objective, str) else objective
     how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
     rho = corrections.make(correction) if isinstance(correction, str) else correction
-    _require("objective", chosen, Objective)
-    _require("aggregation", how, Aggregation)
-    if rho is not None:
-        _require("correction", rho, Correction)
-    if totals is not None:
-        _require("totals", totals, StepTotals)
+    _require("objective", chosen, Objective, "a name or an instance of Objective")
+    _require("aggregation", how, Aggregation, "a name or an instance of Aggregation")
+    _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
+    _require("totals", totals, StepTotals | None, "a StepTotals or None")
     c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
 
     with torch.no_grad():
@@ -115,9 +114,9 @@ def policy_loss(
     return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
 
 
-def _require(name: str, value: object, kind: type) -> None:
+def _require(name: str, value: object, kind: type | UnionType, expected: str) -> None:
     if not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}; expected a name or an instance of {kind.__name__}")
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
 
 
 def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:

@@ -260,13 +260,13 @@ class DGPOConfig(GRPOConfig):
                     f"{getattr(self, option)!r}; set one of them"
                 )
             setattr(self, option, value)
-        if chosen.objective != defaults["objective"]:  # a config file may name the default, and would seem to be heeded
-            warnings.warn(
-                f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
-                f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
-                UserWarning,
-                stacklevel=4,
-            )
+        # said aloud, because a config file that names a default would seem to be heeded
+        warnings.warn(
+            f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
+            f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
+            UserWarning,
+            stacklevel=4,
+        )
 
     def _name_instances(self) -> None:
         """Replace instances by their name and fields, so that the config serialises."""

@@ -34,7 +34,7 @@ class DynamicSampler:
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
-        args, ranks = trainer.args, trainer.accelerator.num_processes
+        args = trainer.args
         local = args.per_device_train_batch_size * args.steps_per_generation
         if local % args.num_generations:
             raise ValueError(
@@ -47,7 +47,6 @@ class DynamicSampler:
         self.trainer = trainer
         self.dataset: Dataset[Any] = trainer.train_dataset
         self.groups = local // args.num_generations
-        self.ranks = ranks
 
     def generate(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         """One rank's generation batch with as many informative groups as `max_num_gen_batches` allows."""

@@ -37,7 +37,6 @@ _FORWARD_KEYS = (
     "image_position_ids",
 )
 
-
 HISTORY_FILE = "reward_history.json"
 """In a checkpoint: statistics of the rewards by prompt, where the advantage keeps them."""
 
@@ -175,9 +174,8 @@ class DGPOTrainer(GRPOTrainer):
             rollout_logprob=_sampler_logprob(inputs, logprob),
             entropy=entropies,
         )
-        check(
-            tokens, inputs.get("ref_per_token_logps")
-        )  # TRL reads metrics off the device in this very step, so one more read costs nothing
+        # TRL reads metrics off the device in this very step, so one more read costs nothing
+        check(tokens, inputs.get("ref_per_token_logps"))
         out = policy_loss(
             logprob,
             inputs.get("old_per_token_logps"),
@@ -227,11 +225,15 @@ class DGPOTrainer(GRPOTrainer):
         coefficient = self._aggregation.coefficient(mask, totals, logprob.dtype)
         return (coefficient * -torch.where(mask, logprob, 0.0)).sum()
 
+    def _window_start(self) -> int:
+        """The micro-step at which the optimiser step at hand began."""
+        return int(self._step - self._step % self.args.gradient_accumulation_steps)
+
     def _step_batches(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """The micro-batches of the optimiser step at hand."""
         if not self.model.training:
             return [inputs]
-        start = self._step - self._step % self.args.gradient_accumulation_steps
+        start = self._window_start()
         steps = range(start, start + self._micro_batches())
         return [self._buffered_inputs[step % self.args.steps_per_generation] for step in steps]
 
@@ -239,7 +241,7 @@ class DGPOTrainer(GRPOTrainer):
         """Tokens and sequences of the whole optimiser step, counted once for all its micro-batches."""
         if not self.model.training:
             return self._totals_of([_loss_mask(inputs).bool()])
-        start = self._step - self._step % self.args.gradient_accumulation_steps
+        start = self._window_start()
         if self._totals is None or self._totals[0] != start:
             masks = [_loss_mask(batch).bool() for batch in self._step_batches(inputs)]
             self._totals = (start, self._totals_of(masks))
