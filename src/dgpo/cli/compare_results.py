@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dgpo.cli.errors import user_input
 from dgpo.evaluation.compare import compare
-from dgpo.evaluation.files import write_json_atomic
+from dgpo.files import write_json_atomic
 
 
 def run(argv: list[str]) -> int:

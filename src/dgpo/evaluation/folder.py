@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from dgpo.evaluation.files import write_json_atomic, write_lines_atomic
 from dgpo.evaluation.suite import Slot
+from dgpo.files import write_json_atomic, write_lines_atomic
 
 CONFIGURATION = "run.json"
 GENERATIONS = "generations.jsonl"

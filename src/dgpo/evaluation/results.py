@@ -17,9 +17,9 @@ import numpy as np
 
 import dgpo
 from dgpo.evaluation.estimates import Estimate, summarise
-from dgpo.evaluation.files import write_json_atomic, write_lines_atomic, write_text_atomic
 from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, as_lines
 from dgpo.evaluation.suite import Suite
+from dgpo.files import write_json_atomic, write_lines_atomic, write_text_atomic
 
 SCHEMA = "dgpo.evaluation/1"
 RESULTS = "results.json"

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, evaluate, write
-from dgpo.evaluation.files import write_json_atomic
+from dgpo.files import write_json_atomic
 from dgpo.rewards.verdict import FunctionGrader
 from dgpo.tasks import Addition
 from dgpo.training.callbacks import RewardProgress

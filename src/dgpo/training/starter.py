@@ -23,8 +23,8 @@ from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from dgpo.evaluation.files import write_json_atomic
 from dgpo.evaluation.sampling import generate
+from dgpo.files import write_json_atomic
 from dgpo.tasks import Procedural
 from dgpo.training.callbacks import RewardProgress
 

@@ -16,7 +16,7 @@ from trl import GRPOTrainer
 
 from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
-from dgpo.evaluation.files import write_json_atomic
+from dgpo.files import write_json_atomic
 from dgpo.kl import k3
 from dgpo.tokens import TokenBatch, check
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation

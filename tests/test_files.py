@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from dgpo.evaluation.files import write_json_atomic, write_text_atomic
+from dgpo.files import write_json_atomic, write_text_atomic
 
 
 def test_creates_the_folder_and_replaces(tmp_path):
