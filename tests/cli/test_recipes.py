@@ -2,67 +2,262 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import socket
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib import util
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
+from datasets import Dataset, load_dataset
+from recipe_figures import dry_run_argv, figures, head_of, joined, of_plan, under_zero3
 from trl import ModelConfig
 
 from dgpo.cli.arguments import parse
+from dgpo.cli.dry_run import plan_of
 from dgpo.cli.train import REWARDS, TrainArguments
-from dgpo.objectives import DGPO
+from dgpo.objectives import DGPO, GRPO, MASPO
 from dgpo.tasks import TASKS
 from dgpo.training import DGPOConfig
 from dgpo.training.demo import SETTINGS, UPDATES
+from dgpo.training.plan import Plan
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-NAMES = sorted(path.name for path in RECIPES.glob("*.yaml"))
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ROOT / "recipes"
+LAUNCHED = {"accelerate"}
+"""Folders whose YAML files are for `accelerate launch`."""
+NAMES = sorted(
+    str(path.relative_to(RECIPES))
+    for path in RECIPES.rglob("*.yaml")
+    if path.relative_to(RECIPES).parts[0] not in LAUNCHED
+)
+PLANNED = [name for name in NAMES if name != "addition.yaml"]
+"""Those whose model has a name; that of the addition recipe is a folder that a command makes."""
+SIZES = {"1.5b": "1.5B", "7b": "7B", "14b": "14B"}
+OBJECTIVE_KEYS = {"objective", "objective_kwargs", "output_dir"}
+FLAGS = ["--use_cpu", "--output_dir", "unused"]
 
 
+def text_of(name: str) -> str:
+    return (RECIPES / name).read_text(encoding="utf-8")
+
+
+@cache
 def parsed(name: str) -> tuple[TrainArguments, DGPOConfig, ModelConfig]:
     """As `dgpo train --config` does it; on the CPU, where there may be no GPU to check bf16 against."""
-    return parse(
-        "dgpo train",
-        [TrainArguments, DGPOConfig, ModelConfig],
-        ["--config", str(RECIPES / name), "--use_cpu", "--output_dir", "unused"],
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*on-policy.*")
+        return parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], ["--config", str(RECIPES / name), *FLAGS])
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError(f"a dry run asked for the network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
+def from_the_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the commands of the heads are to be typed."""
+    monkeypatch.chdir(ROOT)
 
 
 def test_there_are_recipes() -> None:
-    assert {"addition.yaml", "gsm8k-0.5b.yaml"} <= set(NAMES)
+    methods = {"dgpo", "maspo", "grpo"}
+    papers = {f"dapo-math/{size}-{method}.yaml" for size in SIZES for method in methods}
+    others = {"addition.yaml", "gsm8k-0.5b.yaml", "dapo-math/1.5b-dapo.yaml"}
+    single = {"single-gpu/1.5b-lora-24gb.yaml", "single-gpu/1.5b-h200.yaml"}
+    assert set(NAMES) == papers | others | single
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipe(name: str) -> None:
     """Off-policy, or objectives could not differ; the data is a task or a data set; rewards exist."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*on-policy.*")
-        args, config, _ = parsed(name)
+    args, config, _ = parsed(name)
     assert config.updates_per_generation > 1
     assert (args.task in TASKS) != (args.dataset is not None)
-    assert set(args.rewards or []) <= set(REWARDS)
+    for reward in args.rewards or []:
+        assert (reward if isinstance(reward, str) else reward["name"]) in REWARDS
     assert args.prompt_template is None or "{prompt}" in args.prompt_template
+    assert config.save_strategy == "no" or config.save_steps % config.updates_per_generation == 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_head_comment(name: str) -> None:
-    """Hardware, time and what to expect; and the command that launches it."""
-    text = (RECIPES / name).read_text(encoding="utf-8")
-    head = text[: text.index("\n\n")]
-    assert all(line.startswith("#") for line in head.splitlines())
+    """Hardware, time and what to expect; the command that launches it; a line in the table."""
+    head = head_of(text_of(name))
+    assert len(head.splitlines()) <= 45
     for word in ("Hardware:", "Time:", "Expect:"):
-        assert re.search(rf"^# {word} +\S", head, re.MULTILINE), word
-    assert f"dgpo train --config recipes/{name}" in head
-    assert f"`{name}`" in (RECIPES / "README.md").read_text(encoding="utf-8")
+        assert re.search(rf"^{word} +\S", head, re.MULTILINE), word
+    launch = re.search(rf"train (\\\n +)?--config recipes/{re.escape(name)}(?!.*--dry_run)", head)
+    assert launch is not None
+    assert f"`{name}`" in text_of("README.md")
+    assert ("NOT A RESULT: we have not run it" in head) == (name != "addition.yaml")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_goes_where_git_does_not_look(name: str) -> None:
-    assert yaml.safe_load((RECIPES / name).read_text(encoding="utf-8"))["output_dir"].startswith("outputs/")
+    assert yaml.safe_load(text_of(name))["output_dir"].startswith("outputs/")
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+@pytest.mark.parametrize("name", PLANNED)
+def test_the_figures_of_the_head_are_those_of_the_dry_run(name: str) -> None:
+    """And the run fits on the GPU that the head names."""
+    argv = dry_run_argv(text_of(name))
+    assert argv[:2] == ["--config", f"recipes/{name}"]
+    plan = plan_of(argv)
+    head = joined(head_of(text_of(name)))
+    for phrase in of_plan(plan).values():
+        assert phrase in head
+    assert plan.gpu is not None
+    assert max(plan.update_gib, plan.generation_gib) < 0.95 * plan.gpu.gib
+    consistent(plan)
+    if plan.world.processes > 1:
+        assert plan.world.sharding == "FSDP2"
+        assert under_zero3(argv) in head
+
+
+def consistent(plan: Plan) -> None:
+    """16 updates of one generation; micro-batches of all ranks are all of its completions, groups whole."""
+    assert plan.updates_per_generation == 16
+    assert plan.completions == plan.prompts * plan.group_size
+    assert plan.completions == 16 * plan.completions_per_update
+    assert plan.completions_per_update % plan.group_size == 0
+    assert plan.fused
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+@pytest.mark.parametrize("size", SIZES)
+def test_the_papers_batches(size: str) -> None:
+    plan = plan_of(dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")))
+    assert (plan.world.processes, plan.prompts, plan.completions_per_update) == (8, 512, 32 * plan.group_size)
+    assert plan.model == f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{SIZES[size]}"
+    assert plan.data_rows == 17_000
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+def test_what_the_accelerate_file_says_of_two_nodes() -> None:
+    """Half the micro-batches on twice the GPUs is the same generation."""
+    argv = dry_run_argv(text_of("dapo-math/14b-dgpo.yaml"))
+    one = plan_of(argv)
+    halved = {
+        "gradient_accumulation_steps": one.accumulation // 2,
+        "steps_per_generation": one.accumulation // 2 * 16,
+    }
+    two = plan_of([*argv, "--num_gpus", "16", *(f"--{name}={value}" for name, value in halved.items())])
+    consistent(two)
+    assert (two.prompts, two.completions_per_update) == (one.prompts, one.completions_per_update)
+    assert two.update_gib < one.update_gib
+    assert "--num_processes 16" in (RECIPES / "accelerate" / "fsdp2-8gpu.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+def test_what_the_head_says_of_14b_on_one_node() -> None:
+    """vLLM on the same GPUs fits too."""
+    name = "dapo-math/14b-dgpo.yaml"
+    found = re.search(r"one node is enough.*?: (--vllm_mode .*? 0\.5)\.", joined(head_of(text_of(name))))
+    assert found is not None
+    plan = plan_of([*dry_run_argv(text_of(name)), *shlex.split(found.group(1))])
+    assert plan.gpu is not None
+    assert {term.name for term in plan.memory} >= {"vLLM"}
+    assert max(plan.update_gib, plan.generation_gib) < 0.8 * plan.gpu.gib
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_objectives_of_one_size_differ_in_the_objective_alone(size: str) -> None:
+    """Every other value is the same, so that a comparison is one of objectives."""
+    values = [yaml.safe_load(text_of(f"dapo-math/{size}-{method}.yaml")) for method in ("dgpo", "maspo", "grpo")]
+    rest = [{key: value for key, value in one.items() if key not in OBJECTIVE_KEYS} for one in values]
+    assert rest[0] == rest[1] == rest[2]
+    made = [parsed(f"dapo-math/{size}-{method}.yaml")[1].make_objective() for method in ("dgpo", "maspo", "grpo")]
+    small = size == "1.5b"
+    assert made == [DGPO(n=2 if small else 1, m=2), MASPO(alpha=0.5 if small else 0.3), GRPO(dual_clip=3.0)]
+
+
+@pytest.mark.parametrize("name", ["fsdp2-8gpu.yaml", "zero3-8gpu.yaml"])
+def test_accelerate_reads_its_files(name: str) -> None:
+    config = load_config_from_file(str(RECIPES / "accelerate" / name))
+    assert isinstance(config, ClusterConfig)
+    assert (config.num_processes, config.num_machines, config.mixed_precision) == (8, 1, "bf16")
+    kind = {"fsdp2-8gpu.yaml": "FSDP", "zero3-8gpu.yaml": "DEEPSPEED"}[name]
+    assert str(config.distributed_type).endswith(kind)
+    assert f"`{name}`" in text_of("README.md")
+
+
+# --- the data ---------------------------------------------------------------------------------------------------------
+
+ROW = {
+    "prompt": "What is 1 + 1?",
+    "solution": "2",
+    "data_source": "math_dapo",
+    "source_prompt": [{"role": "user", "content": "Solve the following math problem ... What is 1 + 1?"}],
+    "ability": "MATH",
+    "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"},
+    "extra_info": {"index": "a-1"},
+}
+"""A row with the columns of the hub's copy, as public code reads them."""
+
+
+@pytest.fixture
+def local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the place of the hub: `load_dataset` reads this file, in whatever configuration."""
+    path = tmp_path / "train.parquet"
+    Dataset.from_list([ROW, {**ROW, "prompt": "What is 17 · 3?", "solution": "51"}]).to_parquet(str(path))
+
+    def load(name: str, config: str | None, split: str) -> Any:
+        assert (name, config, split) == ("open-r1/DAPO-Math-17k-Processed", "all", "train")
+        return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
+
+    monkeypatch.setattr("datasets.load_dataset", load)
+    return path
+
+
+@pytest.mark.usefixtures("local_copy")
+@pytest.mark.parametrize("name", [name for name in PLANNED if "gsm8k" not in name])
+def test_the_loader_takes_the_columns(name: str) -> None:
+    args, _, _ = parsed(name)
+    data = args.load_dataset("train")
+    assert data["answer"][:] == ["2", "51"]
+    (message,) = data[1]["prompt"]
+    assert message["role"] == "user"
+    assert message["content"] == (
+        "What is 17 · 3?\n\nPlease reason step by step, and put your final answer within \\boxed{}."
+    )
+    assert "solution" not in data.column_names  # math_reward takes one column of golds
+
+
+@pytest.mark.usefixtures("local_copy")
+def test_data_for_verl() -> None:
+    script = RECIPES / "verl" / "data.py"
+    data = module_of(script).rows(yaml.safe_load(text_of("dapo-math/1.5b-dgpo.yaml")))
+    assert data[1]["prompt"] == parsed("dapo-math/1.5b-dgpo.yaml")[0].load_dataset("train")[1]["prompt"]
+    assert data[1]["reward_model"] == {"style": "rule", "ground_truth": "51"}
+    assert set(data.column_names) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}
+    assert json.loads(json.dumps(data[0]))["extra_info"] == {"index": 0, "split": "train"}
+
+
+def module_of(path: Path) -> ModuleType:
+    spec = util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# --- one by one -------------------------------------------------------------------------------------------------------
 
 
 def test_addition_is_the_demo() -> None:
@@ -73,6 +268,13 @@ def test_addition_is_the_demo() -> None:
         assert getattr(config, field) == value, field
 
 
+@pytest.mark.usefixtures("no_network")
+def test_addition_is_planned_for_a_folder(tiny: Path) -> None:
+    plan = plan_of(["--config", str(RECIPES / "addition.yaml"), "--model_name_or_path", str(tiny)])
+    assert (plan.prompts, plan.updates_per_generation, plan.updates) == (32, 4, UPDATES)
+    assert plan.memory
+
+
 def test_gsm8k_is_the_schedule_that_its_comments_say() -> None:
     """16 updates per generation, and the counts of prompts and updates in the head."""
     args, config, model = parsed("gsm8k-0.5b.yaml")
@@ -81,11 +283,25 @@ def test_gsm8k_is_the_schedule_that_its_comments_say() -> None:
     assert config.updates_per_generation == 16
     assert config.generation_batch_size == 1024
     assert config.generation_batch_size // config.num_generations == 128
-    assert config.save_steps % config.updates_per_generation == 0
     assert (7473 // 128, 7473 // 128 * 16) == (58, 928)
-    assert "58 generations of 1,024 completions and 928 updates" in (RECIPES / "gsm8k-0.5b.yaml").read_text()
+    assert "58 generations of 1,024 completions and 928 updates" in joined(head_of(text_of("gsm8k-0.5b.yaml")))
     assert model.model_name_or_path == "Qwen/Qwen2.5-0.5B-Instruct"
-    assert "NOT A RESULT: we have not run it" in (RECIPES / "gsm8k-0.5b.yaml").read_text()
+
+
+@pytest.mark.usefixtures("no_network")
+def test_gsm8k_without_vllm() -> None:
+    """The cache that the head speaks of."""
+    plan = plan_of(["--config", str(RECIPES / "gsm8k-0.5b.yaml"), "--gpu", "rtx4090"])
+    (cached,) = [term for term in plan.memory if term.name == "key-value cache"]
+    assert f"their cache takes up to {cached.bytes / 2**30:.1f} GiB" in joined(head_of(text_of("gsm8k-0.5b.yaml")))
+    assert plan.generation_gib > 0.95 * 23.5
+
+
+def test_dapo_has_all_its_parts() -> None:
+    args, config, _ = parsed("dapo-math/1.5b-dapo.yaml")
+    assert config.make_objective() == GRPO(eps_high=0.28)
+    assert (config.aggregation, config.advantage, config.dynamic_sampling) == ("token-mean", "std", True)
+    assert args.rewards == ["math_reward", {"name": "soft_overlong_reward", "buffer": 2048, "weight": 0.5}]
 
 
 def test_addition_trains(dgpo: Callable[..., Any], tiny: Path, output: Path) -> None:
@@ -94,3 +310,9 @@ def test_addition_trains(dgpo: Callable[..., Any], tiny: Path, output: Path) -> 
     done = dgpo("train", "--config", RECIPES / "addition.yaml", *flags)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1].startswith("done: 4 updates")
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+def test_figures_of_a_dry_run_are_text() -> None:
+    found = figures(dry_run_argv(text_of("dapo-math/1.5b-dgpo.yaml")))
+    assert set(found) == {"memory", "sums", "logits", "time", "run"}

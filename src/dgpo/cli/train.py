@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import shlex
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig
+from transformers.hf_argparser import string_to_bool
 from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
@@ -36,12 +38,34 @@ class TrainArguments(DataArguments):
         },
     )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
+    dry_run: bool = field(
+        default=False,
+        metadata={
+            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop: no download, no GPU."
+        },
+    )
+    accelerate_config: str | None = field(
+        default=None,
+        metadata={"help": "With --dry_run: the file that `accelerate launch --config_file` takes; ranks and sharding."},
+    )
+    num_gpus: int | None = field(
+        default=None, metadata={"help": "With --dry_run: ranks; default: the accelerate file's, WORLD_SIZE, or 1."}
+    )
+    gpu: str | None = field(
+        default=None,
+        metadata={"help": "With --dry_run: a100, h100, h200, rtx3090 or rtx4090; for what fits, and the time."},
+    )
 
 
 def run(argv: list[str]) -> int:
     """Run `dgpo train argv`."""
+    if _dry_run(argv):
+        from dgpo.cli import dry_run
+
+        return dry_run.run(argv)
     args, config, model = parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], argv, __doc__ or "")
     with user_input():
+        _refuse_plan_flags(args)
         checkpoint = _checkpoint(args, config)
         trainer = _build(args, config, model)
     if checkpoint is not None:
@@ -78,13 +102,35 @@ def _save(trainer: DGPOTrainer, config: DGPOConfig, dataset: str | None) -> None
         trainer.push_to_hub(dataset_name=hub_data)
 
 
-def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPOTrainer:
+def check_settings(config: DGPOConfig, model: ModelConfig) -> None:
+    """Raise ValueError for what no run can do, before anything is loaded."""
     if model.model_name_or_path is None:
         raise ValueError("--model_name_or_path is required: a hub name or a folder")
     if config.correction is not None and not config.use_vllm:
         raise ValueError(
             f"correction = {config.correction!r} needs the sampler's log-probs, which vLLM gives: set use_vllm"
         )
+
+
+def _dry_run(argv: list[str]) -> bool:
+    """Whether the flag is set; read before all others, which may ask for a GPU that a dry run does without."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry_run", "--dry-run", nargs="?", const=True, default=False, type=string_to_bool)
+    return bool(parser.parse_known_args(argv)[0].dry_run) and not {"-h", "--help"} & set(argv)
+
+
+def _refuse_plan_flags(args: TrainArguments) -> None:
+    if args.dry_run:
+        raise ValueError("dry_run is a flag, not a setting of a run: give --dry_run on the command line")
+    for name in ("accelerate_config", "num_gpus", "gpu"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"{name} = {getattr(args, name)!r} is for --dry_run; a run takes its ranks from `accelerate launch`"
+            )
+
+
+def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPOTrainer:
+    check_settings(config, model)
     task = args.make_task()
     data = args.load_dataset("train") if task is None else task.dataset("train")
     # benchmarks are graded as mathematics; a data set may hold any kind of answer

@@ -1,0 +1,171 @@
+"""`dgpo train ... --dry_run`: the plan of a run, with nothing loaded and nothing asked of the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from rich.console import Console, Group
+from trl import ModelConfig
+
+from dgpo import tasks
+from dgpo.cli.arguments import parse
+from dgpo.cli.errors import user_input
+from dgpo.cli.plan_tables import as_tables
+from dgpo.cli.train import TrainArguments, check_settings
+from dgpo.registry import did_you_mean
+from dgpo.training import DGPOConfig
+from dgpo.training.machines import GPUS, Sharding, World
+from dgpo.training.model_shapes import lora_targets, shape_of
+from dgpo.training.plan import Plan, make_plan
+from dgpo.training.rewards import build as build_rewards
+
+PUBLISHED_ROWS = {
+    ("open-r1/DAPO-Math-17k-Processed", "all"): 17_000,  # about: as its name says
+    ("open-r1/DAPO-Math-17k-Processed", "en"): 14_116,
+}
+"""(hub data set, configuration) -> rows of its train split; those of the benchmarks stand in `dgpo.tasks`."""
+
+_LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_", "MASTER_", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_", "TORCHELASTIC_")
+_SHARDED: dict[str, Sharding] = {"1": "ZeRO-1", "2": "ZeRO-2", "3": "ZeRO-3"}
+
+
+def run(argv: list[str]) -> int:
+    """Print the plan of `dgpo train argv`; of several ranks, the first prints."""
+    plan = plan_of(argv)
+    if int(os.environ.get("RANK", "0")) == 0:
+        Console().print(Group(*as_tables(plan)))
+    return 0
+
+
+def plan_of(argv: list[str]) -> Plan:
+    """The plan of `dgpo train argv`.
+
+    Raises:
+        UserError: what `dgpo train` would refuse before it loads anything, an accelerate file that cannot be used, an
+            unknown GPU.
+    """
+    found: list[World] = []
+    launched = os.environ.get("WORLD_SIZE")
+
+    @dataclass(kw_only=True)
+    class Arguments(TrainArguments):
+        def __post_init__(self) -> None:
+            found.append(world_of(self.accelerate_config, self.num_gpus, launched))
+
+    @dataclass
+    class Config(DGPOConfig):
+        """For the ranks of the plan, on a machine that need not have a GPU."""
+
+        def __post_init__(self) -> None:
+            self.on_cpu, self.use_cpu = self.use_cpu, True  # type: ignore[has-type]
+            super().__post_init__()
+
+        @property
+        def world_size(self) -> int:
+            return found[-1].processes  # the arguments are made before it
+
+    with _unlaunched():
+        args, config, model = parse("dgpo train", [Arguments, Config, ModelConfig], argv)
+    with user_input():
+        check_settings(config, model)
+        if args.gpu is not None and args.gpu not in GPUS:
+            raise ValueError(f"unknown GPU {args.gpu!r}{did_you_mean(args.gpu, GPUS)}; known: {', '.join(GPUS)}")
+        if model.load_in_4bit or model.load_in_8bit:
+            raise ValueError("--dry_run does not estimate quantised weights; leave out load_in_4bit and load_in_8bit")
+        task = args.make_task()
+        if args.rewards is not None:
+            build_rewards(args.rewards, config.max_completion_length)
+        given = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
+        given.update({name: value for name, value in (config.model_init_kwargs or {}).items() if name in given})
+        rows, source = _rows(args, task)
+        return make_plan(
+            config,
+            model=model.model_name_or_path,
+            shape=shape_of(model.model_name_or_path),
+            world=found[-1],
+            gpu=None if args.gpu is None else GPUS[args.gpu],
+            data_rows=rows,
+            data_source=source,
+            dtype=str(given["dtype"] or "auto").removeprefix("torch."),
+            attention=given["attn_implementation"],
+            lora=(model.lora_r, lora_targets(model.lora_target_modules)) if model.use_peft else None,
+            on_cpu=config.on_cpu,
+        )
+
+
+@contextmanager
+def _unlaunched() -> Iterator[None]:
+    """Without what a launcher set, for which the configuration would start a process group."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_LAUNCHER)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def world_of(accelerate_config: str | None, num_gpus: int | None, launched: str | None = None) -> World:
+    """The ranks: of `--num_gpus`, else of the accelerate file, else of WORLD_SIZE, else one; sharding is the file's.
+
+    Raises:
+        ValueError: fewer than one GPU, a file that is none of accelerate's, a sharding that is not estimated.
+    """
+    if num_gpus is not None and num_gpus < 1:
+        raise ValueError(f"num_gpus = {num_gpus} is not allowed; expected >= 1")
+    if accelerate_config is None:
+        processes = num_gpus or int(launched or 1)
+        source = "--num_gpus" if num_gpus else "WORLD_SIZE" if launched else "no --accelerate_config and no --num_gpus"
+        return World(processes=processes, sharding="DDP" if processes > 1 else "one process", source=source)
+    file = Path(accelerate_config)
+    if not file.is_file():
+        raise ValueError(f"accelerate_config = {accelerate_config!r}: no such file")
+    try:
+        launch = load_config_from_file(str(file))
+        kind = str(launch.distributed_type).removeprefix("DistributedType.")
+        processes = num_gpus or int(launch.num_processes)
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{accelerate_config!r} is not a configuration of accelerate: {error}") from error
+    source = f"--num_gpus, {accelerate_config}" if num_gpus else accelerate_config
+    return World(processes=processes, sharding=_sharding(kind, launch, processes, accelerate_config), source=source)
+
+
+def _sharding(kind: str, launch: Any, processes: int, file: str) -> Sharding:
+    if kind in ("NO", "MULTI_GPU"):
+        return "DDP" if processes > 1 else "one process"
+    if kind == "FSDP" and str(launch.fsdp_config.get("fsdp_version")) == "2":
+        if str(launch.fsdp_config.get("fsdp_offload_params", False)).lower() != "false":
+            raise ValueError(f"{file!r} offloads parameters, which --dry_run does not estimate")
+        return "FSDP2"
+    if kind == "DEEPSPEED" and str(launch.deepspeed_config.get("zero_stage")) in _SHARDED:
+        offloads = [launch.deepspeed_config.get(f"offload_{part}_device", "none") for part in ("optimizer", "param")]
+        if set(offloads) != {"none"}:
+            raise ValueError(f"{file!r} offloads to {', '.join(offloads)}, which --dry_run does not estimate")
+        return _SHARDED[str(launch.deepspeed_config["zero_stage"])]
+    raise ValueError(
+        f"{file!r} has distributed_type {kind}, which --dry_run does not estimate; expected NO, MULTI_GPU, FSDP with "
+        "fsdp_version: 2, or DEEPSPEED with zero_stage 1, 2 or 3"
+    )
+
+
+def _rows(args: TrainArguments, task: tasks.Task | None) -> tuple[int | None, str]:
+    """Prompts to train on, where that can be said without the network, and how it is known."""
+    if task is not None and task.name not in tasks.BENCHMARKS:
+        return len(task.problems("train")), "counted"
+    name, config, split = args.dataset, args.dataset_config, args.dataset_split or "train"
+    if task is not None:
+        content = tasks.BENCHMARKS[task.name].content.get("train")
+        return (None, "unknown") if content is None else (content.hub.rows, "as published")
+    assert name is not None
+    if Path(name).suffix in (".jsonl", ".json", ".parquet"):
+        return len(args.load_dataset("train")), "counted"
+    hubs = [content.hub for benchmark in tasks.BENCHMARKS.values() for content in benchmark.content.values()]
+    published = {(hub.name, hub.config, hub.split): hub.rows for hub in hubs}
+    published |= {(*known, "train"): rows for known, rows in PUBLISHED_ROWS.items()}
+    rows = published.get((name, config, split))
+    return rows, "unknown" if rows is None else "as published"

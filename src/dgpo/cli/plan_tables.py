@@ -1,0 +1,127 @@
+"""A plan as tables: what `dgpo train --dry_run` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from dgpo.training.plan import SAMPLING_UTILISATION, TRAINING_UTILISATION, Plan
+from dgpo.training.plan_memory import GIB
+from dgpo.training.plan_weights import OLD_PROBABILITY
+
+
+def as_tables(plan: Plan) -> Iterable[Any]:
+    """What rich prints: facts, memory, the objective's weights, notes."""
+    facts = Table.grid(padding=(0, 2))
+    for key, value in _facts(plan):
+        facts.add_row(Text(key, style="bold"), Text(value, overflow="fold"))
+    yield facts
+    if plan.memory:
+        yield _memory(plan)
+    yield _weights(plan)
+    for note in plan.notes:
+        yield Text(f"note: {note}")
+
+
+def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
+    yield "model", plan.model + ("" if plan.shape is None else f", {plan.shape.parameters:,} parameters")
+    if plan.shape is not None:
+        s = plan.shape
+        yield (
+            "shape",
+            f"{s.layers} layers, hidden {s.hidden:,}, {s.heads} heads ({s.kv_heads} of keys and values), MLP "
+            f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'of its own'}",
+        )
+    world = plan.world
+    ranks = f"{world.processes} process{'es' * (world.processes > 1)}"
+    yield "world", ranks + f", {world.sharding}" * (world.processes > 1) + f" ({world.source})"
+    limit = plan.completion_tokens
+    yield (
+        "a generation",
+        f"{plan.prompts:,} prompts x {plan.group_size} completions = {plan.completions:,}; up to "
+        f"{plan.tokens_per_generation:,} tokens of {limit:,} each",
+    )
+    yield (
+        "an update",
+        f"{plan.rows} rows x {plan.accumulation} micro-batches x {ranks} = "
+        f"{plan.completions_per_update:,} completions ({plan.completions_per_update / plan.group_size:g} prompts' "
+        f"worth); up to {plan.tokens_per_update:,} tokens",
+    )
+    yield "updates per generation", f"{plan.updates_per_generation:g}"
+    rows = "unknown size" if plan.data_rows is None else f"{plan.data_rows:,} prompts, {plan.data_source}"
+    run = "unknown" if plan.updates is None else f"{plan.updates:,} updates, {plan.generations:,.4g} generations"
+    yield "data", rows
+    yield "the run", run
+    for part in ("objective", "aggregation", "advantage", "correction"):
+        yield part, getattr(plan, part)
+    if plan.update_flops is not None:
+        yield "FLOPs a generation", _flops(plan)
+    if plan.update_seconds is not None:
+        yield "time, computed", _time(plan)
+
+
+def _flops(plan: Plan) -> str:
+    sampling = "" if plan.sampling_flops is None else f", sampling {plan.sampling_flops:.2e}"
+    return f"updates {plan.update_flops:.2e}{sampling}; at full length, prompts of {plan.prompt_tokens:,} tokens"
+
+
+def _time(plan: Plan) -> str:
+    assert plan.gpu is not None
+    assert plan.update_seconds is not None
+    text = (
+        f"at most {_seconds(plan.update_seconds)} an update ({TRAINING_UTILISATION:.0%} of {plan.gpu.tflops:g} TFLOP/s)"
+    )
+    if plan.sampling_seconds is None:
+        return f"{text}; generation with transformers is not estimated"
+    sampling = f"{_seconds(plan.sampling_seconds)} to sample a generation ({SAMPLING_UTILISATION:.0%})"
+    return f"{text}, {sampling}; assumed shares, not measured"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
+
+
+def _memory(plan: Plan) -> Table:
+    table = Table(title="memory of one GPU, GiB", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("term")
+    table.add_column("update", justify="right")
+    table.add_column("generation", justify="right")
+    table.add_column("arithmetic", overflow="fold")
+    for term in plan.memory:
+        size = f"{term.bytes / GIB:.1f}"
+        table.add_row(
+            term.name,
+            size if term.phase in ("both", "update") else "",
+            size if term.phase in ("both", "generation") else "",
+            term.how,
+        )
+    table.add_section()
+    verdict = ""
+    if plan.gpu is not None:
+        fits = max(plan.update_gib, plan.generation_gib) <= plan.gpu.gib
+        verdict = (
+            f"{'fits' if fits else 'does NOT fit'} in {plan.gpu.gib:g} GiB of an {plan.gpu.name}, by this estimate"
+        )
+    table.add_row("sum", f"{plan.update_gib:.1f}", f"{plan.generation_gib:.1f}", verdict)
+    held = f"{plan.logits_not_held / GIB:.1f}"
+    table.add_row("not held: logits", held, "", "of a naive loss; these are computed tile by tile")
+    return table
+
+
+def _weights(plan: Plan) -> Table:
+    table = Table(
+        title=f"weight w on ∇log π by ratio r (π_old = {OLD_PROBABILITY:g})", title_justify="left", box=box.SIMPLE_HEAD
+    )
+    for column in ("r", "A < 0: w", "A > 0: w"):
+        table.add_column(column, justify="right")
+        if column != "r":
+            table.add_column("region")
+    for row in plan.weights:
+        table.add_row(
+            f"{row.ratio:g}", f"{row.negative:.4g}", row.negative_region, f"{row.positive:.4g}", row.positive_region
+        )
+    return table

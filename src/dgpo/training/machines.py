@@ -1,0 +1,47 @@
+"""What a run is planned for: GPUs by name, and the ranks with the way they share a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Sharding = Literal["one process", "DDP", "FSDP2", "ZeRO-1", "ZeRO-2", "ZeRO-3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """An accelerator.
+
+    Attributes:
+        name: of the product.
+        gib: memory that a process can have.
+        tflops: dense bfloat16 with float32 accumulation, 10¹² FLOP/s, from the vendor's data sheet.
+    """
+
+    name: str
+    gib: float
+    tflops: float
+
+
+GPUS: dict[str, Gpu] = {
+    "a100": Gpu(name="A100 80 GB", gib=79.0, tflops=312),
+    "h100": Gpu(name="H100 80 GB", gib=79.0, tflops=989),
+    "h200": Gpu(name="H200 141 GB", gib=139.0, tflops=989),
+    "rtx3090": Gpu(name="RTX 3090 24 GB", gib=23.5, tflops=71),
+    "rtx4090": Gpu(name="RTX 4090 24 GB", gib=23.5, tflops=165),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The ranks of a run.
+
+    Attributes:
+        processes: W, one GPU each.
+        sharding: how they share the model.
+        source: where that was read.
+    """
+
+    processes: int
+    sharding: Sharding
+    source: str

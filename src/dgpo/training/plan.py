@@ -1,0 +1,295 @@
+"""What a configuration comes to before anything is loaded: counts, tokens, FLOPs, memory, the objective's weights."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from dgpo.training.config import DGPOConfig
+from dgpo.training.fused import reads_entropy
+from dgpo.training.machines import Gpu, Sharding, World
+from dgpo.training.model_shapes import ModelShape
+from dgpo.training.plan_memory import GIB, MemorySetting, Term, logits_not_held, memory_terms, total
+from dgpo.training.plan_weights import WeightRow, weight_table
+
+PROMPT_TOKENS = 512
+"""Assumed for a prompt where `vllm_max_model_length` does not say it."""
+
+TRAINING_UTILISATION, SAMPLING_UTILISATION = 0.35, 0.10
+"""Assumed shares of a GPU's peak while it updates and while vLLM samples. Guesses: nothing of this was measured."""
+
+TWO_MOMENTS = ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A resolved run. Tokens and FLOPs are the most there can be: every response runs to the limit.
+
+    Attributes:
+        model: name or folder.
+        shape: None where it is not known without a download; then `memory` is empty and `flops` None.
+        world: the ranks.
+        gpu: None where none was named; then there is no verdict and no time.
+        group_size: G, completions per prompt.
+        prompts: per generation.
+        completions: per generation, over all ranks.
+        rows: completions of a micro-batch on one rank.
+        accumulation: micro-batches of an optimiser update on one rank.
+        updates_per_generation: optimiser updates that a generation serves.
+        completion_tokens: limit of a completion.
+        prompt_tokens: assumed for a prompt.
+        data_rows: prompts of the data; None where unknown.
+        data_source: how that is known.
+        generations, updates: of the whole run; None where unknown.
+        trained: parameters with a gradient; None where unknown.
+        memory: its terms.
+        logits_not_held: bytes that a naive loss would hold beside.
+        update_flops, sampling_flops: per generation, over all ranks; None where unknown.
+        fused: whether the loss is computed straight from hidden states.
+        objective, aggregation, correction, advantage: as text.
+        weights: the objective by region.
+        notes: what the figures leave out.
+    """
+
+    model: str
+    shape: ModelShape | None
+    world: World
+    gpu: Gpu | None
+    group_size: int
+    prompts: int
+    completions: int
+    rows: int
+    accumulation: int
+    updates_per_generation: float
+    completion_tokens: int
+    prompt_tokens: int
+    data_rows: int | None
+    data_source: str
+    generations: float | None
+    updates: int | None
+    trained: int | None
+    memory: tuple[Term, ...]
+    logits_not_held: float
+    update_flops: float | None
+    sampling_flops: float | None
+    fused: bool
+    objective: str
+    aggregation: str
+    correction: str
+    advantage: str
+    weights: tuple[WeightRow, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def completions_per_update(self) -> int:
+        """Rows of all ranks and micro-batches of one optimiser update."""
+        return self.rows * self.accumulation * self.world.processes
+
+    @property
+    def tokens_per_generation(self) -> int:
+        """At most, prompts not counted."""
+        return self.completions * self.completion_tokens
+
+    @property
+    def tokens_per_update(self) -> int:
+        """At most, prompts not counted."""
+        return self.completions_per_update * self.completion_tokens
+
+    @property
+    def update_gib(self) -> float:
+        """Memory of one GPU while it updates."""
+        return total(self.memory, "update") / GIB
+
+    @property
+    def generation_gib(self) -> float:
+        """Memory of one GPU while it generates."""
+        return total(self.memory, "generation") / GIB
+
+    @property
+    def update_seconds(self) -> float | None:
+        """Of one optimiser update: FLOPs / (W · peak · TRAINING_UTILISATION)."""
+        if self.gpu is None or self.update_flops is None:
+            return None
+        rate = self.world.processes * self.gpu.tflops * 1e12 * TRAINING_UTILISATION
+        return self.update_flops / rate / self.updates_per_generation
+
+    @property
+    def sampling_seconds(self) -> float | None:
+        """Of one generation on as many GPUs: FLOPs / (W · peak · SAMPLING_UTILISATION)."""
+        if self.gpu is None or self.sampling_flops is None:
+            return None
+        return self.sampling_flops / (self.world.processes * self.gpu.tflops * 1e12 * SAMPLING_UTILISATION)
+
+
+def make_plan(
+    config: DGPOConfig,
+    *,
+    model: str,
+    shape: ModelShape | None,
+    world: World,
+    gpu: Gpu | None = None,
+    data_rows: int | None = None,
+    data_source: str = "",
+    dtype: str = "float32",
+    attention: str | None = None,
+    lora: tuple[int, tuple[str, ...]] | None = None,
+    on_cpu: bool = False,
+) -> Plan:
+    """The plan of a configuration.
+
+    Without `shape` there is no memory and no time, without `gpu` no time, and vLLM's share of it is not counted.
+
+    Args:
+        config: of the run, made for `world`.
+        model: its name.
+        shape: its shape, if known.
+        world: ranks and sharding.
+        gpu: what it runs on, for the verdict, vLLM's share and the time.
+        data_rows: prompts of the data, if known.
+        data_source: how that is known, in words.
+        dtype: of the weights as loaded.
+        attention: `attn_implementation`; None is sdpa.
+        lora: rank and targets of adapters; None trains everything.
+        on_cpu: the run is one on the CPU.
+    """
+    prompt = max(0, (config.vllm_max_model_length or 0) - config.max_completion_length) or PROMPT_TOKENS
+    length = prompt + config.max_completion_length
+    fused = why_no_fused_loss(config, world.sharding, lora is not None) is None
+    completions, group = config.generation_batch_size, config.num_generations
+    prompts = completions // group
+    generations = None if data_rows is None else (data_rows // prompts) * config.num_train_epochs
+    updates = None if generations is None else math.ceil(generations * config.updates_per_generation)
+    if config.max_steps > 0:
+        updates, generations = config.max_steps, config.max_steps / config.updates_per_generation
+    adapters = shape.lora_parameters(*lora) if lora is not None and shape is not None else None
+    setting = None
+    if shape is not None:
+        colocated = config.use_vllm and config.vllm_mode == "colocate"
+        setting = MemorySetting(
+            shape=shape,
+            processes=world.processes,
+            sharding=world.sharding,
+            weight_bytes=4 if dtype == "float32" else 2,
+            autocast=bool(config.bf16 or config.fp16),
+            adapters=adapters,
+            moments=2,
+            reference=config.beta != 0 and lora is None,
+            rows=config.per_device_train_batch_size,
+            length=length,
+            completion=config.max_completion_length,
+            checkpointing=bool(config.gradient_checkpointing),
+            attention=_attention(attention),
+            fused=fused,
+            device="cpu" if on_cpu else "cuda",
+            vllm_bytes=config.vllm_gpu_memory_utilization * gpu.gib * GIB if colocated and gpu is not None else 0.0,
+            vllm_sleeps=bool(config.vllm_enable_sleep_mode),
+            generated_rows=0 if config.use_vllm else completions // world.processes,
+        )
+    update_flops, sampling_flops = (
+        (None, None) if shape is None else _flops(config, shape, completions * length, length, lora is not None)
+    )
+    correction = config.make_correction()
+    advantage = config.make_advantage()
+    return Plan(
+        model=model,
+        shape=shape,
+        world=world,
+        gpu=gpu,
+        group_size=group,
+        prompts=prompts,
+        completions=completions,
+        rows=config.per_device_train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        updates_per_generation=config.updates_per_generation,
+        completion_tokens=config.max_completion_length,
+        prompt_tokens=prompt,
+        data_rows=data_rows,
+        data_source=data_source,
+        generations=generations,
+        updates=updates,
+        trained=None if setting is None else setting.trainable,
+        memory=() if setting is None else memory_terms(setting),
+        logits_not_held=0.0 if setting is None else logits_not_held(setting),
+        update_flops=update_flops,
+        sampling_flops=sampling_flops,
+        fused=fused,
+        objective=str(config.make_objective()),
+        aggregation=str(config.make_aggregation()),
+        correction=str(correction) if correction is not None else _trl_correction(config),
+        advantage=str(advantage) if advantage is not None else f"TRL's, scale_rewards = {config.scale_rewards!r}",
+        weights=weight_table(config.make_objective()),
+        notes=tuple(_notes(config, world, gpu, shape, lora, fused)),
+    )
+
+
+def why_no_fused_loss(config: DGPOConfig, sharding: Sharding, adapters: bool) -> str | None:
+    """What of a configuration rules the fused loss out, as far as it shows without a model; None if nothing."""
+    reasons = {
+        "fused_loss is off": not config.fused_loss,
+        "ZeRO-3 trains the output head": sharding == "ZeRO-3" and not adapters,
+        "fp16": bool(config.fp16),
+        "torch_compile": bool(config.torch_compile),
+        "positive_nll_coef": config.positive_nll_coef > 0,
+        "off_policy_mask_threshold": config.off_policy_mask_threshold is not None,
+        "top_entropy_quantile": config.top_entropy_quantile < 1.0,
+        "the advantage reads the current entropies": reads_entropy(config.make_advantage()),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
+
+
+def _flops(
+    config: DGPOConfig, shape: ModelShape, tokens: int, length: int, adapters: bool
+) -> tuple[float, float | None]:
+    """Of all updates of a generation, and of sampling it.
+
+    A forward pass is f per token. Training is 3·f (2·f where only adapters have weight gradients), one more f with
+    gradient checkpointing, and over the generation one f each for log π_old and the reference model. Sampling is f.
+    """
+    forward = shape.forward_flops(length) * tokens
+    passes = (2 if adapters else 3) + bool(config.gradient_checkpointing)
+    off_policy = config.updates_per_generation > 1 or config.use_vllm
+    once = int(off_policy) + (config.beta != 0)
+    return forward * (passes * config.num_iterations + once), forward if config.use_vllm else None
+
+
+def _attention(name: str | None) -> Any:
+    if name is None or name == "sdpa":
+        return "sdpa"
+    return "eager" if name == "eager" else "flash"
+
+
+def _trl_correction(config: DGPOConfig) -> str:
+    if config.use_vllm and config.vllm_importance_sampling_correction:
+        return f"TRL's, {config.vllm_importance_sampling_mode}, at most {config.vllm_importance_sampling_clip_max}"
+    return "none"
+
+
+def _notes(
+    config: DGPOConfig,
+    world: World,
+    gpu: Gpu | None,
+    shape: ModelShape | None,
+    lora: tuple[int, tuple[str, ...]] | None,
+    fused: bool,
+) -> list[str]:
+    notes = []
+    if config.updates_per_generation <= 1:
+        notes.append("one update per generation: every ratio is 1, and objectives do not differ")
+    if not fused:
+        reason = why_no_fused_loss(config, world.sharding, lora is not None)
+        notes.append(f"the loss goes through log-probs, in tiles of TRL's head: {reason}")
+    if shape is None:
+        return [
+            *notes,
+            "unknown model: memory and time are not estimated; give a local folder that has its config.json",
+        ]
+    optimiser = str(getattr(config.optim, "value", config.optim))
+    if optimiser not in TWO_MOMENTS:
+        notes.append(f"optim = {optimiser!r}: counted as two moments in the dtype of the weights")
+    if config.use_vllm and config.vllm_mode == "colocate" and gpu is None:
+        notes.append("vLLM's share of the GPU is not counted: name the GPU (--gpu)")
+    if config.use_vllm and config.vllm_mode == "server":
+        notes.append("vLLM has GPUs of its own, which are not counted; sampling time is for as many as train")
+    notes.append("activations are an estimate; CUDA's context, NCCL and the allocator's fragments come on top")
+    return notes
