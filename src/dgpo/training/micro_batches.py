@@ -91,14 +91,18 @@ class MicroBatch:
         """The rows and columns of `inputs` that matter; costs one or two host synchronisations.
 
         Rows without a valid token, and with `drop` those whose advantages are all 0, are left out. One is kept where
-        none would remain: ranks must run the same collectives.
+        none would remain, because ranks must run the same collectives; its tokens are masked.
         """
         shape = tuple(inputs["completion_ids"].shape)
         if any(key in inputs for key in MULTIMODAL_KEYS):
             return cls(inputs=inputs, rows=None, shape=shape)
         rows = _informative(inputs) if drop else None
         if rows is not None:
+            idle = len(rows) == 0
+            rows = rows.new_zeros(1) if idle else rows
             inputs = {key: _rows(value, rows, shape[0]) for key, value in inputs.items()}
+            if idle:  # or the metrics would count a response more on every rank that has nothing to learn
+                inputs["completion_mask"] = torch.zeros_like(inputs["completion_mask"])
         return cls(inputs=_trimmed(inputs, padding), rows=rows, shape=shape)
 
     @property
@@ -120,9 +124,7 @@ def _informative(inputs: Mapping[str, Any]) -> Tensor | None:
     advantage = inputs["advantages"]
     teaches = (advantage if advantage.dim() == 1 else advantage.abs().amax(-1)) != 0
     rows = (teaches & loss_mask(inputs).bool().any(-1)).nonzero().squeeze(1)
-    if len(rows) == len(advantage):
-        return None
-    return rows if len(rows) else rows.new_zeros(1)
+    return None if len(rows) == len(advantage) else rows
 
 
 def _rows(value: Any, rows: Tensor, count: int) -> Any:

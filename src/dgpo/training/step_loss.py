@@ -66,10 +66,15 @@ class StepLoss:
         return torch.where(mask, found, 0.0)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
-        """False too where a token that the sampler could not score takes its log π_old from this very pass."""
+        """False too where a token that the sampler could not score takes its log π_old from this very pass.
+
+        On any rank: the two ways gather the weights of a sharded head in other collectives.
+        """
         sampler = inputs.get("sampling_per_token_logps")
-        unknown = sampler is not None and "old_per_token_logps" not in inputs and bool(sampler.isnan().any())
-        return self.fused and not unknown
+        if not self.fused or sampler is None or "old_per_token_logps" in inputs:
+            return self.fused
+        unknown = sampler.isnan().any().float()
+        return not bool(self.trainer.accelerator.reduce(unknown, reduction="sum"))
 
     def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals) -> Any:
         trainer = self.trainer
