@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
+VERL := .venv-verl
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -11,13 +12,15 @@ DEMO_OUT ?= outputs/demo
 # tiny models on few cores: OpenMP barriers cost more than the arithmetic; nothing here may reach for a hub
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
+# DeepSpeed's kernels are not what is tested
+export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint format docs figures bench clean
+.PHONY: help setup demo test test-verl soak lint format docs figures bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: $(READY) ## create .venv and install dgpo with everything the other targets need
 
@@ -34,6 +37,18 @@ demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> su
 
 test: $(READY) ## every test except the soaks
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+
+test-verl: $(VERL)/.ready ## the plug-ins for verl and SkyRL in those packages themselves, in an environment of their own
+	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_verl
+	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_skyrl
+
+$(VERL)/.ready: pyproject.toml constraints-verl.txt
+	$(PYTHON) -m venv $(VERL)
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e ".[verl]" \
+		pytest pytest-timeout hypothesis
+	$(VERL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/engines_skyrl/requirements.txt
+	@touch $@
 
 soak: $(READY) ## the long tests
 	$(OFFLINE) $(BIN)/python -m pytest -m soak
@@ -69,4 +84,4 @@ $(PEERS)/.ready: benchmarks/peers.txt
 	@touch $@
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) outputs docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(VERL) outputs docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -113,7 +113,7 @@ for package in sys.argv[1].split(","):
 
 def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
     """In a fresh interpreter, for each package that a command cannot do without, and for all of them at once."""
-    packages = sorted({module for modules in EXTRAS.values() for module in modules})
+    packages = sorted({*EXTRAS["train"], *EXTRAS["eval"]})
     done = process(sys.executable, "-c", ABSENT, ",".join([*packages, "+".join(packages)]))
     assert done.returncode == 0, done.stderr
     rows = [line.split("|") for line in done.stdout.splitlines()]
@@ -129,6 +129,11 @@ def test_a_missing_package_is_one_line_that_names_the_extra() -> None:
             assert (code, error) == ("0", "")
         else:
             assert "not installed" not in error
+
+
+def test_a_report_without_plotly_names_the_extra(monkeypatch: pytest.MonkeyPatch, dgpo: Callable[..., Any]) -> None:
+    monkeypatch.setattr(main, "_is_there", lambda module: module != "plotly")
+    dgpo("report", "folder").one_error("needs plotly, which is not installed: pip install 'dgpo[report]'")
 
 
 def test_the_installed_script_names_the_extra_without_trl(executable: Path, tmp_path: Path) -> None:

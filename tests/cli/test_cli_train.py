@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -245,29 +244,3 @@ def test_options_of_the_config_reach_the_trainer(
     assert (config.mask_truncated_completions, config.shuffle_dataset) == (True, False)
     assert config.generation_kwargs == {"min_new_tokens": 2}
     assert trainer.model.peft_config["default"].r == 4
-
-
-WATCHED_REWARD = """
-import os
-import torch.distributed as dist
-
-def watched(completions, **kwargs):
-    with open(f"rank-{os.environ['RANK']}", "w") as file:
-        file.write(f"{dist.get_world_size()} {len(completions)}")
-    return [float(len(text)) for text in completions]
-"""
-
-
-def test_two_processes(executable: Path, quick: list[str], output: Path, tmp_path: Path) -> None:
-    """Started as any TRL script is; both leave with 0, and one of them says that it is done."""
-    (tmp_path / "watched_reward_of_this_test.py").write_text(WATCHED_REWARD)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", executable]
-    flags = [*quick, "--task", "addition", "--rewards", "watched_reward_of_this_test.watched"]
-    done = subprocess.run(
-        [*launch, "train", *flags], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done: 4 updates") == 1
-    # 4 updates of 8 completions on each rank
-    assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["2 32", "2 32"]
-    AutoModelForCausalLM.from_pretrained(output)

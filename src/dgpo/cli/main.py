@@ -17,6 +17,11 @@ COMMANDS = {
     "starter": ("train", "make a small model that half knows a task"),
     "tasks": ("eval", "list what can be trained and evaluated on, or describe one task"),
     "compare-results": ("eval", "compare two evaluations problem by problem, with intervals"),
+    "doctor": ("", "say what went wrong in a run, and why; or whether an engine's workers see the plug-in"),
+    "replay": ("report", "weigh the recorded tokens of a run by other objectives, without running it again"),
+    "report": ("report", "write one HTML page about one or several recorded runs"),
+    "plot": ("report", "draw a figure of a recorded run, or of weights, as SVG, PDF or PNG"),
+    "verl-overrides": ("", "print the overrides that put an objective into a verl run"),
     "objectives": ("", "list the objectives with their fields and defaults"),
 }
 """name -> (extra that it needs, help)"""
@@ -25,6 +30,8 @@ EXTRAS = {
     "": (),
     "train": ("trl", "transformers", "datasets", "rich", "yaml", "scipy", "matplotlib", "math_verify"),
     "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify"),
+    "report": ("pyarrow", "plotly", "matplotlib", "rich"),
+    "verl": ("verl", "ray", "hydra"),
 }
 """extra -> the modules that its commands cannot do without"""
 

@@ -1,0 +1,84 @@
+"""What the thin adapters share: coefficients that an engine brings, and the refusal of what it cannot do right.
+
+Every engine normalises in its own way. An adapter does not repeat that arithmetic: it asks the engine for its
+coefficient c of every token and hands it to `policy_loss` as an aggregation, so that surrogate, gradient and statistics
+have one home.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo import TokenBatch, objectives
+from dgpo.aggregation import Aggregation, StepTotals
+from dgpo.objectives import Objective
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GivenCoefficients(Aggregation):
+    """c as the engine has computed it: [B, T]; the totals of the step are already in it. 0 where masked."""
+
+    values: Tensor
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        if self.values.shape != mask.shape:
+            raise ValueError(
+                f"GivenCoefficients: values has shape {tuple(self.values.shape)}; expected {tuple(mask.shape)}, the "
+                "shape of mask"
+            )
+        return torch.where(mask, self.values.detach().to(dtype), 0.0)
+
+
+def fixed_objective(engine: str, name: str, fields: Mapping[str, Any]) -> Objective:
+    """The objective `name` with these fields, for an engine that hands over parts of a step.
+
+    Raises:
+        ValueError: an unknown name or field; an adaptive objective, whose `calibrate` needs the batch of the step and
+            adds over all ranks: ranks that call the loss a different number of times would wait for each other forever.
+    """
+    objective = objectives.make(name, **fields)
+    if objective.adaptive:
+        raise ValueError(
+            f"{engine}: objective {name!r} calibrates itself on the whole batch of a step, over all ranks; {engine} "
+            "calls the loss with parts of it. Expected an objective that is not adaptive"
+        )
+    return objective
+
+
+def refuse_ignored(engine: str, found: Mapping[str, Any], defaults: Mapping[str, Any], instead: str) -> None:
+    """Raise where a setting of the engine differs from its default and would have no effect.
+
+    Args:
+        engine: named in the message.
+        found: setting -> its value in this run.
+        defaults: setting -> the engine's default.
+        instead: where to say it.
+
+    Raises:
+        ValueError: names every such setting, its value and the default.
+    """
+    changed = [f"{key} = {found[key]!r} (default {defaults[key]!r})" for key in defaults if found[key] != defaults[key]]
+    if changed:
+        raise ValueError(f"{engine}: no effect on an objective of dgpo: {', '.join(changed)}. {instead}")
+
+
+@cache
+def reads_size_of_advantage(objective: Objective) -> bool:
+    """Whether a weight changes when A is multiplied by a positive number, found by trying a grid of ratios."""
+    old = torch.linspace(-6, -1, 6, dtype=torch.float64).repeat_interleave(13).repeat(2, 1)
+    log_ratio = torch.linspace(-3, 3, 13, dtype=torch.float64).repeat(6).repeat(2, 1)
+    sign = torch.tensor([1.0, -1.0], dtype=torch.float64)
+    mask = torch.ones_like(old, dtype=torch.bool)
+    one, other = (objective.weight(TokenBatch(old + log_ratio, old, scale * sign, mask)) for scale in (1.0, 1e-3))
+    return not torch.equal(one, other)
+
+
+def to_floats(statistics: Mapping[str, Tensor]) -> dict[str, float]:
+    """name -> float, in one read from the device."""
+    return dict(zip(statistics, torch.stack(list(statistics.values())).tolist(), strict=True))

@@ -1,0 +1,114 @@
+"""SkyRL: every objective as a policy loss of its registry. Read and tested: skyrl 0.3.0 from PyPI, in 2026-11.
+
+`register()` before `initialize_ray`, in an entry script of your own; the registry then travels to the workers, which
+need `dgpo` installed::
+
+    trainer.algorithm.policy_loss_type=dgpo:dgpo trainer.algorithm.objective_kwargs.n=2
+
+SkyRL normalises beforehand: the advantages that a loss receives are c·A, with the c of `loss_reduction`, and a loss is
+a sum (`reduce_loss`), which makes it independent of micro-batches and ranks. Two things follow. An objective whose
+weight depends on the size of A, not only on its sign, is refused. And the statistics `mass/...` weigh tokens by c.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from skyrl.backends.skyrl_train.utils.off_policy_correction_utils import (
+    compute_off_policy_correction,
+    off_policy_correction_enabled,
+)
+from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry
+from skyrl.train.config import AlgorithmConfig
+from torch import Tensor
+
+from dgpo import objectives, policy_loss
+from dgpo.correction import Given
+from dgpo.engines.common import GivenCoefficients, fixed_objective, reads_size_of_advantage, refuse_ignored, to_floats
+
+PREFIX = "dgpo:"
+"""Before the name of an objective: SkyRL has a `gspo`, `cispo` and `sapo` of its own."""
+
+IGNORED = ("eps_clip_low", "eps_clip_high", "clip_ratio_c", "cispo", "sapo", "dppo", "clip_cov", "kl_cov")
+
+
+@dataclass
+class DGPOAlgorithmConfig(AlgorithmConfig):
+    """SkyRL's `AlgorithmConfig` with the fields of the objective; for `make_config(algorithm_cls=...)`."""
+
+    objective_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+def register() -> None:
+    """Add `dgpo:NAME` for every NAME of `objectives.OBJECTIVES` to SkyRL's registry. Once per process.
+
+    Raises:
+        ValueError: SkyRL's, if a name is registered already.
+    """
+    for name in objectives.OBJECTIVES:
+        PolicyLossRegistry.register(PREFIX + name, partial(policy_loss_function, name))
+
+
+def policy_loss_function(
+    name: str,
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    config: AlgorithmConfig,
+    loss_mask: Tensor | None = None,
+    rollout_logprobs: Tensor | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Σ mask · ρ · (the loss of a token), in SkyRL's signature behind the name of the objective.
+
+    ρ and the masks of `config.off_policy_correction` are SkyRL's own. KL and entropy terms are added by the worker.
+
+    Args:
+        name: of `objectives.OBJECTIVES`; its fields are `config.objective_kwargs`.
+        log_probs: [B, T] log π_θ, with gradient.
+        old_log_probs: [B, T] log π_old.
+        advantages: [B, T] c·A.
+        config: a `DGPOAlgorithmConfig`, or SkyRL's own for an objective with its defaults.
+        loss_mask: [B, T]; a value other than 0 and 1 scales the loss of its token. None is 1.
+        rollout_logprobs: [B, T] log μ.
+
+    Raises:
+        ValueError: a clip setting of SkyRL that would have no effect, an objective that reads the size of A or is
+            adaptive, an off-policy correction without `rollout_logprobs`.
+    """
+    defaults = AlgorithmConfig()
+    refuse_ignored(
+        "SkyRL",
+        {key: getattr(config, key) for key in IGNORED},
+        {key: getattr(defaults, key) for key in IGNORED},
+        "Set trainer.algorithm.objective_kwargs",
+    )
+    objective = fixed_objective("SkyRL", name, getattr(config, "objective_kwargs", {}))
+    if reads_size_of_advantage(objective):
+        raise ValueError(
+            f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL hands over c·A, with c unknown here. "
+            "Expected fields with which only the sign of A counts: those that multiply A at 0"
+        )
+    mask = torch.ones_like(log_probs) if loss_mask is None else loss_mask
+    rho, kept, metrics = None, mask, {}
+    if off_policy_correction_enabled(config.off_policy_correction):
+        if rollout_logprobs is None:
+            raise ValueError("SkyRL: off_policy_correction is on and rollout_logprobs is None; expected [B, T]")
+        rho, metrics, kept = compute_off_policy_correction(
+            old_log_probs, rollout_logprobs, mask, config.off_policy_correction
+        )
+    result = policy_loss(
+        log_probs,
+        old_log_probs,
+        advantages,
+        mask != 0,
+        objective,
+        GivenCoefficients(values=kept),
+        rollout_logprob=rollout_logprobs,
+        correction=None if rho is None else Given(values=rho),
+    )
+    # SkyRL takes the largest over micro-batches and ranks of what ends in _max, and the mean of everything else
+    named = {f"objective/{key.replace('/max', '_max')}": value for key, value in result.statistics.items()}
+    return result.value, to_floats(named) | metrics

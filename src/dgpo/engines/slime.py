@@ -1,0 +1,153 @@
+"""slime: any objective as its custom loss. Read at THUDM/slime@624b824a (0.3.1, 2026-08-21).
+
+::
+
+    --loss-type custom_loss --custom-loss-function-path dgpo.engines.slime.policy_loss_function
+    --custom-config-path dgpo.yaml
+
+with a file dgpo.yaml of two lines::
+
+    dgpo_objective: dgpo
+    dgpo_objective_kwargs: {n: 2, m: 2}
+
+Log-probs, entropy bonus and KL term are slime's own functions and flags; `--use-tis --tis-clip C` is the correction
+`Truncate(cap=C)`.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from dgpo import policy_loss
+from dgpo.correction import Truncate
+from dgpo.engines.common import GivenCoefficients, fixed_objective, refuse_ignored
+from dgpo.objectives import Objective
+
+Reducer = Callable[[Tensor], Tensor]
+
+IGNORED = {
+    "eps_clip": 0.2,
+    "eps_clip_high": 0.2,
+    "eps_clip_c": None,
+    "use_opsm": False,
+    "get_mismatch_metrics": False,
+    "tis_clip_low": 0,
+    "custom_tis_function_path": None,
+    "custom_pg_loss_reducer_function_path": None,
+}
+"""Flags of slime's own policy loss that nothing here reads, with their defaults."""
+
+LOSSES = ("gspo", "cispo")
+
+
+def policy_loss_function(
+    args: Namespace, batch: dict[str, Any], logits: Tensor, sum_of_sample_mean: Reducer
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """slime's policy loss with w of any objective, in its signature.
+
+    A reducer of slime is linear, so its derivative is the coefficient c of every token, and whatever it divides by
+    (per rollout, per token, a part of a sequence under context parallelism) is kept exactly.
+
+    Args:
+        args: slime's, with `dgpo_objective` and, where wanted, `dgpo_objective_kwargs`.
+        batch: one micro-batch: lists with one entry per response of `unconcat_tokens`, `total_lengths`,
+            `response_lengths`, `advantages`, `log_probs`, `loss_masks`, and what the flags need.
+        logits: [1, T, V], float32.
+        sum_of_sample_mean: all response tokens, one after the other -> scalar.
+
+    Returns:
+        The loss, and what is logged, each entry scaled as slime's own, so that its division gives the mean.
+
+    Raises:
+        ValueError: no `dgpo_objective`; a flag of slime that would have no effect; an adaptive objective; one that
+            reads the whole response, under context parallelism.
+    """
+    from slime.backends.megatron_utils.loss import get_log_probs_and_entropy, get_rollout_top_p_logprob_kwargs
+
+    objective = _objective(args)
+    lengths = {"total_lengths": batch["total_lengths"], "response_lengths": batch["response_lengths"]}
+    _, found = get_log_probs_and_entropy(
+        logits,
+        args=args,
+        unconcat_tokens=batch["unconcat_tokens"],
+        **lengths,
+        with_entropy=True,
+        **get_rollout_top_p_logprob_kwargs(args, batch),
+    )
+    logprob = found["log_probs"]
+    if objective.reads_response and [len(part) for part in logprob] != list(batch["response_lengths"]):
+        raise ValueError(
+            f"slime: the weight of {args.dgpo_objective!r} reads the whole response, and context parallelism leaves "
+            "parts of it on this rank. Expected --context-parallel-size 1 or an objective at token level"
+        )
+    old = (batch["rollout_log_probs"] if args.use_rollout_logprobs else batch.get("log_probs")) or [
+        part.detach() for part in logprob
+    ]
+    sampler = batch.get("rollout_log_probs")
+    c = _coefficients(sum_of_sample_mean, logprob)
+    result = policy_loss(
+        _rows(logprob),
+        _rows(old),
+        _rows(batch["advantages"]),
+        _rows(c) != 0,
+        objective,
+        GivenCoefficients(values=_rows(c)),
+        rollout_logprob=_rows(sampler) if sampler else None,
+        correction=Truncate(cap=args.tis_clip) if args.use_tis else None,
+    )
+    entropy = sum_of_sample_mean(torch.cat(found["entropy"]))
+    loss = result.value - args.entropy_coef * entropy
+    logged = {"pg_loss": result.value, "entropy_loss": entropy}
+    if args.use_kl_loss:
+        logged["kl_loss"] = sum_of_sample_mean(_reference_kl(args, logprob, old, batch["ref_log_probs"]))
+        loss = loss + args.kl_loss_coef * logged["kl_loss"]
+    if not sum(map(len, logprob)):
+        loss = loss + 0 * logits.sum()  # a rank without a token still has to take part in the backward pass
+    share = torch.cat(c).sum()
+    logged |= {"loss": loss} | {f"objective/{key}": value * share for key, value in result.statistics.items()}
+    return loss, {key: value.detach() for key, value in logged.items()}
+
+
+def _objective(args: Namespace) -> Objective:
+    if not hasattr(args, "dgpo_objective"):
+        raise ValueError("slime: args has no dgpo_objective; expected it in the file of --custom-config-path")
+    # eps_clip_high is set to eps_clip where it was not given
+    refuse_ignored(
+        "slime",
+        {key: getattr(args, key) for key in IGNORED},
+        IGNORED,
+        "Set dgpo_objective and dgpo_objective_kwargs in the file of --custom-config-path",
+    )
+    if args.advantage_estimator in LOSSES:
+        raise ValueError(
+            f"slime: --advantage-estimator {args.advantage_estimator} also chooses slime's loss, which has no effect "
+            "here. Expected grpo, which computes the same advantages"
+        )
+    return fixed_objective("slime", args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None) or {})
+
+
+def _coefficients(reduce: Reducer, like: Sequence[Tensor]) -> list[Tensor]:
+    flat = torch.zeros_like(torch.cat(list(like)), requires_grad=True)
+    # under --recompute-loss-function the hooks of the checkpoint would compute the whole loss a second time for this
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept):
+        (c,) = torch.autograd.grad(reduce(flat), flat)
+    return list(c.split([len(part) for part in like]))
+
+
+def _rows(parts: Sequence[Tensor]) -> Tensor:
+    """[B, T] of B responses of several lengths, padded with 0."""
+    return pad_sequence(list(parts), batch_first=True)
+
+
+def _reference_kl(args: Namespace, logprob: list[Tensor], old: list[Tensor], reference: list[Tensor]) -> Tensor:
+    from slime.utils.ppo_utils import compute_approx_kl
+
+    new = torch.cat(logprob)
+    ratio = (new - torch.cat(old)).exp() if args.use_unbiased_kl else None
+    return compute_approx_kl(new, torch.cat(reference), kl_loss_type=args.kl_loss_type, importance_ratio=ratio)

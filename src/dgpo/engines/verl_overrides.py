@@ -1,0 +1,65 @@
+"""Hydra overrides that put an objective into a verl run. verl itself is not needed, so that any machine will do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from dgpo import objectives
+
+PREFIX = "dgpo:"
+"""Every objective is registered in verl as `dgpo:NAME`: `gspo` and some other names are losses of verl's own."""
+
+PLUG_IN = "dgpo.engines.verl"
+
+ACTOR_SETTINGS = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
+"""Settings of `actor_rollout_ref.actor` that verl's own losses read and ours do not: they stay as verl has them."""
+
+
+def overrides(objective: str, fields: Mapping[str, Any], *, reward: bool = True) -> list[str]:
+    """The arguments to add to `python -m verl.trainer.main_ppo ...`, one override each.
+
+    Args:
+        objective: a name of `dgpo.objectives.OBJECTIVES`.
+        fields: fields of that objective; those that are not given keep their defaults.
+        reward: also make `dgpo.engines.verl.compute_score` the reward function.
+
+    The class of the configuration is overridden (`_target_`), because verl's own refuses fields that it does not know,
+    and because it makes every process that builds the configuration import the plug-in.
+
+    Raises:
+        ValueError: an unknown objective or field, or a field out of range.
+    """
+    objectives.make(objective, **fields)
+    node = "actor_rollout_ref.actor.policy_loss"
+    lines = [
+        f"{node}._target_={PLUG_IN}.DGPOPolicyLossConfig",
+        f"{node}.loss_mode={PREFIX}{objective}",
+        f"+{node}.objective={objective}",
+        # one override per field: a mapping in braces would be expanded by the shell
+        *(f"+{node}.objective_kwargs.{name}={_literal(value)}" for name, value in fields.items()),
+    ]
+    if reward:
+        function = "reward.custom_reward_function"
+        lines += [f"{function}.path=pkg://{PLUG_IN}", f"{function}.name=compute_score"]
+    return lines
+
+
+def must_stay() -> str:
+    """What a user has to know besides the overrides: the settings that make the loss raise an error when changed."""
+    names = ", ".join(f"actor.{name}" for name in ACTOR_SETTINGS)
+    return (
+        f"leave {names} and the other fields of actor.policy_loss at verl's defaults, or remove them from your script: "
+        "they belong to verl's own losses, and the plug-in raises an error where they were changed. The clip range of "
+        "an objective is set by its own fields (eps_low, eps_high, dual_clip, ...)"
+    )
+
+
+def _literal(value: Any) -> str:
+    """A value in hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool | str):
+        return json.dumps(value)
+    return repr(value)

@@ -1,0 +1,74 @@
+"""A reward function with verl's signature over our graders. verl itself is not needed."""
+
+from __future__ import annotations
+
+from inspect import signature
+from typing import Any
+
+from dgpo.registry import did_you_mean
+from dgpo.rewards import FunctionGrader, Grader, MathGrader
+from dgpo.tasks import BENCHMARKS, TASKS, make
+from dgpo.tasks.gym import PREFIX as GYM
+
+_FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
+"""verl passes these to every reward function where it runs a reward model."""
+
+_OPTIONS = tuple(signature(MathGrader).parameters)
+
+_GRADERS: dict[tuple[Any, ...], Grader] = {}
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | float,
+    extra_info: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, float]:
+    """The reward of one response, with verl's signature: `reward.custom_reward_function.path=pkg://dgpo.engines.verl`.
+
+    All calls in a process share one grader, whose workers start with the first answer that needs one and end with the
+    process. Any number of threads may call it: verl does so from an executor.
+
+    Args:
+        data_source: the name of a task of `dgpo.tasks` that has a grader of its own uses that one; everything else is
+            mathematics, for `MathGrader`.
+        solution_str: the response.
+        ground_truth: the gold; see `MathGrader.grade_many`.
+        extra_info: the row's, not read.
+        options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`); what verl passes for its
+            reward models is not read.
+
+    Returns:
+        `score` and `acc`, 1.0 or 0.0, and 1.0 or 0.0 for what else there is to know: `no_answer`, `unparsed`,
+        `guarded`, `timeout` (the answer could not be compared in time; its score is 0) and `bad_gold` (the gold cannot
+        be used; the score is 0 for whatever the response says, so that its group has no advantage). Always these keys.
+
+    Raises:
+        TypeError: a gold that is neither text nor a number, or a response that is not text.
+        ValueError: an unknown option, or one out of range; a reasoning-gym task that does not exist.
+    """
+    given = {name: value for name, value in options.items() if name not in _FROM_VERL}
+    for name in given:
+        if name not in _OPTIONS:
+            nearest = did_you_mean(name, _OPTIONS)
+            raise ValueError(f"compute_score has no option {name!r}{nearest}; its options: {', '.join(_OPTIONS)}")
+    if isinstance(ground_truth, bool) or not isinstance(ground_truth, str | int | float):
+        raise TypeError(
+            f"the gold of a row of {data_source!r} is of type {type(ground_truth).__name__}: {ground_truth!r:.80}; "
+            "expected text or a number"
+        )
+    verdict = _grader(str(data_source), given).grade_many([solution_str], [str(ground_truth)])[0]
+    score = verdict.score or 0.0
+    flags = ("no_answer", "unparsed", "guarded", "timeout", "bad_gold")
+    return {"score": score, "acc": score} | {flag: float(verdict.reason == flag) for flag in flags}
+
+
+def _grader(data_source: str, options: dict[str, Any]) -> Grader:
+    own = data_source in TASKS or data_source in BENCHMARKS or data_source.startswith(GYM)
+    grade = make(data_source).grade if own else None
+    if grade is not None:
+        return FunctionGrader(grade, version=data_source)
+    key = tuple(sorted(options.items()))
+    # setdefault is atomic, and a grader starts nothing before it is used: no lock that a fork could inherit
+    return _GRADERS.get(key) or _GRADERS.setdefault(key, MathGrader(**options))

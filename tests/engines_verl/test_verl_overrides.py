@@ -1,0 +1,80 @@
+"""`dgpo verl-overrides`: what it prints composes with verl's configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import subprocess
+import sys
+
+import pytest
+from verl.utils.config import omega_conf_to_dataclass
+from verl_problems import compose_config
+
+from dgpo.cli.errors import UserError
+from dgpo.cli.verl_overrides import run
+from dgpo.engines.verl import DGPOPolicyLossConfig
+from dgpo.engines.verl_overrides import overrides
+from dgpo.objectives import OBJECTIVES
+
+
+def test_the_printed_lines_compose(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--objective", "dgpo", "--n", "1", "--m=2.5", "--eps-low", "0.1", "--right_cap", "none"]) == 0
+    printed = capsys.readouterr()
+    config = compose_config(*printed.out.splitlines())
+    chosen = omega_conf_to_dataclass(config.actor_rollout_ref.actor).policy_loss
+    assert type(chosen) is DGPOPolicyLossConfig
+    assert chosen.objective_kwargs == {"n": 1, "m": 2.5, "eps_low": 0.1, "right_cap": None}
+    assert config.reward.custom_reward_function.path == "pkg://dgpo.engines.verl"
+    assert "leave actor.clip_ratio, " in printed.err
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_no_line_needs_quotes(name: str) -> None:
+    """So that they can be pasted, and inserted with $( ), which would keep quotes."""
+    declared = {field.name: field.default for field in dataclasses.fields(OBJECTIVES[name])}
+    for line in overrides(name, declared):
+        assert shlex.quote(line) == line
+
+
+@pytest.mark.parametrize("value", [None, 1, 0.2, 1e-06, float("inf"), True])
+def test_values_survive_hydra(value: object) -> None:
+    from dgpo.engines.verl_overrides import _literal
+
+    assert compose_config(f"+trainer.probe={_literal(value)}").trainer.probe == value
+
+
+def test_without_the_reward(capsys: pytest.CaptureFixture[str]) -> None:
+    run(["--objective", "maspo", "--no-reward"])
+    assert "reward" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--objective", "dgop"], "did you mean 'dgpo'"),
+        (["--objective", "dgpo", "--epslow", "0.2"], "unknown argument '--epslow', did you mean '--eps_low'"),
+        (["--objective", "dgpo", "--alpha", "0.2"], "the fields of 'dgpo': n, m, "),
+        (["--objective", "dgpo", "--n", "two"], "n = 'two'"),
+        (["--objective", "dgpo", "--n", "-1"], "n = -1"),
+    ],
+)
+def test_wrong_input(flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(flags)
+
+
+def test_help_lists_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_code:
+        run(["--objective", "maspo", "--help"])
+    assert exit_code.value.code == 0
+    said = capsys.readouterr().out
+    assert all(f"--{field.name}" in said for field in dataclasses.fields(OBJECTIVES["maspo"]))
+
+
+def test_neither_verl_nor_ray_is_imported() -> None:
+    code = (
+        "import sys; from dgpo.cli.verl_overrides import run; run(['--objective', 'dgpo']);"
+        "import dgpo.engines, dgpo.engines.verl_reward; assert not {'verl', 'ray', 'hydra'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
