@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dgpo.diagnostics import load
 from dgpo.tasks import Addition
 from dgpo.training import demo, starter
 
@@ -63,6 +64,10 @@ def test_demo(dgpo: Callable[..., Any], short: None, output: Path, monkeypatch: 
         assert row in done.out
     assert f"{output}/summary.json" in done.out
     assert ElementTree.parse(output / "reward.svg").getroot().tag.endswith("svg")
+    assert load(output / "record").updates == [1, 2, 3, 4]
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "greedy" in page
+    assert f"{output}/report.html" in done.out
     AutoModelForCausalLM.from_pretrained(output / "model")
     assert "2603.14389" in (output / "model" / "README.md").read_text()
 

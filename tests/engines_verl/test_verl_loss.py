@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,11 @@ from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl_problems import LENGTHS, MODES, SCALE, actor_config, compose_config, expected, make_batch, run_ppo_loss
 
 from dgpo import TokenBatch, objectives, policy_loss
+from dgpo.diagnostics import load
+from dgpo.diagnostics.replay import replay
 from dgpo.engines import verl as plug_in
+from dgpo.engines import verl_recording
+from dgpo.engines.verl_overrides import overrides
 from dgpo.objectives import OBJECTIVES
 
 EVERYTHING = range(len(LENGTHS))
@@ -100,6 +105,26 @@ def test_statistics_are_metrics() -> None:
         assert metric.aggregation == AggregationType.MEAN
         assert metric.aggregate() == pytest.approx(value.item(), abs=1e-6)
     assert "actor/pg_loss" in metrics
+
+
+def test_micro_batches_are_recorded(tmp_path: Path) -> None:
+    """The files hold what the loss was given; a run that goes on numbers on."""
+    batch, folder = make_batch(torch.float32), tmp_path / "run"
+    for line in overrides("dgpo", {}, record=str(folder)):
+        assert line == f"+actor_rollout_ref.actor.policy_loss.record={folder}" or "record" not in line
+    config = actor_config(f"+actor_rollout_ref.actor.policy_loss.record={folder}")
+    for rows in ([0, 1, 2], [3, 4]):
+        run_ppo_loss(config, batch, rows)
+    verl_recording._series.cache_clear()
+    run_ppo_loss(config, batch, [5])
+    run = load(folder)
+    assert run.updates == [1, 2, 3]
+    for update, rows in ((1, [0, 1, 2]), (2, [3, 4]), (3, [5])):
+        found, wanted = run.tokens(update).tokens, batch.rows(rows)
+        assert found.mask.sum() == wanted.mask.sum()
+        for name in ("logprob", "old_logprob", "advantage"):
+            assert torch.equal(getattr(found, name)[found.mask], getattr(wanted, name)[wanted.mask])
+    assert {row.name for row in replay(run, ["dgpo", "gspo"]).rows} == {"dgpo", "gspo"}
 
 
 def test_a_mini_batch_without_tokens_gives_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import re
@@ -324,3 +325,18 @@ def test_a_nan_is_an_error_on_both_ways(build, micro_batch, gradient_of):
         inputs["old_per_token_logps"][2, 3] = math.nan
         with pytest.raises(ValueError, match=r"old_logprob\[2, 3\] = nan at a valid position"):
             gradient_of(trainer, inputs)
+
+
+def test_a_deep_copy_runs_its_own_weights(build):
+    """As far as TRL's own head goes: its plain logits are those of the original."""
+    model = build(DGPOTrainer).model
+    copied = copy.deepcopy(model)
+    ids = torch.randint(3, 50, (2, 6), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.mul_(1.5)
+
+        def of(which):
+            return which(ids, labels=ids.clone(), fused_lm_head=True).log_probs
+
+        assert (of(copied) - of(model)).abs().max() > 1e-2

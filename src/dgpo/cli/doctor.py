@@ -1,16 +1,29 @@
-"""`dgpo doctor`: whether the plug-in for an engine works where the engine runs, and why not."""
+"""`dgpo doctor`: what went wrong in a run, and why; or whether an engine's workers see the plug-in."""
 
 from __future__ import annotations
 
 import argparse
+import json
 
 from dgpo.cli.errors import UserError, user_input
+from dgpo.diagnostics.doctor import diagnose, text
 
 
 def run(argv: list[str]) -> int:
-    """Print one report per node; 0 if the plug-in works on all of them, otherwise 1."""
-    parser = argparse.ArgumentParser(prog="dgpo doctor", description="Find out why a plug-in does not work.")
-    parser.add_argument("--engine", choices=["verl"], required=True, help="the engine whose workers are asked")
+    """Run `dgpo doctor argv`: 1 if there is a finding of severity error, or a node that does not see the plug-in."""
+    parser = argparse.ArgumentParser(
+        prog="dgpo doctor",
+        description="Say what went wrong in a run, from what it logged and recorded: evidence, cause and remedy, most "
+        "important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not.",
+    )
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="folder that a run was recorded to, metrics.jsonl (also verl's), or trainer_state.json of a checkpoint",
+    )
+    parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
+    parser.add_argument("--engine", choices=["verl"], help="the engine whose workers are asked")
     parser.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join; default: the one that Ray finds")
     parser.add_argument(
         "--env",
@@ -20,7 +33,24 @@ def run(argv: list[str]) -> int:
         help="a variable of ray_kwargs.ray_init.runtime_env.env_vars of your job; may be repeated",
     )
     arguments = parser.parse_args(argv)
-    return _verl(arguments.ray_address, _variables(arguments.env))
+    if bool(arguments.runs) == (arguments.engine is not None):
+        raise UserError(
+            f"RUN = {arguments.runs} and --engine = {arguments.engine}; expected one or several runs, or --engine"
+        )
+    if arguments.engine is not None:
+        return _verl(arguments.ray_address, _variables(arguments.env))
+    return _runs(arguments.runs, arguments.json)
+
+
+def _runs(runs: list[str], as_json: bool) -> int:
+    with user_input():
+        found = {run: diagnose(run) for run in runs}
+    if as_json:
+        print(json.dumps({run: [one.as_dict() for one in findings] for run, findings in found.items()}, indent=2))
+    else:
+        for run, findings in found.items():
+            print(f"{run}\n{text(findings)}")
+    return int(any(one.severity == "error" for findings in found.values() for one in findings))
 
 
 def _variables(pairs: list[str]) -> dict[str, str]:

@@ -26,11 +26,12 @@ COMMANDS = {
 }
 """name -> (extra that it needs, help)"""
 
+_REPORT = ("matplotlib", "plotly", "pyarrow")
 EXTRAS = {
     "": (),
-    "train": ("trl", "transformers", "datasets", "rich", "yaml", "scipy", "matplotlib", "math_verify"),
+    "train": (*("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify"), *_REPORT),
     "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify"),
-    "report": ("pyarrow", "plotly", "matplotlib", "rich"),
+    "report": ("rich", *_REPORT),
     "verl": ("verl", "ray", "hydra"),
 }
 """extra -> the modules that its commands cannot do without"""

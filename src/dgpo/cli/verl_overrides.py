@@ -28,6 +28,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--objective", required=True, metavar="NAME", help="one of: " + ", ".join(OBJECTIVES))
     parser.add_argument("--no-reward", action="store_true", help="leave the reward function of the run as it is")
+    parser.add_argument("--record", metavar="FOLDER", help="write the tokens of every micro-batch, for `dgpo replay`")
     declared = (
         {field.name: field.default for field in dataclasses.fields(OBJECTIVES[chosen])} if chosen in OBJECTIVES else {}
     )
@@ -39,7 +40,7 @@ def run(argv: list[str]) -> int:
         raise UserError(_unknown(unknown[0], chosen, list(declared)))
     fields = {name: value for name, value in vars(given).items() if name in declared}
     with user_input((ValueError,)):
-        lines = overrides(given.objective, fields, reward="no_reward" not in given)
+        lines = overrides(given.objective, fields, reward="no_reward" not in given, record=vars(given).get("record"))
     for line in lines:
         print(shlex.quote(line))
     print(f"note: {must_stay()}", file=sys.stderr)

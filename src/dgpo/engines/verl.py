@@ -16,8 +16,9 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
 from verl.workers.config import ActorConfig, PolicyLossConfig
 
-from dgpo import objectives, policy_loss
+from dgpo import TokenBatch, objectives, policy_loss
 from dgpo.correction import Given
+from dgpo.engines import verl_recording
 from dgpo.engines.common import GivenCoefficients, refuse_ignored, to_floats
 from dgpo.engines.verl_overrides import ACTOR_SETTINGS, PREFIX
 from dgpo.engines.verl_reward import compute_score
@@ -36,6 +37,7 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
     Args:
         objective: a name of `dgpo.objectives.OBJECTIVES`; `loss_mode` is `dgpo:` and this name.
         objective_kwargs: fields of the objective; those that are not given have the objective's defaults.
+        record: a folder that every worker can write to, for the tokens of every micro-batch (`verl_recording`).
 
     The fields of verl's class belong to verl's losses: other than `loss_mode` they stay as they are.
 
@@ -46,6 +48,7 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
 
     objective: str = ""
     objective_kwargs: dict[str, Any] = field(default_factory=dict)
+    record: str | None = None
 
     def __post_init__(self) -> None:
         objectives.make(self.objective, **self.objective_kwargs)
@@ -104,6 +107,8 @@ def loss_of(name: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
             aggregation=GivenCoefficients(values=coefficients(loss_agg_mode, mask, dtype, config.global_batch_info)),
             correction=None if rollout_is_weights is None else Given(values=rollout_is_weights),
         )
+        if folder := config.policy_loss.get("record"):
+            verl_recording.record(folder, TokenBatch(log_prob.detach(), old_log_prob, advantages, mask))
         return result.value, {f"actor/objective/{key}": v for key, v in to_floats(result.statistics).items()}
 
     return loss

@@ -17,13 +17,16 @@ ACTOR_SETTINGS = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio
 """Settings of `actor_rollout_ref.actor` that verl's own losses read and ours do not: they stay as verl has them."""
 
 
-def overrides(objective: str, fields: Mapping[str, Any], *, reward: bool = True) -> list[str]:
+def overrides(
+    objective: str, fields: Mapping[str, Any], *, reward: bool = True, record: str | None = None
+) -> list[str]:
     """The arguments to add to `python -m verl.trainer.main_ppo ...`, one override each.
 
     Args:
         objective: a name of `dgpo.objectives.OBJECTIVES`.
         fields: fields of that objective; those that are not given keep their defaults.
         reward: also make `dgpo.engines.verl.compute_score` the reward function.
+        record: a folder for the tokens of every micro-batch.
 
     The class of the configuration is overridden (`_target_`), because verl's own refuses fields that it does not know,
     and because it makes every process that builds the configuration import the plug-in.
@@ -40,6 +43,8 @@ def overrides(objective: str, fields: Mapping[str, Any], *, reward: bool = True)
         # one override per field: a mapping in braces would be expanded by the shell
         *(f"+{node}.objective_kwargs.{name}={_literal(value)}" for name, value in fields.items()),
     ]
+    if record is not None:
+        lines.append(f"+{node}.record={record}")
     if reward:
         function = "reward.custom_reward_function"
         lines += [f"{function}.path=pkg://{PLUG_IN}", f"{function}.name=compute_score"]

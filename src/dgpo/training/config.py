@@ -85,6 +85,15 @@ class DGPOConfig(GRPOConfig):
             Replace groups without reward spread by newly sampled prompts before training (DAPO, arXiv 2503.14476).
         max_num_gen_batches (`int`, defaults to `10`):
             With `dynamic_sampling`: at most this many generation batches per training batch, the first included.
+        record (`str`, *optional*):
+            Folder to record the run to: `run.json`, every log line, and the tokens of updates, for `dgpo doctor`,
+            `dgpo replay` and `dgpo report` (`dgpo.diagnostics`).
+        record_every (`int`, defaults to `1`):
+            With `record`: the tokens of every so many updates.
+        record_limit_mb (`float`, defaults to `1024`):
+            With `record`: the files of tokens take at most this many MiB; beyond it every other generation is dropped.
+        record_sum_pi_squared (`bool`, defaults to `False`):
+            With `record`: also Σ_v π(v)² of every token, for exact norms of logit gradients; one forward pass more.
         eval_benchmarks (`list[str]`, *optional*):
             Tasks and benchmarks (`dgpo tasks`) to evaluate the model on during training, with the code of `dgpo eval`;
             logged as `eval/BENCHMARK/avg@k`, ... and written to `output_dir/eval/STEP`.
@@ -155,6 +164,16 @@ class DGPOConfig(GRPOConfig):
     max_num_gen_batches: int = field(
         default=10, metadata={"help": "With dynamic_sampling: at most this many generation batches per training batch."}
     )
+    record: str | None = field(
+        default=None, metadata={"help": "Folder to record the run to: configuration, metrics, and tokens of updates."}
+    )
+    record_every: int = field(default=1, metadata={"help": "With record: the tokens of every so many updates."})
+    record_limit_mb: float = field(
+        default=1024.0, metadata={"help": "With record: the most MiB that files of tokens may take."}
+    )
+    record_sum_pi_squared: bool = field(
+        default=False, metadata={"help": "With record: also the sum of squared probabilities, by one more forward."}
+    )
     eval_benchmarks: list[str] | None = field(
         default=None, metadata={"help": "Tasks and benchmarks to evaluate on during training; `dgpo tasks` lists them."}
     )
@@ -190,6 +209,11 @@ class DGPOConfig(GRPOConfig):
         if self.eval_benchmark_steps < 1:
             raise ValueError(f"eval_benchmark_steps = {self.eval_benchmark_steps} is not allowed; expected >= 1")
         self.eval_benchmark_options()
+        if self.record_every < 1:
+            raise ValueError(f"record_every = {self.record_every} is not allowed; expected >= 1")
+        check_number(self, "record_limit_mb", 0, open_low=True)
+        if self.record is None and self.record_sum_pi_squared:
+            raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
 
     @property
     def updates_per_generation(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, evaluate, write
 from dgpo.files import write_json_atomic
+from dgpo.report import write_report
 from dgpo.rewards.verdict import FunctionGrader
 from dgpo.tasks import Addition
 from dgpo.training.callbacks import RewardProgress
@@ -47,7 +49,7 @@ def run_demo(
 
     Args:
         out: folder for `starter/` (re-used if it is complete and of this seed), `model/`, `before/`, `after/`,
-            `summary.json` and `reward.svg`.
+            `record/` (for `dgpo doctor`, `replay` and `report`), `report.html`, `summary.json` and `reward.svg`.
         seed: of the starter model and of the training run; the split of the task is always the same.
         objective: any name of `dgpo.objectives.OBJECTIVES`, with its defaults.
         updates: optimiser updates.
@@ -64,7 +66,7 @@ def run_demo(
     say("2/4 evaluate it on 500 held-out sums")
     before = _evaluate(starter, task, out / "before")
     say(f"3/4 train it with {objective}, {updates} updates")
-    history = _train(starter, task, out / "model", seed=seed, objective=objective, updates=updates)
+    history = _train(starter, task, out, seed=seed, objective=objective, updates=updates)
     say("4/4 evaluate it again")
     after = _evaluate(out / "model", task, out / "after")
     summary = {
@@ -77,6 +79,7 @@ def run_demo(
     }
     _draw_reward(history, objective, out / "reward.svg")
     write_json_atomic(out / "summary.json", summary)
+    write_report([out / "record"], out / "report.html", evaluation=[out / "before", out / "after"])
     return summary
 
 
@@ -104,8 +107,10 @@ def _evaluate(model: Path, task: Addition, out: Path) -> Evaluation:
 def _train(
     starter: Path, task: Addition, out: Path, *, seed: int, objective: str, updates: int
 ) -> list[dict[str, Any]]:
+    shutil.rmtree(out / "record", ignore_errors=True)  # of a demo before this one
     config = DGPOConfig(
-        output_dir=str(out),
+        output_dir=str(out / "model"),
+        record=str(out / "record"),
         objective=objective,
         max_steps=updates,
         seed=seed,
@@ -117,7 +122,7 @@ def _train(
     trainer = DGPOTrainer(model, task.reward, config, train_dataset=task.dataset("train"))
     RewardProgress.install(trainer, "reward")
     trainer.train()
-    trainer.save_model(str(out))
+    trainer.save_model(config.output_dir)
     trainer.create_model_card(model_name="addition")
     return list(trainer.state.log_history)
 

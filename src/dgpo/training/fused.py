@@ -56,14 +56,15 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
         model: a causal language model whose head is a plain linear layer (`why_not_fused`).
         cast_lm_head_to_fp32: TRL's option: the product in float32, outside autocast.
     """
-    original = model.forward
+    # the function and not the bound method, so that a deep copy of the model runs its own weights
+    original = model.forward.__func__
 
     @functools.wraps(type(model).forward)  # `generate` validates its keyword arguments against the signature
     def forward(
         self: Any, *args: Any, policy_loss: LossOfHidden | None = None, completions: int = 0, **kwargs: Any
     ) -> Any:
         if policy_loss is None:
-            return original(*args, **kwargs)
+            return original(self, *args, **kwargs)
         kwargs["use_cache"] = False
         # looked up on each call: FSDP and PEFT replace parts of the model after this
         head = self.get_output_embeddings()

@@ -27,6 +27,7 @@ from dgpo.training.metrics import StepMetrics
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
 from dgpo.training.old_logprob import OldLogProbs
+from dgpo.training.recording import Recording
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,14 @@ class DGPOTrainer(GRPOTrainer):
         self.add_callback(_Guard(self))
         if args.eval_benchmarks:
             self.add_callback(BenchmarkEvaluation(self))
+        self._recording = self._record() if args.record is not None else None
+
+    def _record(self) -> Recording:
+        if self.args.record_sum_pi_squared and not self._step_loss.fused:
+            raise ValueError("record_sum_pi_squared = True needs the fused loss, which is off here (see the log)")
+        recording = Recording(self)
+        self.add_callback(recording)
+        return recording
 
     def _fuse(self) -> bool:
         """Make the model ready for the loss from hidden states, where that is asked for and possible."""
@@ -226,7 +235,8 @@ class DGPOTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._loss_was_called = True
         batch = self._micro_batch(inputs)
-        found = self._step_loss(model, batch.inputs, self._step_totals(inputs))
+        totals = self._step_totals(inputs)
+        found = self._step_loss(model, batch.inputs, totals)
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
@@ -234,8 +244,15 @@ class DGPOTrainer(GRPOTrainer):
         if self.args.positive_nll_coef > 0:
             assert found.logprob is not None
             loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, batch.inputs, inputs)
-        # TRL reads metrics off the device in this very step, so one more read costs nothing
-        check(found.tokens, batch.inputs.get("ref_per_token_logps"))
+        if self._recording is not None:
+            self._recording.add(model, batch.inputs, found.tokens, totals)
+        try:
+            # TRL reads metrics off the device in this very step, so one more read costs nothing
+            check(found.tokens, batch.inputs.get("ref_per_token_logps"))
+        except ValueError:
+            if self._recording is not None:
+                self._recording.finish()  # so that the token can be looked at
+            raise
         self._old.record(inputs, batch, found.tokens.logprob)
         self._log_metrics(found, batch, inputs)
         self._adapt_entropy_coefficient(found.tokens)

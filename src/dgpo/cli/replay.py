@@ -1,0 +1,160 @@
+"""`dgpo replay`: what other objectives would have made of the tokens that a run recorded."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dgpo import objectives
+from dgpo.cli.errors import UserError, user_input
+from dgpo.diagnostics.replay import Replay, Row, replay
+from dgpo.diagnostics.run import Run, load
+from dgpo.objectives import Objective
+from dgpo.regions import REGIONS
+
+ALL = "all"
+WORDS = {"None": None, "inf": math.inf}
+HEADER = ("bias\n%", "equal\nstep %", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")
+NOTES = (
+    "* the run's own objective; least biased first. bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling "
+    "w = r. equal step: Σ|p_w - p_r| of the shares p of the step that tokens hold, 0 to 200 %. cosine: between w·A·N "
+    "and r·A·N, token by token. step: E|A|wN. factor: makes the step that of {reference}. ESS: effective share of the "
+    "tokens. w = 0: tokens without a gradient. top 1: what the largest 1 % of the tokens hold of Σ|A|wN. N is {norm} "
+    "of ∇log π in the logits."
+)
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo replay argv`."""
+    parser = argparse.ArgumentParser(
+        prog="dgpo replay",
+        description=(
+            "Weigh the recorded tokens of a run by other objectives: weights, bias, step size and regions, without "
+            "running it again."
+        ),
+    )
+    parser.add_argument("run", metavar="RUN", help="folder that a run was recorded to (record: FOLDER)")
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=[ALL],
+        metavar="NAME",
+        help="objectives, with fields if need be: dgpo:n=2,m=2 maspo; all of them with their defaults if not given",
+    )
+    parser.add_argument("--updates", metavar="FROM:TO", help="only these updates, both included; 10: and :50 work too")
+    parser.add_argument("--out", metavar="FILE.json", help="where to write the figures; RUN/replay.json if not given")
+    arguments = parser.parse_args(argv)
+    with user_input():
+        recorded = load(arguments.run)
+        chosen = [objective for word in arguments.objectives for objective in parse(word)]
+        found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
+        path = found.write(arguments.out or Path(arguments.run) / "replay.json")
+    for table in tables(found):
+        Console().print(table, "")
+    print(f"all figures: {path}")
+    return 0
+
+
+def parse(word: str) -> list[Objective]:
+    """The objectives that `all`, `name` or `name:field=value,field=value` stands for.
+
+    Raises:
+        ValueError: unknown name or field, with the nearest known one; a field without a value, or out of its range.
+    """
+    if word == ALL:
+        return [objectives.make(name) for name in objectives.OBJECTIVES]
+    name, _, given = word.partition(":")
+    fields: dict[str, Any] = {}
+    for part in given.split(",") if given else []:
+        field, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{part!r} in {word!r} has no value; expected NAME:FIELD=VALUE,FIELD=VALUE")
+        fields[field.strip()] = _value(value.strip())
+    return [objectives.make(name, **fields)]
+
+
+def _value(text: str) -> Any:
+    """As `replay.label` writes it."""
+    if text in WORDS:
+        return WORDS[text]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _updates(text: str | None, recorded: Run) -> list[int]:
+    """The recorded updates in a range; `text` as `--updates` takes it."""
+    there = recorded.updates
+    if not there:
+        raise UserError(f"{str(recorded.folder)!r} has no recorded tokens: record: FOLDER writes them while training")
+    if text is None:
+        return there
+    first, colon, last = text.partition(":")
+    try:
+        low = int(first) if first or not colon else there[0]
+        high = (int(last) if last else there[-1]) if colon else low
+    except ValueError as error:
+        raise UserError(f"--updates {text!r} is no range; expected FROM:TO, such as 10:50") from error
+    found = [update for update in there if low <= update <= high]
+    if not found:
+        raise UserError(f"no update of --updates {text} was recorded; recorded: {there[0]} to {there[-1]}")
+    return found
+
+
+def tables(found: Replay) -> list[Table]:
+    """For a terminal: one table of weights and bias, one of where in the clip range the gradient is."""
+    number = len(found.updates)
+    title = f"{number} update{'s' * (number != 1)} ({found.updates[0]} to {found.updates[-1]}), {found.tokens} tokens"
+    if found.skipped:
+        title += f"; {len(found.skipped)} without an advantage left out"
+    reference = found.reference or "unclipped importance sampling"
+    caption = NOTES.format(reference=reference, norm="the norm" if found.exact else "the lower bound 1 - π of the norm")
+    figures = _table(title, caption, HEADER)
+    caption = (
+        f"In % of Σ|A|wN; the range is 1 - {found.eps_low:g} to 1 + {found.eps_high:g} for every row. First row: in % "
+        "of the tokens."
+    )
+    places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS))
+    places.add_row("tokens", *(f"{100 * found.fraction[name]:.1f}" for name in REGIONS), end_section=True)
+    for row in found.rows:
+        figures.add_row(_name(row), *_cells(row))
+        places.add_row(_name(row), *(f"{100 * row.gradient[name]:.1f}" for name in REGIONS))
+    return [figures, places]
+
+
+def _table(title: str, caption: str, head: tuple[str, ...]) -> Table:
+    # Text: a name with [brackets] in it is no markup
+    table = Table(title=Text(title), caption=Text(caption), caption_justify="left", min_width=72)
+    # so that the columns fit into 80 characters
+    table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
+    table.add_column("objective", overflow="fold", vertical="bottom")
+    for header in head:
+        table.add_column(header, justify="right", no_wrap=True)
+    return table
+
+
+def _name(row: Row) -> Text:
+    return Text(row.label.replace(",", ", ") + " *" * row.own)  # a space to break the line at
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        f"{100 * row.bias:.2f}",
+        f"{100 * row.bias_equal_step:.2f}",
+        f"{row.cosine:.3f}",
+        f"{row.step_size:.3g}",
+        "-" if row.factor is None else f"{row.factor:.3g}",
+        f"{row.ess:.2f}",
+        f"{100 * row.zero_fraction:.1f}",
+        f"{row.weight_max:.3g}",
+        f"{100 * row.top_percent_share:.1f}",
+    ]

@@ -1,0 +1,113 @@
+"""What a rule says, and the shape of a rule."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dgpo.diagnostics.doctor.case import Case
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong with a run, or worth knowing about it.
+
+    Attributes:
+        rule: name of the rule, as in the table of the documentation.
+        severity: "error": the run learns nothing or something false; "warning": it learns less than it could;
+            "note": no fault, but it explains a curve that users ask about.
+        title: one sentence.
+        evidence: figures, with the steps that they come from.
+        cause: what brings this about.
+        remedy: what to change.
+        step: where it begins; None where it cannot be told.
+    """
+
+    rule: str
+    severity: Severity
+    title: str
+    evidence: tuple[str, ...]
+    cause: str
+    remedy: str
+    step: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What the check of a rule returns; what is None is taken from the rule."""
+
+    title: str
+    evidence: Sequence[str]
+    step: int | None = None
+    severity: Severity | None = None
+    cause: str | None = None
+    remedy: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One question to a run.
+
+    Attributes:
+        name: of the rule.
+        severity: of its finding, where the check does not say.
+        fires: what the evidence must be, with the limits.
+        cause, remedy: in general; a check may be more precise.
+        check: a pure function of the case; None where there is nothing to say or nothing to tell it by.
+        explains: names of rules whose findings are mere consequences of this one and are left out beside it.
+    """
+
+    name: str
+    severity: Severity
+    fires: str
+    cause: str
+    remedy: str
+    check: Callable[[Case], Found | None]
+    explains: tuple[str, ...] = ()
+
+    def __call__(self, case: Case) -> Finding | None:
+        found = self.check(case)
+        if found is None:
+            return None
+        return Finding(
+            rule=self.name,
+            severity=found.severity or self.severity,
+            title=found.title,
+            evidence=tuple(found.evidence),
+            cause=found.cause or self.cause,
+            remedy=found.remedy or self.remedy,
+            step=found.step,
+        )
+
+
+def text(findings: Sequence[Finding], width: int = 100) -> str:
+    """The findings as plain text, most important first; one line saying so where there is none."""
+    if not findings:
+        return "nothing found: no rule of the doctor fires on this run"
+    return "\n\n".join(_paragraph(finding, width) for finding in findings)
+
+
+def _paragraph(finding: Finding, width: int) -> str:
+    where = "" if finding.step is None else f" (from step {finding.step})"
+    lines = [f"{finding.severity.upper()}  {finding.rule}{where}", *_wrapped("", finding.title, width)]
+    for label, words in (("evidence", finding.evidence), ("cause", (finding.cause,)), ("remedy", (finding.remedy,))):
+        for number, sentence in enumerate(words):
+            lines += _wrapped(f"{label if number == 0 else '':<10}", sentence, width)
+    return "\n".join(lines)
+
+
+def _wrapped(label: str, sentence: str, width: int) -> list[str]:
+    first, rest = f"  {label}", "  " + " " * len(label)
+    return textwrap.wrap(
+        sentence, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False, break_long_words=False
+    )

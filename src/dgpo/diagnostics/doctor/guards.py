@@ -1,0 +1,71 @@
+"""Which field of an objective bounds its weight where A < 0 and r >> 1, found by trying, for every method alike."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from numbers import Real
+
+import torch
+
+from dgpo.objectives import OBJECTIVES, Objective
+from dgpo.tokens import TokenBatch
+
+FAR = 100.0
+"""A ratio that no trust region would allow."""
+
+CAP = 3.0
+"""The value that a guard is tried and recommended with; verl's default for its dual clip."""
+
+
+def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
+    """The weight of a token with A = -1 at this ratio, in a response whose other tokens have not moved."""
+    logprob = torch.tensor([[math.log(ratio), 0.0, 0.0]]) - 8.0
+    tokens = TokenBatch(
+        logprob, torch.full_like(logprob, -8.0), torch.tensor([-1.0]), torch.ones_like(logprob, dtype=torch.bool),
+        entropy=torch.ones_like(logprob),
+    )  # fmt: skip
+    return float(objective.calibrate(tokens).weight(tokens)[0, 0].abs())
+
+
+def guards(objective: Objective) -> tuple[str, ...]:
+    """The fields that, set to `CAP`, bring this weight down to `CAP` or below; none where it is bounded already."""
+    if reverse_weight(objective) <= CAP:
+        return ()
+    return tuple(f.name for f in dataclasses.fields(objective) if _bounds(objective, f.name))
+
+
+def _bounds(objective: Objective, name: str) -> bool:
+    value = getattr(objective, name)
+    if isinstance(value, bool) or not (value is None or isinstance(value, Real)):
+        return False
+    try:
+        return reverse_weight(dataclasses.replace(objective, **{name: CAP})) <= CAP
+    except ValueError:  # a field that CAP is no value for is no guard
+        return False
+
+
+def bounded() -> tuple[str, ...]:
+    """Methods whose weight there is bounded by `CAP` as they come."""
+    return tuple(name for name, cls in OBJECTIVES.items() if reverse_weight(cls()) <= CAP)
+
+
+def advice(objective: Objective | None) -> str:
+    """What to set, for this objective."""
+    if objective is None:
+        return (
+            "Cap the weight of negative advantages: the dual clip of PPO (clip_ratio_c in verl, delta in TRL), or an "
+            f"objective that bounds it ({', '.join(bounded())})."
+        )
+    if found := guards(objective):
+        fields = " or ".join(f"{name}={CAP:g}" for name in found)
+        return f"Set {fields} (objective_kwargs): it bounds the weight where A < 0. Or a lower learning rate."
+    if reverse_weight(objective) <= CAP:
+        return (
+            "This objective bounds the weight already; what is left comes from many such tokens: a lower learning "
+            "rate or fewer updates per generation."
+        )
+    return (
+        f"This objective has no field that bounds the weight where A < 0; these do as they come: "
+        f"{', '.join(bounded())}. Or a lower learning rate, or fewer updates per generation."
+    )

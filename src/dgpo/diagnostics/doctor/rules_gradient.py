@@ -1,0 +1,130 @@
+"""Rules about loss and gradient: numbers that are none, gradients that are 0, clipped or wrongly scaled."""
+
+from __future__ import annotations
+
+import statistics
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.keys import MUST_BE_FINITE, aligned, sample
+from dgpo.diagnostics.doctor.rules_rewards import ZERO, groups_without_spread
+
+FEWEST = 3
+"""Points that a statement about a run needs."""
+
+MOST = 0.5
+"""Share of the steps that is called most."""
+
+FAR_BEYOND = 10.0
+"""Gradient norm over the clip threshold from which a step is scaled down tenfold or more: then the threshold, not the
+learning rate, sets its length. Below that a steady factor is absorbed by Adam; the demo runs at 6."""
+
+NO_LOSS = 1e-6
+"""The mean of advantages of size 1 in float32 cancels to this."""
+
+
+def _not_finite(case: Case) -> Found | None:
+    evidence, steps = [], []
+    for one in case.updates:
+        if one.bad is not None:
+            evidence.append(
+                f"update {one.update}: {one.bad}, the first of {one.bad.count} among {one.count} valid tokens"
+            )
+            steps.append(one.update)
+            break
+    for name in MUST_BE_FINITE:
+        if (series := case.log[name]).broken:
+            evidence.append(f"{series.key} is NaN, infinite or null at steps {sample(series.broken)}")
+            steps.append(series.broken[0])
+    if not evidence:
+        return None
+    return Found(title="Something is not a number.", evidence=evidence, step=min(steps))
+
+
+def _no_gradient(case: Case) -> Found | None:
+    without, norm = groups_without_spread(case), case.log["grad_norm"]
+    spread = [(step, value) for step, value, share in aligned(norm, without) if share < 1 - ZERO]
+    dead = [step for step, value in spread if value == 0]
+    if len(dead) < FEWEST or len(dead) < MOST * len(spread):
+        return None
+    evidence = [f"{norm.key} = 0 on {len(dead)} of {len(spread)} steps whose generation has groups with reward spread"]
+    evidence += [str(case.log[name].tail) for name in ("truncated", "weight_zero") if len(case.log[name])]
+    if case.setting("mask_truncated_completions"):
+        evidence.append("mask_truncated_completions is on: responses that are cut off have no token in the loss")
+    return Found(
+        title="The gradient is exactly 0 although rewards differ within groups.", evidence=evidence, step=dead[0]
+    )
+
+
+def _zero_loss(case: Case) -> Found | None:
+    loss, norm = case.log["loss"], case.log["grad_norm"]
+    pairs = aligned(loss, norm)
+    zero = [(step, gradient) for step, value, gradient in pairs if abs(value) <= NO_LOSS and gradient > 0]
+    if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
+        return None
+    return Found(
+        title="The loss is 0 while the gradient is not: the value says nothing, the run learns.",
+        evidence=[
+            f"|{loss.key}| <= {NO_LOSS:g} on {len(zero)} of {len(pairs)} logged steps, where {norm.key} is "
+            f"{statistics.median(gradient for _, gradient in zero):.3g} (median)"
+        ],
+        step=zero[0][0],
+    )
+
+
+def _grad_clipped(case: Case) -> Found | None:
+    limit, norm = case.setting("max_grad_norm"), case.log["grad_norm"]
+    if not limit or len(norm) < FEWEST or norm.share(lambda value: value > limit) < MOST:
+        return None
+    share, factor = norm.share(lambda value: value > limit), norm.median / limit
+    return Found(
+        title=f"The gradient is clipped on {share:.0%} of the steps, by a factor of {factor:.3g} on a usual one.",
+        evidence=[f"{norm}, at most {max(norm.values):.3g}", f"max_grad_norm = {limit:g}"],
+        step=norm.since(lambda value: value > limit),
+        severity="warning" if factor >= FAR_BEYOND else None,
+    )
+
+
+RULES = (
+    Rule(
+        name="not_finite",
+        severity="error",
+        fires="a NaN or an infinity at a valid recorded token, or in a logged loss, gradient norm, entropy, KL or "
+        "weight (null counts: loggers write NaN so)",
+        cause="Log-probs of -inf (a token that the sampler could draw and the trainer's mask or top-k forbids), an "
+        "overflow in half precision, a micro-batch without a token, or weights that have become NaN before.",
+        remedy="Start from the first one: is it in logprob (the model), in rollout_logprob (the sampler) or in the "
+        "advantage (the reward)? Call dgpo.check on the batch before the loss to stop right there.",
+        check=_not_finite,
+    ),
+    Rule(
+        name="no_gradient",
+        severity="error",
+        fires=f"a gradient norm of exactly 0 on at least {MOST:.0%} of the steps whose groups do have reward spread",
+        cause="Every token is masked (all responses cut off and masked for it), every weight is 0 (a hard clip far "
+        "outside its bounds), or no parameter of the loss is trained.",
+        remedy="Look at the share of truncated responses and of zero weights (evidence), and at which parameters "
+        "require a gradient.",
+        check=_no_gradient,
+    ),
+    Rule(
+        name="grad_clipped",
+        severity="note",
+        fires=f"a gradient norm above max_grad_norm on {MOST:.0%} of the steps; a warning from {FAR_BEYOND:g} times "
+        "the threshold on a usual step",
+        cause="A threshold below the usual size of the gradient: every step has the same length, whatever the batch "
+        "says. Adam does not mind a steady factor; a large one hides spikes and changes what the learning rate means.",
+        remedy="Set max_grad_norm to about twice the usual norm, so that it stops spikes only; if the norm itself is "
+        "the surprise, look for a wrong normaliser or a few heavy tokens first.",
+        check=_grad_clipped,
+    ),
+    Rule(
+        name="zero_loss",
+        severity="note",
+        fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps",
+        cause="At ratio 1 the value of the loss is minus the mean advantage, and the advantages of a group add up to "
+        "0. The gradient weighs each of them with another ∇log π, and is not 0.",
+        remedy="Nothing to do: watch the reward and the gradient norm, not the loss.",
+        check=_zero_loss,
+    ),
+)

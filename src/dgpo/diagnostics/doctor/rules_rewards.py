@@ -1,0 +1,184 @@
+"""Rules about rewards and responses: what there is to learn from."""
+
+from __future__ import annotations
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.keys import Series
+
+FEWEST = 3
+"""Logged points that a statement about a run needs: two may agree by chance."""
+
+MOST_GROUPS = 0.5
+"""Share of groups without spread above which more than half of what was generated teaches nothing."""
+
+TREND = 0.2
+"""Rise of that share from the start to now that is called a trend; a healthy run moves by about 0.1 and back."""
+
+TRUNCATED, NEARLY_ALL = 0.2, 0.9
+"""Share of responses cut off at the limit: from a fifth on the reward measures length as much as answers, and from nine
+tenths on hardly any response can be right."""
+
+TIMEOUTS, MANY_TIMEOUTS = 0.01, 0.2
+"""Share of answers not graded in time. Math answers are graded in milliseconds, so one in a hundred is no accident."""
+
+ZERO = 1e-6
+"""Advantages and spreads below this are rounding: rewards are of the order of 1, float32 has seven digits."""
+
+
+def _spread(case: Case) -> Series:
+    """The standard deviation of the rewards, or their range where only that is logged."""
+    if len(found := case.log["reward_std"]):
+        return found
+    high, low = case.log["reward_max"], case.log["reward_min"]
+    if high.steps != low.steps:
+        return Series()
+    values = tuple(a - b for a, b in zip(high.values, low.values, strict=True))
+    return Series(key=f"{high.key} - {low.key}", steps=high.steps, values=values)
+
+
+def _is_constant(case: Case) -> bool:
+    reward, spread = case.log["reward"], _spread(case)
+    same = len(reward) >= FEWEST and max(reward.values) - min(reward.values) <= ZERO
+    return same and (not len(spread) or max(spread.values) <= ZERO)
+
+
+def _zero_reward(case: Case) -> Found | None:
+    reward = case.log["reward"]
+    if not _is_constant(case) or abs(reward.values[0]) > ZERO:
+        return None
+    truncated = case.log["truncated"]
+    return Found(
+        title=f"No response got a reward: 0 on all {len(reward)} logged steps.",
+        evidence=[str(reward), *([str(truncated)] if len(truncated) else [])],
+        step=reward.steps[0],
+    )
+
+
+def _constant_reward(case: Case) -> Found | None:
+    reward = case.log["reward"]
+    if not _is_constant(case) or abs(reward.values[0]) <= ZERO:
+        return None
+    return Found(
+        title=f"Every response gets the same reward, {reward.values[0]:.3g}: there is nothing to prefer.",
+        evidence=[str(reward), *([str(_spread(case))] if len(_spread(case)) else [])],
+        step=reward.steps[0],
+    )
+
+
+def groups_without_spread(case: Case) -> Series:
+    """Share of the groups whose responses all got the same reward, as far as the log tells."""
+    if len(found := case.log["zero_std"]):
+        return found
+    mixed = case.log["mixed_groups"]
+    if len(mixed):
+        return Series(key=f"1 - {mixed.key}", steps=mixed.steps, values=tuple(1 - value for value in mixed.values))
+    high, low = case.log["advantage_max"], case.log["advantage_min"]
+    if len(high) and high.steps == low.steps:  # all or none is all that the extremes of the advantage can tell
+        none = tuple(float(max(abs(a), abs(b)) <= ZERO) for a, b in zip(high.values, low.values, strict=True))
+        return Series(key=f"all of {high.key}, {low.key} = 0", steps=high.steps, values=none)
+    return Series()
+
+
+def _zero_variance(case: Case) -> Found | None:
+    share = groups_without_spread(case)
+    if len(share) < FEWEST:
+        return None
+    start, now = share.head, share.tail
+    if min(now.values) >= 1 - ZERO:
+        return Found(
+            title="In every group all responses get the same reward: the advantages, and so the gradient, are 0.",
+            evidence=[str(now)],
+            step=share.since(lambda value: value >= 1 - ZERO),
+            severity="error",
+        )
+    rises = len(share) >= 2 * FEWEST and now.median - start.median >= TREND
+    if now.median <= MOST_GROUPS:
+        return None
+    return Found(
+        title=f"{now.median:.0%} of the groups have no reward spread{' and the share is rising' if rises else ''}: "
+        "what was generated for them teaches nothing.",
+        evidence=[str(now), f"at the start: {start}"] if rises else [str(now)],
+        step=share.since(lambda value: value > MOST_GROUPS),
+    )
+
+
+def _truncated(case: Case) -> Found | None:
+    share = case.log["truncated"]
+    if len(share) < FEWEST or share.tail.median < TRUNCATED:
+        return None
+    limit = case.setting("max_completion_length")
+    length = "" if limit is None else f" of {limit} tokens"
+    return Found(
+        title=f"{share.tail.median:.0%} of the responses are cut off at the limit{length}.",
+        evidence=[str(share.tail)],
+        step=share.since(lambda value: value >= TRUNCATED),
+        severity="error" if share.tail.median >= NEARLY_ALL else None,
+    )
+
+
+def _timeouts(case: Case) -> Found | None:
+    share = case.log["timeout"]
+    if len(share) < FEWEST or (mean := sum(share.values) / len(share)) < TIMEOUTS:
+        return None
+    return Found(
+        title=f"The grader ran out of time on {mean:.1%} of the answers, and scored them 0.",
+        evidence=[f"{share.key} {mean:.3g} on average, {max(share.values):.3g} at most, over {len(share)} points"],
+        step=share.since(lambda value: value > 0),
+        severity="error" if mean >= MANY_TIMEOUTS else None,
+    )
+
+
+RULES = (
+    Rule(
+        name="zero_reward",
+        severity="error",
+        fires=f"reward 0 on every logged step (at least {FEWEST}), without spread",
+        cause="The task is out of reach of the model, the reward function does not recognise its answers (format, "
+        "truncation), or the function fails and its error is turned into 0.",
+        remedy="Grade a few responses by hand with the same function; evaluate the model before training (pass@k must "
+        "be above 0); take an easier task, a longer limit, or a reward for the format first.",
+        check=_zero_reward,
+        explains=("zero_variance",),
+    ),
+    Rule(
+        name="constant_reward",
+        severity="error",
+        fires=f"the same reward other than 0 on every logged step (at least {FEWEST}), without spread",
+        cause="The task is solved by every response, or the reward function does not look at the response.",
+        remedy="Call the reward function with a right and a wrong response: it must tell them apart. If all responses "
+        "are right, take harder data.",
+        check=_constant_reward,
+        explains=("zero_variance",),
+    ),
+    Rule(
+        name="zero_variance",
+        severity="warning",
+        fires=f"more than {MOST_GROUPS:.0%} of the groups without reward spread over the last third of the log; an "
+        f"error at 100 %, called rising from {TREND} above the start",
+        cause="Prompts that are always or never solved: every advantage of such a group is 0.",
+        remedy="Filter the data by difficulty, raise num_generations, or let such groups be replaced by others "
+        "(dynamic_sampling=True; filter_groups in verl).",
+        check=_zero_variance,
+    ),
+    Rule(
+        name="truncated",
+        severity="warning",
+        fires=f"{TRUNCATED:.0%} of the responses cut off over the last third of the log; an error at {NEARLY_ALL:.0%}",
+        cause="The limit is shorter than what the model has to say, or the model has not learned to stop: a response "
+        "that is cut off holds no answer, so length is punished in place of errors.",
+        remedy="Raise max_completion_length (data.max_response_length in verl), leave such responses out of the loss "
+        "(mask_truncated_completions), or shape the reward near the limit (soft_overlong_reward).",
+        check=_truncated,
+    ),
+    Rule(
+        name="timeouts",
+        severity="warning",
+        fires=f"{TIMEOUTS:.0%} of the answers not graded in time, on average; an error at {MANY_TIMEOUTS:.0%}",
+        cause="Answers that are expensive to compare (towers of powers, huge expressions), or a machine too busy to "
+        "grade within the deadline. A right answer that is not graded in time counts as wrong.",
+        remedy="Look at the responses whose reason is 'timeout' in the table of completions; raise the grader's "
+        "deadline, or give it more workers.",
+        check=_timeouts,
+    ),
+)

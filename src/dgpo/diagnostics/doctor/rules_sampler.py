@@ -1,0 +1,235 @@
+"""Rules about a sampler that is not the trainer's old policy: how it differs tells where from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.figures import ROUNDING
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.keys import Series
+
+FEWEST = 3
+"""Points that a statement about a run needs."""
+
+MISMATCH = 0.02
+"""KL(μ ‖ π_old) in nats per token: over a response of 100 tokens the two differ by a factor e². Kernels and bfloat16
+alone give about 0.001."""
+
+MISMATCH_DIFFERENCE = 0.1
+"""The same as mean |log μ - log π_old|: 0.015 is reported for a healthy vLLM, 0.2 for one with old weights."""
+
+MISMATCH_PROBABILITY = 0.05
+"""The same as mean |μ - π_old|, which is what verl logs: a tenth of a nat at a probability of one half."""
+
+ENOUGH = 200
+"""Tokens that a regression needs."""
+
+EXPLAINED = 0.8
+"""R² from which a formula is said to explain the difference: a temperature gives 0.99 with recorded entropies and about
+0.9 without, a cut-off, noise or old weights below 0.2."""
+
+SLOPE = 0.03
+"""Smallest |1/T - 1| that is called a temperature."""
+
+NEVER_BELOW = 0.99
+"""Share of the tokens that μ does not make less likely, under a μ that is π_old cut off and normalised again. A small
+part may fall below by rounding."""
+
+JUMP = 4.0
+"""Factor between the level of the mismatch before and after; that of the staleness stays below half of it."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """δ = a + b·log π_old + c·H by least squares over all recorded tokens."""
+
+    count: int
+    mean: float
+    slope: float
+    explained: float
+    below: float
+
+
+def fit(case: Case) -> Fit | None:
+    """Pooled over the recorded updates; None without the sampler's log-probs, or with too few tokens."""
+    parts = [one.sampler for one in case.updates if one.sampler is not None]
+    if not parts:
+        return None
+    moments = torch.stack([part.moments for part in parts]).sum(0)
+    count = int(moments[0, 0])
+    if count < ENOUGH:
+        return None
+    design, target = moments[:3, :3], moments[:3, 3]
+    known = torch.diagonal(design) > 0  # without recorded entropies there is no third column
+    solution = torch.linalg.lstsq(design[known][:, known], target[known].unsqueeze(1)).solution.squeeze(1)
+    mean = float(moments[0, 3]) / count
+    total = float(moments[3, 3]) - count * mean**2
+    residual = float(moments[3, 3] - solution @ target[known])
+    return Fit(
+        count=count,
+        mean=mean,
+        slope=float(solution[1]) if len(solution) > 1 else 0.0,
+        explained=1 - residual / total if total > 1e-12 * count else 0.0,
+        below=sum(part.below for part in parts) / count,
+    )
+
+
+def _mismatch_series(case: Case) -> tuple[Series, float]:
+    """The mismatch over the run and its limit: from the log, otherwise from the recorded tokens."""
+    for name, limit in (
+        ("kl_sampler", MISMATCH),
+        ("sampler_difference", MISMATCH_DIFFERENCE),
+        ("sampler_probability", MISMATCH_PROBABILITY),
+    ):
+        if len(series := case.log[name]):
+            return series, limit
+    points = {one.update: one.sampler.kl for one in case.updates if one.sampler is not None}
+    return Series(
+        key="KL(μ ‖ π_old) of the recorded tokens", steps=tuple(points), values=tuple(points.values())
+    ), MISMATCH
+
+
+def _large(case: Case) -> Series | None:
+    series, limit = _mismatch_series(case)
+    return series if len(series) >= FEWEST and series.tail.median >= limit else None
+
+
+def _truncated_distribution(found: Fit | None) -> bool:
+    return found is not None and 1 - found.below >= NEVER_BELOW and found.mean > ROUNDING
+
+
+def _temperature(case: Case) -> Found | None:
+    found = fit(case)
+    if found is None or _truncated_distribution(found):
+        return None
+    if found.explained < EXPLAINED or abs(found.slope) < SLOPE or found.slope <= -1:
+        return None
+    series, _ = _mismatch_series(case)
+    return Found(
+        title=f"The sampler's log-probs are those of another temperature: about {1 / (1 + found.slope):.2f} times the "
+        "trainer's.",
+        evidence=[
+            f"log μ - log π_old = {found.slope:+.2f} · log π_old + ..., R² = {found.explained:.2f} "
+            f"over {found.count} tokens",
+            str(series.tail),
+        ],
+        step=series.steps[0],
+    )
+
+
+def _truncation(case: Case) -> Found | None:
+    found = fit(case)
+    if found is None or not _truncated_distribution(found):
+        return None
+    series, _ = _mismatch_series(case)
+    return Found(
+        title=f"The sampler's log-probs are those of a distribution that was cut off and normalised again: it kept "
+        f"about {math.exp(-found.mean):.0%} of the probability.",
+        evidence=[
+            f"log μ - log π_old is {found.mean:.3g} nats on average and below -{ROUNDING} on only {found.below:.1%} of "
+            f"{found.count} tokens",
+            str(series.tail),
+        ],
+        step=series.steps[0],
+    )
+
+
+def _stale(case: Case) -> Found | None:
+    series, limit = _mismatch_series(case)
+    if len(series) < 2 * FEWEST:
+        return None
+    before = series.head
+    jumped = series.since(lambda value: value >= max(limit, JUMP * before.median))
+    if jumped is None or before.median >= limit or series.tail.median < max(limit, JUMP * before.median):
+        return None
+    for name in ("kl_old", "mean_log_ratio"):
+        drift = case.log[name]
+        if len(drift) >= 2 * FEWEST:
+            grown = abs(drift.tail.median) / max(abs(drift.head.median), 1e-9)
+            if grown >= JUMP / 2 and abs(drift.tail.median) >= limit:
+                return None  # the policy itself moves faster, so that a sampler one step behind differs more
+    own = case.log["kl_old"]
+    return Found(
+        title=f"The sampler has fallen behind: its mismatch has grown from {before.median:.2g} to "
+        f"{series.tail.median:.2g} while the trainer moves as before.",
+        evidence=[f"{before} -> {series.tail}", *([f"{own.head} -> {own.tail}"] if len(own) else [])],
+        step=jumped,
+    )
+
+
+def _mismatch(case: Case) -> Found | None:
+    series = _large(case)
+    if series is None:
+        mixed = case.log["kl_sampler_and_old"]
+        if len(mixed) < FEWEST or mixed.tail.median < MISMATCH:
+            return None
+        return Found(
+            title=f"Sampler and trainer differ by {mixed.tail.median:.2g} nats per token; this log does not tell "
+            "mismatch from staleness.",
+            evidence=[str(mixed.tail)],
+            step=mixed.since(lambda value: value >= MISMATCH),
+        )
+    found = fit(case)
+    unlike = "" if found is None else f"; neither a temperature (R² = {found.explained:.2f}) nor a cut-off explains it"
+    _, limit = _mismatch_series(case)
+    return Found(
+        title=f"The sampler is not the policy that the trainer computes{unlike}.",
+        evidence=[str(series.tail)],
+        step=series.since(lambda value: value >= limit),
+    )
+
+
+RULES = (
+    Rule(
+        name="sampler_temperature",
+        severity="warning",
+        fires=f"over at least {ENOUGH} recorded tokens R² >= {EXPLAINED} for "
+        f"log μ - log π_old = a + b·log π_old + c·H with |b| >= {SLOPE}; the temperature is 1/(1 + b), "
+        "roughly where entropies were not recorded",
+        cause="Sampling at another temperature than the trainer divides its logits by, or a sampler that returns "
+        "log-probs from before its temperature.",
+        remedy="Set the same temperature on both sides, and let the sampler return processed log-probs "
+        "(logprobs_mode='processed_logprobs' in vLLM).",
+        check=_temperature,
+        explains=("sampler_mismatch", "sampler_stale"),
+    ),
+    Rule(
+        name="sampler_truncation",
+        severity="warning",
+        fires=f"over at least {ENOUGH} recorded tokens log μ - log π_old is above {ROUNDING} on average, and below "
+        f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them",
+        cause="top_p, top_k or min_p on the sampler's side: μ is π_old without its tail, so every token that was drawn "
+        "is more likely under μ, and tokens of the tail are never drawn.",
+        remedy="Sample for training with top_p = 1, top_k off and no min_p: the trainer's own log-probs are over the "
+        "whole vocabulary.",
+        check=_truncation,
+        explains=("sampler_mismatch", "sampler_stale"),
+    ),
+    Rule(
+        name="sampler_stale",
+        severity="warning",
+        fires=f"the mismatch grows to {JUMP:g} times its start and above its limit, while KL(π_old ‖ π) does not grow",
+        cause="Weights that were not, or not completely, sent to the sampler: a failed synchronisation, a sampler that "
+        "sleeps through it, adapters merged with rounding.",
+        remedy="Compare a checksum of a few parameters on both sides after a synchronisation; restart the sampler at "
+        "the step named here.",
+        check=_stale,
+        explains=("sampler_mismatch",),
+    ),
+    Rule(
+        name="sampler_mismatch",
+        severity="warning",
+        fires=f"KL(μ ‖ π_old) of {MISMATCH} nats per token, a mean |log μ - log π_old| of {MISMATCH_DIFFERENCE} "
+        f"or a mean |μ - π_old| of {MISMATCH_PROBABILITY}, over the last third of the log",
+        cause="Other kernels, precision, chat template or weights in the sampler than in the trainer. This is not "
+        "staleness: both are of the policy before the updates.",
+        remedy="Score one batch with both and look where they differ: from the first token on (template, weights), on "
+        "rare tokens (precision), or more and more along the response (cache, positions). Until then, "
+        "correction='truncate' bounds what it does to the gradient.",
+        check=_mismatch,
+    ),
+)

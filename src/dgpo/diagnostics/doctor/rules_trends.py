@@ -1,0 +1,125 @@
+"""Rules about curves: entropy that goes one way, and a break where training was resumed."""
+
+from __future__ import annotations
+
+import statistics
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.keys import Series
+
+LONG_ENOUGH = 6
+"""Logged points that a trend needs, so that start and end do not overlap."""
+
+FALLEN, COLLAPSED = 0.25, 0.05
+"""Entropy now over entropy at the start. In the demo, which learns well for 1000 updates, it falls to 0.6; below a
+quarter e^H, the number of tokens that the policy chooses between, is within a few per cent of 1 for usual models."""
+
+RISEN, RISEN_NATS = 1.5, 0.1
+"""A healthy run sharpens. Half as much again, and by more than the noise of a small value, is the other direction."""
+
+AROUND = 3
+"""Points on either side of a resume whose median is compared."""
+
+SIGMAS = 6.0
+"""A jump counts from this many standard deviations of the usual difference between neighbouring medians."""
+
+RELATIVE = 0.1
+"""... and from this much of the value before; less changes no conclusion."""
+
+
+def _falling(case: Case) -> Found | None:
+    entropy = case.log["entropy"]
+    if len(entropy) < LONG_ENOUGH or entropy.head.median <= 0:
+        return None
+    start, now = entropy.head, entropy.tail.part(-3)
+    left = now.median / start.median
+    if left >= FALLEN:
+        return None
+    reward = case.log["reward"]
+    return Found(
+        title=f"Entropy has fallen to {max(left, 0):.1%} of where it started: the policy hardly explores any more.",
+        evidence=[f"{start} -> {now}", *([f"{reward.head} -> {reward.tail}"] if len(reward) >= LONG_ENOUGH else [])],
+        step=entropy.since(lambda value: value < FALLEN * start.median),
+        severity="error" if left < COLLAPSED else None,
+    )
+
+
+def _rising(case: Case) -> Found | None:
+    entropy = case.log["entropy"]
+    if len(entropy) < LONG_ENOUGH:
+        return None
+    start, now = entropy.head, entropy.tail.part(-3)
+    limit = max(RISEN * start.median, start.median + RISEN_NATS)
+    if now.median <= limit:
+        return None
+    return Found(
+        title=f"Entropy has risen from {start.median:.3g} to {now.median:.3g} nats per token: the policy is being "
+        "flattened.",
+        evidence=[f"{start} -> {now}"],
+        step=entropy.since(lambda value: value > limit),
+    )
+
+
+def _resume(case: Case) -> Found | None:
+    evidence, first = [], None
+    for step in case.log.resumed:
+        for name in ("learning_rate", "entropy", "reward"):
+            if words := _jump(case.log[name], step):
+                evidence.append(words)
+                first = step if first is None else first
+    if first is None:
+        return None
+    return Found(
+        title=f"The run does not continue where it stopped: a break at step {first}.", evidence=evidence, step=first
+    )
+
+
+def _jump(series: Series, resumed: int) -> str | None:
+    at = sum(step <= resumed for step in series.steps)
+    if at < AROUND or len(series) - at < AROUND:
+        return None
+    medians = [statistics.median(series.values[i : i + AROUND]) for i in range(len(series) - AROUND + 1)]
+    before, after = medians[at - AROUND], medians[at]
+    # differences of medians of neighbouring stretches, those across the resume left out
+    usual = [medians[i + AROUND] - medians[i] for i in range(len(medians) - AROUND) if i + 2 * AROUND <= at or i >= at]
+    typical = statistics.median(usual) if usual else 0.0
+    spread = 1.4826 * statistics.median(abs(d - typical) for d in usual) if usual else 0.0
+    jump = after - before - typical
+    if abs(jump) <= max(SIGMAS * spread, RELATIVE * abs(before)) or len(usual) < AROUND:
+        return None
+    return f"{series.key} {before:.3g} before step {resumed}, {after:.3g} after it; usual change {typical:.2g}"
+
+
+RULES = (
+    Rule(
+        name="resume_jump",
+        severity="warning",
+        fires=f"learning rate, entropy or reward change at a resume by more than {SIGMAS:g} standard deviations of "
+        f"their usual change (medians of {AROUND} points on either side), and by more than {RELATIVE:.0%}",
+        cause="What is needed to continue was not in the checkpoint or was not used: optimiser or schedule state, "
+        "merged adapter weights, a sampler with old weights, other options than before.",
+        remedy="Compare the options of both starts, and evaluate the checkpoint on its own: if it scores as before the "
+        "break, the loading is at fault, otherwise the saving.",
+        check=_resume,
+    ),
+    Rule(
+        name="entropy_falling",
+        severity="warning",
+        fires=f"entropy below {FALLEN:.0%} of its start; an error below {COLLAPSED:.0%}",
+        cause="The updates keep pushing the same few tokens up: a learning rate too high, too many updates per "
+        "generation, or an upper clip that keeps rare tokens from rising.",
+        remedy="A lower learning rate or fewer updates per generation first; then more room for rare tokens "
+        "(eps_high=0.28, or an objective that keeps a weight beyond the bound), or a small entropy_coef.",
+        check=_falling,
+    ),
+    Rule(
+        name="entropy_rising",
+        severity="warning",
+        fires=f"entropy above {RISEN:g} times its start, and by more than {RISEN_NATS:g} nats",
+        cause="An entropy bonus that outweighs the reward, negative advantages that push tokens down without saying "
+        "what should rise, or rewards that are noise.",
+        remedy="Lower entropy_coef; check that the reward rises with it, and bound the weight of negative advantages.",
+        check=_rising,
+    ),
+)

@@ -1,0 +1,239 @@
+"""Rules about the ratio and the weights: how far the policy has moved, and which tokens hold the gradient."""
+
+from __future__ import annotations
+
+import statistics
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.figures import TOP, Figures
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.guards import advice
+from dgpo.diagnostics.doctor.keys import Series
+
+FEWEST = 3
+"""Points that a statement about a run needs."""
+
+SAME_POLICY = 1e-9
+"""KL in nats per token below which two policies are one. A learning rate of 1e-7 gives about 1e-8; float32 rounding of
+a ratio of 1 gives exactly 0."""
+
+ROUNDING = 1e-3
+"""... and up to this much where log π_old comes from a pass of its own in bfloat16; then the clip fraction decides."""
+
+FAR_FROM_OLD = 0.1
+"""KL(π_old ‖ π) in nats per token; the demo, off-policy by up to three updates, has 0.006 and at most 0.02."""
+
+CLIPPED = 0.3
+"""Share of the tokens beyond a clip bound from which the bound, not the reward, decides the update."""
+
+REVERSE_MASS, REVERSE_WEIGHT = 0.3, 5.0
+"""The demo has a share of 0.03 and weights of 1.5, at most 0.06 and 2.4. Usual dual clips stand at 3: a weight of 5 is
+beyond what any of them would let through."""
+
+EXPLOSION = 20.0
+"""A weight from which a single step is enough to be told: it moves the policy as far as twenty usual ones."""
+
+TOP_SHARE, FEWEST_TOKENS = 0.5, 100
+"""One token in a hundred outweighs all others; with fewer than a hundred tokens that would be any one token."""
+
+ESS = 0.25
+"""Effective share of the tokens, (Σ|w|)²/(N·Σw²); the demo has 0.95 to 1. A quarter means that the step is as noisy as
+one with a quarter of the tokens."""
+
+FEW = 0.1
+"""Share of the updates on which something must be seen, so that one odd batch is not called a fault."""
+
+
+def _on_policy(case: Case) -> Found | None:
+    norm = case.log["grad_norm"]
+    if len(norm) and norm.median == 0:
+        return None  # a policy that is not trained stays where it is
+    for name in ("kl_old", "mean_log_ratio"):
+        series = case.log[name]
+        if len(series) < FEWEST:
+            continue
+        largest = max(map(abs, series.values))
+        if largest <= SAME_POLICY:
+            return Found(
+                title="The ratio is 1 at every token of every update: all objectives give the same gradient here, that "
+                "of REINFORCE.",
+                evidence=[f"{series.key} at most {largest:.2g} over {len(series)} logged steps"],
+                step=series.steps[0],
+            )
+        if largest > ROUNDING:
+            return None
+    if len(case.updates) >= FEWEST and _covers_generations(case):
+        if max(one.largest for one in case.updates) > 0:
+            return None
+        return Found(
+            title="The ratio is 1 at every recorded token: all objectives give the same gradient here, that of "
+            "REINFORCE.",
+            evidence=[f"max |log ratio| = 0 over {len(case.updates)} recorded updates"],
+            step=case.updates[0].update,
+        )
+    clipped = case.log["clipped"]
+    if len(clipped) < FEWEST or max(clipped.values) > 0:
+        return None
+    return Found(
+        title="No token ever reached a clip bound: the run is on-policy, or moves too little for the objective to "
+        "matter.",
+        evidence=[f"{clipped.key} = 0 on all {len(clipped)} logged steps"],
+        step=clipped.steps[0],
+        severity="note",
+    )
+
+
+def _covers_generations(case: Case) -> bool:
+    """Whether more than the first update of a generation, whose ratio is always 1, can be among the recorded ones."""
+    generations = [one.generation for one in case.updates]
+    return len(set(generations)) < len(generations) or case.info.get("updates_per_generation") == 1
+
+
+def _drift(case: Case) -> Found | None:
+    far = case.log["kl_old"]
+    far = far if len(far) else case.log["mean_log_ratio"]
+    if len(far) >= FEWEST:
+        # a mean: the first update of every generation, whose ratio is 1, would pull a median to 0
+        away, part = max(((statistics.fmean(part.values), part) for part in (far, far.tail)), key=lambda pair: pair[0])
+        if away < FAR_FROM_OLD:
+            return None
+        inside = case.log["inside"]
+        return Found(
+            title=f"The policy moves {away:.2g} nats per token away from the one that generated, on average over its "
+            "updates: much of the batch is stale by the time it is used.",
+            evidence=[
+                f"{far.key} {away:.3g} on average over steps {part.steps[0]}-{part.steps[-1]}, "
+                f"{max(far.values):.3g} at most",
+                *([f"{inside.key} down to {min(inside.values):.3g}"] if len(inside) else []),
+            ],
+            step=far.since(lambda value: value >= FAR_FROM_OLD),
+        )
+    clipped = case.log["clipped"]
+    if len(clipped) < FEWEST or clipped.tail.median < CLIPPED:
+        return None
+    return Found(
+        title=f"{clipped.tail.median:.0%} of the tokens are beyond a clip bound.",
+        evidence=[str(clipped.tail)],
+        step=clipped.since(lambda value: value >= CLIPPED),
+    )
+
+
+def _reverse_right(case: Case) -> Found | None:
+    mass, largest = case.log["reverse_right"], case.log["weight_max"]
+    heavy = dict(zip(largest.steps, largest.values, strict=True))
+    steps = [
+        step
+        for step, value in zip(mass.steps, mass.values, strict=True)
+        if value >= REVERSE_MASS and heavy.get(step, 0.0) >= REVERSE_WEIGHT
+    ]
+    seen = [
+        one
+        for one in case.updates
+        if one.reverse_right >= REVERSE_MASS and one.heaviest is not None and one.heaviest.weight >= REVERSE_WEIGHT
+    ]
+    often = len(steps) >= max(1, FEW * len(mass)) or len(seen) >= max(1, FEW * len(case.updates))
+    once = [step for step in steps if heavy[step] >= EXPLOSION]
+    once += [one.update for one in seen if one.heaviest is not None and one.heaviest.weight >= EXPLOSION]
+    if not often and not once:
+        return None
+    evidence = []
+    if steps:
+        worst = max(heavy[step] for step in steps)
+        evidence.append(
+            f"{mass.key} >= {REVERSE_MASS} on {len(steps)} of {len(mass)} logged steps, {largest.key} up to {worst:.3g}"
+        )
+    if seen:
+        one = max(seen, key=lambda one: one.reverse_right)
+        evidence.append(f"update {one.update}: {one.reverse_right:.0%} of Σ|A·w|; heaviest token at {one.heaviest}")
+    return Found(
+        title="Tokens with a negative advantage that have become more likely (A < 0, r >> 1) hold the gradient.",
+        evidence=evidence,
+        step=min([*steps[:1], *(one.update for one in seen[:1])]),
+        severity=None if often else "warning",
+        remedy=advice(case.objective),
+    )
+
+
+def _concentration(case: Case) -> Found | None:
+    large = [one for one in case.updates if one.count >= FEWEST_TOKENS and one.bad is None]
+    held = [one for one in large if one.top_share >= TOP_SHARE]
+    ess = case.log["ess"]
+    thin = _where_thin(ess, case.log["weight_zero"])
+    evidence = []
+    if held and len(held) >= FEW * len(large):
+        one = max(held, key=lambda one: one.top_share)
+        evidence.append(_share_in_words(one, len(held), len(large)))
+    if thin and len(thin) >= FEW * len(ess):
+        evidence.append(f"{ess.key} < {ESS} on {len(thin)} of {len(ess)} logged steps, down to {min(ess.values):.2g}")
+    if not evidence:
+        return None
+    return Found(
+        title="A few tokens hold most of the gradient.",
+        evidence=evidence,
+        step=min([*thin[:1], *(one.update for one in held[:1])]),
+    )
+
+
+def _where_thin(ess: Series, zero: Series) -> list[int]:
+    """Steps whose ess is below the limit among the tokens that have a weight: a hard clip is no concentration."""
+    without = dict(zip(zero.steps, zero.values, strict=True))
+    return [
+        step
+        for step, value in zip(ess.steps, ess.values, strict=True)
+        if value > 0 and without.get(step, 0.0) < 1 and value / (1 - without.get(step, 0.0)) < ESS
+    ]
+
+
+def _share_in_words(one: Figures, held: int, of: int) -> str:
+    return (
+        f"update {one.update}: {TOP:.0%} of {one.count} tokens hold {one.top_share:.0%} of Σ|A·w| (as much as half on "
+        f"{held} of {of} recorded updates); heaviest at {one.heaviest}"
+    )
+
+
+RULES = (
+    Rule(
+        name="reverse_right",
+        severity="error",
+        fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| in the region A < 0, r > 1 + eps_high and a weight of at least "
+        f"{REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded updates; a warning on fewer, with "
+        f"a weight of {EXPLOSION:g}",
+        cause="Tokens that other responses have pulled up are pushed down by their own with weight r, which nothing "
+        "bounds: clipping acts on the other side only.",
+        remedy="Bound the weight where A < 0; the finding names the field of the objective that does it.",
+        check=_reverse_right,
+        explains=("concentration", "drift"),
+    ),
+    Rule(
+        name="concentration",
+        severity="warning",
+        fires=f"{TOP:.0%} of the tokens hold {TOP_SHARE:.0%} of Σ|A·w| on {FEW:.0%} of the recorded updates (of at "
+        f"least {FEWEST_TOKENS} tokens), or the effective share of the tokens that have a weight is below {ESS}",
+        cause="Weights that grow with the ratio, on tokens that have become much more likely since they were sampled.",
+        remedy="Look at the heaviest tokens (evidence). Cap the weight (right_cap, reverse_cap, or an objective with a "
+        "bound), use fewer updates per generation, or lower the learning rate.",
+        check=_concentration,
+    ),
+    Rule(
+        name="drift",
+        severity="warning",
+        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the log or its last third; where only a "
+        f"clip fraction is logged, {CLIPPED:.0%}",
+        cause="Too many updates per generation, or steps too large: the policy leaves the samples behind. This is "
+        "staleness of the trainer's own making; the sampler has no part in it.",
+        remedy="Lower the learning rate or steps_per_generation (ppo_epochs, or larger mini-batches, in verl).",
+        check=_drift,
+    ),
+    Rule(
+        name="on_policy",
+        severity="warning",
+        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step; a note where only a clip fraction is "
+        "logged, and it is always 0",
+        cause="One optimiser update per generation: the policy of the loss is the one that generated, r = 1, w = 1, "
+        "and no clip bound is ever reached.",
+        remedy="Nothing is broken, but no setting of the objective has an effect. To let it act, use more updates per "
+        "generation: steps_per_generation above gradient_accumulation_steps or num_iterations above 1 (TRL), "
+        "ppo_mini_batch_size below train_batch_size (verl).",
+        check=_on_policy,
+    ),
+)

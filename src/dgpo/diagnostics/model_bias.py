@@ -1,0 +1,205 @@
+"""How far an objective's gradient is from the one of unclipped importance sampling, on a real model and batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgpo.diagnostics.bias import made
+from dgpo.objectives import Objective
+
+INTERVAL = (0.025, 0.975)
+"""Quantiles of the bootstrap that an interval goes between."""
+
+CHUNK = 1 << 22
+"""Elements of a gradient that are held in float64 at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """What the prompts of a batch say about bias and variance. All in units of ‖H‖², H the batch's reference gradient.
+
+    A batch gradient is a sum over P prompts. If they are independent, P/(P-1)·Σ‖g_p - ḡ‖² estimates its variance
+    without bias; the bootstrap's variance is the same without the factor P/(P-1), which is why no resampling stands in
+    these figures. The intervals are quantiles (0.025 and 0.975) of the bootstrap over prompts.
+
+    Attributes:
+        prompts: P.
+        bias_squared: ‖G - H‖² less the variance of G - H: an estimate of the squared bias that noise does not raise.
+            It may come out below 0, where no bias can be told from noise.
+        variance: of the objective's gradient G.
+        reference_variance: of H. The reference has this and, by definition, no bias.
+        cosine, norm_ratio, relative_bias: intervals of the figures of `GradientBias`.
+    """
+
+    prompts: int
+    bias_squared: float
+    variance: float
+    reference_variance: float
+    cosine: tuple[float, float]
+    norm_ratio: tuple[float, float]
+    relative_bias: tuple[float, float]
+
+    @property
+    def mse(self) -> float:
+        """bias² + variance, to hold against `reference_variance`."""
+        return self.bias_squared + self.variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientBias:
+    """An objective's gradient G against the reference's H, on the same batch and parameters.
+
+    Attributes:
+        cosine: of the angle between them; 0 if G is 0.
+        norm_ratio: ‖G‖ / ‖H‖.
+        relative_bias: ‖G - H‖ / ‖H‖.
+        spread: None without groups.
+    """
+
+    cosine: float
+    norm_ratio: float
+    relative_bias: float
+    spread: Spread | None
+
+
+def gradient_bias(
+    loss_of: Callable[[Objective, Tensor | None], Tensor],
+    parameters: Iterable[Tensor],
+    groups: Sequence[Tensor] | None,
+    objective: str | Objective,
+    reference: str | Objective = "is",
+    *,
+    resamples: int = 200,
+    seed: int = 0,
+) -> GradientBias:
+    """Cosine and ratio of two gradients of a real model, with their spread over prompts.
+
+    Without groups this costs two forward and backward passes over the batch. With P groups it costs two over each, and
+    memory for 2·P gradients: pass the parameters of one block, or of an adapter, and the figures are of those. Every
+    resample is exact: it is a sum of gradients that are already there. `.grad` is left alone.
+
+    Args:
+        loss_of: (objective, rows) -> scalar loss of these rows of the batch, as their part of one sum: the same totals
+            for every call, as for micro-batches of one step. `rows` is None for the whole batch. Without dropout, or
+            two gradients differ by its noise.
+        parameters: what to differentiate.
+        groups: for every prompt the rows of its responses, disjoint; at least 2. None compares the batch as a whole.
+        objective: a name of the registry, or an objective. Pass an adaptive one calibrated, or it calibrates itself on
+            every group apart.
+        reference: what it is compared with; unclipped importance sampling.
+        resamples: of the bootstrap, >= 1.
+        seed: of the bootstrap.
+
+    Raises:
+        ValueError: fewer than 2 groups, an empty or a shared one; no parameters; a loss that is no scalar or has no
+            gradient; a gradient that is not finite; a reference whose gradient is exactly 0, against which nothing can
+            be measured.
+    """
+    chosen, weights = made(objective), list(parameters)
+    if not weights:
+        raise ValueError("parameters is empty; expected the tensors to differentiate")
+    if resamples < 1:
+        raise ValueError(f"resamples = {resamples}; expected at least 1")
+    parts: list[Tensor | None] = [None] if groups is None else list(_checked(groups))
+    gradients = [_gradient(loss_of, which, rows, weights) for which in (chosen, made(reference)) for rows in parts]
+    products = _products(gradients)
+    P = len(parts)
+    GG, GH, HH = products[:P, :P], products[:P, P:], products[P:, P:]
+    if not products.isfinite().all():
+        raise ValueError(
+            "a gradient is not finite; dgpo.check names the first token whose log-prob or advantage is not"
+        )
+    if HH.sum() <= 0:
+        raise ValueError(
+            "the reference's gradient is exactly 0 (every advantage 0, or no valid token?); nothing to compare with"
+        )
+    cosine, norm_ratio, relative_bias = (
+        value.item() for value in _compared(torch.ones(1, P, dtype=torch.float64), GG, GH, HH)
+    )
+    spread = None if groups is None else _spread(GG, GH, HH, resamples, seed)
+    return GradientBias(cosine=cosine, norm_ratio=norm_ratio, relative_bias=relative_bias, spread=spread)
+
+
+def _checked(groups: Sequence[Tensor]) -> Sequence[Tensor]:
+    if len(groups) < 2:
+        raise ValueError(f"{len(groups)} groups; expected at least 2, or None for the batch as a whole")
+    for i, rows in enumerate(groups):
+        if rows.dim() != 1 or not len(rows) or rows.dtype == torch.bool or rows.is_floating_point():
+            raise ValueError(f"groups[{i}] is {rows!r}; expected a vector of row numbers, not empty")
+    every = torch.cat(list(groups)).tolist()
+    if len(set(every)) < len(every):
+        raise ValueError("a row stands in more than one group, or twice in one; expected disjoint groups")
+    return groups
+
+
+def _gradient(
+    loss_of: Callable[[Objective, Tensor | None], Tensor],
+    objective: Objective,
+    rows: Tensor | None,
+    parameters: list[Tensor],
+) -> list[Tensor]:
+    loss = loss_of(objective, rows)
+    if loss.dim() != 0 or not loss.requires_grad:
+        raise ValueError(
+            f"loss_of gave a tensor of shape {list(loss.shape)} with requires_grad = {loss.requires_grad}; expected a "
+            "scalar that depends on the parameters"
+        )
+    found = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True)]
+
+
+def _products(gradients: list[list[Tensor]]) -> Tensor:
+    """[K, K] inner products of K gradients, in float64 on the CPU."""
+    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+    for same in zip(*gradients, strict=True):
+        for pieces in zip(*(g.flatten().split(max(CHUNK // len(gradients), 1)) for g in same), strict=True):
+            block = torch.stack(pieces).double()
+            total += (block @ block.T).cpu()
+    return total
+
+
+def _compared(counts: Tensor, GG: Tensor, GH: Tensor, HH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """[R] cosine, ‖G‖/‖H‖ and ‖G - H‖/‖H‖ of the sums in which prompt p stands counts[:, p] times."""
+
+    def quadratic(products: Tensor) -> Tensor:
+        return ((counts @ products) * counts).sum(1)
+
+    gg, gh, hh = quadratic(GG).clamp(min=0), quadratic(GH), quadratic(HH)
+    gap = quadratic(GG - GH - GH.T + HH).clamp(min=0)
+    size = (gg * hh).sqrt()
+    cosine = torch.where(size > 0, gh / size, 0.0).clamp(-1, 1)
+    return cosine, (gg / hh).sqrt(), (gap / hh).sqrt()
+
+
+def _spread(GG: Tensor, GH: Tensor, HH: Tensor, resamples: int, seed: int) -> Spread:
+    P = len(HH)
+    gap = GG - GH - GH.T + HH
+    scale = HH.sum().item()
+
+    def variance(products: Tensor) -> float:
+        """P/(P-1) · Σ‖g_p - ḡ‖² from the inner products of the g_p."""
+        return P / (P - 1) * max((products.trace() - products.sum() / P).item(), 0.0) / scale
+
+    drawn = torch.randint(P, (resamples, P), generator=torch.Generator().manual_seed(seed))
+    counts = torch.zeros(resamples, P, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+    usable = ((counts @ HH) * counts).sum(1) > 0  # a resample of prompts without gradient has nothing to compare
+    if not usable.any():
+        raise ValueError(f"none of {resamples} resamples holds a prompt with a gradient; expected more resamples")
+    limits = [
+        values.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
+        for values in _compared(counts[usable], GG, GH, HH)
+    ]
+    cosine, norm_ratio, relative_bias = ((low, high) for low, high in limits)
+    return Spread(
+        prompts=P,
+        bias_squared=gap.sum().item() / scale - variance(gap),
+        variance=variance(GG),
+        reference_variance=variance(HH),
+        cosine=cosine,
+        norm_ratio=norm_ratio,
+        relative_bias=relative_bias,
+    )

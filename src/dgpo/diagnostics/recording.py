@@ -1,0 +1,289 @@
+"""Recording: the tokens of an update as a file, so that questions about a run can be answered without running it again.
+
+A run folder holds `run.json` (what ran), `metrics.jsonl` (one log line per line, and events) and, for every recorded
+update, `tokens/update-000012.parquet` with one row per valid response token:
+
+| column | type | |
+|---|---|---|
+| `response` | int32 | response within the file |
+| `group` | int32 | prompt within the file |
+| `position` | int32 | column of the token within its response |
+| `token_id` | int32, null where unknown | |
+| `logprob`, `old_logprob` | float32 | log π_θ, log π_old in nats |
+| `advantage` | float32 | A |
+| `rollout_logprob`, `entropy`, `sum_pi_squared` | float32, null where unknown | log μ, H in nats, Σ_v π(v)² |
+
+The key `dgpo` of the file's metadata is JSON: `schema`, `update`, `generation`, `rank`, `world_size`, `totals`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo.aggregation import StepTotals
+from dgpo.files import write_json_atomic
+from dgpo.tokens import TokenBatch
+
+SCHEMA = "dgpo.tokens/1"
+RUN_SCHEMA = "dgpo.run/1"
+TOKENS, METRICS, INFO = "tokens", "metrics.jsonl", "run.json"
+NAME = re.compile(r"update-(\d+)(?:-rank(\d+))?\.parquet$")
+FLOATS = ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy", "sum_pi_squared")
+INTEGERS = ("response", "group", "position", "token_id")
+
+
+def record(
+    path: str | os.PathLike[str],
+    tokens: TokenBatch,
+    *,
+    update: int,
+    token_ids: Tensor | None = None,
+    group: Tensor | None = None,
+    sum_pi_squared: Tensor | None = None,
+    generation: int = 0,
+    totals: StepTotals | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Path:
+    """Write the tokens of one update into the run folder `path`, atomically; from any training loop.
+
+    Args:
+        path: the run folder.
+        tokens: what the loss read, [B, T].
+        update: number of the optimiser update, >= 0; a file of the same update is replaced.
+        token_ids: [B, T] the sampled tokens, so that reports can show them.
+        group: [B] integers, equal for responses to the same prompt; by default every response is its own.
+        sum_pi_squared: [B, T] Σ_v π_θ(v)², which makes the norm of a token's gradient in logits exact.
+        generation: number of the batch of completions that the update belongs to.
+        totals: of the optimiser step, so that its loss can be computed again.
+        rank, world_size: of this process, where each records its own part.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a shape that does not fit, or a negative number.
+        ModuleNotFoundError: pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+    table = _Table()
+    table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
+    return table.write(
+        Path(path), update=update, generation=generation, totals=totals, rank=rank, world_size=world_size
+    )
+
+
+class _Table:
+    """Rows of one file, micro-batch by micro-batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor | None]] = []
+        self._responses = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(
+        self,
+        tokens: TokenBatch,
+        *,
+        token_ids: Tensor | None = None,
+        group: Tensor | None = None,
+        sum_pi_squared: Tensor | None = None,
+    ) -> None:
+        shape = tuple(tokens.mask.shape)
+        for name, values, expected in (
+            ("token_ids", token_ids, shape),
+            ("group", group, shape[:1]),
+            ("sum_pi_squared", sum_pi_squared, shape),
+        ):
+            if values is not None and tuple(values.shape) != expected:
+                raise ValueError(f"{name} has shape {tuple(values.shape)}; expected {expected}")
+        row, column = tokens.mask.nonzero(as_tuple=True)
+        numbers = torch.arange(self._responses, self._responses + shape[0], device=row.device)
+        part: dict[str, Tensor | None] = {
+            "response": numbers[row],
+            "group": (numbers if group is None else group.to(row.device))[row],
+            "position": column,
+            "token_id": None if token_ids is None else token_ids[row, column],
+            "sum_pi_squared": None if sum_pi_squared is None else sum_pi_squared[row, column],
+        }
+        for name in ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy"):
+            values = getattr(tokens, name)
+            part[name] = None if values is None else values.detach()[row, column]
+        self._parts.append({name: None if values is None else values.cpu() for name, values in part.items()})
+        self._responses += shape[0]
+
+    def write(
+        self, folder: Path, *, update: int, generation: int, totals: StepTotals | None, rank: int, world_size: int
+    ) -> Path:
+        pa, parquet = pyarrow()
+        for name, number in (("update", update), ("generation", generation), ("rank", rank)):
+            if number < 0:
+                raise ValueError(f"{name} = {number} is not allowed; expected >= 0")
+        columns, length = {}, sum(len(rows) for part in self._parts if (rows := part["response"]) is not None)
+        for name in (*INTEGERS, *FLOATS):
+            kind = pa.int32() if name in INTEGERS else pa.float32()
+            parts = [part[name] for part in self._parts]
+            if any(values is None for values in parts):
+                columns[name] = pa.nulls(length, kind)
+                continue
+            values = torch.cat([values for values in parts if values is not None])
+            if name == "group":
+                values = torch.unique(values, return_inverse=True)[1]
+            columns[name] = pa.array(values.to(torch.int32 if name in INTEGERS else torch.float32).numpy(), kind)
+        about = {
+            "schema": SCHEMA,
+            "update": update,
+            "generation": generation,
+            "rank": rank,
+            "world_size": world_size,
+            "totals": None if totals is None else {k: float(getattr(totals, k)) for k in ("tokens", "sequences")},
+        }
+        table = pa.table(columns).replace_schema_metadata({"dgpo": json.dumps(about)})
+        suffix = f"-rank{rank}" if rank else ""
+        path = folder / TOKENS / f"update-{update:06d}{suffix}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            parquet.write_table(table, temporary, compression="zstd")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """pyarrow and pyarrow.parquet, or an error that says how to get them."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "recorded tokens are parquet files, which need pyarrow: pip install 'dgpo[report]'", name="pyarrow"
+        ) from error
+    return pa, parquet
+
+
+class Recorder:
+    """Writes a run folder while training, and never stops it: an error of the disk is one warning, and then silence.
+
+    Args:
+        folder: the run folder.
+        every: record the tokens of every so many updates.
+        limit: bytes that the token files of this rank may take. Beyond it, every other generation is deleted, and from
+            then on half as many are recorded: what stays covers the whole run evenly.
+        updates_per_generation: updates that one batch of completions serves.
+        rank, world_size: of this process; metrics are written by rank 0.
+        warn: called with the one warning.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        every: int = 1,
+        limit: float = math.inf,
+        updates_per_generation: float = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        warn: Any = print,
+    ) -> None:
+        self.folder, self.every, self.limit = Path(folder), every, limit
+        self.updates_per_generation, self.rank, self.world_size = updates_per_generation, rank, world_size
+        self.on = True
+        self._warn = warn
+        self._stride = 1
+        self._table = _Table()
+        # those of a run that is continued count too
+        self._sizes = {path: path.stat().st_size for path in self._mine()}
+
+    def _mine(self) -> list[Path]:
+        paths = sorted((self.folder / TOKENS).glob("update-*.parquet"))
+        return [path for path in paths if (match := NAME.fullmatch(path.name)) and int(match[2] or 0) == self.rank]
+
+    def wants(self, update: int) -> bool:
+        """Whether the tokens of this update (from 1) are to be recorded."""
+        generation = self.generation(update)
+        return self.on and (update - 1) % self.every == 0 and generation % self._stride == 0
+
+    def generation(self, update: int) -> int:
+        """The batch of completions that an update (from 1) belongs to, from 0."""
+        return int((update - 1) // max(self.updates_per_generation, 1))
+
+    def add(self, tokens: TokenBatch, **more: Tensor | None) -> None:
+        """One micro-batch of an update; `more` as in `record`."""
+        self._table.add(tokens, **more)
+
+    def finish(self, update: int, totals: StepTotals | None = None) -> None:
+        """Write the micro-batches that were added as this update's file."""
+        table, self._table = self._table, _Table()
+        if not table or not self.on:
+            return
+        with _Guarded(self):
+            path = table.write(
+                self.folder,
+                update=update,
+                generation=self.generation(update),
+                totals=totals,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
+            self._sizes[path] = path.stat().st_size
+            while sum(self._sizes.values()) > self.limit and len(self._sizes) > 1:
+                self._thin()
+
+    def _thin(self) -> None:
+        self._stride *= 2
+        for path in list(self._sizes):
+            match = NAME.fullmatch(path.name)
+            assert match is not None
+            if self.generation(int(match[1])) % self._stride:
+                path.unlink(missing_ok=True)
+                del self._sizes[path]
+        if self._stride > 2**30:  # one generation alone is larger than the limit
+            self._sizes.clear()
+
+    def info(self, about: dict[str, Any]) -> None:
+        """Write `run.json`."""
+        if self.on:
+            with _Guarded(self):
+                write_json_atomic(self.folder / INFO, {"schema": RUN_SCHEMA, **about})
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`; NaN and infinities, for which JSON has no form, as words."""
+        if not self.on:
+            return
+        with _Guarded(self):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            words = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(words) + "\n")
+
+
+class _Guarded:
+    """Turns an OSError into one warning, and the recorder off."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if not isinstance(error, OSError):
+            return False
+        self.recorder.on = False
+        self.recorder._warn(
+            f"recording to {str(self.recorder.folder)!r} is off from here on, training goes on: {error}"
+        )
+        return True

@@ -1,0 +1,300 @@
+"""What-if replay: what other objectives would have made of the updates that a run recorded, without running it again.
+
+The first order only: the policies and responses are those of the run, so this says how the methods differ on the same
+tokens, not where a run with another method would have gone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo import objectives as registry
+from dgpo.diagnostics.run import Run
+from dgpo.diagnostics.weighed import QUANTILES, Valid, figures, whole
+from dgpo.diagnostics.weights import clip_range
+from dgpo.files import write_json_atomic
+from dgpo.kl import k3
+from dgpo.objectives import OBJECTIVES, Objective
+from dgpo.regions import REGIONS
+
+SCHEMA = "dgpo.replay/1"
+Choice = Objective | str | tuple[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One objective on all replayed updates. Figures are means over updates unless they say otherwise.
+
+    With n the valid tokens of an update, N the norm of ∇log π in the logits (`logit_norm`), r the ratio and Σ over the
+    tokens::
+
+        bias               Σ|A|·|w - r| / Σ|A|·r             distance to unclipped importance sampling, the unbiased one
+        bias_by_region     Σ_R |A|·|w - r| / Σ|A|·r          adds up to `bias`
+        bias_equal_step    Σ|p_w - p_r|,  p_w = |A|·w·N / Σ|A|·|w|·N    the same at equal steps: where the step goes
+        cosine             Σ w·r·A²·N² / √(Σ(w·A·N)² · Σ(r·A·N)²)       as if the gradients of tokens were orthogonal
+        step_size          E[|A|·|w|·N] = Σ|A|·|w|·N / tokens of the optimiser step
+
+    Attributes:
+        label: name, and the fields that are not the defaults.
+        name: in `objectives.OBJECTIVES`, or the class of an objective that is not registered.
+        fields: all fields.
+        own: whether it is what the run was trained with.
+        weight: quantile -> w, the weight on ∇log π.
+        weight_on_prob: quantile -> w/π, the weight on ∇π.
+        weight_mean: mean of w.
+        weight_max: the largest w of all updates.
+        zero_fraction: share of tokens with w = 0.
+        ess: (Σ|w|)² / (n·Σw²).
+        mass: region -> share of Σ|A·w|, as in the log.
+        gradient: region -> share of Σ|A·w|·N.
+        bias, bias_by_region, bias_equal_step, cosine, step_size: above.
+        factor: what the learning rate (or w) is to be multiplied with so that the mean step is the reference's; None
+            if one of the two takes no step at all.
+        top_percent_share: share of Σ|A·w|·N that the largest 1 % of the tokens hold.
+        series: the same figures by update, in the order of `Replay.updates`; names such as "mass/left". Not in JSON.
+    """
+
+    label: str
+    name: str
+    fields: dict[str, Any]
+    own: bool
+    weight: dict[float, float]
+    weight_on_prob: dict[float, float]
+    weight_mean: float
+    weight_max: float
+    zero_fraction: float
+    ess: float
+    mass: dict[str, float]
+    gradient: dict[str, float]
+    bias: float
+    bias_by_region: dict[str, float]
+    bias_equal_step: float
+    cosine: float
+    step_size: float
+    factor: float | None
+    top_percent_share: float
+    series: dict[str, tuple[float, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without `series`; infinite fields as words."""
+        found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "series"}
+        for name in ("weight", "weight_on_prob"):
+            found[name] = {str(q): value for q, value in found[name].items()}
+        words = {key: str(v) if v in (float("inf"), float("-inf")) else v for key, v in self.fields.items()}
+        return found | {"fields": words}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay:
+    """What `replay` returns.
+
+    Attributes:
+        rows: one per objective, the least biased first.
+        updates: which were replayed.
+        skipped: updates without a token whose advantage is not 0, which teach nothing under any objective.
+        tokens: valid tokens of the replayed updates.
+        exact: whether N is the norm of ∇log π everywhere, or the bound 1 - π.
+        reference: label of the run's own objective, whose step `factor` refers to; None where it is not known, and
+            `factor` refers to unclipped importance sampling.
+        eps_low, eps_high: the range of the regions, the same for every row: the run's own, or 0.2.
+        fraction: region -> share of the valid tokens, mean over updates.
+        series: the same by update, and "kl/old" the k3 estimate of KL(π_old ‖ π_θ), and
+            "step_size" that of unclipped importance sampling.
+    """
+
+    rows: tuple[Row, ...]
+    updates: tuple[int, ...]
+    skipped: tuple[int, ...]
+    tokens: int
+    exact: bool
+    reference: str | None
+    eps_low: float
+    eps_high: float
+    fraction: dict[str, float]
+    series: dict[str, tuple[float, ...]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON, without the series."""
+        plain = {
+            field.name: getattr(self, field.name) for field in fields(self) if field.name not in ("rows", "series")
+        }
+        return {"schema": SCHEMA, **plain, "rows": [row.as_dict() for row in self.rows]}
+
+    def write(self, path: str | os.PathLike[str]) -> Path:
+        """Write `as_dict` as JSON, atomically.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        return write_json_atomic(path, self.as_dict())
+
+
+@torch.no_grad()
+def replay(
+    run: Run,
+    objectives: str | Objective | Iterable[Choice] = "all",
+    *,
+    updates: Iterable[int] | None = None,
+    own: Choice | None = None,
+) -> Replay:
+    """Weigh the recorded tokens of a run by every objective, calibrated on each update where it adapts.
+
+    What several ranks recorded of an update is put together again. ρ is 1 and every token counts the same, as under
+    `token-mean`.
+
+    Args:
+        run: of `load`.
+        objectives: "all" for the whole registry with its defaults; or one or several of: a name, (name, fields), an
+            `Objective`. The run's own is always among the rows.
+        updates: which; None for all that were recorded.
+        own: what the run was trained with; None reads it from `run.json`, where there is one.
+
+    Raises:
+        ValueError: unknown objective or field; an update that was not recorded; no update with an advantage; a NaN or
+            infinity at a valid token.
+    """
+    mine = _make(own) if own is not None else _of(run)
+    chosen = _chosen(objectives, mine)
+    wanted = list(run.updates if updates is None else updates)
+    if missing := sorted(set(wanted) - set(run.updates)):
+        raise ValueError(f"updates {missing} were not recorded in {str(run.folder)!r}; recorded: {run.updates}")
+    eps_low, eps_high = clip_range(mine) if mine is not None else (0.2, 0.2)
+
+    kept: list[int] = []
+    skipped: list[int] = []
+    common: list[dict[str, Tensor]] = []
+    measured: list[list[dict[str, Tensor]]] = [[] for _ in chosen]
+    count, exact = 0, True
+    for update in wanted:
+        parts = list(run.recorded([update]))
+        if not any(bool((part.tokens.advantage != 0).any()) for part in parts):
+            skipped.append(update)
+            continue
+        tokens, sum_pi_squared, step_tokens = whole(parts)
+        try:
+            valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, eps_low=eps_low, eps_high=eps_high)
+        except ValueError as error:
+            raise ValueError(f"update {update} in {str(run.folder)!r}: {error}") from error
+        kept.append(update)
+        count, exact = count + len(valid.ratio), exact and valid.exact
+        common.append(_common(valid, step_tokens))
+        for series, objective in zip(measured, chosen, strict=True):
+            series.append(figures(valid, valid.weight(objective), step_tokens))
+    if not kept:
+        raise ValueError(
+            f"none of the updates {wanted} in {str(run.folder)!r} has a token whose advantage is not 0: there is "
+            "nothing to replay"
+        )
+    shared = _series(common)
+    step = fmean((shared if mine is None else _series(measured[0]))["step_size"])
+    rows = [
+        _row(objective, _series(found), step, own=mine is not None and objective == mine)
+        for objective, found in zip(chosen, measured, strict=True)
+    ]
+    return Replay(
+        rows=tuple(sorted(rows, key=lambda row: row.bias)),
+        updates=tuple(kept),
+        skipped=tuple(skipped),
+        tokens=count,
+        exact=exact,
+        reference=None if mine is None else label(mine),
+        eps_low=eps_low,
+        eps_high=eps_high,
+        fraction={region: fmean(shared[f"fraction/{region}"]) for region in REGIONS},
+        series=shared,
+    )
+
+
+def label(objective: Objective) -> str:
+    """`name:field=value,...`, as the command line takes it, with the fields that differ from their defaults."""
+    values = {field.name: getattr(objective, field.name) for field in fields(objective)}
+    given = [f"{field.name}={values[field.name]}" for field in fields(objective) if values[field.name] != field.default]
+    return ":".join([_name(objective), ",".join(given)] if given else [_name(objective)])
+
+
+def _common(valid: Valid, step_tokens: float) -> dict[str, Tensor]:
+    """What does not depend on the objective."""
+    found = {f"fraction/{name}": mask.float().mean() for name, mask in valid.regions.items()}
+    found["kl/old"] = k3(valid.old_logprob, valid.logprob).mean()
+    found["step_size"] = figures(valid, valid.ratio, step_tokens)["step_size"]
+    return found
+
+
+def _series(found: Sequence[Mapping[str, Tensor]]) -> dict[str, tuple[float, ...]]:
+    table = torch.stack([torch.stack([value.double() for value in row.values()]) for row in found])
+    return {name: tuple(column) for name, column in zip(found[0], table.T.tolist(), strict=True)}
+
+
+def _row(objective: Objective, series: dict[str, tuple[float, ...]], reference: float, own: bool) -> Row:
+    means = {name: fmean(values) for name, values in series.items()}
+
+    def by_region(name: str) -> dict[str, float]:
+        return {region: means[f"{name}/{region}"] for region in REGIONS}
+
+    return Row(
+        label=label(objective),
+        name=_name(objective),
+        fields={field.name: getattr(objective, field.name) for field in fields(objective)},
+        own=own,
+        weight={q: means[f"weight/q{q}"] for q in QUANTILES},
+        weight_on_prob={q: means[f"weight_on_prob/q{q}"] for q in QUANTILES},
+        weight_mean=means["weight/mean"],
+        weight_max=max(series["weight/max"]),
+        zero_fraction=means["weight/zero_fraction"],
+        ess=means["weight/ess"],
+        mass=by_region("mass"),
+        gradient=by_region("gradient"),
+        bias=means["bias"],
+        bias_by_region=by_region("bias"),
+        bias_equal_step=means["bias_equal_step"],
+        cosine=means["cosine"],
+        step_size=means["step_size"],
+        factor=reference / means["step_size"] if min(reference, means["step_size"]) > 0 else None,
+        top_percent_share=means["top_percent_share"],
+        series=series,
+    )
+
+
+def _name(objective: Objective) -> str:
+    return next((name for name, cls in OBJECTIVES.items() if cls is type(objective)), type(objective).__name__)
+
+
+def _make(choice: Choice) -> Objective:
+    if isinstance(choice, Objective):
+        return choice
+    name, given = (choice, {}) if isinstance(choice, str) else choice
+    return registry.make(name, **given)
+
+
+def _of(run: Run) -> Objective | None:
+    """What `run.json` names."""
+    about = run.info.get("objective")
+    if about is None:
+        return None
+    given = {name: value for name, value in about.items() if name != "name"}
+    try:
+        return registry.make(about["name"], **given)
+    except (ValueError, KeyError) as error:
+        raise ValueError(
+            f"run.json in {str(run.folder)!r} has the objective {about!r}, which cannot be made here ({error}); give "
+            "it as `own`"
+        ) from error
+
+
+def _chosen(objectives: str | Objective | Iterable[Choice], mine: Objective | None) -> list[Objective]:
+    """Each once; the run's own first."""
+    wanted: Iterable[Choice] = [objectives] if isinstance(objectives, str | Objective) else objectives
+    if objectives == "all":
+        wanted = OBJECTIVES
+    made = [] if mine is None else [mine]
+    for objective in map(_make, wanted):
+        made += [] if objective in made else [objective]
+    return made

@@ -1,0 +1,44 @@
+"""Recording from verl: the tokens of every micro-batch, in the files that `dgpo replay` and `dgpo report` read."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch.distributed as dist
+
+from dgpo.diagnostics.recording import NAME, TOKENS, Recorder
+from dgpo.tokens import TokenBatch
+
+logger = logging.getLogger(__name__)
+
+LIMIT = 2**30
+"""Bytes that the files of all ranks may take, as `record_limit_mb` of the TRL trainer is by default."""
+
+
+def record(folder: str, tokens: TokenBatch) -> None:
+    """Write what a loss was given as the next file of this rank.
+
+    A loss in verl sees a micro-batch and is told neither its number nor the ids of the tokens nor which prompts they
+    answer: `update` counts micro-batches, and those columns are empty. ρ arrives as a factor, so log μ is not known.
+    """
+    series = _series(folder)
+    series.count += 1
+    if series.recorder.wants(series.count):
+        series.recorder.add(tokens)
+        series.recorder.finish(series.count)
+
+
+class _Series:
+    """The files of one process, numbered on from those of a run that this one continues."""
+
+    def __init__(self, folder: str) -> None:
+        ready = dist.is_available() and dist.is_initialized()
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
+        self.recorder = Recorder(folder, limit=LIMIT / ranks, rank=rank, world_size=ranks, warn=logger.warning)
+        names = [NAME.fullmatch(path.name) for path in (Path(folder) / TOKENS).glob("update-*.parquet")]
+        self.count = max((int(name[1]) for name in names if name and int(name[2] or 0) == rank), default=0)
+
+
+_series = cache(_Series)

@@ -1,0 +1,237 @@
+"""`DGPOConfig(record=...)`: a run folder written by the trainer, for `dgpo doctor`, `dgpo replay` and `dgpo report`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import uuid
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from dgpo.aggregation import StepTotals
+from dgpo.diagnostics.recording import INFO, Recorder
+from dgpo.tokens import TokenBatch
+from dgpo.training.fused import softcap_of
+
+if TYPE_CHECKING:
+    from dgpo.training.trainer import DGPOTrainer
+
+logger = logging.getLogger(__name__)
+
+PACKAGES = ("dgpo", "torch", "trl", "transformers", "accelerate", "peft", "vllm", "deepspeed", "math-verify")
+HASHED_ROWS = 100_000
+"""Rows of the data that its hash reads, so that a large set does not delay the start."""
+
+
+class Recording(TrainerCallback):
+    """Writes `run.json`, every log line, and the tokens of every `record_every`-th update.
+
+    The files of an update appear when it has ended; of an update that a non-finite token ends, what came before and
+    that micro-batch.
+    """
+
+    def __init__(self, trainer: DGPOTrainer) -> None:
+        args, accelerator = trainer.args, trainer.accelerator
+        assert args.record is not None
+        self.trainer = trainer
+        self.recorder = Recorder(
+            args.record,
+            every=args.record_every,
+            limit=args.record_limit_mb * 2**20 / accelerator.num_processes,
+            updates_per_generation=args.updates_per_generation,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            warn=logger.warning,
+        )
+        self._session = uuid.uuid4().hex
+        self._update = 0
+        self._totals: StepTotals | None = None
+
+    # --- tokens ---------------------------------------------------------------------------------------------------
+
+    def add(self, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
+        """One micro-batch, as the loss saw it."""
+        update = self.trainer.state.global_step + 1
+        if not self.trainer.model.training or not self.recorder.wants(update):
+            return
+        self._update, self._totals = update, totals
+        self.recorder.add(
+            tokens,
+            token_ids=inputs["completion_ids"],
+            group=_groups(inputs),
+            sum_pi_squared=self._sum_pi_squared(model, inputs) if self.trainer.args.record_sum_pi_squared else None,
+        )
+
+    def finish(self) -> None:
+        """Write what was added since the last update ended."""
+        self.recorder.finish(self._update, self._totals)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.finish()
+
+    def _sum_pi_squared(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """[B, T] Σ_v π(v)², from hidden states in chunks."""
+        trainer = self.trainer
+
+        def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
+            value = sum_pi_squared(
+                hidden, lm_head, bias, temperature=trainer.temperature, softcap=softcap_of(trainer.model.config)
+            )
+            return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
+
+        with torch.no_grad(), trainer.accelerator.autocast():
+            found = model(
+                input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+                attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+                policy_loss=of_hidden,
+                completions=inputs["completion_ids"].size(1),
+            ).value
+        assert isinstance(found, Tensor)
+        return found
+
+    # --- the trainer's events -------------------------------------------------------------------------------------
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuse to mix two runs; then say what runs.
+
+        Raises:
+            ValueError: the folder holds another run already, and this one does not continue it.
+        """
+        folder = self.recorder.folder
+        if state.global_step == 0 and (folder / INFO).exists() and not self._mine(folder):
+            raise ValueError(
+                f"record = {str(folder)!r} already holds a run; give another folder, or continue that run from a "
+                "checkpoint"
+            )
+        self.trainer.accelerator.wait_for_everyone()
+        if state.is_world_process_zero:
+            if not (folder / INFO).exists():
+                tokenizer = self._save_tokenizer()
+                self.recorder.info({**describe(self.trainer), "tokenizer": tokenizer, "session": self._session})
+            self.recorder.metrics({"event": "begin", "step": state.global_step})
+
+    def _mine(self, folder: Path) -> bool:
+        """Whether `train()` of this very trainer began the run; it may be called again."""
+        return bool(json.loads((folder / INFO).read_text(encoding="utf-8")).get("session") == self._session)
+
+    def _save_tokenizer(self) -> str | None:
+        processing = self.trainer.processing_class
+        if not hasattr(processing, "save_pretrained") or not self.recorder.on:
+            return None
+        processing.save_pretrained(self.recorder.folder / "tokenizer")
+        return "tokenizer"
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            self.recorder.metrics({"step": state.global_step, **logs})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.recorder.metrics({"event": "end", "step": state.global_step})
+
+
+@torch.no_grad()
+def sum_pi_squared(
+    hidden: Tensor,
+    lm_head: Tensor,
+    bias: Tensor | None = None,
+    *,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    chunk: int = 1024,
+) -> Tensor:
+    """[B, T] Σ_v π(v)² of softmax(hidden @ lm_headᵀ + bias), with at most `chunk` rows of logits at a time."""
+    rows = []
+    for part in hidden.flatten(0, -2).split(chunk):
+        logits = torch.nn.functional.linear(part, lm_head, bias).float()
+        if softcap is not None:
+            logits = softcap * torch.tanh(logits / softcap)
+        rows.append((logits / temperature).softmax(-1).square().sum(-1))
+    return torch.cat(rows).view(hidden.shape[:-1])
+
+
+def _groups(inputs: dict[str, Any]) -> Tensor:
+    """[B] a number per prompt, the same in every micro-batch: 63 bits of a hash of its tokens."""
+    numbers = []
+    for ids, mask in zip(inputs["prompt_ids"].cpu(), inputs["prompt_mask"].cpu(), strict=True):
+        digest = hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=8).digest()
+        numbers.append(int.from_bytes(digest, "big") >> 1)
+    return torch.tensor(numbers, dtype=torch.long)
+
+
+def describe(trainer: DGPOTrainer) -> dict[str, Any]:
+    """What runs: versions, configuration, model, data and hardware, as JSON."""
+    args, config = trainer.args, trainer.model.config
+    return {
+        "engine": "trl",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "objective": {"name": args.objective, **dataclasses.asdict(trainer._objective)},
+        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._aggregation)},
+        "config": json.loads(json.dumps(args.to_dict(), default=str)),
+        "updates_per_generation": args.updates_per_generation,
+        "world_size": trainer.accelerator.num_processes,
+        "seed": args.seed,
+        "model": {
+            "name": config._name_or_path,
+            "class": type(trainer.model).__name__,
+            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        },
+        "data": data_of(trainer.train_dataset),
+        "versions": {"python": platform.python_version(), **_versions()},
+        "git": _git(),
+        "hardware": {
+            "platform": platform.platform(),
+            "cpus": os.cpu_count(),
+            "device": str(args.device),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }
+
+
+def data_of(data: Any) -> dict[str, Any]:
+    """Rows of a data set, and the SHA-256 of the first `HASHED_ROWS` of them, each as JSON with sorted keys."""
+    if not hasattr(data, "__len__"):
+        return {"rows": None, "sha256": None, "rows_hashed": 0}
+    digest, count = hashlib.sha256(), 0
+    for row in islice(iter(data), HASHED_ROWS):
+        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+        count += 1
+    return {"rows": len(data), "sha256": digest.hexdigest(), "rows_hashed": count}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the working directory, where it is a repository."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

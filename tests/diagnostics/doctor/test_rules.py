@@ -1,0 +1,238 @@
+"""The parts that rules are made of, against figures that are known: guards, fits, the normaliser, the page."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from dgpo import StepTotals, TokenBatch, aggregation, objectives, policy_loss
+from dgpo.diagnostics import Recorded, record
+from dgpo.diagnostics.doctor import RULES, Case, Finding, as_markdown, diagnose, text
+from dgpo.diagnostics.doctor.figures import figures
+from dgpo.diagnostics.doctor.guards import CAP, advice, bounded, guards, reverse_weight
+from dgpo.diagnostics.doctor.keys import Log, Series, aligned
+from dgpo.diagnostics.doctor.rules_sampler import fit
+from dgpo.objectives import OBJECTIVES
+
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
+
+
+def test_the_table_of_the_page_is_that_of_the_code():
+    assert as_markdown() in PAGE.read_text(encoding="utf-8")
+
+
+def test_the_example_of_the_page():
+    log = Log.of({"step": step, "reward": 0.0, "reward_std": 0.0} for step in range(1, 9))
+    assert text(diagnose(Case(log=log))) in PAGE.read_text(encoding="utf-8")
+
+
+def test_explained_findings_are_of_rules():
+    known = {rule.name for rule in RULES}
+    assert all(set(rule.explains) <= known - {rule.name} for rule in RULES)
+
+
+# --- guards -----------------------------------------------------------------------------------------------------------
+
+GUARDS = {
+    "dgpo": ("reverse_cap",),
+    "grpo": ("dual_clip",),
+    "gppo": ("dual_clip",),
+    "ce_gppo": ("dual_clip",),
+    "cispo": ("cap",),
+    "dac": ("dual_clip",),
+    "bapo": ("dual_clip",),
+    "bapo_algorithm1": ("dual_clip",),
+    "dppo_tv": ("ratio_cap",),
+    "dppo_kl": ("ratio_cap",),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_guards(name):
+    """Found by trying; the table above is what papers and docstrings say."""
+    objective = OBJECTIVES[name]()
+    assert guards(objective) == GUARDS.get(name, ())
+    for field in guards(objective):
+        guarded = dataclasses.replace(objective, **{field: CAP})
+        assert reverse_weight(guarded) <= CAP < reverse_weight(objective)
+        assert guards(guarded) == ()
+        assert f"{field}=3" in advice(objective)
+    if not guards(objective):
+        words = "bounds the weight already" if reverse_weight(objective) <= CAP else "has no field that bounds"
+        assert words in advice(objective)
+
+
+def test_what_is_advised_in_their_place():
+    assert set(bounded()) >= {"cispo_two_sided", "sapo", "aspo"}
+    assert not {"is", "dgpo", "drpo", "grpo"} & set(bounded())
+    assert "clip_ratio_c in verl" in advice(None)
+
+
+# --- figures of tokens ------------------------------------------------------------------------------------------------
+
+
+def recorded(tokens, totals=None, update=1, token_ids=None):
+    return Recorded(
+        tokens=tokens,
+        token_ids=token_ids,
+        group=torch.zeros(len(tokens.mask), dtype=torch.long),
+        sum_pi_squared=None,
+        update=update,
+        generation=update,
+        totals=totals,
+    )
+
+
+def test_figures_by_hand(make_batch):
+    batch = make_batch(8, 40, spread=1.5, seed=3, dtype=torch.float32)
+    tokens, totals = batch.tokens(), StepTotals(tokens=500, sequences=9)
+    objective, how = objectives.make("dgpo"), aggregation.make("token-mean")
+    found = figures(recorded(tokens, totals), objective, how)
+    mass = [
+        (abs(a * w), x, a)
+        for a, w, x in zip(
+            tokens.advantage[tokens.mask].tolist(),
+            objective.weight(tokens)[tokens.mask].tolist(),
+            tokens.log_ratio[tokens.mask].tolist(),
+            strict=True,
+        )
+    ]
+    total = sum(m for m, _, _ in mass)
+    top = sorted((m for m, _, _ in mass), reverse=True)[: -(-len(mass) // 100)]
+    assert found.count == len(mass)
+    assert found.top_share == pytest.approx(sum(top) / total, rel=1e-5)
+    reverse = sum(m for m, x, a in mass if a < 0 and x > torch.tensor(1.2).log())
+    assert found.reverse_right == pytest.approx(reverse / total, rel=1e-5)
+    assert found.largest == pytest.approx(max(abs(x) for _, x, _ in mass))
+    assert found.heaviest is not None
+    assert abs(found.heaviest.advantage * found.heaviest.weight) == pytest.approx(top[0], rel=1e-5)
+    value = policy_loss(
+        batch.logprob, batch.old_logprob, batch.advantage, batch.mask, objective, how, totals=totals
+    ).value
+    assert found.loss == pytest.approx(value.item(), abs=1e-6)
+
+
+def test_the_first_value_that_is_no_number(make_batch):
+    batch = make_batch(4, 6, dtype=torch.float32)
+    logprob = batch.logprob.clone()
+    logprob[1, 1], logprob[2, 0] = torch.nan, torch.inf
+    hidden = ~batch.mask
+    logprob[hidden] = torch.nan  # does not count
+    tokens = TokenBatch(logprob, batch.old_logprob, batch.advantage, batch.mask)
+    ids = torch.arange(24).view(4, 6)
+    bad = figures(recorded(tokens, token_ids=ids), None, None).bad
+    assert (bad.tensor, bad.row, bad.column, bad.token, bad.count) == ("logprob", 1, 1, 7, 2)
+    assert str(bad) == "logprob[1, 1] = nan (row 1, column 1, token id 7)"
+
+
+# --- the sampler, against distributions that are known ----------------------------------------------------------------
+
+
+def drawn(kind, value, seed):
+    """Tokens of many states, drawn from μ made of π; with log π, log μ and H(π)."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 1.5 * torch.randn(64, 16, 40, generator=generator)
+    pi = logits.softmax(-1)
+    if kind == "temperature":
+        mu = (logits / value).softmax(-1)
+    elif kind == "top_p":
+        ordered, order = pi.sort(descending=True)
+        outside = (ordered.cumsum(-1) - ordered >= value).gather(-1, order.argsort(-1))
+        mu = pi.masked_fill(outside, 0)
+        mu = mu / mu.sum(-1, keepdim=True)
+    elif kind == "top_k":
+        kth = pi.topk(value, dim=-1).values[..., -1:]
+        mu = pi.masked_fill(pi < kth, 0)
+        mu = mu / mu.sum(-1, keepdim=True)
+    else:
+        mu = (logits + value * torch.randn(logits.shape, generator=generator)).softmax(-1)
+    token = torch.multinomial(mu.flatten(0, 1), 1, generator=generator).view(64, 16, 1)
+    entropy = -(pi * pi.log()).sum(-1)
+    old, sampled = pi.gather(-1, token).log().squeeze(-1), mu.gather(-1, token).log().squeeze(-1)
+    return TokenBatch(
+        old, old, torch.ones(64), torch.ones(64, 16, dtype=torch.bool), rollout_logprob=sampled, entropy=entropy
+    )
+
+
+def case_of(kind, value, entropy=True):
+    updates = []
+    for seed in range(3):
+        tokens = drawn(kind, value, seed)
+        if not entropy:
+            tokens.entropy = None
+        updates.append(figures(recorded(tokens, update=seed + 1), None, None))
+    return Case(log=Log(), updates=tuple(updates))
+
+
+@pytest.mark.parametrize(
+    ("temperature", "entropy"),
+    [(0.6, True), (0.9, True), (1.1, True), (1.5, True), (0.9, False), (1.1, False), (1.5, False)],
+)
+def test_a_temperature_is_measured(temperature, entropy):
+    case = case_of("temperature", temperature, entropy)
+    assert fit(case).slope == pytest.approx(1 / temperature - 1, abs=0.05)
+    assert [finding.rule for finding in diagnose(case)] == ["sampler_temperature"]
+
+
+@pytest.mark.parametrize(("kind", "value"), [("top_p", 0.7), ("top_p", 0.9), ("top_k", 3), ("top_k", 10)])
+def test_a_distribution_that_was_cut_off(kind, value):
+    assert [finding.rule for finding in diagnose(case_of(kind, value))] == ["sampler_truncation"]
+
+
+@pytest.mark.parametrize(("noise", "rules"), [(0.02, []), (0.5, ["sampler_mismatch"])])
+def test_noise_is_neither(noise, rules):
+    assert [finding.rule for finding in diagnose(case_of("noise", noise))] == rules
+
+
+# --- the normaliser over ranks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("factor", "fires"), [(1.0, False), (2.0, True)])
+def test_totals_of_two_ranks(tmp_path, make_batch, factor, fires):
+    """Each rank is given the totals of all, divided by their number."""
+    updates, rows = [], []
+    for update in range(1, 5):
+        parts = [make_batch(6, 9, seed=10 * update + rank, dtype=torch.float32).tokens() for rank in range(2)]
+        kept = sum(int(((part.advantage != 0) & part.mask).sum()) for part in parts)
+        everything = sum(int(part.mask.sum()) for part in parts)
+        for part in parts:
+            totals = StepTotals(tokens=everything / 2 / factor, sequences=6)
+            updates.append(figures(recorded(part, totals, update), None, None))
+        rows.append({"step": update, "objective/advantage/zero_fraction": 1 - kept / everything})
+    case = Case(log=Log.of(rows), info={"world_size": 2, "config": {"logging_steps": 1}}, updates=tuple(updates))
+    found = [finding for finding in diagnose(case) if finding.rule == "normaliser"]
+    assert bool(found) == fires
+    if fires:
+        assert "ranks (2)" in found[0].title
+
+
+# --- small things -----------------------------------------------------------------------------------------------------
+
+
+def test_any_loop_can_be_diagnosed(tmp_path, make_batch):
+    """Tokens that another loop recorded, without a log and without settings."""
+    for update in range(3):
+        record(tmp_path, make_batch(dtype=torch.float32, seed=update).tokens(), update=update)
+    assert "not_finite" not in {finding.rule for finding in diagnose(tmp_path)}
+
+
+def test_series():
+    series = Series(key="loss", steps=(1, 2, 5), values=(3.0, 1.0, 2.0))
+    assert series.median == 2
+    assert series.since(lambda value: value < 3) == 2
+    assert str(series) == "loss 2 at steps 1-5 (median)"
+    assert aligned(series, Series(key="x", steps=(2, 4), values=(7.0, 8.0))) == [(2, 1.0, 7.0), (5, 2.0, 8.0)]
+
+
+def test_text():
+    finding = Finding(
+        rule="r", severity="error", title="It is so.", evidence=("a 1", "b 2"), cause="c", remedy="d", step=4
+    )
+    assert text([finding]) == (
+        "ERROR  r (from step 4)\n  It is so.\n  evidence  a 1\n            b 2\n  cause     c\n  remedy    d"
+    )
+    assert text([]) == "nothing found: no rule of the doctor fires on this run"
+    assert all(len(line) <= 60 for line in text([dataclasses.replace(finding, cause="word " * 50)], 60).splitlines())
