@@ -1,0 +1,30 @@
+"""`dgpo plot`: one static figure of recorded runs, for a paper."""
+
+from __future__ import annotations
+
+import argparse
+
+from dgpo.cli.errors import user_input
+from dgpo.cli.replay import parse
+from dgpo.report.figures import KINDS, plot
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo plot argv`."""
+    parser = argparse.ArgumentParser(prog="dgpo plot", description="Draw one figure of recorded runs: SVG, PDF or PNG.")
+    parser.add_argument("kind", choices=list(KINDS), help="what to draw")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that runs were recorded to (record: FOLDER)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the figure; .svg, .pdf or .png")
+    parser.add_argument(
+        "--objectives",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="of weights and histogram: the curves, such as dgpo:n=2 grpo, or all; those of the runs if not given",
+    )
+    arguments = parser.parse_args(argv)
+    with user_input():
+        methods = [objective for word in arguments.objectives for objective in parse(word)]
+        path = plot(arguments.kind, arguments.runs, arguments.out, methods=methods)
+    print(path)
+    return 0

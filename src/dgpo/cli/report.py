@@ -1,0 +1,31 @@
+"""`dgpo report`: one HTML page of what runs recorded."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dgpo.cli.errors import user_input
+from dgpo.report import write_report
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo report argv`."""
+    parser = argparse.ArgumentParser(
+        prog="dgpo report",
+        description=(
+            "Write one self-contained HTML page about recorded runs: curves, regions, the tokens on the weight curves "
+            "of any method, replay, the doctor's findings and the evaluations. It opens without a network."
+        ),
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that runs were recorded to (record: FOLDER)")
+    parser.add_argument("--out", metavar="FILE.html", help="the page; report.html in the first RUN if not given")
+    parser.add_argument(
+        "--eval", nargs="+", default=[], metavar="FOLDER", dest="evaluation", help="results of `dgpo eval` to show"
+    )
+    arguments = parser.parse_args(argv)
+    out = Path(arguments.out) if arguments.out is not None else Path(arguments.runs[0]) / "report.html"
+    with user_input():
+        path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
+    print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0

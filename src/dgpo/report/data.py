@@ -1,0 +1,155 @@
+"""Runs as plain JSON: everything that the page and the figures show, and nothing that a browser could not compute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dgpo.diagnostics.doctor import Case, diagnose
+from dgpo.diagnostics.doctor.case import objective_of
+from dgpo.diagnostics.doctor.keys import Log
+from dgpo.diagnostics.replay import Replay, label, replay
+from dgpo.diagnostics.run import Run, load
+from dgpo.objectives import Objective
+from dgpo.report import evaluations, series, tokens, weight_curves
+from dgpo.report.regions import drawn_regions
+
+SCHEMA = "dgpo.report/1"
+NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while training)"
+
+
+def collect(
+    runs: Sequence[str | os.PathLike[str]], evaluation: Sequence[str | os.PathLike[str]] = ()
+) -> dict[str, Any]:
+    """Read runs and evaluations into what the page shows.
+
+    The same input gives the same output. Of a long run not every recorded update is read (see `tokens`).
+
+    Args:
+        runs: folders that were recorded to.
+        evaluation: folders of `dgpo eval`, or their results.json.
+
+    Raises:
+        ValueError: a folder that is none or is given twice; a run without metrics and tokens; a damaged file.
+        ModuleNotFoundError: pyarrow is not installed, and a run has recorded tokens.
+    """
+    folders = [Path(path) for path in runs]
+    documents = [evaluations.read(path) for path in evaluation]
+    loaded = [load(folder) for folder in folders]
+    for run in loaded:
+        if not any("event" not in row for row in run.metrics) and not run.updates:
+            raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
+    read = [tokens.moved(run, tokens.chosen_updates(run)) for run in loaded]
+    own = [objective_of(run.info) for run in loaded]
+    widest = tokens.reach(read)
+    chosen = weight_curves.registered() | {label(objective): objective for objective in own if objective is not None}
+    levels = [*tokens.old_probs(read, next((one for one in own if one is not None), None))]
+    levels += [("", q) for q in weight_curves.OLD_PROBS]
+    return {
+        "schema": SCHEMA,
+        "runs": [
+            _run(run, name, objective, found, widest)
+            for run, name, objective, found in zip(loaded, labels(folders), own, read, strict=True)
+        ],
+        "charts": {
+            name: {"title": chart.title, "unit": chart.unit, "lines": [words for words, _ in chart.lines]}
+            for name, chart in series.CHARTS.items()
+        },
+        "weights": weight_curves.curves(chosen, weight_curves.grid(widest), levels),
+        "explorer": weight_curves.explored(),
+        "evaluations": evaluations.rows(
+            list(zip(labels([_folder(Path(path)) for path in evaluation]), documents, strict=True))
+        ),
+    }
+
+
+def labels(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell them apart.
+
+    Raises:
+        ValueError: two are the same folder.
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    for i, path in enumerate(parts):
+        if path in parts[:i]:
+            raise ValueError(f"{str(folders[i])!r} is given twice; expected different folders")
+    length = 1
+    while len({path[-length:] for path in parts}) < len(parts):
+        length += 1
+    return ["/".join(path[-length:]) for path in parts]
+
+
+def _folder(path: Path) -> Path:
+    return path if path.is_dir() else path.parent
+
+
+def _run(run: Run, name: str, objective: Objective | None, found: tokens.Moved, widest: float) -> dict[str, Any]:
+    log, info = Log.of(run.metrics), run.info
+    found_replay, why = _replay(run, found)
+    decode, undecoded = tokens.decoder(run)
+    top = []
+    if found_replay is not None and objective is not None:
+        top = tokens.top_tokens(run, found_replay.updates, objective, decode)
+    return {
+        "label": name,
+        "objective": None if objective is None else label(objective),
+        "info": {key: value for key, value in info.items() if key != "config"},
+        "config": info.get("config") or {},
+        "summary": summary(run, log),
+        "resumed": list(log.resumed),
+        "charts": series.charts(log),
+        "evaluations": series.evaluations(log),
+        "findings": [finding.as_dict() for finding in diagnose(Case.of(run))],
+        "recorded": len(run.updates),
+        "read": len(found.updates),
+        "broken": list(found.broken),
+        "no_tokens": why,
+        "regions": drawn_regions(run, log, found_replay),
+        "histogram": tokens.counts(found, widest) if len(found.log_ratio) else None,
+        "replay": None if found_replay is None else found_replay.as_dict(),
+        "top_tokens": top,
+        "undecoded": undecoded,
+    }
+
+
+def _replay(run: Run, found: tokens.Moved) -> tuple[Replay | None, str]:
+    """The replay, or why there is none."""
+    if not run.updates:
+        return None, NO_TOKENS
+    if not len(found.log_ratio):
+        return None, "no token that was recorded has an advantage other than 0 and finite log-probabilities"
+    return replay(run, updates=found.updates), ""
+
+
+def summary(run: Run, log: Log) -> dict[str, Any]:
+    """What happened, in a few figures; None for what is not known."""
+    info, config = run.info, run.info.get("config") or {}
+    events = [row for row in run.metrics if "event" in row]
+    steps = [row["step"] for row in run.metrics] + run.updates
+    seconds = log.series("train_runtime")
+    planned = config.get("max_steps")
+    return {
+        "updates": int(max(steps, default=0)),
+        "planned": planned if isinstance(planned, int) and planned > 0 else None,
+        "finished": events[-1]["event"] == "end" if events else None,
+        "seconds": series.rounded(seconds.values[-1]) if len(seconds) else None,
+        "model": _text(info.get("model"), "name"),
+        "parameters": (info.get("model") or {}).get("parameters"),
+        "data_rows": (info.get("data") or {}).get("rows"),
+        "engine": info.get("engine"),
+        **{
+            name: None if (found := series.ends(series.first(log, names))) is None else list(map(series.rounded, found))
+            for name, names in (
+                ("reward", ("reward",)),
+                ("entropy", ("entropy",)),
+                ("length", series.CHARTS["length"].lines[0][1]),
+            )
+        },
+    }
+
+
+def _text(about: Mapping[str, Any] | None, key: str) -> str | None:
+    value = (about or {}).get(key)
+    return None if value is None else str(value)

@@ -1,0 +1,292 @@
+"""The parts of the page that are text and tables, from what `collect` returns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dgpo.report.markup import Markup, escaped, joined, percent, shown, table, tag
+
+SIGNS = {"error": "✖ error", "warning": "▲ warning", "note": "● note"}
+REPLAY_HEAD = ("objective", "bias", "equal step", "cosine", "step", "factor", "ESS", "w = 0", "max w", "top 1 %")
+REPLAY_NOTE = (
+    "bias: Σ|A||w − r| / Σ|A|r, the distance to unclipped importance sampling (w = r). equal step: the same with every "
+    "method scaled to the same step, 0 to 2. cosine: between w·A·N and r·A·N, token by token. step: E|A|wN. factor: "
+    "what the learning rate would be multiplied with for the step of {reference}. ESS: effective share of the tokens. "
+    "w = 0: tokens without a gradient. top 1 %: what the largest 1 % of the tokens hold of Σ|A|wN. N is {norm} of "
+    "∇log π in the logits. First order only: policies and responses are those of the run."
+)
+
+
+def mark(run: Mapping[str, Any], number: int) -> Markup:
+    """A run's colour and name."""
+    return tag("span", tag("span", class_=f"swatch run-{number % 8}", aria_hidden="true"), run["label"], class_="run")
+
+
+def each(runs: Sequence[Mapping[str, Any]], part: Any) -> Markup:
+    """The same part for every run, under its name where there are several."""
+    found = []
+    for number, run in enumerate(runs):
+        heading = tag("h3", mark(run, number)) if len(runs) > 1 else Markup("")
+        found.append(tag("div", heading, part(run, number), class_="of-run"))
+    return joined(found)
+
+
+def empty(why: object) -> Markup:
+    """What stands where there is nothing to show."""
+    return tag("p", why, class_="empty")
+
+
+def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
+    """What happened, in one card per run, and the first estimate of every benchmark."""
+    cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
+    first: dict[tuple[str, str], str] = {}
+    for row in results:
+        first.setdefault((row["label"], row["benchmark"]), row["estimate"])
+    lines = [
+        tag(
+            "li",
+            f"{row['benchmark']}, {row['estimate']}: ",
+            tag("strong", percent(row["value"])),
+            f" ({100 * row['low']:.1f} to {100 * row['high']:.1f}), {row['label']}",
+        )
+        for row in results
+        if first[row["label"], row["benchmark"]] == row["estimate"]
+    ]
+    return joined([cards, tag("ul", *lines, class_="results") if lines else ""])
+
+
+def _card(run: Mapping[str, Any], number: int) -> Markup:
+    summary, findings = run["summary"], run["findings"]
+    parameters = summary["parameters"]
+    model = summary["model"].rstrip("/").rpartition("/")[2] if summary["model"] else "unknown"
+    updates = f"{summary['updates']:,}" + (f" of {summary['planned']:,}" if summary["planned"] else "")
+    if summary["finished"] is False:
+        updates += ", not finished"
+    facts = [
+        ("objective", run["objective"] or "unknown"),
+        ("model", f"{model} ({_size(parameters)})" if parameters else model),
+        ("updates", updates),
+        ("time", None if summary["seconds"] is None else _duration(summary["seconds"])),
+        ("entropy", _change(summary["entropy"], "nats")),
+        ("length", _change(summary["length"], "tokens")),
+    ]
+    figures = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
+    reward = summary["reward"]
+    if reward is None:
+        headline = tag("p", "no reward was logged", class_="headline none")
+    else:
+        change = reward[1] - reward[0]
+        moved = "+" if change > 0 else "−" if change < 0 else "±"
+        headline = tag(
+            "p",
+            tag("span", "reward ", class_="what"),
+            tag("span", _three(reward[0]), class_="from"),
+            tag("span", " → ", aria_label=" to "),
+            tag("span", _three(reward[1]), class_="to"),
+            tag("span", f" ({moved}{shown(abs(change), 2)})", class_="what"),
+            class_="headline",
+        )
+    return tag(
+        "article",
+        tag("h2", mark(run, number)),
+        headline,
+        tag("dl", *figures),
+        _verdict(findings, number),
+        class_=f"card run-{number % 8}",
+    )
+
+
+def _verdict(findings: Sequence[Mapping[str, Any]], number: int) -> Markup:
+    if not findings:
+        return tag("p", "✔ the doctor finds nothing wrong", class_="verdict fine")
+    items = [
+        tag("li", tag("span", SIGNS[one["severity"]], class_=f"severity {one['severity']}"), " ", one["title"])
+        for one in findings[:3]
+    ]
+    more = len(findings) - len(items)
+    link = tag("a", f"{more} more, causes and remedies" if more else "causes and remedies", href=f"#findings-{number}")
+    return tag("div", tag("ul", *items), tag("p", link), class_="verdict")
+
+
+def _three(value: float) -> str:
+    """Three digits, zeros included."""
+    return f"{value:#.3g}".rstrip(".").replace("-", "−")
+
+
+def _size(parameters: float) -> str:
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size:
+            return f"{parameters / size:.3g} {unit}"
+    return f"{parameters:g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _change(ends: Sequence[float] | None, unit: str) -> str | None:
+    return None if ends is None else f"{shown(ends[0])} → {shown(ends[1])} {unit}"
+
+
+def findings(run: Mapping[str, Any], number: int) -> Markup:
+    """What the doctor says about a run."""
+    found = run["findings"]
+    if not found:
+        return tag("p", "No rule of the doctor fires on this run.", id=f"findings-{number}")
+    return tag("div", *(_finding(one) for one in found), id=f"findings-{number}")
+
+
+def _finding(one: Mapping[str, Any]) -> Markup:
+    where = "" if one["step"] is None else f", from update {one['step']:,}"
+    parts = [
+        ("evidence", tag("ul", *(tag("li", words) for words in one["evidence"]))),
+        ("cause", escaped(one["cause"])),
+        ("remedy", escaped(one["remedy"])),
+    ]
+    return tag(
+        "article",
+        tag("h4", tag("span", SIGNS[one["severity"]], class_=f"severity {one['severity']}"), " ", one["title"]),
+        tag("p", tag("code", one["rule"]), where, class_="rule"),
+        tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in parts)),
+        class_=f"finding {one['severity']}",
+    )
+
+
+def replay(run: Mapping[str, Any], number: int) -> Markup:
+    """Every objective on the tokens of a run."""
+    found = run["replay"]
+    if found is None:
+        return empty(run["no_tokens"])
+    rows = [
+        [
+            tag("span", row["label"], " ", tag("strong", "(this run)") if row["own"] else ""),
+            *(
+                (text, value)
+                for text, value in (
+                    (f"{row['bias']:.3f}", row["bias"]),
+                    (f"{row['bias_equal_step']:.3f}", row["bias_equal_step"]),
+                    (f"{row['cosine']:.3f}", row["cosine"]),
+                    (shown(row["step_size"]), row["step_size"]),
+                    (shown(row["factor"]), row["factor"]),
+                    (f"{row['ess']:.2f}", row["ess"]),
+                    (percent(row["zero_fraction"]), row["zero_fraction"]),
+                    (shown(row["weight_max"]), row["weight_max"]),
+                    (percent(row["top_percent_share"]), row["top_percent_share"]),
+                )
+            ),
+        ]
+        for row in found["rows"]
+    ]
+    note = REPLAY_NOTE.format(
+        reference=found["reference"] or "unclipped importance sampling",
+        norm="the norm" if found["exact"] else "the lower bound 1 − π of the norm",
+    )
+    caption = f"{len(found['updates'])} updates, {found['tokens']:,} tokens; least biased first"
+    return joined(
+        [
+            table(
+                caption,
+                REPLAY_HEAD,
+                rows,
+                numeric=range(1, 10),
+                sortable=True,
+                marked=next((i for i, row in enumerate(found["rows"]) if row["own"]), None),
+                name=f"replay of {run['label']}",
+            ),
+            tag("p", note, class_="aside"),
+        ]
+    )
+
+
+def evaluations(rows: Sequence[Mapping[str, Any]]) -> Markup:
+    """The results of `dgpo eval`."""
+    if not rows:
+        return empty("No results were given; dgpo report RUN --eval FOLDER shows those of dgpo eval.")
+    cells = [
+        [
+            row["label"],
+            row["benchmark"],
+            row["estimate"],
+            (percent(row["value"]), row["value"]),
+            f"{100 * row['low']:.1f} to {100 * row['high']:.1f} %",
+            (f"{row['problems']:,}", row["problems"]),
+        ]
+        for row in rows
+    ]
+    head = ("evaluation", "benchmark", "estimate", "value", "95 % interval", "problems")
+    return table("", head, cells, numeric=(3, 4, 5), sortable=True, name="results of the evaluations")
+
+
+def top_tokens(run: Mapping[str, Any], number: int) -> Markup:
+    """The tokens that hold most of an update's gradient."""
+    found = run["top_tokens"]
+    if not found:
+        return empty(run["no_tokens"] or "The run's objective is not known, so no weights are.")
+    rows = [
+        [
+            (f"{one['update']:,}", one["update"]),
+            tag(
+                "span",
+                tag("span", visible(one["before"]), class_="around"),
+                tag("mark", visible(one["text"]) or "(empty)"),
+                tag("span", visible(one["after"]), class_="around"),
+                class_="text",
+            ),
+            (percent(one["share"]), one["share"]),
+            (f"{one['advantage']:+.2f}".replace("-", "−"), one["advantage"]),
+            (shown(one["old_prob"]), one["old_prob"]),
+            (shown(one["ratio"]), one["ratio"]),
+            (shown(one["weight"]), one["weight"]),
+        ]
+        for one in found
+    ]
+    caption = "The tokens with the largest share of their own update's Σ|A·w|·N"
+    if run["undecoded"]:
+        caption += f"; shown by number, because {run['undecoded']}"
+    head = ("update", "token in its response", "share", "A", "π_old", "ratio r", "weight w")
+    return table(caption, head, rows, numeric=(0, 2, 3, 4, 5, 6), sortable=True, name=f"top tokens of {run['label']}")
+
+
+def visible(text: str) -> str:
+    """Text on one line, with signs for what one would not see."""
+    return "".join({"\n": "⏎", "\t": "⇥", "\r": "␍"}.get(c, c if c.isprintable() else "�") for c in text)
+
+
+def config(runs: Sequence[Mapping[str, Any]]) -> Markup:
+    """Every setting of every run, with what it was run on."""
+    flat = [_flat(run) for run in runs]
+    names = list(dict.fromkeys(name for one in flat for name in one))
+    if not names:
+        return empty("The runs have no run.json.")
+    rows = [
+        tag(
+            "tr",
+            tag("th", tag("code", name), scope="row"),
+            *(tag("td", one.get(name, "–")) for one in flat),
+            class_="differs" if len({one.get(name) for one in flat}) > 1 else None,
+        )
+        for name in names
+    ]
+    heads = [tag("th", mark(run, number), scope="col") for number, run in enumerate(runs)]
+    whole = tag("table", tag("thead", tag("tr", tag("th", "setting", scope="col"), *heads)), tag("tbody", *rows))
+    return tag("div", whole, class_="scroll", role="region", tabindex=0, aria_label="settings", id="settings")
+
+
+def _flat(run: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            found[prefix] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+    walk("", {**run["info"], **({"config": run["config"]} if run["config"] else {})})
+    return found

@@ -1,0 +1,130 @@
+"""Curves of a run: what was logged, thinned so that a page of many runs stays small."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from dgpo.diagnostics.doctor.keys import KEYS, Log, Series
+
+MAX_POINTS = 1000
+"""Points of one curve; of longer ones the smallest and the largest value of each stretch stay."""
+
+EVALUATION = ("eval/", "eval_")
+"""How the names of metrics that an evaluation during training logged begin."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One chart of the section on curves.
+
+    Attributes:
+        title, unit: of the chart and of its vertical axis.
+        lines: (what it is in words, names): quantities of the doctor's `KEYS`, or metrics; the first that is there.
+    """
+
+    title: str
+    unit: str
+    lines: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+CHARTS: dict[str, Chart] = {
+    "reward": Chart(title="Reward", unit="mean over completions", lines=(("reward", ("reward",)),)),
+    "zero_std": Chart(
+        title="Groups without spread",
+        unit="share of prompts",
+        lines=(("all completions of the prompt have the same reward", ("zero_std",)),),
+    ),
+    "entropy": Chart(title="Entropy", unit="nats per token", lines=(("entropy", ("entropy",)),)),
+    "kl": Chart(
+        title="KL divergence",
+        unit="nats per token",
+        lines=(
+            ("from π_old", ("kl_old",)),
+            ("from the reference model", ("kl", "actor/kl_loss", "actor/reward_kl_penalty")),
+            ("sampler to trainer", ("kl_sampler",)),
+        ),
+    ),
+    "grad_norm": Chart(
+        title="Gradient norm", unit="L2 norm before clipping", lines=(("gradient norm", ("grad_norm",)),)
+    ),
+    "length": Chart(
+        title="Response length",
+        unit="tokens, mean",
+        lines=(("response length", ("completions/mean_length", "response_length/mean")),),
+    ),
+}
+
+
+def charts(log: Log) -> dict[str, list[dict[str, Any]]]:
+    """Chart -> its lines that this run has: `name`, `key`, `x` (updates), `y` (null where it was not finite)."""
+    return {
+        name: [line(found, words) for words, names in chart.lines if len(found := first(log, names))]
+        for name, chart in CHARTS.items()
+    }
+
+
+def evaluations(log: Log) -> list[dict[str, Any]]:
+    """The lines of evaluations during training: accuracies and rewards; `se`, their standard errors, where known."""
+    found = []
+    for key in log.keys:
+        words = key.rpartition("/")[2]
+        if key.startswith(EVALUATION) and ("@" in words or words in ("greedy", "eval_reward")) and key[-3:] != "_se":
+            series, errors = log.series(key), log.series(f"{key}_se")
+            if len(series):
+                at = dict(zip(errors.steps, errors.values, strict=True))
+                drawn = line(series, key.removeprefix("eval/"))
+                found.append({**drawn, "se": [rounded(at.get(x)) for x in drawn["x"]]})
+    return found
+
+
+def first(log: Log, names: Iterable[str]) -> Series:
+    """The first of several quantities or metrics that was logged; empty if none was."""
+    for name in names:
+        series = log[name] if name in KEYS else log.series(name)
+        if len(series):
+            return series
+    return Series()
+
+
+def line(series: Series, name: str) -> dict[str, Any]:
+    """A curve as JSON, with gaps where a value was not finite."""
+    points = sorted([*zip(series.steps, series.values, strict=True), *((step, None) for step in series.broken)])
+    kept = thinned(points)
+    return {"name": name, "key": series.key, "x": [x for x, _ in kept], "y": [rounded(y) for _, y in kept]}
+
+
+def thinned(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float | None]]:
+    """At most `MAX_POINTS` of them: of each stretch the smallest and the largest value, so that spikes stay."""
+    if len(points) <= MAX_POINTS:
+        return list(points)
+    size = math.ceil(2 * len(points) / MAX_POINTS)
+    kept: list[tuple[int, float | None]] = []
+    for start in range(0, len(points), size):
+        stretch = points[start : start + size]
+        finite = [point for point in stretch if point[1] is not None]
+        extremes = [min(finite, key=_value), max(finite, key=_value)] if finite else [stretch[0]]
+        kept += sorted(dict.fromkeys(extremes))
+    return kept
+
+
+def _value(point: tuple[int, float | None]) -> float:
+    return math.nan if point[1] is None else point[1]
+
+
+def ends(series: Series) -> tuple[float, float] | None:
+    """Mean of the first and of the last tenth of the points (three at least, no more than half)."""
+    if not len(series):
+        return None
+    size = max(1, min(max(3, len(series) // 10), len(series) // 2))
+    return fmean(series.values[:size]), fmean(series.values[-size:])
+
+
+def rounded(value: float | None, digits: int = 5) -> float | None:
+    """`digits` significant digits; None for what JSON has no number for."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{digits}g}")

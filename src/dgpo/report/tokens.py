@@ -1,0 +1,202 @@
+"""What the report shows of recorded tokens: which updates are read, how far tokens moved, which hold the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgpo.diagnostics.recording import pyarrow
+from dgpo.diagnostics.run import Recorded, Run
+from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
+from dgpo.objectives import Objective
+from dgpo.report.series import rounded
+from dgpo.tokens import TokenBatch
+
+MAX_UPDATES = 100
+MAX_TOKENS = 4_000_000
+"""Bounds on what is read of a run: whole generations, spread evenly over it, the first and the last among them."""
+
+BINS = 81
+TOP = 15
+CONTEXT = 24
+"""Tokens of a response that are shown before and after one that holds much of the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """The tokens with an advantage of the updates that were read, as flat vectors.
+
+    Attributes:
+        updates: those that were read and are whole.
+        broken: those with a NaN or an infinity at a valid token, which no figure of tokens includes.
+        log_ratio, old_logprob, advantage: [N].
+    """
+
+    updates: tuple[int, ...]
+    broken: tuple[int, ...]
+    log_ratio: Tensor
+    old_logprob: Tensor
+    advantage: Tensor
+
+    def batch(self) -> TokenBatch:
+        """As one response."""
+        new, mask = self.old_logprob + self.log_ratio, torch.ones(1, len(self.log_ratio), dtype=torch.bool)
+        return TokenBatch(new[None], self.old_logprob[None], self.advantage[None], mask)
+
+
+def generations(run: Run) -> list[list[int]]:
+    """The recorded updates, those of one generation together."""
+    per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
+    found: dict[int, list[int]] = {}
+    for update in run.updates:
+        found.setdefault(math.floor((update - 1) / per), []).append(update)
+    return list(found.values())
+
+
+def chosen_updates(run: Run) -> list[int]:
+    """Which of the recorded updates to read."""
+    whole = generations(run)
+    if not whole:
+        return []
+    _, parquet = pyarrow()
+    files = run.files
+    middle = whole[len(whole) // 2]
+    rows = sum(parquet.read_metadata(path).num_rows for update in middle for path in files[update])
+    most = max(1, min(MAX_UPDATES // len(middle), MAX_TOKENS // max(rows, 1)))
+    if len(whole) <= most:
+        return run.updates
+    places = {round(i * (len(whole) - 1) / max(most - 1, 1)) for i in range(most)}
+    return [update for place in sorted(places) for update in whole[place]]
+
+
+def moved(run: Run, updates: Sequence[int]) -> Moved:
+    """Read the tokens of some updates."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    read, broken = [], []
+    for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
+        found = [_flat(part.tokens) for part in recorded]
+        if all(bool(values.isfinite().all()) for part in found for values in part):
+            read.append(update)
+            parts += found
+        else:
+            broken.append(update)
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 3
+    return Moved(
+        updates=tuple(read),
+        broken=tuple(broken),
+        log_ratio=columns[0],
+        old_logprob=columns[1],
+        advantage=columns[2],
+    )
+
+
+def _flat(tokens: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+    where = tokens.mask & (tokens.advantage != 0)
+    return tokens.log_ratio.detach()[where], tokens.old_logprob[where], tokens.advantage[where]
+
+
+def reach(found: Sequence[Moved]) -> float:
+    """Half the width of the axis of log ratios: all but one token in a thousand of every run, at least a factor 2.5."""
+    widest = max((_quantile(one.log_ratio.abs(), 0.999) for one in found if len(one.log_ratio)), default=0.0)
+    return min(max(1.05 * widest, math.log(2.5)), 20.0)
+
+
+def counts(found: Moved, widest: float) -> dict[str, Any]:
+    """Shares of the tokens by log ratio, for A < 0 and A > 0; both add up to 1 together."""
+    edges = torch.linspace(-widest, widest, BINS + 1, dtype=torch.float64).tolist()
+    bins = histogram(found.batch(), edges)
+    total = max(sum(bins.negative) + sum(bins.positive), 1)
+    return {
+        "edges": [rounded(edge, 7) for edge in edges],
+        "negative": [rounded(count / total) for count in bins.negative],
+        "positive": [rounded(count / total) for count in bins.positive],
+        "tokens": total,
+    }
+
+
+def old_probs(found: Sequence[Moved], objective: Objective | None) -> list[tuple[str, float]]:
+    """π_old at which weight curves that depend on it may be drawn: (what it is, π_old), of all runs together."""
+    log_ratio = torch.cat([torch.zeros(0), *(one.log_ratio for one in found)])
+    old = torch.cat([torch.zeros(0), *(one.old_logprob for one in found)])
+    low, high = (0.2, 0.2) if objective is None else clip_range(objective)
+    outside = (log_ratio > math.log1p(high)) | (log_ratio < (math.log1p(-low) if low < 1 else -math.inf))
+    chosen = []
+    if int(outside.sum()) >= 10:
+        chosen.append(("median of the tokens outside the clip range", math.exp(_quantile(old[outside], 0.5))))
+    if len(old):
+        chosen.append(("median of all tokens", math.exp(_quantile(old, 0.5))))
+    return chosen
+
+
+def _quantile(values: Tensor, q: float) -> float:
+    """The lower one of two; without the limit that torch.quantile has on the number of values."""
+    return float(values.double().kthvalue(max(1, min(len(values), math.ceil(q * len(values))))).values)
+
+
+@torch.no_grad()
+def top_tokens(
+    run: Run, updates: Sequence[int], objective: Objective, decode: Callable[[Sequence[int]], str] | None
+) -> list[dict[str, Any]]:
+    """The tokens that hold the largest share of their own update's Σ|A·w|·N, one per place in a response, as JSON."""
+    found: list[tuple[float, int, TopToken, Recorded]] = []
+    for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
+        parts = [part for part in recorded if bool((part.tokens.advantage != 0).any())]
+        described = [
+            describe(part.tokens, objective, token_ids=part.token_ids, sum_pi_squared=part.sum_pi_squared, top=TOP)
+            for part in parts
+        ]
+        sizes = [one.step_size * one.tokens for one in described]
+        for part, one, size in zip(parts, described, sizes, strict=True):
+            share = size / max(sum(sizes), 1e-30)
+            found += [(token.share * share, update, token, part) for token in one.top]
+        found = sorted(found, key=lambda row: (-row[0], row[1], row[2].response, row[2].position))[:TOP]
+    return [
+        {
+            **{name: rounded(value) if isinstance(value, float) else value for name, value in asdict(token).items()},
+            "share": rounded(share),
+            "update": update,
+            **_context(part, token, decode),
+        }
+        for share, update, token, part in found
+    ]
+
+
+def _context(part: Recorded, token: TopToken, decode: Callable[[Sequence[int]], str] | None) -> dict[str, str]:
+    """The token as text, and the text of the response around it."""
+    if part.token_ids is None or token.token_id is None or decode is None:
+        return {"before": "", "text": "–" if token.token_id is None else f"#{token.token_id}", "after": ""}
+    row, mask = part.token_ids[token.response], part.tokens.mask[token.response]
+    at = token.position
+    before = row[max(0, at - CONTEXT) : at][mask[max(0, at - CONTEXT) : at]]
+    after = row[at + 1 : at + 1 + CONTEXT][mask[at + 1 : at + 1 + CONTEXT]]
+    return {
+        "before": decode(before.tolist()),
+        "text": decode([token.token_id]),
+        "after": decode(after.tolist()),
+    }
+
+
+def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:
+    """What turns token ids into text, from the tokenizer that was saved beside the run; or None, and why."""
+    name = run.info.get("tokenizer")
+    if not isinstance(name, str):
+        return None, "no tokenizer was saved with the run"
+    folder = (run.folder / name).resolve()
+    if not folder.is_relative_to(Path(run.folder).resolve()) or not folder.is_dir():
+        return None, f"the run has no folder {name!r} with a tokenizer"
+    try:
+        from transformers import AutoTokenizer
+    except ModuleNotFoundError:
+        return None, "transformers, which reads the tokenizer, is not installed"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        return None, f"the tokenizer in {name!r} cannot be read: {error}"
+    return lambda ids: str(tokenizer.decode(list(ids))), ""
