@@ -17,7 +17,7 @@ export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-verl soak lint format docs figures bench clean
+.PHONY: help setup demo test browser test-verl soak lint format docs figures bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -38,11 +38,20 @@ demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> su
 test: $(READY) ## every test except the soaks
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
 
+browser: ## Chromium for the tests of the report, where this may install it (root, Debian or Ubuntu)
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium) >/dev/null 2>&1 || \
+			echo "browser: apt-get could not install chromium; the tests of the report's page will be skipped"; \
+	else \
+		echo "browser: no Chromium, and not root with apt-get; the tests of the report's page will be skipped"; \
+	fi
+
 test-verl: $(VERL)/.ready ## the plug-ins for verl and SkyRL in those packages themselves, in an environment of their own
 	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_verl
 	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_skyrl
 
-$(VERL)/.ready: pyproject.toml constraints-verl.txt
+$(VERL)/.ready: pyproject.toml constraints-verl.txt tests/engines_skyrl/requirements.txt
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e ".[verl]" \

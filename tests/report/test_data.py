@@ -186,7 +186,9 @@ def test_long_runs_are_read_in_whole_generations(runs, monkeypatch):
 
 
 def test_labels_tell_runs_apart():
-    assert labels([Path("/a/dgpo/record"), Path("/a/grpo/record")]) == ["dgpo/record", "grpo/record"]
+    assert labels([Path("/a/dgpo/record"), Path("/a/grpo/record")]) == ["dgpo", "grpo"]
+    assert labels([Path("/a/x/run"), Path("/a/y/run")]) == ["x/run", "y/run"]
+    assert labels([Path("/a/x"), Path("/a/x/record")]) == ["x", "record"]
     assert labels([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
     with pytest.raises(ValueError, match="given twice"):
         labels([Path("/a/x"), Path("/a/../a/x")])

@@ -1,7 +1,7 @@
 """Diagnostics: what happened in a run, from what it recorded. Needs torch; files of tokens need pyarrow.
 
-Beside the names below: `replay.replay` (other objectives on recorded tokens), `doctor.diagnose`, and the exact laboratory
-in `tabular` and `stale`.
+Beside the names below: `replay.replay` (other objectives on recorded tokens), `doctor.diagnose`, and the exact
+laboratory in `tabular` and `stale`.
 """
 
 from dgpo.diagnostics.bias import PointwiseBias, pointwise_bias

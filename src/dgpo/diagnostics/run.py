@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,9 @@ class Run:
     info: dict[str, Any]
     metrics: list[dict[str, Any]]
 
-    @property
+    @cached_property
     def files(self) -> dict[int, list[Path]]:
-        """Update -> its files, one per rank that recorded, in order."""
+        """Update -> its files, one per rank that recorded, in order; as they were when first asked for."""
         found: dict[int, list[Path]] = {}
         for path in sorted((self.folder / TOKENS).glob("update-*.parquet")):
             if match := NAME.fullmatch(path.name):

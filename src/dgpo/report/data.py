@@ -66,7 +66,7 @@ def collect(
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart.
+    """The shortest ends of the paths that tell them apart; a folder called `record` goes by the one that it is in.
 
     Raises:
         ValueError: two are the same folder.
@@ -75,6 +75,8 @@ def labels(folders: Sequence[Path]) -> list[str]:
     for i, path in enumerate(parts):
         if path in parts[:i]:
             raise ValueError(f"{str(folders[i])!r} is given twice; expected different folders")
+    short = [path[:-1] if path[-1] == "record" else path for path in parts]
+    parts = short if len({*short}) == len(parts) else parts
     length = 1
     while len({path[-length:] for path in parts}) < len(parts):
         length += 1

@@ -31,12 +31,18 @@ class StepMetrics:
         )
 
     def reduce(self, accelerator: Any) -> dict[str, float]:
-        """The metrics of everything added since the last call, on all ranks; every rank must call it."""
+        """The metrics of everything added since the last call, on all ranks; every rank must call it.
+
+        NaN for a part that stands for no token at all: TRL leaves NaN out of the mean that it logs, where a 0 would
+        pass for a measurement.
+        """
         rows = accelerator.gather(torch.stack(self._rows)).cpu().double()
         self._rows.clear()
         found: dict[str, float] = {}
         for names, part in zip(self._names, rows.split([1 + len(names) for names in self._names], 1), strict=True):
-            share = part[:, :1] / part[:, :1].sum().clamp(min=1)
-            means, largest = (part[:, 1:] * share).sum(0).tolist(), part[:, 1:].amax(0).tolist()
+            count = part[:, :1].sum()
+            share = part[:, :1] / torch.where(count > 0, count, torch.nan)
+            means = (part[:, 1:] * share).sum(0).tolist()
+            largest = torch.where(count > 0, part[:, 1:].amax(0), torch.nan).tolist()
             found |= {n: (largest if n.endswith("/max") else means)[column] for column, n in enumerate(names)}
         return found

@@ -64,9 +64,12 @@ def as_verl(rows, rewards=(0.0, 1.0)):
             "actor/pg_loss": row["loss"],
             "actor/lr": row["learning_rate"],
             "actor/ppo_kl": row["objective/kl/old"],
-            "actor/pg_clipfrac": row["objective/fraction/left"] + row["objective/fraction/right"],
             "training/global_step": row["step"],
         }
+        if row["objective/fraction/left"] is None:  # our trainer looked at no response of this step, verl does at all
+            data = {key: value for key, value in data.items() if value is not None}
+        else:
+            data["actor/pg_clipfrac"] = row["objective/fraction/left"] + row["objective/fraction/right"]
         if "reward" in row:
             spread = row["frac_reward_zero_std"] < 1
             data |= {

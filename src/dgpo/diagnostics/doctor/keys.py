@@ -68,7 +68,7 @@ class Series:
         key: the name under which it was logged; empty where it was not.
         steps: of the optimiser, rising.
         values: as many finite numbers.
-        broken: steps at which it was logged as NaN, infinite or null.
+        broken: steps at which it was logged as NaN, infinite or, by verl, null.
     """
 
     key: str = ""
@@ -141,7 +141,10 @@ class Log:
                     resumed.append(int(step))
                 continue
             data = line.get("data")
-            rows.setdefault(int(step), {}).update(data if isinstance(data, Mapping) else line)
+            # orjson, which verl writes with, has null for NaN; TRL has null where there was nothing to take a mean of
+            if not isinstance(data, Mapping):
+                data = {key: value for key, value in line.items() if value is not None}
+            rows.setdefault(int(step), {}).update(data)
         return cls(rows=tuple(sorted(rows.items())), resumed=tuple(resumed))
 
     @cached_property
@@ -166,7 +169,6 @@ class Log:
             key=key,
             steps=tuple(step for step, _ in numbers),
             values=tuple(value for _, value in numbers),
-            # orjson, which verl writes with, has null for NaN; TRL has null where every value of a window was NaN
             broken=tuple(s for s, v in points if v is None or (isinstance(v, float) and not math.isfinite(v))),
         )
 

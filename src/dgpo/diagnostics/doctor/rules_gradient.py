@@ -90,7 +90,7 @@ RULES = (
         name="not_finite",
         severity="error",
         fires="a NaN or an infinity at a valid recorded token, or in a logged loss, gradient norm, entropy, KL or "
-        "weight (null counts: loggers write NaN so)",
+        "weight (or null, as verl's logger has it)",
         cause="Log-probs of -inf (a token that the sampler could draw and the trainer's mask or top-k forbids), an "
         "overflow in half precision, a micro-batch without a token, or weights that have become NaN before.",
         remedy="Start from the first one: is it in logprob (the model), in rollout_logprob (the sampler) or in the "

@@ -145,8 +145,10 @@ def _reverse_right(case: Case) -> Found | None:
     if seen:
         one = max(seen, key=lambda one: one.reverse_right)
         evidence.append(f"update {one.update}: {one.reverse_right:.0%} of Σ|A·w|; heaviest token at {one.heaviest}")
+    few = f"In {len(seen)} of {len(case.updates)} recorded updates" if seen else f"On {len(steps)} of {len(mass)} steps"
+    when = "T" if often else f"{few} t"
     return Found(
-        title="Tokens with a negative advantage that have become more likely (A < 0, r >> 1) hold the gradient.",
+        title=f"{when}okens with a negative advantage that have become more likely (A < 0, r >> 1) hold the gradient.",
         evidence=evidence,
         step=min([*steps[:1], *(one.update for one in seen[:1])]),
         severity=None if often else "warning",
