@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -63,7 +62,6 @@ def test_demo(dgpo: Callable[..., Any], short: None, output: Path, monkeypatch: 
     for row in ("greedy", "avg@8", "pass@8", "before", "after"):
         assert row in done.out
     assert f"{output}/summary.json" in done.out
-    assert ElementTree.parse(output / "reward.svg").getroot().tag.endswith("svg")
     assert load(output / "record").updates == [1, 2, 3, 4]
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "greedy" in page

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
     console = Console()
     summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
     console.print(_table(summary))
-    print(f"{args.out}/model, {args.out}/summary.json, {args.out}/reward.svg")
+    print(f"{args.out}/model, {args.out}/summary.json, {args.out}/record")
     print(f"what happened, to be opened in a browser: {args.out}/report.html")
     return 0
 

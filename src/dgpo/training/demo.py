@@ -49,7 +49,7 @@ def run_demo(
 
     Args:
         out: folder for `starter/` (re-used if it is complete and of this seed), `model/`, `before/`, `after/`,
-            `record/` (for `dgpo doctor`, `replay` and `report`), `report.html`, `summary.json` and `reward.svg`.
+            `record/` (for `dgpo doctor`, `replay` and `report`), `report.html` and `summary.json`.
         seed: of the starter model and of the training run; the split of the task is always the same.
         objective: any name of `dgpo.objectives.OBJECTIVES`, with its defaults.
         updates: optimiser updates.
@@ -66,7 +66,7 @@ def run_demo(
     say("2/4 evaluate it on 500 held-out sums")
     before = _evaluate(starter, task, out / "before")
     say(f"3/4 train it with {objective}, {updates} updates")
-    history = _train(starter, task, out, seed=seed, objective=objective, updates=updates)
+    _train(starter, task, out, seed=seed, objective=objective, updates=updates)
     say("4/4 evaluate it again")
     after = _evaluate(out / "model", task, out / "after")
     summary = {
@@ -77,7 +77,6 @@ def run_demo(
         "seed": seed,
         "seconds": round(time.perf_counter() - started, 1),
     }
-    _draw_reward(history, objective, out / "reward.svg")
     write_json_atomic(out / "summary.json", summary)
     write_report([out / "record"], out / "report.html", evaluation=[out / "before", out / "after"])
     return summary
@@ -104,9 +103,7 @@ def _evaluate(model: Path, task: Addition, out: Path) -> Evaluation:
     return evaluation
 
 
-def _train(
-    starter: Path, task: Addition, out: Path, *, seed: int, objective: str, updates: int
-) -> list[dict[str, Any]]:
+def _train(starter: Path, task: Addition, out: Path, *, seed: int, objective: str, updates: int) -> None:
     shutil.rmtree(out / "record", ignore_errors=True)  # of a demo before this one
     config = DGPOConfig(
         output_dir=str(out / "model"),
@@ -124,24 +121,9 @@ def _train(
     trainer.train()
     trainer.save_model(config.output_dir)
     trainer.create_model_card(model_name="addition")
-    return list(trainer.state.log_history)
 
 
 def _figures(evaluation: Evaluation) -> dict[str, float]:
     names = ("greedy", f"avg@{SAMPLES}", f"pass@{SAMPLES}")
     (result,) = evaluation.benchmarks.values()
     return {name: round(result.estimates[name].value, 4) for name in names}
-
-
-def _draw_reward(history: list[dict[str, Any]], objective: str, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    points = [(row["step"], row["reward"]) for row in history if "reward" in row]
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*zip(*points, strict=True))
-    axes.set(
-        xlabel="optimiser updates", ylabel="mean reward of the samples", title=f"addition, {objective}", ylim=(0, 1)
-    )
-    axes.grid(alpha=0.3)
-    figure.savefig(path)
