@@ -1,16 +1,27 @@
 #!/usr/bin/env bash
-# DeepSeek-R1-Distill-Qwen-14B on DAPO-Math-17k with verl 0.9: recipes/dapo-math/14b-*.yaml on the engine of the papers.
+# DeepSeek-R1-Distill-Qwen-14B on DAPO-Math-17k with verl 0.9: recipes/dapo-math/14b-*.yaml on the papers' engine.
 # NOT A RESULT: we have not run it. What is tested: verl's own configuration takes every override.
 #
-#   pip install 'dgpo[verl]' vllm                                        # on every node
+#   pip install 'verl[vllm,fsdp]==0.9.1' 'dgpo[verl]'                   # on every node; not run by us
 #   python recipes/verl/data.py recipes/dapo-math/14b-dgpo.yaml data/dapo-math.parquet
 #   dgpo doctor --engine verl
 #   bash recipes/verl/dapo-math-14b.sh dgpo                            # or maspo, grpo; then any override of verl
 #   DRY_RUN=1 bash recipes/verl/dapo-math-14b.sh dgpo                  # print the command
 #
-# Hardware: 8 GPUs of 80 GB, vLLM on the same ones. Memory about as in recipes/dapo-math/14b-dgpo.yaml: float32 weights
-#           and Adam over 8 ranks; log-probs come from verl's fused kernels. Two nodes: trainer.nnodes=2.
-# Time:     the same arithmetic; not measured.
+# Hardware: 8 GPUs of 80 GB, vLLM on the same ones (it sleeps while the trainer updates). Two nodes: trainer.nnodes=2.
+# Memory:   GiB per GPU, computed: weights 6.9 = 4 B x 14,770,033,664 parameters / 8 ranks; gradients 6.9 = 4 B x
+#           14,770,033,664 parameters / 8 ranks; optimiser 13.8 = 2 x 4 B x 14,770,033,664 parameters / 8 ranks;
+#           gathered layers 4.4 = 2 B x (2 layers + head), and gradients of one layer + head before they are scattered;
+#           checkpoints 4.7 = 2 B x 5120 x 48 layers x 10,240 tokens; activations 3.0 = 233,640 B per token and layer x
+#           10,240 tokens x 1 layer; vLLM 39.5 = gpu_memory_utilization x GPU; verl's fused kernels 3.0 = 20 B x 512
+#           tokens x vocabulary, and 2 B x head and hidden states; reduction 2.9 = 4 B x head. Together 45.6 in an
+#           update, 60.1 in generation, of 79.
+#           As in recipes/dapo-math/14b-dgpo.yaml: float32 weights and Adam (fsdp_config.model_dtype), bfloat16
+#           products. Not as there: attention is flash; rows are packed into at most 10,240 tokens; log-probs come from
+#           verl's fused kernels; gradients are reduced in float32. And vLLM has no GPUs of its own.
+# Time:     computed, not measured, with every response at full length: a forward pass is f = 3.3e+10 FLOPs a token (2 x
+#           weights + attention) and a generation 8,192 x 10,240 tokens; its 16 updates cost 5 f a token, at 35% of 8 x
+#           989 TFLOP/s at most 313 s each; sampling 1 f, at 10% 3,500 s. 99 generations, 1,584 updates in all.
 # Expect:   unknown.
 
 SIZE=14B

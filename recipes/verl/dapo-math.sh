@@ -1,5 +1,9 @@
-# Sourced by dapo-math-{1.5b,7b,14b}.sh, which set SIZE, the objectives' fields, and what fits their GPUs. Same setting as
-# recipes/dapo-math/*.yaml, where the comments say whose each value is.
+# Sourced by dapo-math-{1.5b,7b,14b}.sh, which set SIZE, the objectives' fields, and what fits their GPUs. Same setting
+# as recipes/dapo-math/*.yaml, where the comments say whose each value is.
+#
+# Which responses an update sees: TRL draws them from all groups of the generation, and actor.shuffle=True does so here.
+# verl 0.9.1 alone takes responses in the order in which they came in, dealt out to the ranks by length, and cuts that
+# into updates (read in its source, not run): short responses would come first, and groups be neither whole nor mixed.
 set -euo pipefail
 
 objective=${1:?"usage: bash $0 dgpo|maspo|grpo [more overrides of verl]"}
@@ -30,6 +34,7 @@ command=(
   actor_rollout_ref.model.use_fused_kernels=True            # log-probs without the logits of the batch
   actor_rollout_ref.actor.strategy=fsdp2
   actor_rollout_ref.actor.ppo_mini_batch_size=32            # prompts of an update: 16 updates
+  actor_rollout_ref.actor.shuffle=True                      # responses of all groups, as with TRL: see above
   actor_rollout_ref.actor.ppo_epochs=1
   actor_rollout_ref.actor.use_dynamic_bsz=True
   actor_rollout_ref.actor.ppo_max_token_len_per_gpu="$TOKENS_PER_GPU"
@@ -38,7 +43,7 @@ command=(
   actor_rollout_ref.actor.entropy_coeff=0
   actor_rollout_ref.actor.grad_clip=1.0
   actor_rollout_ref.actor.optim.lr=1e-6
-  actor_rollout_ref.actor.optim.lr_warmup_steps=10
+  actor_rollout_ref.actor.optim.lr_warmup_steps=10          # generations, the first at rate 0; with TRL 160 updates
   actor_rollout_ref.actor.optim.weight_decay=0.0
   actor_rollout_ref.rollout.name=vllm
   actor_rollout_ref.rollout.n=16
@@ -49,7 +54,9 @@ command=(
   algorithm.adv_estimator=grpo
   algorithm.norm_adv_by_std_in_grpo=True
   algorithm.use_kl_in_reward=False
-  algorithm.rollout_correction.rollout_is=token             # vLLM is not the trainer
+  # vLLM is not the trainer. Per token: over thousands of tokens the factor of a whole response would be at its cap or
+  # near 0 most of the time (docs/correction.md)
+  algorithm.rollout_correction.rollout_is=token
   algorithm.rollout_correction.rollout_is_threshold=2.0
   trainer.n_gpus_per_node=8
   trainer.nnodes=1

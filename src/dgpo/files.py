@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,34 @@ def write_lines_atomic(path: str | os.PathLike[str], lines: Iterable[str]) -> Pa
     Raises:
         OSError: the folder cannot be created or written to.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as (target, temporary), open(temporary, "x", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
+        file.flush()
+        os.fsync(file.fileno())
+    return target
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], content: bytes | memoryview) -> Path:
+    """Write `content` to `path`, as `write_lines_atomic` does."""
+    with _replacing(path) as (target, temporary), open(temporary, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return target
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """The target and a temporary file beside it, which takes its place unless the block raises."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile: its files are private to the user (0600), and the rename would keep that
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "x", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield target, temporary
+        os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
-    return path
 
 
 def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:

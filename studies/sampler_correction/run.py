@@ -222,8 +222,9 @@ def main() -> None:
     """Compute, write and print."""
     parser = argparse.ArgumentParser(description="Bias of sampler corrections, by enumeration.")
     parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    out: Path = parser.parse_args().out
     results = study()
-    parser.parse_args().out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print("\n\n".join(tables(results)))
 
 

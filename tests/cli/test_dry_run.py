@@ -48,7 +48,7 @@ def test_prints_the_plan(dgpo: Run, hub: list[str], output: Path) -> None:
         "28 layers, hidden 1,536, 12 heads (2 of keys and values), MLP 8,960, vocabulary 151,936, head tied",
         "1 process (no --accelerate_config and no --num_gpus)",
         "8 prompts x 4 completions = 32; up to 16,384 tokens of 512 each",
-        "8 rows x 1 micro-batches x 1 process = 8 completions (2 prompts' worth); up to 4,096 tokens",
+        "8 rows x 1 micro-batch x 1 process = 8 completions (2 prompts' worth); up to 4,096 tokens",
         "10 updates, 2.5 generations",
         "DGPO(n=1, m=2, eps_low=0.2, eps_high=0.2",
         "4 B x 1,543,714,304 parameters",
@@ -71,7 +71,11 @@ def test_prints_the_plan(dgpo: Run, hub: list[str], output: Path) -> None:
         (["--task", "math500"], "unknown size"),
         (["--task", "gsm8k"], "7,473 prompts, as published"),
         (["--dataset", "openai/gsm8k", "--dataset_config", "main"], "7,473 prompts, as published"),
-        (["--dataset", "open-r1/DAPO-Math-17k-Processed", "--dataset_config", "en"], "14,116 prompts, as published"),
+        (
+            ["--dataset", "open-r1/DAPO-Math-17k-Processed", "--dataset_config", "all"],
+            "17,398 prompts, the data card's",
+        ),
+        (["--dataset", "open-r1/DAPO-Math-17k-Processed", "--dataset_config", "cn"], "3,282 prompts, the data card's"),
         (["--dataset", "open-r1/DAPO-Math-17k-Processed"], "unknown size"),
         (["--dataset", "openai/gsm8k", "--dataset_config", "main", "--dataset_split", "train[:9]"], "unknown size"),
     ],
@@ -121,6 +125,32 @@ def test_the_world(hub: list[str], flags: list[str], processes: int, sharding: s
     world = plan_of([*hub, "--dry_run", *flags]).world
     assert (world.processes, world.sharding) == (processes, sharding)
     assert world.source.startswith(source)
+
+
+@pytest.mark.parametrize(
+    ("flags", "assumed"),
+    [
+        ([], False),
+        (["--num_gpus", "1"], False),
+        (["--num_gpus", "4"], True),
+        (["--num_gpus", "4", "--accelerate_config", str(FILES / "fsdp2-8gpu.yaml")], False),
+    ],
+)
+def test_a_sharding_that_was_not_given_is_said_to_be_assumed(
+    dgpo: Run, hub: list[str], flags: list[str], assumed: bool
+) -> None:
+    out = dgpo("train", *hub, "--dry_run", *flags).out
+    assert ("note: sharding not given: DDP assumed; --accelerate_config FILE says otherwise" in out) == assumed
+
+
+def test_one_of_a_thing_is_not_several(dgpo: Run, hub: list[str]) -> None:
+    flags = ["--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "4", "--steps_per_generation", "4"]
+    with pytest.warns(UserWarning, match="on-policy"):
+        done = dgpo("train", *hub, "--dry_run", *flags, "--max_steps", "1")
+    out = " ".join(done.out.split())
+    assert "1 prompt x 4 completions = 4;" in out
+    assert "1 row x 4 micro-batches x 1 process = 4 completions (1 prompt's worth)" in out
+    assert "1 update, 1 generation " in out
 
 
 def test_the_world_of_a_launcher(hub: list[str], monkeypatch: pytest.MonkeyPatch, dgpo: Run) -> None:

@@ -2,60 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import socket
-import warnings
 from collections.abc import Callable
-from functools import cache
-from importlib import util
+from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from datasets import Dataset, load_dataset
-from recipe_figures import dry_run_argv, figures, head_of, joined, of_plan, under_zero3
-from trl import ModelConfig
+from recipe_figures import (
+    NAMES,
+    PLANNED,
+    RECIPES,
+    ROOT,
+    SIZES,
+    dry_run_argv,
+    figures,
+    head_of,
+    joined,
+    of_plan,
+    parsed,
+    text_of,
+    under_zero3,
+)
+from trl.scripts.vllm_serve import ScriptArguments, build_command
 
-from dgpo.cli.arguments import parse
 from dgpo.cli.dry_run import plan_of
-from dgpo.cli.train import REWARDS, TrainArguments
+from dgpo.cli.train import REWARDS
+from dgpo.correction import Truncate
 from dgpo.objectives import DGPO, GRPO, MASPO
 from dgpo.tasks import TASKS
-from dgpo.training import DGPOConfig
 from dgpo.training.demo import SETTINGS, UPDATES
 from dgpo.training.plan import Plan
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "recipes"
-LAUNCHED = {"accelerate"}
-"""Folders whose YAML files are for `accelerate launch`."""
-NAMES = sorted(
-    str(path.relative_to(RECIPES))
-    for path in RECIPES.rglob("*.yaml")
-    if path.relative_to(RECIPES).parts[0] not in LAUNCHED
-)
-PLANNED = [name for name in NAMES if name != "addition.yaml"]
-"""Those whose model has a name; that of the addition recipe is a folder that a command makes."""
-SIZES = {"1.5b": "1.5B", "7b": "7B", "14b": "14B"}
 OBJECTIVE_KEYS = {"objective", "objective_kwargs", "output_dir"}
-FLAGS = ["--use_cpu", "--output_dir", "unused"]
-
-
-def text_of(name: str) -> str:
-    return (RECIPES / name).read_text(encoding="utf-8")
-
-
-@cache
-def parsed(name: str) -> tuple[TrainArguments, DGPOConfig, ModelConfig]:
-    """As `dgpo train --config` does it; on the CPU, where there may be no GPU to check bf16 against."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*on-policy.*")
-        return parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], ["--config", str(RECIPES / name), *FLAGS])
 
 
 @pytest.fixture
@@ -144,7 +127,7 @@ def test_the_papers_batches(size: str) -> None:
     plan = plan_of(dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")))
     assert (plan.world.processes, plan.prompts, plan.completions_per_update) == (8, 512, 32 * plan.group_size)
     assert plan.model == f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{SIZES[size]}"
-    assert plan.data_rows == 17_000
+    assert (plan.data_rows, plan.data_source) == (17_398, "the data card's count, second-hand")
 
 
 @pytest.mark.usefixtures("no_network", "from_the_root")
@@ -175,6 +158,46 @@ def test_what_the_head_says_of_14b_on_one_node() -> None:
     assert max(plan.update_gib, plan.generation_gib) < 0.8 * plan.gpu.gib
 
 
+@pytest.mark.parametrize("method", ["dgpo", "maspo", "grpo"])
+def test_the_server_of_14b_is_started_as_the_pinned_trl_starts_it(method: str) -> None:
+    """`trl vllm-serve` is deprecated: it makes this command, which the head has without what are vLLM's defaults."""
+    name = f"dapo-math/14b-{method}.yaml"
+    head = head_of(text_of(name))
+    found = re.search(r"VLLM_SERVER_DEV_MODE=1 vllm (serve .*?)  #", head.replace("\\\n", " "))
+    assert found is not None
+    words = shlex.split(found.group(1))
+    _, config, model = parsed(name)
+    assert words[1] == model.model_name_or_path
+    made = build_command(
+        ScriptArguments(
+            model=words[1],
+            tensor_parallel_size=8,
+            max_model_len=config.vllm_max_model_length,
+            enable_prefix_caching=None,
+        )
+    )
+    pairs = set(pairwise(made))
+    assert set(zip(words[2::2], words[3::2], strict=True)) <= pairs
+    assert {"--tensor-parallel-size", "--max-model-len"} | set(imposed(made)) == set(words[2::2])
+
+
+def imposed(command: list[str]) -> list[str]:
+    """The flags that TRL adds to every server."""
+    return [word for word in command[command.index("--weight-transfer-config") :] if word.startswith("--")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_head_copies_a_dense_model(name: str) -> None:
+    """TRL 1.16 says of --data_parallel_size that above 1 it is an error for these models."""
+    assert "data_parallel" not in text_of(name).replace("-", "_")
+
+
+@pytest.mark.parametrize("name", [name for name in PLANNED if "gsm8k" not in name])
+def test_the_correction_is_per_token(name: str) -> None:
+    assert parsed(name)[1].make_correction() == Truncate(level="token", cap=2.0)
+    assert yaml.safe_load(text_of(name))["correction"]["level"] == "token"
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_objectives_of_one_size_differ_in_the_objective_alone(size: str) -> None:
     """Every other value is the same, so that a comparison is one of objectives."""
@@ -194,67 +217,6 @@ def test_accelerate_reads_its_files(name: str) -> None:
     kind = {"fsdp2-8gpu.yaml": "FSDP", "zero3-8gpu.yaml": "DEEPSPEED"}[name]
     assert str(config.distributed_type).endswith(kind)
     assert f"`{name}`" in text_of("README.md")
-
-
-# --- the data ---------------------------------------------------------------------------------------------------------
-
-ROW = {
-    "prompt": "What is 1 + 1?",
-    "solution": "2",
-    "data_source": "math_dapo",
-    "source_prompt": [{"role": "user", "content": "Solve the following math problem ... What is 1 + 1?"}],
-    "ability": "MATH",
-    "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"},
-    "extra_info": {"index": "a-1"},
-}
-"""A row with the columns of the hub's copy, as public code reads them."""
-
-
-@pytest.fixture
-def local_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """In the place of the hub: `load_dataset` reads this file, in whatever configuration."""
-    path = tmp_path / "train.parquet"
-    Dataset.from_list([ROW, {**ROW, "prompt": "What is 17 · 3?", "solution": "51"}]).to_parquet(str(path))
-
-    def load(name: str, config: str | None, split: str) -> Any:
-        assert (name, config, split) == ("open-r1/DAPO-Math-17k-Processed", "all", "train")
-        return load_dataset("parquet", data_files=str(path), split="train", cache_dir=str(tmp_path / "cache"))
-
-    monkeypatch.setattr("datasets.load_dataset", load)
-    return path
-
-
-@pytest.mark.usefixtures("local_copy")
-@pytest.mark.parametrize("name", [name for name in PLANNED if "gsm8k" not in name])
-def test_the_loader_takes_the_columns(name: str) -> None:
-    args, _, _ = parsed(name)
-    data = args.load_dataset("train")
-    assert data["answer"][:] == ["2", "51"]
-    (message,) = data[1]["prompt"]
-    assert message["role"] == "user"
-    assert message["content"] == (
-        "What is 17 · 3?\n\nPlease reason step by step, and put your final answer within \\boxed{}."
-    )
-    assert "solution" not in data.column_names  # math_reward takes one column of golds
-
-
-@pytest.mark.usefixtures("local_copy")
-def test_data_for_verl() -> None:
-    script = RECIPES / "verl" / "data.py"
-    data = module_of(script).rows(yaml.safe_load(text_of("dapo-math/1.5b-dgpo.yaml")))
-    assert data[1]["prompt"] == parsed("dapo-math/1.5b-dgpo.yaml")[0].load_dataset("train")[1]["prompt"]
-    assert data[1]["reward_model"] == {"style": "rule", "ground_truth": "51"}
-    assert set(data.column_names) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}
-    assert json.loads(json.dumps(data[0]))["extra_info"] == {"index": 0, "split": "train"}
-
-
-def module_of(path: Path) -> ModuleType:
-    spec = util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 # --- one by one -------------------------------------------------------------------------------------------------------

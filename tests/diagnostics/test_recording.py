@@ -141,9 +141,9 @@ def test_micro_batches_become_one_file_and_ranks_one_each(tmp_path):
         recorder.finish(4)
     run = load(tmp_path)
     assert run.updates == [4]
-    assert [path.name for path in run.files[4]] == ["update-000004-rank1.parquet", "update-000004.parquet"]
+    assert [path.name for path in run.files[4]] == ["update-000004.parquet", "update-000004-rank1.parquet"]
     sizes = [int(found.tokens.mask.sum()) for found in run.recorded()]
-    assert sizes == [sum(int(batch(seed + 10 * rank).mask.sum()) for seed in (1, 2)) for rank in (1, 0)]
+    assert sizes == [sum(int(batch(seed + 10 * rank).mask.sum()) for seed in (1, 2)) for rank in (0, 1)]
     assert len(run.tokens(4, rank=1).group.unique()) == len(run.tokens(4, rank=1).group)
 
 
@@ -218,6 +218,52 @@ def test_metrics(tmp_path):
     ]  # fmt: skip
     assert math.isnan(rows[1]["loss"])
     assert rows[-1]["loss"] == 2.0
+
+
+def test_a_line_cut_by_a_kill_does_not_spoil_the_run_that_goes_on(tmp_path):
+    first = Recorder(tmp_path)
+    for step in range(3):
+        first.metrics({"step": step, "text": "x" * 5000})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "text": "' + "y" * 9000)
+    again = Recorder(tmp_path)
+    again.metrics({"event": "begin", "step": 1})
+    again.metrics({"step": 2})
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row.get("event")) for row in rows] == [(0, None), (1, None), (1, "begin"), (2, None)]
+    (tmp_path / "metrics.jsonl").write_text('{"nothing but half a li')
+    again.metrics({"step": 7})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 7}]
+
+
+def test_a_file_that_cannot_be_read_is_left_out(tmp_path):
+    for update in (1, 2, 3):
+        record(tmp_path, batch(update), update=update)
+    (tmp_path / "tokens" / "update-000002.parquet").write_bytes(b"")
+    run = load(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out: .*update-000002"):
+        assert [found.update for found in run.recorded()] == [1, 3]
+    assert run.damaged == ["update-000002.parquet"]
+
+
+def test_ranks_are_in_order(tmp_path):
+    for rank in (10, 2, 0):
+        record(tmp_path, batch(rank), update=1, rank=rank, world_size=11)
+    assert [(found.rank, found.world_size) for found in load(tmp_path).recorded()] == [(0, 11), (2, 11), (10, 11)]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    """Whole or not there: the rename is the last thing."""
+    monkeypatch.setattr("os.replace", lambda *paths: (_ for _ in ()).throw(OSError("no")))
+    with pytest.raises(OSError, match="no"):
+        record(tmp_path, batch(), update=1)
+    assert list((tmp_path / "tokens").iterdir()) == []
+
+
+def test_infinities_come_back(tmp_path):
+    Recorder(tmp_path).info({"a": [math.inf, {"b": -math.inf}], "c": "info"})
+    json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert load(tmp_path).info == {"schema": "dgpo.run/1", "a": [math.inf, {"b": -math.inf}], "c": "info"}
 
 
 def test_a_damaged_line_is_named(tmp_path: Path):

@@ -12,6 +12,8 @@ from dgpo import objectives, policy_loss
 from dgpo.engines.common import (
     GivenCoefficients,
     fixed_objective,
+    make_objective,
+    reads_entropy,
     reads_size_of_advantage,
     refuse_ignored,
     to_floats,
@@ -53,6 +55,25 @@ def test_an_adaptive_objective_is_refused() -> None:
     assert fixed_objective("Engine", "dgpo", {"n": 2, "m": 2}) == objectives.DGPO(n=2, m=2)
     with pytest.raises(ValueError, match="no field 'nn', did you mean 'n'"):
         fixed_objective("Engine", "dgpo", {"nn": 2})
+
+
+@pytest.mark.parametrize("fields", [None, {}])
+def test_no_fields_are_the_defaults(fields: Any) -> None:
+    assert make_objective("Engine", "dgpo", fields) == fixed_objective("Engine", "dgpo", fields) == objectives.DGPO()
+
+
+def test_fields_that_are_no_mapping_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"Engine: objective_kwargs = 'n=2' is of type str; expected a mapping"):
+        make_objective("Engine", "dgpo", "n=2")  # type: ignore[arg-type]
+
+
+def test_a_weight_that_reads_entropy_needs_an_engine_that_has_it() -> None:
+    assert [name for name in objectives.OBJECTIVES if reads_entropy(objectives.make(name))] == []
+    fields = {"entropy_quantile": 0.8}
+    for make in (make_objective, fixed_objective):
+        with pytest.raises(ValueError, match="Engine: the weight of ASPO.*reads the entropy.*Engine hands over none"):
+            make("Engine", "aspo", fields)
+        assert make("Engine", "aspo", fields, entropy=True) == objectives.ASPO(entropy_quantile=0.8)
 
 
 def test_ignored_settings_are_named_with_their_defaults() -> None:

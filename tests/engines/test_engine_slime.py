@@ -278,3 +278,17 @@ def test_fields_of_the_objective_reach_it(micro: MicroBatch) -> None:
         *padded(micro, args), objectives.DGPO(n=2, m=3), aggregation.TokenMean(), StepTotals(tokens=1, sequences=1)
     )
     assert_same(micro, loss, expected.value)
+
+
+def test_the_entropy_of_slime_reaches_an_objective_that_reads_it(micro: MicroBatch) -> None:
+    args = arguments("aspo", dgpo_objective_kwargs={"entropy_quantile": 0.5})
+    lengths = {key: micro.batch[key] for key in ("unconcat_tokens", "total_lengths", "response_lengths")}
+    _, found = get_log_probs_and_entropy(micro.logits, args=args, with_entropy=True, **lengths)
+    loss, _ = policy_loss_function(args, micro.batch, micro.logits, micro.total)
+    expected = policy_loss(
+        *padded(micro, args),
+        objectives.ASPO(entropy_quantile=0.5),
+        totals=StepTotals(tokens=1, sequences=1),
+        entropy=pad_sequence(found["entropy"], batch_first=True),
+    )
+    assert_same(micro, loss, expected.value)

@@ -6,6 +6,8 @@ import sys
 import typing
 from importlib.util import find_spec
 
+import pytest
+
 INSTALLED = find_spec("skyrl") is not None
 collect_ignore_glob = [] if INSTALLED else ["test_*.py"]
 
@@ -14,3 +16,10 @@ if INSTALLED and sys.version_info < (3, 12):
     import typing_extensions
 
     typing.TypedDict = typing_extensions.TypedDict  # type: ignore[assignment]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def registered() -> None:
+    from dgpo.engines import skyrl
+
+    skyrl.register()

@@ -1,79 +1,31 @@
-"""The policy losses for SkyRL inside SkyRL: its registry, configuration, normalisation, corrections and Ray actor."""
+"""The policy losses for SkyRL inside SkyRL: its registry, configuration, normalisation and corrections."""
 
 from __future__ import annotations
 
-import sys
-import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-import ray
 import torch
 from skyrl.backends.skyrl_train.utils.ppo_utils import (
     PolicyLossRegistry,
-    apply_loss_reduction_to_advantages_minibatch,
     gspo_policy_loss,
     ppo_policy_loss,
     repopulate_all_registries,
-    sync_registries,
 )
 from skyrl.backends.skyrl_train.workers.worker_utils import reduce_metrics
-from skyrl.train.config import AlgorithmConfig, make_config
+from skyrl.train.config import AlgorithmConfig
+from skyrl_problems import SIGN_ONLY, STEADY, algorithm, assert_same, in_parts, of, scaled
 
 from dgpo import aggregation, objectives, policy_loss
 from dgpo.correction import Truncate
 from dgpo.engines import skyrl as plugin
-
-STEADY = [name for name, cls in objectives.OBJECTIVES.items() if not cls.adaptive]
-SIGN_ONLY = {"maspo": {"beta_pos": 0.0, "beta_neg": 0.0}}
-"""Fields with which the weight reads the sign of A and nothing else of it."""
 
 REDUCTIONS = {
     "token_mean": aggregation.TokenMean(),
     "sequence_mean": aggregation.SeqMeanTokenMean(),
     "seq_mean_token_sum_norm": aggregation.SeqMeanTokenSumNorm(length=32),
 }
-
-
-@pytest.fixture(scope="session", autouse=True)
-def registered() -> None:
-    plugin.register()
-
-
-def algorithm(*overrides: str) -> AlgorithmConfig:
-    """The way of a command line to `trainer.algorithm`, through SkyRL's own composition."""
-    config = make_config(algorithm_cls=plugin.DGPOAlgorithmConfig)
-    found: AlgorithmConfig = config.from_cli_overrides([f"trainer.algorithm.{line}" for line in overrides])
-    return found.trainer.algorithm
-
-
-def of(name: str, *more: str) -> AlgorithmConfig:
-    fields = [f"objective_kwargs.{key}={value}" for key, value in SIGN_ONLY.get(name, {}).items()]
-    return algorithm(f"policy_loss_type=dgpo:{name}", *fields, *more)
-
-
-def scaled(batch: Any, reduction: str, **more: Any) -> torch.Tensor:
-    """c·A, by SkyRL's own function."""
-    advantages = batch.advantage.unsqueeze(1).expand(batch.mask.shape)
-    found: torch.Tensor = apply_loss_reduction_to_advantages_minibatch(
-        advantages, batch.mask.to(torch.float64), reduction, micro_batch_size=2, max_seq_len=32, **more
-    )
-    return found
-
-
-def in_parts(batch: Any, config: AlgorithmConfig, advantages: torch.Tensor, cuts: list[int]) -> torch.Tensor:
-    """The sum over micro-batches, as a worker adds their gradients."""
-    loss = PolicyLossRegistry.get(config.policy_loss_type)
-    parts = zip(*(x.split(cuts) for x in (batch.logprob, batch.old_logprob, advantages, batch.mask)), strict=True)
-    values = [loss(new, old, A, config=config, loss_mask=mask.to(torch.float64))[0] for new, old, A, mask in parts]
-    return torch.stack(values).sum()
-
-
-def assert_same(batch: Any, found: torch.Tensor, expected: torch.Tensor, rtol: float = 1e-12) -> None:
-    assert found.item() == pytest.approx(expected.item(), rel=rtol)
-    pair = [torch.autograd.grad(value, batch.logprob, retain_graph=True)[0] for value in (found, expected)]
-    torch.testing.assert_close(*pair, rtol=rtol, atol=1e-15)
 
 
 # --- value and gradient -----------------------------------------------------------------------------------------------
@@ -230,80 +182,38 @@ def test_metrics_are_reduced_by_skyrl(make_batch: Callable[..., Any]) -> None:
     assert reduced[key] == max(found[key])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["eps_clip_high=0.28"], r"eps_clip_high = 0.28 \(default 0.2\)"),
-        (["clip_ratio_c=5.0"], r"clip_ratio_c = 5.0 \(default 3.0\)"),
-        (["cispo.cispo_eps_clip_high=4.5"], "cispo = CISPOConfig"),
-        (["objective_kwargs.k=1"], "no field 'k'"),
-        (["off_policy_correction.tis_ratio_type=token"], "rollout_logprobs is None"),
-    ],
-)
-def test_wrong_settings_are_refused(overrides: list[str], message: str, make_batch: Callable[..., Any]) -> None:
-    batch = make_batch()
-    with pytest.raises(ValueError, match=message):
-        in_parts(batch, of("dgpo", *overrides), scaled(batch, "token_mean"), [5])
+WRONG = [
+    (["policy_loss_type=dgpo:dgpo", "eps_clip_high=0.28"], r"eps_clip_high = 0.28 \(default 0.2\)"),
+    (["policy_loss_type=dgpo:dgpo", "clip_ratio_c=5.0"], r"clip_ratio_c = 5.0 \(default 3.0\)"),
+    (["policy_loss_type=dgpo:dgpo", "cispo.cispo_eps_clip_high=4.5"], "cispo = CISPOConfig"),
+    (["policy_loss_type=dgpo:dgpo", "objective_kwargs.k=1"], "no field 'k'"),
+    (["policy_loss_type=dgpo:dgop"], "unknown objective 'dgop', did you mean 'dgpo'"),
+    (["policy_loss_type=dgpo:maspo"], "size of A"),
+    (["policy_loss_type=dgpo:bapo"], "calibrates itself"),
+    (["policy_loss_type=dgpo:aspo", "objective_kwargs.entropy_quantile=0.8"], "SkyRL hands over none"),
+]
 
 
-@pytest.mark.parametrize(("name", "message"), [("maspo", "size of A"), ("bapo", "calibrates itself")])
-def test_objectives_that_skyrl_cannot_feed_are_refused(name: str, message: str, make_batch: Callable[..., Any]) -> None:
-    batch = make_batch()
-    config = algorithm(f"policy_loss_type=dgpo:{name}")
+@pytest.mark.parametrize(("overrides", "message"), WRONG)
+def test_wrong_settings_are_refused_when_the_configuration_is_made(overrides: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        algorithm(*overrides)
+
+
+def test_wrong_settings_are_refused_by_the_loss_too(make_batch: Callable[..., Any]) -> None:
+    """Where the configuration is SkyRL's own, or was changed after it was made."""
+    batch = make_batch()
+    with pytest.raises(ValueError, match="size of A"):
+        in_parts(batch, AlgorithmConfig(policy_loss_type="dgpo:maspo"), scaled(batch, "token_mean"), [5])
+    config = of("dgpo")
+    config.eps_clip_high = 0.28
+    with pytest.raises(ValueError, match="eps_clip_high = 0.28"):
+        in_parts(batch, config, scaled(batch, "token_mean"), [5])
+    config = of("dgpo", "off_policy_correction.tis_ratio_type=token")
+    with pytest.raises(ValueError, match="rollout_logprobs is None"):
         in_parts(batch, config, scaled(batch, "token_mean"), [5])
 
 
-# --- Ray --------------------------------------------------------------------------------------------------------------
-
-
-def typed_dict_of_extensions() -> None:
-    if sys.version_info < (3, 12):
-        import typing_extensions
-
-        typing.TypedDict = typing_extensions.TypedDict  # type: ignore[assignment]
-
-
-@pytest.fixture
-def cluster() -> Iterator[None]:
-    # a worker cannot import this file
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"worker_process_setup_hook": typed_dict_of_extensions},
-    )
-    yield
-    ray.shutdown()
-
-
-def losses_in_a_worker(names: list[str], configs: list[AlgorithmConfig], arguments: Any) -> Any:
-    from skyrl.backends.skyrl_train.utils.ppo_utils import PolicyLossRegistry as fresh
-
-    before = set(fresh._functions)
-    found = []
-    for name, config in zip(names, configs, strict=True):
-        logprob, old, advantages, mask = arguments
-        logprob = logprob.clone().requires_grad_()
-        value, metrics = fresh.get(f"dgpo:{name}")(logprob, old, advantages, config=config, loss_mask=mask)
-        value.backward()
-        found.append((value.item(), logprob.grad, metrics))
-    return before, found
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_worker_of_ray_gets_the_losses_from_the_registry(make_batch: Callable[..., Any]) -> None:
-    """As in a run: registered in the driver, synchronised, and read by a process that registered nothing."""
-    batch = make_batch()
-    sync_registries()
-    arguments = (batch.logprob, batch.old_logprob, scaled(batch, "token_mean"), batch.mask.to(torch.float64))
-    configs = [of(name) for name in STEADY]
-    before, found = ray.get(ray.remote(losses_in_a_worker).remote(STEADY, configs, arguments))
-    assert "regular" in before
-    assert not any(name.startswith("dgpo:") for name in before)
-    _, expected = losses_in_a_worker(STEADY, configs, arguments)
-    for (value, gradient, metrics), (ours, our_gradient, our_metrics) in zip(found, expected, strict=True):
-        assert value == ours
-        assert torch.equal(gradient, our_gradient)
-        assert metrics == our_metrics
+def test_no_fields_are_the_defaults_and_losses_of_skyrl_are_left_alone() -> None:
+    assert algorithm("policy_loss_type=dgpo:dgpo", "objective_kwargs=null").objective_kwargs is None
+    assert algorithm("eps_clip_high=0.28").eps_clip_high == 0.28

@@ -10,9 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import verl
 from hydra import compose, initialize_config_dir
+from tensordict import TensorDict
+from transformers import get_constant_schedule_with_warmup as trl_schedule
 from verl.utils.config import omega_conf_to_dataclass
+from verl.utils.tensordict_utils import make_iterator
+from verl.utils.torch_functional import get_constant_schedule_with_warmup as verl_schedule
 
 from dgpo.objectives import make
 
@@ -90,9 +95,45 @@ def test_the_same_setting_as_the_yaml(folder: Path) -> None:
         assert rollout.n == recipe["num_generations"]
         assert rollout.temperature == recipe["temperature"]
         assert actor.optim.lr == float(recipe["learning_rate"])
-        assert actor.optim.lr_warmup_steps == recipe["warmup_steps"]
+        assert recipe["warmup_steps"] == 16 * actor.optim.lr_warmup_steps
         assert config.trainer.total_epochs == recipe["num_train_epochs"]
-        assert config.algorithm.rollout_correction.rollout_is_threshold == recipe["correction"]["cap"]
+        correction = config.algorithm.rollout_correction
+        assert recipe["correction"] == {
+            "name": "truncate",
+            "level": correction.rollout_is,
+            "cap": correction.rollout_is_threshold,
+        }
+        assert actor.optim.weight_decay == recipe.get("weight_decay", 0.0)
+        assert actor.fsdp_config.model_dtype == "fp32"
+        assert config.trainer.use_v1
+
+
+def test_the_rates_of_both_engines_meet_at_every_generation() -> None:
+    """verl's scheduler makes one step per generation, TRL's one per update."""
+    one, other = (torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-6) for _ in range(2))
+    per_generation, per_update = verl_schedule(one, 10), trl_schedule(other, 160)
+    for _ in range(12):
+        assert per_generation.get_last_lr() == pytest.approx(per_update.get_last_lr())
+        one.step()
+        per_generation.step()
+        for _ in range(16):
+            other.step()
+            per_update.step()
+
+
+def test_updates_draw_from_the_whole_generation(folder: Path) -> None:
+    """A rank's 1,024 responses in 16 updates, by verl's iterator."""
+    actor = composed(*printed(folder, "1.5b", "dgpo").stdout.splitlines()[3:]).actor_rollout_ref.actor
+    responses = TensorDict({"index": torch.arange(1024)}, batch_size=1024)
+
+    def cut(shuffle: bool) -> list[torch.Tensor]:
+        made = make_iterator(responses, 64, epochs=1, seed=42, dataloader_kwargs={"shuffle": shuffle})
+        return [update["index"] for update in made]
+
+    assert [int(update[-1] - update[0]) for update in cut(False)] == [63] * 16
+    drawn = cut(actor.shuffle)
+    assert torch.cat(drawn).sort().values.equal(torch.arange(1024))
+    assert all(update.max() - update.min() > 800 for update in drawn)
 
 
 def test_more_overrides_come_last_and_mistakes_stop(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import entry_points
@@ -23,7 +24,8 @@ def test_the_entry_point_is_installed() -> None:
 
 def test_a_healthy_cluster(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--engine", "verl"]) == 0
-    said = capsys.readouterr().out
+    first, said = capsys.readouterr().out.split("\n", 1)
+    assert first == f"cluster {cluster.get_runtime_context().gcs_address}"
     assert said.startswith("ok ")
     assert f"dgpo {__version__}" in said
     assert "2 of 2 nodes see the plug-in" in said
@@ -33,16 +35,24 @@ def test_a_healthy_cluster(cluster: Any, capsys: pytest.CaptureFixture[str]) -> 
 DOCTOR = "import sys; from dgpo.cli.main import run; sys.exit(run(sys.argv[1:]))"
 
 
-def doctor(*flags: str) -> subprocess.CompletedProcess[str]:
+def doctor(*flags: str, variable: str = "") -> subprocess.CompletedProcess[str]:
     """`dgpo doctor --engine verl` in a process of its own."""
     command = [sys.executable, "-c", DOCTOR, "doctor", "--engine", "verl", *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    environment = {**os.environ, "RAY_ADDRESS": variable}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
 
 
 def test_another_process_joins_the_cluster(cluster: Any) -> None:
     done = doctor("--ray-address", cluster.get_runtime_context().gcs_address)
     assert done.returncode == 0, done.stderr
     assert "2 of 2 nodes see the plug-in" in done.stdout
+
+
+def test_without_a_cluster_a_new_one_says_so() -> None:
+    done = doctor(variable="local")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no cluster found: a local one was started")
+    assert "1 of 1 nodes see the plug-in" in done.stdout
 
 
 def test_plug_ins_are_switched_off(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,6 +100,10 @@ def test_what_is_said_of_the_other_cases() -> None:
     assert "dgpo cannot be imported by /p" in said
     [said] = Worker(**{**healthy, "missing": ("dgpo:dgpo", "dgpo:is")}).problems()
     assert "2 losses are missing, the first is 'dgpo:dgpo'" in said
+    assert Worker(**healthy).notes() == []
+    [said] = Worker(**{**healthy, "queue": False}).notes()
+    assert "no package transfer_queue" in said
+    assert Worker(**{**healthy, "queue": False}).problems() == []
     [said] = Worker(node="n", errors={"worker": "GetTimeoutError: 180 s"}).problems()
     assert said == "no worker answered: GetTimeoutError: 180 s"
 
@@ -97,7 +111,7 @@ def test_what_is_said_of_the_other_cases() -> None:
 def test_wrong_input() -> None:
     with pytest.raises(UserError, match="'X' is no NAME=VALUE"):
         run(["--engine", "verl", "--env", "X"])
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="expected one or several runs, or --engine"):
         run([])
 
 
@@ -105,3 +119,10 @@ def test_no_cluster_at_the_address() -> None:
     done = doctor("--ray-address", "127.0.0.1:1")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "127.0.0.1:1" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("flags", [(), ("--ray-address", "auto")])
+def test_no_cluster_at_the_address_of_the_variable(flags: tuple[str, ...]) -> None:
+    done = doctor(*flags, variable="127.0.0.1:1")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "'127.0.0.1:1' of the variable RAY_ADDRESS" in done.stderr.splitlines()[-1]

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from verl import DataProto
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
+from verl.utils.config import omega_conf_to_dataclass, validate_config
 from verl.utils.metric import AggregationType
 from verl.workers.config import ActorConfig, PolicyLossConfig
 from verl_problems import LENGTHS, MODES, SCALE, actor_config, compose_config, expected, make_batch, run_ppo_loss
@@ -18,8 +21,8 @@ from dgpo import TokenBatch, objectives, policy_loss
 from dgpo.diagnostics import load
 from dgpo.diagnostics.replay import replay
 from dgpo.engines import verl as plug_in
-from dgpo.engines import verl_recording
-from dgpo.engines.verl_overrides import overrides
+from dgpo.engines import verl_config, verl_recording
+from dgpo.engines.verl_overrides import ACTOR_SETTINGS, overrides
 from dgpo.objectives import OBJECTIVES
 
 EVERYTHING = range(len(LENGTHS))
@@ -147,8 +150,6 @@ def test_losses_of_verl_are_not_replaced() -> None:
 
 def test_a_plain_name_is_the_objective_with_its_defaults() -> None:
     """Without our class of the configuration: `loss_mode=maspo` is all there is to set."""
-    from verl.utils.config import omega_conf_to_dataclass
-
     config = compose_config("actor_rollout_ref.actor.policy_loss.loss_mode=maspo")
     batch = make_batch()
     _, gradient, _ = run_ppo_loss(omega_conf_to_dataclass(config.actor_rollout_ref.actor), batch, EVERYTHING)
@@ -166,11 +167,25 @@ def test_a_plain_name_is_the_objective_with_its_defaults() -> None:
         ({"loss_mode": "dgpo", "objective": "dgpo", "objective_kwargs": {"epslow": 1}}, "did you mean 'eps_low'"),
         ({"loss_mode": "dgpo", "objective": "dgpo", "objective_kwargs": {"n": -1}}, "n = -1"),
         ({"loss_mode": "dgpo", "objective": "dgpo", "ppo_kl_coef": 0.2}, "policy_loss.ppo_kl_coef = 0.2"),
+        ({"loss_mode": "bypass_mode", "objective": "dgpo"}, "expected loss_mode = 'dgpo:dgpo'"),
+        (
+            {"loss_mode": "dgpo:aspo", "objective": "aspo", "objective_kwargs": {"entropy_quantile": 0.8}},
+            "reads the entropy of the tokens, and verl hands over none",
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plug_in.DGPOPolicyLossConfig(**fields)
+
+
+def test_fields_that_are_no_mapping_are_refused_and_null_is_the_defaults() -> None:
+    with pytest.raises(TypeError, match=r"objective_kwargs = \[1\] is of type list; expected a mapping"):
+        plug_in.DGPOPolicyLossConfig(loss_mode="dgpo:dgpo", objective="dgpo", objective_kwargs=[1])  # type: ignore
+    batch = make_batch()
+    config = actor_config("+actor_rollout_ref.actor.policy_loss.objective_kwargs=null")
+    _, gradient, _ = run_ppo_loss(config, batch, EVERYTHING)
+    torch.testing.assert_close(gradient, expected(batch, "dgpo")[1], atol=1e-12, rtol=0)
 
 
 def test_a_loss_of_another_objective_is_refused() -> None:
@@ -190,10 +205,42 @@ def test_a_loss_of_another_objective_is_refused() -> None:
     ["clip_ratio=0.1", "clip_ratio_low=0.3", "clip_ratio_high=0.28", "clip_ratio_c=10", "tau_pos=2", "tau_neg=2"],
 )
 def test_a_setting_of_verl_that_we_do_not_read_is_refused(setting: str) -> None:
-    name = setting.partition("=")[0]
-    config = actor_config(f"actor_rollout_ref.actor.{setting}")
-    with pytest.raises(ValueError, match=rf"actor\.{name} = .*default.*objective_kwargs\.eps_low"):
+    """By the check that verl makes in the driver before it starts Ray; without our class of the actor, by the loss."""
+    name, said = setting.partition("=")[0], r"default.*objective_kwargs\.eps_low"
+    lines = [*overrides("dgpo", {}), f"actor_rollout_ref.actor.{setting}"]
+    with pytest.raises(InstantiationException, match=rf"actor\.{name} = .*{said}"):
+        validate_config(compose_config(*lines), use_reference_policy=False, use_critic=False)
+    lines.append("actor_rollout_ref.actor._target_=verl.workers.config.FSDPActorConfig")
+    config = omega_conf_to_dataclass(compose_config(*lines).actor_rollout_ref.actor)
+    with pytest.raises(ValueError, match=rf"actor\.{name} = .*{said}"):
         run_ppo_loss(config, make_batch(), EVERYTHING)
+
+
+@pytest.mark.parametrize("engine", ["dp", "megatron", "veomni", "torchtitan"])
+def test_the_actor_has_the_class_that_verl_has_for_it(engine: str) -> None:
+    """And the same values, for every `model_engine` that verl has a configuration of."""
+    choice = f"model_engine={engine}"
+    theirs = omega_conf_to_dataclass(compose_config(choice).actor_rollout_ref.actor)
+    ours = actor_config(choice)
+    assert type(ours) is type(theirs)
+    for declared in dataclasses.fields(theirs):
+        if declared.name not in ("policy_loss", "_target_"):
+            assert getattr(ours, declared.name) == getattr(theirs, declared.name)
+
+
+def test_every_class_of_an_actor_is_known() -> None:
+    from verl.workers import config
+
+    classes = {one for one in vars(config).values() if isinstance(one, type) and issubclass(one, ActorConfig)}
+    assert classes - {ActorConfig} == set(verl_config.ACTORS.values())
+
+
+def test_an_actor_that_we_cannot_make_is_refused() -> None:
+    class_of_actor = "actor_rollout_ref.actor._target_=dgpo.engines.verl.actor_config"
+    with pytest.raises(InstantiationException, match="loss_mode = 'vanilla' is no loss of dgpo"):
+        omega_conf_to_dataclass(compose_config(class_of_actor).actor_rollout_ref.actor)
+    with pytest.raises(InstantiationException, match="actor.strategy = 'deepspeed'; expected one of fsdp, fsdp2"):
+        actor_config("actor_rollout_ref.actor.strategy=deepspeed")
 
 
 def test_every_setting_that_losses_of_verl_read_is_looked_at() -> None:
@@ -205,28 +252,33 @@ def test_every_setting_that_losses_of_verl_read_is_looked_at() -> None:
     read = {name for loss in losses for name in re.findall(r"config\.([a-z_]+)", inspect.getsource(loss))}
     read |= {name for loss in losses for name in re.findall(r"config\.get\(\s*\"([a-z_]+)", inspect.getsource(loss))}
     actor = {field.name for field in dataclasses.fields(ActorConfig)} & read
-    assert actor - set(plug_in.ACTOR_SETTINGS) == {"global_batch_info", "policy_loss"}
+    assert actor - set(ACTOR_SETTINGS) == {"global_batch_info", "policy_loss"}
 
 
-def test_the_older_trainer_in_bypass_mode_is_refused() -> None:
-    with pytest.raises(Exception, match="bypass_mode"):
-        actor_config("actor_rollout_ref.actor.policy_loss.loss_mode=bypass_mode")
+def test_bypass_mode_of_the_older_trainer_comes_after_the_workers_have_their_loss() -> None:
+    """It renames the loss in the configuration of the driver, within a step: that of a worker, made before, is ours."""
+    from verl.trainer.ppo.rollout_corr_helper import apply_bypass_mode
+
+    driver = compose_config(*overrides("dgpo", {}), "algorithm.rollout_correction.bypass_mode=true")
+    worker = omega_conf_to_dataclass(driver.actor_rollout_ref.actor)
+    batch = make_batch()
+    rollout = DataProto.from_dict(tensors={"rollout_log_probs": batch.rho})
+    apply_bypass_mode(rollout, driver.algorithm.rollout_correction, driver.actor_rollout_ref.actor.policy_loss)
+    assert driver.actor_rollout_ref.actor.policy_loss.loss_mode == "bypass_mode"
+    assert worker.policy_loss.loss_mode == "dgpo:dgpo"
+    assert torch.equal(rollout.batch["old_log_probs"], batch.rho)
 
 
 def test_an_adaptive_method_is_refused_behind_pipeline_stages() -> None:
     adaptive = [name for name, cls in OBJECTIVES.items() if cls.adaptive]
     assert adaptive
     for stages, name in ((2, adaptive[0]), (1, adaptive[0]), (2, "dgpo")):
-        config = actor_config(
-            f"actor_rollout_ref.actor.megatron.pipeline_model_parallel_size={stages}",
-            objective=name,
-            trainer="ppo_megatron_trainer",
-        )
+        line = f"actor_rollout_ref.actor.megatron.pipeline_model_parallel_size={stages}"
         if stages > 1 and name in adaptive:
-            with pytest.raises(ValueError, match="2 pipeline stages"):
-                run_ppo_loss(config, make_batch(), EVERYTHING)
+            with pytest.raises(InstantiationException, match="2 pipeline stages"):
+                actor_config(line, objective=name, trainer="ppo_megatron_trainer")
         else:
-            run_ppo_loss(config, make_batch(), EVERYTHING)
+            run_ppo_loss(actor_config(line, objective=name, trainer="ppo_megatron_trainer"), make_batch(), EVERYTHING)
 
 
 def test_a_loss_needs_the_configuration() -> None:

@@ -54,8 +54,24 @@ def test_a_timeout_is_visible() -> None:
 
 
 def test_an_answer_behind_a_marker() -> None:
-    assert compute_score("openai/gsm8k", "6 times 7\n#### 42", "42")["no_answer"] == 1.0
-    assert compute_score("openai/gsm8k", "6 times 7\n#### 42", "42", answer_marker="####")["score"] == 1.0
+    assert compute_score("mine", "6 times 7\n#### 42", "42")["no_answer"] == 1.0
+    assert compute_score("mine", "6 times 7\n#### 42", "42", answer_marker="####")["score"] == 1.0
+
+
+def test_gsm8k_as_verl_writes_it() -> None:
+    """Its script has the prompt ask for the answer after "####", and verl's own grader looks there."""
+    from verl.utils.reward_score.gsm8k import compute_score as theirs
+
+    response = "6 times 7 is 42.\n#### 42"
+    assert compute_score("openai/gsm8k", response, "42")["score"] == theirs(response, "42") == 1.0
+    assert compute_score("openai/gsm8k", "#### 41", "42")["score"] == 0.0
+    assert compute_score("openai/gsm8k", r"\boxed{42}", "42")["score"] == 1.0
+    assert compute_score("openai/gsm8k", response, "42", answer_marker=None)["no_answer"] == 1.0
+
+
+@pytest.mark.parametrize("gold", [34, 34.0, np.int64(34), np.float64(34), np.float32(34)])
+def test_numbers_as_golds(gold: Any) -> None:
+    assert compute_score("math_dapo", r"\boxed{34}", gold)["score"] == 1.0
 
 
 def test_what_verl_adds_is_not_read_and_what_nobody_knows_is_refused() -> None:
@@ -65,6 +81,11 @@ def test_what_verl_adds_is_not_read_and_what_nobody_knows_is_refused() -> None:
         compute_score("x", r"\boxed{1}", "1", deadine=3)
     with pytest.raises(TypeError, match="gold of a row of 'x' is of type list"):
         compute_score("x", r"\boxed{1}", ["1"])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"option deadline = \[3\] is of type list"):
+        compute_score("x", r"\boxed{1}", "1", deadline=[3])
+    with pytest.raises(ValueError, match="answer_marker = '####' has no effect on 'addition'"):
+        compute_score("addition", "42", "42", answer_marker="####")
+    assert compute_score("addition", "42", "42", deadline=3)["score"] == 1.0
     with pytest.raises(ValueError, match="unknown task reasoning_gym:gdc"):
         compute_score("reasoning_gym:gdc", "1", "1")
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import math
+import subprocess
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import policy_loss
 from dgpo.diagnostics import load
 from dgpo.training import DGPOTrainer
-from dgpo.training.recording import sum_pi_squared
+from dgpo.training.recording import _git, data_of, sum_pi_squared, without_secrets
 
 
 @pytest.fixture
 def recorded(build, tmp_path):
     """A run of 8 updates in 2 generations, two micro-batches each."""
 
-    def recorded(**options):
+    def run(folder, **options):
         options = {"max_steps": 8, "gradient_accumulation_steps": 2, "steps_per_generation": 8, **options}
-        trainer = build(DGPOTrainer, record=str(tmp_path / "record"), **options)
+        trainer = build(DGPOTrainer, record=str(folder), **options)
         trainer.train()
-        return trainer, load(tmp_path / "record")
+        return trainer, load(folder)
 
+    def recorded(**options):
+        return run(tmp_path / "record", **options)
+
+    recorded.again = lambda **options: run(tmp_path / "again", **options)
     return recorded
 
 
@@ -63,7 +71,6 @@ def test_prompts_tokens_and_squares(recorded):
     tokens = found.tokens
     assert tokens.mask.shape == found.token_ids.shape
     assert len(tokenizer.decode(found.token_ids[0][tokens.mask[0]])) > 0
-    assert len(found.group.unique()) <= 8
     # Σπ² of the distribution whose entropy is recorded beside it: exp(-H) <= Σπ² by Jensen
     assert (found.sum_pi_squared + 1e-6 >= (-tokens.entropy).exp())[tokens.mask].all()
     assert (found.sum_pi_squared <= 1)[tokens.mask].all()
@@ -124,6 +131,161 @@ def test_the_token_that_ended_the_run_is_there(build, tmp_path, tiny_folder):
     assert run.updates == [1, 2, 3, 4, 5]
     assert not run.tokens(5).tokens.logprob.isfinite().all()
     assert run.tokens(4).tokens.logprob.isfinite().all()
+
+
+def test_prompts_are_told_apart(build, tmp_path, prompts):
+    """4 prompts of 4 completions each; the same prompt in two micro-batches is one group."""
+    trainer = build(
+        DGPOTrainer,
+        record=str(tmp_path / "record"),
+        max_steps=1,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=2,
+        steps_per_generation=2,
+    )
+    seen = []
+    trainer._recording.recorder.add = lambda tokens, **more: seen.append(more["group"])
+    trainer.train()
+    groups = torch.cat(seen)
+    assert len(seen) == 2
+    assert len(groups) > len(groups.unique())
+    assert len(groups.unique()) <= 4
+    assert max((groups == group).sum() for group in groups.unique()) <= 4
+
+
+def test_squares_are_at_the_temperature_of_the_loss(recorded):
+    """At temperature 0.5 the distribution is sharper: Σπ² is that of the entropies recorded beside it."""
+    _, run = recorded(record_sum_pi_squared=True, max_steps=1, temperature=0.5)
+    found = run.tokens(1)
+    mask = found.tokens.mask
+    # a distribution with Σπ² = s has an entropy of at most that of s's two-level one, and at least -log s
+    assert (found.tokens.entropy[mask] + 1e-5 >= -found.sum_pi_squared[mask].log()).all()
+    _, flat = recorded.again(record_sum_pi_squared=True, max_steps=1, temperature=1.0)
+    assert flat.tokens(1).sum_pi_squared[flat.tokens(1).tokens.mask].mean() < found.sum_pi_squared[mask].mean()
+
+
+def test_an_evaluation_is_not_recorded(build, tmp_path, prompts):
+    options = {"trainer_options": {"eval_dataset": prompts.select(range(4))}, "per_device_eval_batch_size": 4}
+    trainer = build(
+        DGPOTrainer, record=str(tmp_path / "record"), max_steps=2, eval_strategy="steps", eval_steps=1, **options
+    )
+    trainer.evaluate()  # before there is a run to belong to
+    trainer.train()
+    run = load(tmp_path / "record")
+    assert run.updates == [1, 2]
+    assert run.metrics[0]["event"] == "begin"
+    assert all(run.tokens(update).tokens.mask.shape[0] <= 4 for update in run.updates)
+
+
+def test_a_limit_that_one_generation_exceeds(recorded, caplog):
+    with caplog.at_level("WARNING", logger="dgpo.training.recording"):
+        _, run = recorded(record_limit_mb=0.001)
+    assert [record.message for record in caplog.records if "takes more than" in record.message]
+    assert run.updates == [1]
+    assert len([row for row in run.metrics if "loss" in row]) == 8
+
+
+def test_another_run_is_not_continued_here(build, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 4, "max_steps": 4}
+    build(DGPOTrainer, record=str(tmp_path / "record"), **options).train()
+    build(DGPOTrainer, record=str(tmp_path / "other"), **options).train()  # its checkpoint takes the other's place
+    trainer = build(DGPOTrainer, record=str(tmp_path / "record"), max_steps=8)
+    with pytest.raises(ValueError, match="the checkpoint at update 4 is of another"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+
+
+def test_a_resumed_run_forgets_the_way_it_did_not_take(build, tmp_path, caplog):
+    options = {"record": str(tmp_path / "record"), "save_strategy": "steps", "save_steps": 4}
+    build(DGPOTrainer, max_steps=8, **options).train()
+    with caplog.at_level("WARNING", logger="dgpo.training.recording"):
+        trainer = build(DGPOTrainer, max_steps=6, objective="grpo", **options)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert "goes on from update 4 with another configuration: " in caplog.text
+    run = load(tmp_path / "record")
+    assert run.updates == [1, 2, 3, 4, 5, 6]
+    assert run.info["objective"]["name"] == "grpo"
+    begin = next(row for row in run.metrics if row.get("event") == "begin" and row["step"] == 4)
+    assert begin["changed"]["objective"] == ["dgpo", "grpo"]
+
+
+def test_what_a_configuration_may_hold(build, tmp_path):
+    """Infinities come back; secrets do not get in."""
+    trainer = build(
+        DGPOTrainer,
+        record=str(tmp_path / "record"),
+        max_steps=1,
+        objective_kwargs={"m": math.inf},
+        hub_token="hf_" + "s" * 20,
+        model_init_kwargs=None,
+    )
+    trainer.train()
+    run = load(tmp_path / "record")
+    assert run.info["objective"]["m"] == math.inf
+    assert "ssssssss" not in (tmp_path / "record" / "run.json").read_text()
+    shown = without_secrets(
+        {
+            "model_init_kwargs": {"token": "abc", "revision": "main"},
+            "vllm_server_base_url": "http://user:pw@host:8000/x",
+            "eos_token": "<eos>",
+            "api_key": "k",
+            "lists": ["hf_" + "a" * 30],
+            "num_tokens": 3,
+        }
+    )
+    assert shown == {
+        "model_init_kwargs": {"token": "***", "revision": "main"},
+        "vllm_server_base_url": "http://***@host:8000/x",
+        "eos_token": "<eos>",
+        "api_key": "***",
+        "lists": ["***"],
+        "num_tokens": 3,
+    }
+
+
+def test_the_hash_of_the_data_is_of_its_content():
+    rows = [{"prompt": "1+1="}, {"prompt": "2+2="}]
+    found = data_of(Dataset.from_list(rows))
+    digest = hashlib.sha256(b"".join(json.dumps(row).encode() + b"\n" for row in rows)).hexdigest()
+    assert found == {"rows": 2, "sha256": digest, "rows_hashed": 2}
+    assert data_of([{"a": object()}])["sha256"] == data_of([{"a": object()}])["sha256"]
+    assert data_of(iter(rows)) == {"rows": None, "sha256": None, "rows_hashed": 0}
+
+
+def test_the_commit_of_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert _git() is None
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    clean = _git()
+    (tmp_path / "file").write_text("")
+    assert len(clean["commit"]) == 40
+    assert (clean["dirty"], _git()["dirty"]) == (False, True)
+
+
+def test_ranks_record_an_update_together_or_not_at_all(build, tmp_path, monkeypatch):
+    """Σπ² is one more forward pass, which no rank may run alone."""
+    trainer = build(DGPOTrainer, record=str(tmp_path / "record"))
+    recording, others = trainer._recording, [[1, 1]]
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, torch.tensor(others)]))
+    assert recording._agree(1)
+    others[:] = [[1, 2]]  # the other has thinned
+    assert not recording._agree(5)
+    assert recording._agree(9)
+    others[:] = [[0, 2]]  # the other's disk is full
+    assert not recording._agree(9)
+    others[:] = [[1, 2]]
+    assert not recording._agree(17)
+
+
+def test_an_unwritable_folder_is_one_warning(build, tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    trainer = build(DGPOTrainer, record=str(tmp_path / "file" / "record"), max_steps=2)
+    with caplog.at_level("WARNING", logger="dgpo.training.recording"):
+        trainer.train()
+    assert trainer.state.global_step == 2
+    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
 
 
 def test_two_runs_do_not_mix(recorded, build, tmp_path):

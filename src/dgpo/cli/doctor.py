@@ -6,7 +6,7 @@ import argparse
 import json
 
 from dgpo.cli.errors import UserError, user_input
-from dgpo.diagnostics.doctor import diagnose, text
+from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text
 
 
 def run(argv: list[str]) -> int:
@@ -24,7 +24,12 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
     parser.add_argument("--engine", choices=["verl"], help="the engine whose workers are asked")
-    parser.add_argument("--ray-address", metavar="ADDRESS", help="cluster to join; default: the one that Ray finds")
+    parser.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="cluster to join; default: the one that Ray finds, or else a new one on this machine; "
+        "auto: the one that Ray finds, or else an error",
+    )
     parser.add_argument(
         "--env",
         action="append",
@@ -44,12 +49,16 @@ def run(argv: list[str]) -> int:
 
 def _runs(runs: list[str], as_json: bool) -> int:
     with user_input():
-        found = {run: diagnose(run) for run in runs}
+        cases = {run: Case.of(run) for run in runs}
+    found = {run: diagnose(case) for run, case in cases.items()}
+    read = {run: seen(case) for run, case in cases.items()}
     if as_json:
         print(json.dumps({run: [one.as_dict() for one in findings] for run, findings in found.items()}, indent=2))
     else:
         for run, findings in found.items():
-            print(f"{run}\n{text(findings)}")
+            print("\n".join([run, covered(read[run]), *([text(findings)] if findings or can_tell(read[run]) else [])]))
+    if unknown := [run for run in runs if not found[run] and not can_tell(read[run])]:
+        raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in unknown))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
 
 
@@ -67,9 +76,13 @@ def _verl(address: str | None, variables: dict[str, str]) -> int:
     from dgpo.engines.verl_doctor import inspect_workers
 
     with user_input((ConnectionError,)):
-        workers = inspect_workers(address, variables)
+        found = inspect_workers(address, variables)
+    if found.cluster is None:
+        print("no cluster found: a local one was started, which says how things are on this machine and on no other")
+    else:
+        print(f"cluster {found.cluster}")
     broken = 0
-    for worker in workers:
+    for worker in found.workers:
         problems = worker.problems()
         broken += bool(problems)
         print(
@@ -77,5 +90,7 @@ def _verl(address: str | None, variables: dict[str, str]) -> int:
         )
         for problem in problems:
             print("  - " + problem.replace("\n", "\n    "))
-    print(f"{len(workers) - broken} of {len(workers)} nodes see the plug-in")
+        for note in worker.notes():
+            print(f"  note: {note}")
+    print(f"{len(found.workers) - broken} of {len(found.workers)} nodes see the plug-in")
     return 1 if broken else 0

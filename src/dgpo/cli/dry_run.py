@@ -26,11 +26,13 @@ from dgpo.training.model_shapes import lora_targets, shape_of
 from dgpo.training.plan import Plan, make_plan
 from dgpo.training.rewards import build as build_rewards
 
-PUBLISHED_ROWS = {
-    ("open-r1/DAPO-Math-17k-Processed", "all"): 17_000,  # about: as its name says
+REPORTED_ROWS = {
+    ("open-r1/DAPO-Math-17k-Processed", "all"): 17_398,
     ("open-r1/DAPO-Math-17k-Processed", "en"): 14_116,
+    ("open-r1/DAPO-Math-17k-Processed", "cn"): 3_282,
 }
-"""(hub data set, configuration) -> rows of its train split; those of the benchmarks stand in `dgpo.tasks`."""
+"""(hub data set, configuration) -> rows of its train split, from public notes that quote the data card; the data set
+itself was not within reach. Those of the benchmarks stand in `dgpo.tasks`."""
 
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_", "MASTER_", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 _SHARDED: dict[str, Sharding] = {"1": "ZeRO-1", "2": "ZeRO-2", "3": "ZeRO-3"}
@@ -111,7 +113,9 @@ def _unlaunched() -> Iterator[None]:
 
 
 def world_of(accelerate_config: str | None, num_gpus: int | None, launched: str | None = None) -> World:
-    """The ranks: of `--num_gpus`, else of the accelerate file, else of WORLD_SIZE, else one; sharding is the file's.
+    """The ranks: of `--num_gpus`, else of the accelerate file, else of WORLD_SIZE, else one.
+
+    Sharding is the file's; without one several ranks are taken to be DDP, and the plan says so.
 
     Raises:
         ValueError: fewer than one GPU, a file that is none of accelerate's, a sharding that is not estimated.
@@ -121,7 +125,8 @@ def world_of(accelerate_config: str | None, num_gpus: int | None, launched: str 
     if accelerate_config is None:
         processes = num_gpus or int(launched or 1)
         source = "--num_gpus" if num_gpus else "WORLD_SIZE" if launched else "no --accelerate_config and no --num_gpus"
-        return World(processes=processes, sharding="DDP" if processes > 1 else "one process", source=source)
+        several = processes > 1
+        return World(processes=processes, sharding="DDP" if several else "one process", source=source, assumed=several)
     file = Path(accelerate_config)
     if not file.is_file():
         raise ValueError(f"accelerate_config = {accelerate_config!r}: no such file")
@@ -166,6 +171,8 @@ def _rows(args: TrainArguments, task: tasks.Task | None) -> tuple[int | None, st
         return len(args.load_dataset("train")), "counted"
     hubs = [content.hub for benchmark in tasks.BENCHMARKS.values() for content in benchmark.content.values()]
     published = {(hub.name, hub.config, hub.split): hub.rows for hub in hubs}
-    published |= {(*known, "train"): rows for known, rows in PUBLISHED_ROWS.items()}
-    rows = published.get((name, config, split))
-    return rows, "unknown" if rows is None else "as published"
+    if (name, config, split) in published:
+        return published[name, config, split], "as published"
+    if config is not None and split == "train" and (name, config) in REPORTED_ROWS:
+        return REPORTED_ROWS[name, config], "the data card's count, second-hand"
+    return None, "unknown"

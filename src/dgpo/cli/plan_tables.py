@@ -37,23 +37,26 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
             f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'of its own'}",
         )
     world = plan.world
-    ranks = f"{world.processes} process{'es' * (world.processes > 1)}"
+    ranks = _count(world.processes, "process", "es")
     yield "world", ranks + f", {world.sharding}" * (world.processes > 1) + f" ({world.source})"
     limit = plan.completion_tokens
     yield (
         "a generation",
-        f"{plan.prompts:,} prompts x {plan.group_size} completions = {plan.completions:,}; up to "
+        f"{_count(plan.prompts, 'prompt')} x {_count(plan.group_size, 'completion')} = {plan.completions:,}; up to "
         f"{plan.tokens_per_generation:,} tokens of {limit:,} each",
     )
     yield (
         "an update",
-        f"{plan.rows} rows x {plan.accumulation} micro-batches x {ranks} = "
-        f"{plan.completions_per_update:,} completions ({plan.completions_per_update / plan.group_size:g} prompts' "
-        f"worth); up to {plan.tokens_per_update:,} tokens",
+        f"{_count(plan.rows, 'row')} x {_count(plan.accumulation, 'micro-batch', 'es')} x {ranks} = "
+        f"{_count(plan.completions_per_update, 'completion')} ({_worth(plan)}); up to "
+        f"{plan.tokens_per_update:,} tokens",
     )
     yield "updates per generation", f"{plan.updates_per_generation:g}"
-    rows = "unknown size" if plan.data_rows is None else f"{plan.data_rows:,} prompts, {plan.data_source}"
-    run = "unknown" if plan.updates is None else f"{plan.updates:,} updates, {plan.generations:,.4g} generations"
+    rows = "unknown size" if plan.data_rows is None else f"{_count(plan.data_rows, 'prompt')}, {plan.data_source}"
+    run = "unknown"
+    if plan.updates is not None:
+        generations = f"{plan.generations:,.4g} generation" + "s" * (plan.generations != 1)
+        run = f"{_count(plan.updates, 'update')}, {generations}"
     yield "data", rows
     yield "the run", run
     for part in ("objective", "aggregation", "advantage", "correction"):
@@ -62,6 +65,15 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
         yield "FLOPs a generation", _flops(plan)
     if plan.update_seconds is not None:
         yield "time, computed", _time(plan)
+
+
+def _count(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{plural * (number != 1)}"
+
+
+def _worth(plan: Plan) -> str:
+    prompts = plan.completions_per_update / plan.group_size
+    return f"{prompts:g} prompt's worth" if prompts == 1 else f"{prompts:g} prompts' worth"
 
 
 def _flops(plan: Plan) -> str:

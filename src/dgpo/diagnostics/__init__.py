@@ -6,7 +6,8 @@ laboratory in `tabular` and `stale`.
 
 from dgpo.diagnostics.bias import PointwiseBias, pointwise_bias
 from dgpo.diagnostics.model_bias import GradientBias, gradient_bias
-from dgpo.diagnostics.recording import Recorder, record
+from dgpo.diagnostics.recorder import Recorder
+from dgpo.diagnostics.recording import record
 from dgpo.diagnostics.run import Recorded, Run, load, read, read_metrics
 from dgpo.diagnostics.weights import Description, describe, histogram, over_generation
 

@@ -19,10 +19,8 @@ The key `dgpo` of the file's metadata is JSON: `schema`, `update`, `generation`,
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +28,7 @@ import torch
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.files import write_json_atomic
+from dgpo.files import write_bytes_atomic
 from dgpo.tokens import TokenBatch
 
 SCHEMA = "dgpo.tokens/1"
@@ -75,14 +73,14 @@ def record(
         ModuleNotFoundError: pyarrow is not installed.
         OSError: the file cannot be written.
     """
-    table = _Table()
+    table = TokenTable()
     table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
     return table.write(
         Path(path), update=update, generation=generation, totals=totals, rank=rank, world_size=world_size
     )
 
 
-class _Table:
+class TokenTable:
     """Rows of one file, micro-batch by micro-batch."""
 
     def __init__(self) -> None:
@@ -152,14 +150,9 @@ class _Table:
         table = pa.table(columns).replace_schema_metadata({"dgpo": json.dumps(about)})
         suffix = f"-rank{rank}" if rank else ""
         path = folder / TOKENS / f"update-{update:06d}{suffix}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            parquet.write_table(table, temporary, compression="zstd")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        content = pa.BufferOutputStream()
+        parquet.write_table(table, content, compression="zstd")
+        return write_bytes_atomic(path, memoryview(content.getvalue()))
 
 
 def pyarrow() -> tuple[Any, Any]:
@@ -172,118 +165,3 @@ def pyarrow() -> tuple[Any, Any]:
             "recorded tokens are parquet files, which need pyarrow: pip install 'dgpo[report]'", name="pyarrow"
         ) from error
     return pa, parquet
-
-
-class Recorder:
-    """Writes a run folder while training, and never stops it: an error of the disk is one warning, and then silence.
-
-    Args:
-        folder: the run folder.
-        every: record the tokens of every so many updates.
-        limit: bytes that the token files of this rank may take. Beyond it, every other generation is deleted, and from
-            then on half as many are recorded: what stays covers the whole run evenly.
-        updates_per_generation: updates that one batch of completions serves.
-        rank, world_size: of this process; metrics are written by rank 0.
-        warn: called with the one warning.
-    """
-
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        *,
-        every: int = 1,
-        limit: float = math.inf,
-        updates_per_generation: float = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        warn: Any = print,
-    ) -> None:
-        self.folder, self.every, self.limit = Path(folder), every, limit
-        self.updates_per_generation, self.rank, self.world_size = updates_per_generation, rank, world_size
-        self.on = True
-        self._warn = warn
-        self._stride = 1
-        self._table = _Table()
-        # those of a run that is continued count too
-        self._sizes = {path: path.stat().st_size for path in self._mine()}
-
-    def _mine(self) -> list[Path]:
-        paths = sorted((self.folder / TOKENS).glob("update-*.parquet"))
-        return [path for path in paths if (match := NAME.fullmatch(path.name)) and int(match[2] or 0) == self.rank]
-
-    def wants(self, update: int) -> bool:
-        """Whether the tokens of this update (from 1) are to be recorded."""
-        generation = self.generation(update)
-        return self.on and (update - 1) % self.every == 0 and generation % self._stride == 0
-
-    def generation(self, update: int) -> int:
-        """The batch of completions that an update (from 1) belongs to, from 0."""
-        return int((update - 1) // max(self.updates_per_generation, 1))
-
-    def add(self, tokens: TokenBatch, **more: Tensor | None) -> None:
-        """One micro-batch of an update; `more` as in `record`."""
-        self._table.add(tokens, **more)
-
-    def finish(self, update: int, totals: StepTotals | None = None) -> None:
-        """Write the micro-batches that were added as this update's file."""
-        table, self._table = self._table, _Table()
-        if not table or not self.on:
-            return
-        with _Guarded(self):
-            path = table.write(
-                self.folder,
-                update=update,
-                generation=self.generation(update),
-                totals=totals,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
-            self._sizes[path] = path.stat().st_size
-            while sum(self._sizes.values()) > self.limit and len(self._sizes) > 1:
-                self._thin()
-
-    def _thin(self) -> None:
-        self._stride *= 2
-        for path in list(self._sizes):
-            match = NAME.fullmatch(path.name)
-            assert match is not None
-            if self.generation(int(match[1])) % self._stride:
-                path.unlink(missing_ok=True)
-                del self._sizes[path]
-        if self._stride > 2**30:  # one generation alone is larger than the limit
-            self._sizes.clear()
-
-    def info(self, about: dict[str, Any]) -> None:
-        """Write `run.json`."""
-        if self.on:
-            with _Guarded(self):
-                write_json_atomic(self.folder / INFO, {"schema": RUN_SCHEMA, **about})
-
-    def metrics(self, row: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`; NaN and infinities, for which JSON has no form, as words."""
-        if not self.on:
-            return
-        with _Guarded(self):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            words = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-            with open(self.folder / METRICS, "a", encoding="utf-8") as file:
-                file.write(json.dumps(words) + "\n")
-
-
-class _Guarded:
-    """Turns an OSError into one warning, and the recorder off."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, OSError):
-            return False
-        self.recorder.on = False
-        self.recorder._warn(
-            f"recording to {str(self.recorder.folder)!r} is off from here on, training goes on: {error}"
-        )
-        return True

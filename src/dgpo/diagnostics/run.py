@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Recorded:
         update: the optimiser update, from 1.
         generation: the batch of completions that it belongs to, from 0.
         totals: of the whole optimiser step, as the loss was given them; or None.
+        rank, world_size: of the process that recorded it; each has its own part of the update.
     """
 
     tokens: TokenBatch
@@ -40,6 +42,8 @@ class Recorded:
     update: int
     generation: int
     totals: StepTotals | None
+    rank: int = 0
+    world_size: int = 1
 
 
 def read(path: str | os.PathLike[str]) -> Recorded:
@@ -96,6 +100,8 @@ def read(path: str | os.PathLike[str]) -> Recorded:
         update=about["update"],
         generation=about["generation"],
         totals=None if about["totals"] is None else StepTotals(**about["totals"]),
+        rank=about["rank"],
+        world_size=about["world_size"],
     )
 
 
@@ -115,20 +121,22 @@ class Run:
         info: `run.json`; empty where there is none.
         metrics: the lines of `metrics.jsonl`, in order; of a step that stands there twice, because a run was resumed
             from a checkpoint before it, only the last. Events have a key `event`.
+        damaged: names of the files of tokens that could not be read so far.
     """
 
     folder: Path
     info: dict[str, Any]
     metrics: list[dict[str, Any]]
+    damaged: list[str] = field(default_factory=list)
 
     @cached_property
     def files(self) -> dict[int, list[Path]]:
         """Update -> its files, one per rank that recorded, in order; as they were when first asked for."""
-        found: dict[int, list[Path]] = {}
-        for path in sorted((self.folder / TOKENS).glob("update-*.parquet")):
+        found: dict[int, list[tuple[int, Path]]] = {}
+        for path in (self.folder / TOKENS).glob("update-*.parquet"):
             if match := NAME.fullmatch(path.name):
-                found.setdefault(int(match[1]), []).append(path)
-        return dict(sorted(found.items()))
+                found.setdefault(int(match[1]), []).append((int(match[2] or 0), path))
+        return {update: [path for _, path in sorted(ranks)] for update, ranks in sorted(found.items())}
 
     @property
     def updates(self) -> list[int]:
@@ -148,11 +156,21 @@ class Run:
         raise KeyError(f"no tokens of update {update} of rank {rank} in {self.folder}; recorded: {self.updates}")
 
     def recorded(self, updates: Iterable[int] | None = None) -> Iterator[Recorded]:
-        """The recorded updates one by one, all ranks of each one after the other."""
+        """The recorded updates one by one, all ranks of each one after the other.
+
+        A file that cannot be read is left out, with a warning that names it, and stands in `damaged` from then on.
+        """
         files = self.files
         for update in files if updates is None else updates:
             for path in files[update]:
-                yield read(path)
+                try:
+                    found = read(path)
+                except ValueError as error:
+                    if path.name not in self.damaged:
+                        self.damaged.append(path.name)
+                        warnings.warn(f"left out: {error}", stacklevel=2)
+                    continue
+                yield found
 
 
 def load(folder: str | os.PathLike[str]) -> Run:
@@ -174,7 +192,7 @@ def load(folder: str | os.PathLike[str]) -> Run:
         about = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(info)!r} is not valid JSON: {error}") from error
-    return Run(folder=folder, info=about, metrics=read_metrics(metrics) if metrics.is_file() else [])
+    return Run(folder=folder, info=_in_numbers(about), metrics=read_metrics(metrics) if metrics.is_file() else [])
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -196,10 +214,15 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise ValueError(f"{str(path)!r}, line {number} holds a {type(row).__name__}; expected an object")
         if row.get("event") == "begin":  # what came after the checkpoint that this continues from did not happen
-            rows = [old for old in rows if "event" in old or old.get("step", 0) <= row["step"]]
-        rows.append({name: _number(value) for name, value in row.items()})
+            rows = [old for old in rows if "event" in old or old.get("step", 0) <= row.get("step", 0)]
+        rows.append(_in_numbers(row))
     return rows
 
 
-def _number(value: Any) -> Any:
+def _in_numbers(value: Any) -> Any:
+    """The words that stand for NaN and infinities as floats again, at any depth."""
+    if isinstance(value, dict):
+        return {name: _in_numbers(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_in_numbers(inner) for inner in value]
     return float(value) if isinstance(value, str) and value in ("nan", "inf", "-inf") else value

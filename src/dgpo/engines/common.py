@@ -35,14 +35,36 @@ class GivenCoefficients(Aggregation):
         return torch.where(mask, self.values.detach().to(dtype), 0.0)
 
 
-def fixed_objective(engine: str, name: str, fields: Mapping[str, Any]) -> Objective:
-    """The objective `name` with these fields, for an engine that hands over parts of a step.
+def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, entropy: bool = False) -> Objective:
+    """The objective `name` with these fields (None: no fields), for an engine whose losses are given entropy or not.
 
     Raises:
-        ValueError: an unknown name or field; an adaptive objective, whose `calibrate` needs the batch of the step and
-            adds over all ranks: ranks that call the loss a different number of times would wait for each other forever.
+        TypeError: fields that are not a mapping.
+        ValueError: an unknown name or field; a weight that reads entropy, in an engine that hands over none.
     """
-    objective = objectives.make(name, **fields)
+    if fields is not None and not isinstance(fields, Mapping):
+        raise TypeError(
+            f"{engine}: objective_kwargs = {fields!r} is of type {type(fields).__name__}; expected a mapping of fields "
+            f"of {name!r}, such as {{eps_low: 0.2}}, or nothing"
+        )
+    objective = objectives.make(name, **(fields or {}))
+    if not entropy and reads_entropy(objective):
+        raise ValueError(
+            f"{engine}: the weight of {objective!r} reads the entropy of the tokens, and {engine} hands over none. "
+            "Expected fields with which it reads no entropy, such as the defaults"
+        )
+    return objective
+
+
+def fixed_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, entropy: bool = False) -> Objective:
+    """`make_objective`, for an engine that hands over parts of a step.
+
+    Raises:
+        TypeError: fields that are not a mapping.
+        ValueError: as `make_objective`; an adaptive objective, whose `calibrate` needs the batch of the step and adds
+            over all ranks: ranks that call the loss a different number of times would wait for each other forever.
+    """
+    objective = make_objective(engine, name, fields, entropy=entropy)
     if objective.adaptive:
         raise ValueError(
             f"{engine}: objective {name!r} calibrates itself on the whole batch of a step, over all ranks; {engine} "
@@ -77,6 +99,19 @@ def reads_size_of_advantage(objective: Objective) -> bool:
     mask = torch.ones_like(old, dtype=torch.bool)
     one, other = (objective.weight(TokenBatch(old + log_ratio, old, scale * sign, mask)) for scale in (1.0, 1e-3))
     return not torch.equal(one, other)
+
+
+@cache
+def reads_entropy(objective: Objective) -> bool:
+    """Whether a weight cannot be had without the entropy of the tokens, found by trying."""
+    one = torch.full((1, 2), -1.0, dtype=torch.float64)
+    mask = torch.ones_like(one, dtype=torch.bool)
+    objective.weight(TokenBatch(one, one, one, mask, entropy=-one))
+    try:
+        objective.weight(TokenBatch(one, one, one, mask))
+    except ValueError:
+        return True
+    return False
 
 
 def to_floats(statistics: Mapping[str, Tensor]) -> dict[str, float]:

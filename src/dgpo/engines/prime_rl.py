@@ -40,7 +40,9 @@ def loss(inputs: LossInputs, *, objective: str, objective_kwargs: Mapping[str, A
         sequences.
 
     Raises:
-        ValueError: an unknown name or field; an adaptive objective (it would calibrate itself on one sequence).
+        TypeError: `objective_kwargs` is not a mapping.
+        ValueError: an unknown name or field; an adaptive objective (it would calibrate itself on one sequence); one
+            that reads entropy.
     """
     from prime_rl.trainer.rl.loss import LossOutputs
 
@@ -50,7 +52,7 @@ def loss(inputs: LossInputs, *, objective: str, objective_kwargs: Mapping[str, A
         inputs.inference_logprobs.unsqueeze(0),
         inputs.advantages.unsqueeze(0),
         inputs.loss_mask.unsqueeze(0),
-        fixed_objective("prime-rl", objective, objective_kwargs or {}),
+        fixed_objective("prime-rl", objective, objective_kwargs),
         GivenCoefficients(values=(torch.ones_like(inputs.advantages) if weights is None else weights).unsqueeze(0)),
     )
     return LossOutputs(

@@ -28,6 +28,7 @@ from torch import Tensor
 from dgpo import objectives, policy_loss
 from dgpo.correction import Given
 from dgpo.engines.common import GivenCoefficients, fixed_objective, reads_size_of_advantage, refuse_ignored, to_floats
+from dgpo.objectives import Objective
 
 PREFIX = "dgpo:"
 """Before the name of an objective: SkyRL has a `gspo`, `cispo` and `sapo` of its own."""
@@ -37,9 +38,17 @@ IGNORED = ("eps_clip_low", "eps_clip_high", "clip_ratio_c", "cispo", "sapo", "dp
 
 @dataclass
 class DGPOAlgorithmConfig(AlgorithmConfig):
-    """SkyRL's `AlgorithmConfig` with the fields of the objective; for `make_config(algorithm_cls=...)`."""
+    """SkyRL's `AlgorithmConfig` with the fields of the objective; for `make_config(algorithm_cls=...)`.
 
-    objective_kwargs: dict[str, Any] = field(default_factory=dict)
+    Raises:
+        TypeError, ValueError: where `policy_loss_type` is one of ours, what the loss would raise.
+    """
+
+    objective_kwargs: dict[str, Any] | None = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.policy_loss_type.startswith(PREFIX):
+            _objective(self.policy_loss_type.removeprefix(PREFIX), self)
 
 
 def register() -> None:
@@ -75,22 +84,11 @@ def policy_loss_function(
         rollout_logprobs: [B, T] log μ.
 
     Raises:
-        ValueError: a clip setting of SkyRL that would have no effect, an objective that reads the size of A or is
-            adaptive, an off-policy correction without `rollout_logprobs`.
+        TypeError: `objective_kwargs` is not a mapping.
+        ValueError: a clip setting of SkyRL that would have no effect, an objective that is adaptive or reads the size
+            of A or entropy, an off-policy correction without `rollout_logprobs`.
     """
-    defaults = AlgorithmConfig()
-    refuse_ignored(
-        "SkyRL",
-        {key: getattr(config, key) for key in IGNORED},
-        {key: getattr(defaults, key) for key in IGNORED},
-        "Set trainer.algorithm.objective_kwargs",
-    )
-    objective = fixed_objective("SkyRL", name, getattr(config, "objective_kwargs", {}))
-    if reads_size_of_advantage(objective):
-        raise ValueError(
-            f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL hands over c·A, with c unknown here. "
-            "Expected fields with which only the sign of A counts: those that multiply A at 0"
-        )
+    objective = _objective(name, config)
     mask = torch.ones_like(log_probs) if loss_mask is None else loss_mask
     rho, kept, metrics = None, mask, {}
     if off_policy_correction_enabled(config.off_policy_correction):
@@ -112,3 +110,21 @@ def policy_loss_function(
     # SkyRL takes the largest over micro-batches and ranks of what ends in _max, and the mean of everything else
     named = {f"objective/{key.replace('/max', '_max')}": value for key, value in result.statistics.items()}
     return result.value, to_floats(named) | metrics
+
+
+def _objective(name: str, config: AlgorithmConfig) -> Objective:
+    """The objective of a configuration, after a look at the settings beside it."""
+    defaults = AlgorithmConfig()
+    refuse_ignored(
+        "SkyRL",
+        {key: getattr(config, key) for key in IGNORED},
+        {key: getattr(defaults, key) for key in IGNORED},
+        "Set trainer.algorithm.objective_kwargs",
+    )
+    objective = fixed_objective("SkyRL", name, getattr(config, "objective_kwargs", None))
+    if reads_size_of_advantage(objective):
+        raise ValueError(
+            f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL hands over c·A, with c unknown here. "
+            "Expected fields with which only the sign of A counts: those that multiply A at 0"
+        )
+    return objective

@@ -99,6 +99,7 @@ def policy_loss_function(
         objective,
         GivenCoefficients(values=_rows(c)),
         rollout_logprob=_rows(sampler) if sampler else None,
+        entropy=_rows(found["entropy"]),
         correction=Truncate(cap=args.tis_clip) if args.use_tis else None,
     )
     entropy = sum_of_sample_mean(torch.cat(found["entropy"]))
@@ -129,7 +130,7 @@ def _objective(args: Namespace) -> Objective:
             f"slime: --advantage-estimator {args.advantage_estimator} also chooses slime's loss, which has no effect "
             "here. Expected grpo, which computes the same advantages"
         )
-    return fixed_objective("slime", args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None) or {})
+    return fixed_objective("slime", args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None), entropy=True)
 
 
 def _coefficients(reduce: Reducer, like: Sequence[Tensor]) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import uuid
 from collections.abc import Callable, Mapping
@@ -37,6 +38,7 @@ class Worker:
         entry_point: what our entry point loads, None where none is installed.
         switch: `VERL_USE_EXTERNAL_PLUGINS` in the worker; verl takes "auto" where it is not set.
         missing: loss modes that verl does not have after `import verl`.
+        queue: whether there is a package `transfer_queue`, which verl's trainer imports.
         errors: what failed -> traceback.
     """
 
@@ -47,6 +49,7 @@ class Worker:
     entry_point: str | None = None
     switch: str = "auto"
     missing: tuple[str, ...] = ()
+    queue: bool = True
     errors: Mapping[str, str] = field(default_factory=dict)
 
     def problems(self) -> list[str]:
@@ -82,21 +85,45 @@ class Worker:
             )
         return found
 
+    def notes(self) -> list[str]:
+        """What does not concern the plug-in, but would stop a run there."""
+        if self.verl is None or self.queue:
+            return []
+        return [
+            "no package transfer_queue, which verl's trainer imports first (trainer.use_v1=true, its default): "
+            "pip install 'verl[verl-core]', which verl's extras for a real run (vllm, sglang, fsdp, megatron) contain"
+        ]
 
-def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = None) -> list[Worker]:
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What was found on a cluster.
+
+    Attributes:
+        cluster: its address; None where there was none and a local one was started for the question.
+        workers: one per living node.
+    """
+
+    cluster: str | None
+    workers: tuple[Worker, ...]
+
+
+def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = None) -> Inspection:
     """One report per living node of the cluster.
 
     Args:
-        address: of the cluster; None takes the one that Ray finds (RAY_ADDRESS, or one on this machine), or starts one.
+        address: of the cluster; None takes the one that Ray finds (RAY_ADDRESS, or one on this machine), or starts one,
+            as `ray.init` does in verl; "auto" does not start one.
         env: environment variables of the workers, as a job has them from `ray_kwargs.ray_init.runtime_env.env_vars`.
 
     Raises:
-        ConnectionError: no cluster at that address.
+        ConnectionError: no cluster at that address, or at RAY_ADDRESS.
     """
     ours = not ray.is_initialized()
+    named = address not in (None, "auto")
+    taken = (address if named else os.environ.get("RAY_ADDRESS")) or ""
     if ours:
-        if address is not None:
-            _knock(address)
+        _knock(taken, "" if named else " of the variable RAY_ADDRESS")
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         # an environment that nobody else has: Ray starts a new process for it instead of taking an idle one
@@ -113,21 +140,27 @@ def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = 
             for node in ray.nodes()
             if node["Alive"]
         ]
-        return [_worker(node, reference) for node, reference in pending]
+        # the node that this process drives: its head only where `ray.init` has just started it
+        node = ray._private.worker._global_node
+        if ours and node is not None and node.is_head():
+            cluster = None
+        else:
+            cluster = taken if taken.startswith("ray://") else ray.get_runtime_context().gcs_address
+        return Inspection(cluster=cluster, workers=tuple(_worker(name, reference) for name, reference in pending))
     finally:
         if ours:
             ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _knock(address: str, source: str) -> None:
     """Raise ConnectionError if nobody listens there; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
-        return  # a name that Ray knows: auto, local
+        return  # none, or a name that Ray knows: auto, local
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
-        raise ConnectionError(f"nobody answers at the Ray address {address!r}: {error}") from error
+        raise ConnectionError(f"nobody answers at the Ray address {address!r}{source}: {error}") from error
 
 
 def _worker(node: str, reference: Any) -> Worker:
@@ -141,7 +174,7 @@ def _probe() -> Callable[[str, str, list[str]], dict[str, Any]]:
     """What runs in the worker. A function inside of a function is sent as code: the node may have no dgpo."""
 
     def look(name: str, switch: str, wanted: list[str]) -> dict[str, Any]:
-        import importlib
+        import importlib.util
         import os
         import socket
         import sys
@@ -172,6 +205,7 @@ def _probe() -> Callable[[str, str, list[str]], dict[str, Any]]:
             "entry_point": ours[0].value if ours else None,
             "switch": os.getenv(switch, "auto").strip().lower(),
             "missing": tuple(missing),
+            "queue": importlib.util.find_spec("transfer_queue") is not None,
             "errors": errors,
         }
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from dgpo import objectives
+from dgpo.engines.common import make_objective
 
 PREFIX = "dgpo:"
 """Every objective is registered in verl as `dgpo:NAME`: `gspo` and some other names are losses of verl's own."""
@@ -28,15 +28,18 @@ def overrides(
         reward: also make `dgpo.engines.verl.compute_score` the reward function.
         record: a folder for the tokens of every micro-batch.
 
-    The class of the configuration is overridden (`_target_`), because verl's own refuses fields that it does not know,
-    and because it makes every process that builds the configuration import the plug-in.
+    The classes of the configuration are overridden (`_target_`), because verl's own refuses fields that it does not
+    know, because that of the actor then looks at the settings beside the loss before anything starts, and because it
+    makes every process that builds the configuration import the plug-in.
 
     Raises:
-        ValueError: an unknown objective or field, or a field out of range.
+        ValueError: an unknown objective or field, a field out of range, or an objective that reads entropy (verl hands
+            over none).
     """
-    objectives.make(objective, **fields)
+    make_objective("verl", objective, fields)
     node = "actor_rollout_ref.actor.policy_loss"
     lines = [
+        f"actor_rollout_ref.actor._target_={PLUG_IN}.actor_config",
         f"{node}._target_={PLUG_IN}.DGPOPolicyLossConfig",
         f"{node}.loss_mode={PREFIX}{objective}",
         f"+{node}.objective={objective}",
@@ -52,12 +55,12 @@ def overrides(
 
 
 def must_stay() -> str:
-    """What a user has to know besides the overrides: the settings that make the loss raise an error when changed."""
+    """What a user has to know besides the overrides: the settings that raise an error when changed."""
     names = ", ".join(f"actor.{name}" for name in ACTOR_SETTINGS)
     return (
         f"leave {names} and the other fields of actor.policy_loss at verl's defaults, or remove them from your script: "
-        "they belong to verl's own losses, and the plug-in raises an error where they were changed. The clip range of "
-        "an objective is set by its own fields (eps_low, eps_high, dual_clip, ...)"
+        "they belong to verl's own losses, and where they were changed the run stops before it starts. The clip range "
+        "of an objective is set by its own fields (eps_low, eps_high, dual_clip, ...)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from inspect import signature
+from numbers import Real
 from typing import Any
 
 from dgpo.registry import did_you_mean
@@ -15,13 +16,16 @@ _FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
 
 _OPTIONS = tuple(signature(MathGrader).parameters)
 
+_MARKERS = {"openai/gsm8k": "####"}
+"""Data sources whose prompts, as verl's scripts write them, ask for the answer behind a marker and not in a box."""
+
 _GRADERS: dict[tuple[Any, ...], Grader] = {}
 
 
 def compute_score(
     data_source: str,
     solution_str: str,
-    ground_truth: str | float,
+    ground_truth: str | Real | float,
     extra_info: dict[str, Any] | None = None,
     **options: Any,
 ) -> dict[str, float]:
@@ -32,11 +36,12 @@ def compute_score(
 
     Args:
         data_source: the name of a task of `dgpo.tasks` that has a grader of its own uses that one; everything else is
-            mathematics, for `MathGrader`.
+            mathematics, for `MathGrader`. `openai/gsm8k` has the `answer_marker` "####" where none is given.
         solution_str: the response.
         ground_truth: the gold; see `MathGrader.grade_many`.
         extra_info: the row's, not read.
-        options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`); what verl passes for its
+        options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`). All but `answer_marker`
+            are about its worker processes, and a task with a grader of its own has none. What verl passes for its
             reward models is not read.
 
     Returns:
@@ -45,15 +50,21 @@ def compute_score(
         be used; the score is 0 for whatever the response says, so that its group has no advantage). Always these keys.
 
     Raises:
-        TypeError: a gold that is neither text nor a number, or a response that is not text.
-        ValueError: an unknown option, or one out of range; a reasoning-gym task that does not exist.
+        TypeError: a gold that is neither text nor a number, a response that is not text, an option that is neither
+            text nor a number.
+        ValueError: an unknown option, or one out of range; `answer_marker` for a task with a grader of its own; a
+            reasoning-gym task that does not exist.
     """
     given = {name: value for name, value in options.items() if name not in _FROM_VERL}
-    for name in given:
+    for name, value in given.items():
         if name not in _OPTIONS:
             nearest = did_you_mean(name, _OPTIONS)
             raise ValueError(f"compute_score has no option {name!r}{nearest}; its options: {', '.join(_OPTIONS)}")
-    if isinstance(ground_truth, bool) or not isinstance(ground_truth, str | int | float):
+        if not isinstance(value, str | Real | None):
+            raise TypeError(
+                f"compute_score: option {name} = {value!r} is of type {type(value).__name__}; expected text or a number"
+            )
+    if isinstance(ground_truth, bool) or not isinstance(ground_truth, str | Real):
         raise TypeError(
             f"the gold of a row of {data_source!r} is of type {type(ground_truth).__name__}: {ground_truth!r:.80}; "
             "expected text or a number"
@@ -68,7 +79,14 @@ def _grader(data_source: str, options: dict[str, Any]) -> Grader:
     own = data_source in TASKS or data_source in BENCHMARKS or data_source.startswith(GYM)
     grade = make(data_source).grade if own else None
     if grade is not None:
+        if options.get("answer_marker") is not None:
+            raise ValueError(
+                f"compute_score: answer_marker = {options['answer_marker']!r} has no effect on {data_source!r}, a task "
+                "with a grader of its own; expected it for mathematics only"
+            )
         return FunctionGrader(grade, version=data_source)
+    if data_source in _MARKERS:
+        options = {"answer_marker": _MARKERS[data_source]} | options
     key = tuple(sorted(options.items()))
     # setdefault is atomic, and a grader starts nothing before it is used: no lock that a fork could inherit
     return _GRADERS.get(key) or _GRADERS.setdefault(key, MathGrader(**options))

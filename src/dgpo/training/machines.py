@@ -40,8 +40,10 @@ class World:
         processes: W, one GPU each.
         sharding: how they share the model.
         source: where that was read.
+        assumed: the sharding was not given, so that it is a guess.
     """
 
     processes: int
     sharding: Sharding
     source: str
+    assumed: bool = False

@@ -274,6 +274,8 @@ def _notes(
     fused: bool,
 ) -> list[str]:
     notes = []
+    if world.assumed:
+        notes.append(f"sharding not given: {world.sharding} assumed; --accelerate_config FILE says otherwise")
     if config.updates_per_generation <= 1:
         notes.append("one update per generation: every ratio is 1, and objectives do not differ")
     if not fused:

@@ -9,8 +9,8 @@ import json
 import logging
 import os
 import platform
+import re
 import subprocess
-import sys
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -19,11 +19,14 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import INFO, Recorder
+from dgpo.diagnostics.recorder import Recorder
+from dgpo.diagnostics.recording import INFO
 from dgpo.tokens import TokenBatch
 from dgpo.training.fused import softcap_of
 
@@ -33,15 +36,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("dgpo", "torch", "trl", "transformers", "accelerate", "peft", "vllm", "deepspeed", "math-verify")
-HASHED_ROWS = 100_000
+HASHED_ROWS = 10_000
 """Rows of the data that its hash reads, so that a large set does not delay the start."""
 
+_SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_key|access_key)$", re.IGNORECASE)
+_SPECIAL_TOKEN = re.compile(r"(eos|bos|pad|unk|sep|cls|mask|image|stop)_token$", re.IGNORECASE)
+_SECRET_LOOK = re.compile(r"(?<=://)[^/@\s]+(?=@)|\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9-]{16,}")
 
-class Recording(TrainerCallback):
+
+class Recording(TrainerCallback, ExportableState):
     """Writes `run.json`, every log line, and the tokens of every `record_every`-th update.
 
     The files of an update appear when it has ended; of an update that a non-finite token ends, what came before and
-    that micro-batch.
+    that micro-batch. A checkpoint says which folder its run is recorded to (`ExportableState`), so that another run is
+    not continued there.
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
@@ -57,24 +65,38 @@ class Recording(TrainerCallback):
             world_size=accelerator.num_processes,
             warn=logger.warning,
         )
-        self._session = uuid.uuid4().hex
+        self._run: str | None = None
         self._update = 0
+        self._wanted = False
         self._totals: StepTotals | None = None
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
     def add(self, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
-        """One micro-batch, as the loss saw it."""
-        update = self.trainer.state.global_step + 1
-        if not self.trainer.model.training or not self.recorder.wants(update):
+        """One micro-batch, as the loss saw it. Every rank must call it for every micro-batch."""
+        if not self.trainer.model.training:
             return
-        self._update, self._totals = update, totals
+        update = self.trainer.state.global_step + 1
+        if update != self._update:
+            self._update, self._wanted = update, self._agree(update)
+        if not self._wanted:
+            return
+        self._totals = totals
         self.recorder.add(
             tokens,
             token_ids=inputs["completion_ids"],
             group=_groups(inputs),
             sum_pi_squared=self._sum_pi_squared(model, inputs) if self.trainer.args.record_sum_pi_squared else None,
         )
+
+    def _agree(self, update: int) -> bool:
+        """Whether this update is recorded, on all ranks or on none: Σπ² takes a forward pass that they share."""
+        accelerator, recorder = self.trainer.accelerator, self.recorder
+        if accelerator.num_processes > 1:
+            mine = torch.tensor([[int(recorder.taking), recorder.stride]], device=accelerator.device)
+            of_all = accelerator.gather(mine)
+            recorder.agree(bool(of_all[:, 0].all()), int(of_all[:, 1].max()))
+        return recorder.wants(update)
 
     def finish(self) -> None:
         """Write what was added since the last update ended."""
@@ -93,7 +115,10 @@ class Recording(TrainerCallback):
             )
             return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
 
-        with torch.no_grad(), trainer.accelerator.autocast():
+        device = trainer.accelerator.device
+        # dropout must not draw from the numbers that the training draws from
+        random = torch.random.fork_rng([device] if device.type == "cuda" else [])
+        with random, torch.no_grad(), trainer.accelerator.autocast():
             found = model(
                 input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
                 attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
@@ -111,32 +136,51 @@ class Recording(TrainerCallback):
         Raises:
             ValueError: the folder holds another run already, and this one does not continue it.
         """
-        folder = self.recorder.folder
-        if state.global_step == 0 and (folder / INFO).exists() and not self._mine(folder):
+        accelerator, folder = self.trainer.accelerator, self.recorder.folder
+        before = _info(folder)
+        mine = self._run or state.stateful_callbacks.get("Recording", {}).get("attributes", {}).get("run")
+        accelerator.wait_for_everyone()  # all ranks have looked before one writes
+        if before is not None and (mine is None or before.get("run") != mine):
             raise ValueError(
-                f"record = {str(folder)!r} already holds a run; give another folder, or continue that run from a "
-                "checkpoint"
+                f"record = {str(folder)!r} already holds a run, which this one does not continue; give another folder"
+                + ("" if state.global_step == 0 else f" (the checkpoint at update {state.global_step} is of another)")
             )
-        self.trainer.accelerator.wait_for_everyone()
+        self._run = mine or broadcast_object_list([uuid.uuid4().hex])[0]
+        self._update = 0
+        self.recorder.begin(state.global_step)
         if state.is_world_process_zero:
-            if not (folder / INFO).exists():
-                tokenizer = self._save_tokenizer()
-                self.recorder.info({**describe(self.trainer), "tokenizer": tokenizer, "session": self._session})
-            self.recorder.metrics({"event": "begin", "step": state.global_step})
+            self._say_what_runs(before, state.global_step)
 
-    def _mine(self, folder: Path) -> bool:
-        """Whether `train()` of this very trainer began the run; it may be called again."""
-        return bool(json.loads((folder / INFO).read_text(encoding="utf-8")).get("session") == self._session)
+    def _say_what_runs(self, before: dict[str, Any] | None, step: int) -> None:
+        now = {**describe(self.trainer), "run": self._run}
+        event: dict[str, Any] = {"event": "begin", "step": step}
+        if before is None:
+            now["tokenizer"] = self._save_tokenizer()
+        else:
+            old, new = before["config"], now["config"]
+            event["changed"] = {name: [old.get(name), new[name]] for name in new if old.get(name) != new[name]}
+            if event["changed"]:
+                changed = ", ".join(event["changed"])
+                logger.warning("the run goes on from update %d with another configuration: %s", step, changed)
+            now |= {"started": before["started"], "tokenizer": before["tokenizer"]}
+        self.recorder.info(now)
+        self.recorder.metrics(event)
 
     def _save_tokenizer(self) -> str | None:
         processing = self.trainer.processing_class
         if not hasattr(processing, "save_pretrained") or not self.recorder.on:
             return None
-        processing.save_pretrained(self.recorder.folder / "tokenizer")
-        return "tokenizer"
+        with self.recorder.guard():
+            processing.save_pretrained(self.recorder.folder / "tokenizer")
+            return "tokenizer"
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"run": self._run}}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and logs:
+        if state.is_world_process_zero and logs and self._run is not None:  # an evaluation before has no run
             self.recorder.metrics({"step": state.global_step, **logs})
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -179,10 +223,9 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
     return {
         "engine": "trl",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": sys.argv,
         "objective": {"name": args.objective, **dataclasses.asdict(trainer._objective)},
         "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._aggregation)},
-        "config": json.loads(json.dumps(args.to_dict(), default=str)),
+        "config": without_secrets(json.loads(json.dumps(args.to_dict(), default=str))),
         "updates_per_generation": args.updates_per_generation,
         "world_size": trainer.accelerator.num_processes,
         "seed": args.seed,
@@ -203,13 +246,35 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
     }
 
 
+def without_secrets(value: Any, name: str = "") -> Any:
+    """A configuration in which tokens, keys and passwords are `***`, by the name of the option and by their look."""
+    if isinstance(value, dict):
+        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [without_secrets(inner, name) for inner in value]
+    if isinstance(value, str):
+        if _SECRET_NAME.search(name) and not _SPECIAL_TOKEN.match(name):
+            return "***"
+        return _SECRET_LOOK.sub("***", value)
+    return value
+
+
+def _info(folder: Path) -> dict[str, Any] | None:
+    file = folder / INFO
+    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return found
+
+
 def data_of(data: Any) -> dict[str, Any]:
-    """Rows of a data set, and the SHA-256 of the first `HASHED_ROWS` of them, each as JSON with sorted keys."""
+    """Rows of a data set, and the SHA-256 of the first `HASHED_ROWS` of them, each as JSON with sorted keys.
+
+    What JSON has no form for, such as an image, counts by the name of its type.
+    """
     if not hasattr(data, "__len__"):
         return {"rows": None, "sha256": None, "rows_hashed": 0}
     digest, count = hashlib.sha256(), 0
     for row in islice(iter(data), HASHED_ROWS):
-        digest.update(json.dumps(row, sort_keys=True, default=str).encode() + b"\n")
+        digest.update(json.dumps(row, sort_keys=True, default=lambda value: type(value).__name__).encode() + b"\n")
         count += 1
     return {"rows": len(data), "sha256": digest.hexdigest(), "rows_hashed": count}
 

@@ -1,0 +1,58 @@
+"""The heads of verl's launch scripts: their figures are those of the plan of the YAML beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from recipe_figures import ROOT, SIZES, dry_run_argv, head_of, joined, of_verl, text_of
+
+from dgpo.cli.dry_run import plan_of
+from dgpo.training.plan import Plan
+
+
+def setting(size: str, name: str) -> str:
+    """A variable of the script."""
+    found = re.search(rf"^{name}=(\S+)", text_of(f"verl/dapo-math-{size}.sh"), re.MULTILINE)
+    assert found is not None, name
+    return found.group(1)
+
+
+def plan_of_script(size: str) -> Plan:
+    """The YAML's, with flash attention, which is verl's default, and vLLM on the same GPUs in the script's share."""
+    flags = {
+        "attn_implementation": "flash_attention_2",
+        "vllm_mode": "colocate",
+        "vllm_tensor_parallel_size": setting(size, "ROLLOUT_TP"),
+        "vllm_gpu_memory_utilization": setting(size, "ROLLOUT_MEMORY"),
+    }
+    words = [*(f"--{name}={value}" for name, value in flags.items()), "--vllm_enable_sleep_mode"]
+    return plan_of([*dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")), *words])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_figures_of_the_head(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A micro-batch is packed up to as many tokens as the YAML's has at full length."""
+    monkeypatch.chdir(ROOT)
+    plan = plan_of_script(size)
+    tokens = int(setting(size, "TOKENS_PER_GPU"))
+    assert tokens == plan.rows * (plan.prompt_tokens + plan.completion_tokens)
+    found = of_verl(plan, tokens)
+    head = joined(head_of(text_of(f"verl/dapo-math-{size}.sh")))
+    for phrase in ("memory", "sums", "time", "run"):
+        assert str(found[phrase]) in head
+    assert plan.gpu is not None
+    assert max(float(found["update"]), plan.generation_gib) < 0.95 * plan.gpu.gib
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_the_head_has_to_say(size: str) -> None:
+    head = head_of(text_of(f"verl/dapo-math-{size}.sh"))
+    assert len(head.splitlines()) <= 45
+    for word in ("Hardware:", "Memory:", "Time:", "Expect:"):
+        assert re.search(rf"^{word} +\S", head, re.MULTILINE), word
+    assert "NOT A RESULT: we have not run it" in head
+    assert "pip install 'verl[vllm,fsdp]==0.9.1' 'dgpo[verl]'" in head
+    assert f"bash recipes/verl/dapo-math-{size}.sh dgpo" in head
+    assert Path(f"dapo-math-{size}.sh").name in text_of("README.md")
