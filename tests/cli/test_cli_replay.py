@@ -14,7 +14,8 @@ from dgpo.cli.errors import UserError
 from dgpo.cli.replay import parse
 from dgpo.cli.replay import run as run_replay
 from dgpo.diagnostics import load, record
-from dgpo.diagnostics.replay import label, replay
+from dgpo.diagnostics.naming import label
+from dgpo.diagnostics.replay import replay
 from dgpo.objectives import OBJECTIVES, make
 
 
@@ -58,8 +59,19 @@ def test_the_cells(call: Callable[..., str], folder: Path) -> None:
     lines = call(folder, "--objectives", "grpo", "--updates", "3:5").splitlines()
     assert "3 updates (3 to 5)" in lines[0]
     cells = [line.split()[1:] for line in lines if line.split()[:1] == ["grpo"]]
-    assert cells[0][:3] == [f"{100 * row.bias:.2f}", f"{100 * row.bias_equal_step:.2f}", f"{row.cosine:.3f}"]
-    assert cells[0][5:7] == [f"{row.ess:.2f}", f"{100 * row.zero_fraction:.1f}"]
+    assert row.factor is not None
+    assert row.zero_fraction != row.top_percent_share
+    assert cells[0] == [
+        f"{100 * row.bias:.2f}",
+        f"{100 * row.bias_equal_step:.1f}",
+        f"{row.cosine:.3f}",
+        f"{row.step_size:.3g}",
+        f"{row.factor:.3g}",
+        f"{row.ess:.2f}",
+        f"{100 * row.zero_fraction:.1f}",
+        f"{row.weight_max:.3g}",
+        f"{100 * row.top_percent_share:.1f}",
+    ]
     assert cells[1] == [f"{100 * share:.1f}" for share in row.gradient.values()]
     tokens = next(line.split()[1:] for line in lines if line.startswith("tokens"))
     assert tokens == [f"{100 * share:.1f}" for share in found.fraction.values()]
@@ -100,10 +112,35 @@ def test_wrong_input(folder: Path, tmp_path: Path, make_batch: Callable[..., Any
     assert "no update of --updates 20:30 was recorded; recorded: 1 to 8" in fails(folder, "--updates", "20:30")
     assert "is not a folder" in fails(tmp_path / "nowhere")
     assert "nothing was recorded there" in fails(tmp_path)
-    (folder / "tokens" / "update-000003.parquet").write_bytes(b"no parquet")
-    assert "update-000003.parquet' is not a parquet file" in fails(folder)
     (folder / "under").write_text("")
     assert "under" in fails(folder, "--updates", "1", "--out", folder / "under" / "file.json")
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "metrics.jsonl").write_text("")
     assert "no recorded tokens" in fails(tmp_path / "bare")
+
+
+def test_a_log_alone_is_for_the_doctor(folder: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-8"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"log_history": []}')
+    (folder / "metrics.jsonl").write_text("")
+    for path in (checkpoint, checkpoint / "trainer_state.json", folder / "metrics.jsonl"):
+        with pytest.raises(UserError, match="which `dgpo doctor` reads"):
+            run_replay([str(path)])
+
+
+def test_what_is_missing_is_said(call: Callable[..., str], folder: Path) -> None:
+    (folder / "run.json").write_text('{"objective": {"name": "of_a_plugin", "x": 1}}')
+    (folder / "tokens" / "update-000003.parquet").write_bytes(b"no parquet")
+    with pytest.warns(UserWarning, match="left out"):
+        out = " ".join(call(folder, "--objectives", "dgpo", "bapo").split())
+    assert "7 updates (1 to 8)" in out
+    assert "of_a_plugin, is not registered here" in out
+    assert "missing or damaged: updates 3" in out
+    assert "damaged files: update-000003.parquet" in out
+    assert "factor: makes the step that of unclipped importance sampling" in out
+    assert "in training on every micro-batch: bapo." in out
+
+
+def test_names_are_not_broken(call: Callable[..., str], folder: Path) -> None:
+    assert sum(line.startswith("bapo_algorithm1 ") for line in call(folder).splitlines()) == 2

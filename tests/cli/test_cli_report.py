@@ -114,3 +114,23 @@ def test_no_metrics_no_curves(folder: Path, tmp_path: Path) -> None:
     (folder / "metrics.jsonl").unlink()
     with pytest.raises(UserError, match="no metrics were recorded"):
         run_plot(["curves", str(folder), "--out", str(tmp_path / "figure.svg")])
+
+
+def test_a_log_alone_is_for_the_doctor(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text('{"log_history": []}')
+    out = str(tmp_path / "figure.svg")
+    for path in (tmp_path, tmp_path / "trainer_state.json"):
+        with pytest.raises(UserError, match="which `dgpo doctor` reads"):
+            run_report([str(path)])
+        with pytest.raises(UserError, match="which `dgpo doctor` reads"):
+            run_plot(["curves", str(path), "--out", out])
+
+
+def test_an_objective_that_is_not_registered_here(folder: Path, tmp_path: Path) -> None:
+    (folder / "run.json").write_text('{"objective": {"name": "of_a_plugin"}, "updates_per_generation": 4}')
+    assert run_report([str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert "of_a_plugin (not registered where this page was written)" in page
+    assert "of_a_plugin, which it was trained with, is not registered here" in page
+    for kind in KINDS:
+        assert run_plot([kind, str(folder), "--out", str(tmp_path / f"{kind}.svg")]) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -12,16 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dgpo import TokenBatch
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.bias import pointwise_bias
+from dgpo.diagnostics.naming import label
 from dgpo.diagnostics.recording import record
-from dgpo.diagnostics.replay import Replay, Row, label, replay
+from dgpo.diagnostics.replay import Replay, Row, replay
 from dgpo.diagnostics.run import Run, load
-from dgpo.diagnostics.weighed import QUANTILES, Valid, figures
+from dgpo.diagnostics.weighed import QUANTILES
 from dgpo.diagnostics.weights import describe
 from dgpo.objectives import DGPO, OBJECTIVES, Objective, make
 from dgpo.regions import REGIONS, regions
@@ -147,78 +145,6 @@ def test_one_update_is_what_describe_says(run: Run, name: str) -> None:
     assert row.step_size == pytest.approx(told.step_size * told.tokens / 100)
 
 
-# --- closed forms -----------------------------------------------------------------------------------------------------
-
-
-def figures_of(x: float, advantage: float, objective: Objective) -> dict[str, float]:
-    old = torch.full((1, 1), -2.0, dtype=torch.float64)
-    tokens = TokenBatch(old + x, old, torch.tensor([advantage], dtype=torch.float64), torch.ones(1, 1))
-    valid = Valid.of(tokens)
-    return {name: float(value) for name, value in figures(valid, valid.weight(objective), 1.0).items()}
-
-
-@given(st.floats(-3.0, -0.25), st.integers(1, 4))
-def test_bias_of_the_power_decay_on_the_left(x: float, n: int) -> None:
-    """|w - r| = lo·u·(1 - uⁿ) with u = r / lo, against |A|·r: 1 - uⁿ. Reference 2.7."""
-    found = figures_of(x, -1.5, make("dgpo", n=n))
-    u = math.exp(x) / 0.8
-    assert found["bias"] == pytest.approx(1 - u**n)
-    assert found["bias/left"] == found["bias"]
-    assert found["cosine"] == pytest.approx(1)
-    assert found["bias_equal_step"] == pytest.approx(0, abs=1e-12)  # one token has all of every step
-    assert found["step_size"] == pytest.approx(1.5 * 0.8 * u ** (n + 1) * -math.expm1(-2.0 + x))
-
-
-@given(st.floats(0.2, 1.9), st.integers(1, 4))
-def test_bias_of_the_root_on_the_right(x: float, m: int) -> None:
-    """|w - r| / r = 1 - v^(-1/m) with v = r / hi."""
-    found = figures_of(x, 0.7, make("dgpo", m=m))
-    assert found["bias"] == pytest.approx(1 - (math.exp(x) / 1.2) ** (-1 / m))
-    assert found["bias/right"] == found["bias"]
-
-
-@given(st.floats(-3.0, -0.25))
-def test_a_hard_clip_loses_the_whole_token(x: float) -> None:
-    found = figures_of(x, -1.0, make("grpo"))
-    assert found["bias"] == pytest.approx(1)
-    assert found["weight/zero_fraction"] == 1
-    assert found["step_size"] == found["cosine"] == found["weight/ess"] == found["top_percent_share"] == 0
-    assert found["bias_equal_step"] == pytest.approx(1)
-
-
-@pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=20)
-@given(st.integers(0, 1000))
-def test_bounds_that_hold_for_any_batch(name: str, make_batch: Callable[..., Any], seed: int) -> None:
-    tokens = make_batch(seed=seed, spread=1.5).tokens()
-    valid = Valid.of(tokens)
-    found = {key: float(value) for key, value in figures(valid, valid.weight(make(name)), 1.0).items()}
-    unclipped = {key: float(value) for key, value in figures(valid, valid.ratio, 1.0).items()}
-    assert all(math.isfinite(value) for value in found.values())
-    assert found["bias"] == pytest.approx(sum(found[f"bias/{region}"] for region in REGIONS))
-    assert -1 - 1e-9 <= found["cosine"] <= 1 + 1e-9
-    assert -1e-9 <= found["bias_equal_step"] <= 2 + 1e-9
-    assert 0 <= found["weight/ess"] <= 1 + 1e-9
-    assert sum(found[f"gradient/{region}"] for region in REGIONS) == pytest.approx(1 if found["step_size"] else 0)
-    assert (unclipped["bias"], unclipped["bias_equal_step"]) == (0, 0)
-    assert unclipped["cosine"] == pytest.approx(1)
-
-
-def test_on_policy_nothing_can_differ(tmp_path: Path, make_batch: Callable[..., Any]) -> None:
-    """At ratio 1 every method that has weight 1 there is unclipped importance sampling."""
-    for update in (1, 2):
-        record(tmp_path, make_batch(seed=update, spread=0.0).tokens(), update=update)
-    rows = [row for row in replay(load(tmp_path)).rows if make(row.name).properties().unit_on_policy]
-    assert len(rows) >= 15
-    for row in rows:
-        assert (row.bias, row.cosine, row.factor) == pytest.approx((0, 1, 1), abs=1e-6)
-        assert row.gradient["inside"] == pytest.approx(1)
-        assert list(row.weight.values()) == pytest.approx([1] * len(QUANTILES))
-
-
-# --- the run as a whole -----------------------------------------------------------------------------------------------
-
-
 def test_all_covers_the_registry_and_the_runs_own(run: Run) -> None:
     found = replay(run)
     assert {row.name for row in found.rows if not row.own} == set(METHODS)
@@ -318,16 +244,59 @@ def test_wrong_input(run: Run, tmp_path: Path, make_batch: Callable[..., Any]) -
     record(tmp_path, broken, update=7)
     with pytest.raises(ValueError, match=r"update 7 in .*logprob\[0, 0\] = nan"):
         replay(load(tmp_path), "dgpo")
+
+
+def test_an_objective_of_the_users_own(tmp_path: Path, make_batch: Callable[..., Any]) -> None:
+    """Not in the registry here: nothing is the run's own, unless it is given."""
+    record(tmp_path, make_batch(seed=1).tokens(), update=1)
     write_info(tmp_path, name="of_a_plugin", x=1)
-    with pytest.raises(ValueError, match=r"run.json in .* 'of_a_plugin'.*give it as `own`"):
-        replay(load(tmp_path), "dgpo")
+    found = replay(load(tmp_path), ["dgpo", "grpo"])
+    assert (found.reference, found.unregistered) == (None, "of_a_plugin")
+    assert not any(row.own for row in found.rows)
+    assert json.loads(json.dumps(found.as_dict()))["unregistered"] == "of_a_plugin"
+    given = replay(load(tmp_path), "grpo", own="dgpo")
+    assert (given.reference, given.unregistered) == ("dgpo", None)
+
+
+def test_updates_that_lack_a_rank_are_left_out(tmp_path: Path, make_batch: Callable[..., Any]) -> None:
+    for update in (1, 2, 3):
+        for rank in range(2):
+            if (update, rank) not in ((2, 0), (3, 1)):
+                record(tmp_path, make_batch(seed=update).tokens(), update=update, rank=rank, world_size=2)
+    found = replay(load(tmp_path), "dgpo")
+    assert (found.updates, found.incomplete, found.skipped) == ((1,), (2, 3), ())
+    with pytest.raises(ValueError, match=r"0 without an advantage, 2 incomplete; damaged files: none"):
+        replay(load(tmp_path), "dgpo", updates=[2, 3])
+
+
+def test_damaged_files_are_left_out(tmp_path: Path, make_batch: Callable[..., Any]) -> None:
+    for update in (1, 2):
+        record(tmp_path, make_batch(seed=update).tokens(), update=update)
+    (tmp_path / "tokens" / "update-000002.parquet").write_bytes(b"no parquet")
+    run = load(tmp_path)
+    with pytest.warns(UserWarning, match=r"update-000002\.parquet"):
+        found = replay(run, "dgpo")
+    assert (found.updates, found.incomplete, run.damaged) == ((1,), (2,), ["update-000002.parquet"])
+
+
+def test_adaptive_rows_are_marked(run: Run) -> None:
+    assert (
+        {row.name for row in replay(run).rows if row.adaptive}
+        == {name for name in METHODS if make(name).adaptive}
+        != set()
+    )
 
 
 def test_the_file(run: Run, tmp_path: Path) -> None:
     found = replay(run)
     path = found.write(tmp_path / "new" / "replay.json")
     read = json.loads(path.read_text())
-    assert read == found.as_dict() | {"rows": read["rows"], "updates": list(found.updates), "skipped": []}
+    assert read == found.as_dict() | {
+        "rows": read["rows"],
+        "updates": list(found.updates),
+        "skipped": [],
+        "incomplete": [],
+    }
     assert read["schema"] == "dgpo.replay/1"
     assert [row["label"] for row in read["rows"]] == [row.label for row in found.rows]
     assert read["rows"][3]["weight"] == {str(q): found.rows[3].weight[q] for q in QUANTILES}
@@ -335,66 +304,3 @@ def test_the_file(run: Run, tmp_path: Path) -> None:
     assert "series" not in read["rows"][0]
     endless = row_of(replay(run, make("cispo", cap=math.inf)), "cispo:cap=inf")
     assert json.loads(json.dumps(endless.as_dict(), allow_nan=False))["fields"] == {"cap": "inf"}
-
-
-# --- a real run -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("name", "options"), [("dgpo", {"n": 2, "eps_high": 0.3}), ("bapo", {}), ("gspo", {})])
-def test_the_runs_own_row_is_what_its_log_says(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
-    from dgpo.tasks import Addition
-    from dgpo.training import DGPOConfig, DGPOTrainer
-    from dgpo.training.starter import character_tokenizer, tiny_model
-
-    def digits(completions: list[str], **kwargs: Any) -> list[float]:
-        return [sum(character.isdigit() for character in text) / max(len(text), 1) for text in completions]
-
-    tokenizer = character_tokenizer()
-    config = DGPOConfig(
-        output_dir=str(tmp_path / "out"),
-        record=str(tmp_path / "run"),
-        objective=name,
-        objective_kwargs=options,
-        per_device_train_batch_size=8,
-        num_generations=4,
-        steps_per_generation=4,
-        max_completion_length=5,
-        learning_rate=2e-2,
-        lr_scheduler_type="constant",
-        bf16=False,
-        use_cpu=True,
-        gradient_checkpointing=False,
-        save_strategy="no",
-        logging_steps=1,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        max_steps=6,
-        seed=7,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer = DGPOTrainer(
-            tiny_model(tokenizer, hidden=32, layers=2, seed=0),
-            digits,
-            config,
-            train_dataset=Addition().dataset("train").select(range(64)),
-            processing_class=tokenizer,
-        )
-        trainer.train()
-    run = load(tmp_path / "run")
-    found = replay(run, "grpo")
-    (own,) = [row for row in found.rows if row.own]
-    assert own.name == name
-    logged = {row["step"]: row for row in run.metrics if "objective/weight/mean" in row}
-    compared = 0
-    for place, update in enumerate(found.updates):
-        for series in (own.series, found.series):
-            for key, values in series.items():
-                if (metric := f"objective/{key}") in logged[update]:
-                    assert values[place] == pytest.approx(logged[update][metric], rel=1e-5, abs=1e-5), (update, key)
-                    compared += 1
-    # fraction and mass of five regions, four figures of the weight, and the KL
-    assert compared == 15 * len(found.updates)
-    assert len(found.updates) >= 5
-    assert max(found.series["fraction/left"]) + max(found.series["fraction/right"]) > 0

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from browsing import CHROMIUM, opened
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -124,3 +125,41 @@ def hostile(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = Tokenizer(WordLevel(words, unk_token=next(iter(words))))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / "tokenizer")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is missing")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, headless=True)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def shared(browser, report):
+    problems = []
+    return opened(browser, report, problems), problems
+
+
+@pytest.fixture
+def page(shared):
+    """The report, wide and light; a test leaves it as it found it."""
+    page, problems = shared
+    yield page
+    assert problems == []
+
+
+@pytest.fixture
+def open_page(browser):
+    """A page of its own."""
+    problems, pages = [], []
+
+    def open_page(path, **look):
+        pages.append(opened(browser, path, problems, **look))
+        return pages[-1]
+
+    yield open_page
+    for page in pages:
+        page.context.close()
+    assert problems == []

@@ -4,82 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 
 import pytest
 import torch
+from browsing import CHROMIUM, opened, traces
 
 from dgpo import TokenBatch, objectives
+from dgpo.diagnostics import record
 from dgpo.report import write_report
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed, which drives the browser")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
     # one browser for all tests here
     pytest.mark.xdist_group("browser"),
 ]
-
-READY = "html[data-ready=true]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=CHROMIUM, headless=True)
-        yield opened
-        opened.close()
-
-
-def opened(browser, path, problems, width=1280, scheme="light"):
-    """A page that notes every message, error and request but for its own file."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
-    page.on("console", lambda message: problems.append(f"console {message.type}: {message.text}"))
-    page.on("pageerror", lambda error: problems.append(f"error: {error}"))
-    address = path.resolve().as_uri()
-    page.on("request", lambda request: None if request.url == address else problems.append(request.url))
-    page.goto(address)
-    page.wait_for_selector(READY)
-    return page
-
-
-@pytest.fixture(scope="module")
-def shared(browser, report):
-    problems = []
-    return opened(browser, report, problems), problems
-
-
-@pytest.fixture
-def page(shared):
-    """The report, wide and light; a test leaves it as it found it."""
-    page, problems = shared
-    yield page
-    assert problems == []
-
-
-@pytest.fixture
-def open_page(browser):
-    """A page of its own."""
-    problems, pages = [], []
-
-    def open_page(path, **look):
-        pages.append(opened(browser, path, problems, **look))
-        return pages[-1]
-
-    yield open_page
-    for page in pages:
-        page.context.close()
-    assert problems == []
-
-
-def traces(page, plot):
-    """What plotly holds: name, meta, visibility, x and y of every trace."""
-    return page.eval_on_selector(
-        f"#{plot}",
-        "box => box.data.map(t => ({name: t.name, meta: t.meta, visible: t.visible !== false, x: t.x, y: t.y}))",
-    )
 
 
 def logs(ratios):
@@ -114,6 +52,16 @@ def test_the_header_tells_what_happened(page):
     for words in ("dgpo:n=2", "24 of 24", "entropy", "nats"):
         assert words in card
     assert "addition, greedy: 80.0 % (76.0 to 84.0), after" in page.locator("#overview").inner_text()
+
+
+def test_the_whiskers_are_the_ends_of_the_intervals(page):
+    found = page.eval_on_selector(
+        "#plot-evaluation", "box => box.data.map(t => [t.x, t.error_x.array, t.error_x.arrayminus])"
+    )
+    ((values, above, below),) = found
+    assert values == pytest.approx([80.0, 50.0])
+    assert above == pytest.approx([4.0, 3.0])
+    assert below == pytest.approx([4.0, 3.0])
 
 
 def test_a_slider_moves_a_curve_to_where_python_has_it(page):
@@ -209,68 +157,6 @@ def test_the_other_basis_divides_by_the_probability(page):
     page.get_by_label("∇log π (w)").check()
 
 
-def look(page):
-    return page.evaluate(
-        """() => [getComputedStyle(document.body).backgroundColor,
-                  document.querySelector('#plot-reward').layout.font.color,
-                  document.querySelector('#plot-reward').data.at(-1).line.color]"""
-    )
-
-
-def test_the_theme_follows_the_system_and_the_button(open_page, page, report):
-    light, dark = look(page), look(open_page(report, scheme="dark"))
-    assert all(a != b for a, b in zip(light, dark, strict=True))
-    page.click("#theme")
-    assert look(page) == dark
-    page.click("#theme")
-    assert look(page) == light
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_sticks_out(open_page, page, report, width):
-    page = page if width == 1280 else open_page(report, width=width)
-    page.locator("summary").click()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    wide = page.eval_on_selector_all(
-        "main *:not(svg *)",
-        f"all => all.filter(e => !e.closest('.scroll') && e.getBoundingClientRect().right > {width} + 1)"
-        ".map(e => e.outerHTML.slice(0, 80))",
-    )
-    assert wide == []
-    page.locator("summary").click()
-
-
-def test_the_keyboard_reaches_every_control(page):
-    expected = page.evaluate(
-        """() => [...document.querySelectorAll('a[href], button, input, select, summary, [tabindex="0"]')]
-             .filter(e => e.checkVisibility() && !e.closest('.js-plotly-plot') && !(e.type === 'radio' && !e.checked))
-             .map((e, i) => { e.dataset.stop = i; return String(i); })"""
-    )
-    reached = []
-    page.focus(".skip")
-    for _ in range(3 * len(expected)):
-        reached.append(page.evaluate("document.activeElement.dataset.stop"))
-        if set(expected) <= set(reached):
-            break
-        page.keyboard.press("Tab")
-    assert set(expected) <= set(reached)
-    page.evaluate("document.querySelector('#theme').focus()")
-    page.keyboard.press("Tab")
-    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    page.focus(".skip")
-    page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.id") == "main"
-
-
-def test_every_control_has_a_name(page):
-    nameless = page.eval_on_selector_all(
-        "button, input, select",
-        "all => all.filter(e => !e.closest('.js-plotly-plot') && !(e.labels?.length && e.labels[0].textContent.trim())"
-        " && !e.getAttribute('aria-label') && !e.textContent.trim()).map(e => e.outerHTML)",
-    )
-    assert nameless == []
-
-
 def test_tables_sort_and_settings_are_found(page):
     table = page.locator("#replay table").first
     table.get_by_role("button", name="objective").click()
@@ -292,22 +178,6 @@ def test_tables_sort_and_settings_are_found(page):
     assert "config.learning_rate" not in shown
     page.get_by_label("only what differs").uncheck()
     page.locator("summary").click()
-
-
-def test_it_prints_in_the_light_theme_and_comes_back(page):
-    light = look(page)
-    page.click("#theme")
-    dark = look(page)
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert look(page) == light
-    page.emulate_media(media="print")
-    assert not page.locator("#sliders").is_visible()
-    assert page.eval_on_selector_all("figure", "all => Math.max(...all.map(e => e.scrollWidth - e.clientWidth))") <= 0
-    page.emulate_media(media="screen")
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert look(page) == dark
-    page.click("#theme")
-    assert page.pdf(format="A4")[:4] == b"%PDF"
 
 
 def test_a_hostile_run_is_only_text(open_page, hostile, tmp_path):
@@ -341,3 +211,18 @@ def test_a_run_without_tokens_and_a_log_without_reward(open_page, tmp_path):
     assert len(traces(page, "plot-entropy")) == 1
     assert "no recorded tokens" in page.inner_text("#overlay-note")
     assert "Nothing to show" in page.inner_text("#regions")
+
+
+def test_what_was_left_out_is_said(open_page, tmp_path, make_batch):
+    for update in range(1, 7):
+        for rank in range(2):
+            if (update, rank) != (2, 1):
+                record(tmp_path, make_batch(seed=update).tokens(), update=update, rank=rank, world_size=2)
+    for rank in ("", "-rank1"):
+        (tmp_path / "tokens" / f"update-000004{rank}.parquet").write_bytes(b"no parquet")
+    with pytest.warns(UserWarning, match="left out"):
+        path = write_report([tmp_path], tmp_path / "report.html")
+    note = open_page(path).inner_text("#regions-0 .aside")
+    assert "From the tokens of 4 of 6 recorded updates." in note
+    assert "the file of a rank is missing: 1 update (2)." in note
+    assert "they cannot be read: 2 files (update-000004.parquet, update-000004-rank1.parquet)." in note

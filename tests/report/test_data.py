@@ -16,7 +16,6 @@ from dgpo.diagnostics.doctor import diagnose
 from dgpo.diagnostics.replay import replay
 from dgpo.regions import REGIONS
 from dgpo.report import collect
-from dgpo.report import tokens as report_tokens
 from dgpo.report.data import labels
 from dgpo.report.series import MAX_POINTS, thinned
 from dgpo.report.weight_curves import weights
@@ -162,6 +161,13 @@ def test_a_log_with_the_names_of_another_trainer(tmp_path):
     assert run["summary"]["finished"] is None
 
 
+def test_a_log_whose_steps_have_another_name(tmp_path):
+    rows = [{"_step": i, "reward": i / 10} for i in range(1, 9)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run,) = collect([tmp_path])["runs"]
+    assert run["summary"]["updates"] == 8
+
+
 def test_what_was_not_finite_is_a_gap(tmp_path):
     rows = [{"step": i, "grad_norm": "nan" if i == 3 else 1.0} for i in range(1, 6)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -176,13 +182,6 @@ def test_long_curves_keep_their_spikes():
     assert (12_345, 1.0) in kept
     assert (20_000, -2.0) in kept
     assert kept == sorted(kept)
-
-
-def test_long_runs_are_read_in_whole_generations(runs, monkeypatch):
-    monkeypatch.setattr(report_tokens, "MAX_UPDATES", 12)
-    assert report_tokens.chosen_updates(load(runs[0])) == [1, 2, 3, 4, 9, 10, 11, 12, 21, 22, 23, 24]
-    monkeypatch.setattr(report_tokens, "MAX_TOKENS", 1)
-    assert report_tokens.chosen_updates(load(runs[0])) == [1, 2, 3, 4]
 
 
 def test_labels_tell_runs_apart():

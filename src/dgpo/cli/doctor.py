@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 
 from dgpo.cli.errors import UserError, user_input
 from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text
@@ -56,7 +57,8 @@ def _runs(runs: list[str], as_json: bool) -> int:
         print(json.dumps({run: [one.as_dict() for one in findings] for run, findings in found.items()}, indent=2))
     else:
         for run, findings in found.items():
-            print("\n".join([run, covered(read[run]), *([text(findings)] if findings or can_tell(read[run]) else [])]))
+            said = [text(findings)] if findings or can_tell(read[run]) else []
+            print("\n".join([run, textwrap.fill(covered(read[run]), 100, subsequent_indent="  "), *said]))
     if unknown := [run for run in runs if not found[run] and not can_tell(read[run])]:
         raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in unknown))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from rich.text import Text
 
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
+from dgpo.diagnostics.doctor.case import STATE
+from dgpo.diagnostics.doctor.keys import sample
+from dgpo.diagnostics.recording import INFO, METRICS, TOKENS
 from dgpo.diagnostics.replay import Replay, Row, replay
 from dgpo.diagnostics.run import Run, load
 from dgpo.objectives import Objective
@@ -22,7 +26,7 @@ from dgpo.regions import REGIONS
 
 ALL = "all"
 WORDS = {"None": None, "inf": math.inf}
-HEADER = ("bias\n%", "equal\nstep %", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")
+HEADER = ("bias\n%", "equal\nstep\n%", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")
 NOTES = (
     "* the run's own objective; least biased first. bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling "
     "w = r. equal step: Σ|p_w - p_r| of the shares p of the step that tokens hold, 0 to 200 %. cosine: between w·A·N "
@@ -30,6 +34,7 @@ NOTES = (
     "tokens. w = 0: tokens without a gradient. top 1: what the largest 1 % of the tokens hold of Σ|A|wN. N is {norm} "
     "of ∇log π in the logits."
 )
+ADAPTIVE = "Adaptive, so calibrated here on each update as a whole, in training on every micro-batch"
 
 
 def run(argv: list[str]) -> int:
@@ -53,14 +58,39 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE.json", help="where to write the figures; RUN/replay.json if not given")
     arguments = parser.parse_args(argv)
     with user_input():
-        recorded = load(arguments.run)
+        recorded = load(run_folder(arguments.run))
         chosen = [objective for word in arguments.objectives for objective in parse(word)]
         found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
         path = found.write(arguments.out or Path(arguments.run) / "replay.json")
+    console = Console()
     for table in tables(found):
-        Console().print(table, "")
+        if console.measure(table).minimum > console.width:
+            table.columns[0].min_width = None  # a name in two parts is better than a figure without its end
+        console.print(table, "")
+    for line in remarks(found, recorded.damaged):
+        print(line)
     print(f"all figures: {path}")
     return 0
+
+
+def run_folder(path: str) -> str:
+    """The path, unless what lies there is a log that only the doctor reads.
+
+    Raises:
+        ValueError: it is a checkpoint, its trainer_state.json, or a file of metrics.
+    """
+    place = Path(path)
+    if place.is_dir():
+        recorded = any((place / name).exists() for name in (INFO, METRICS, TOKENS))
+        log = (place / STATE).is_file() and not recorded
+    else:
+        log = place.is_file() and place.suffix in (".json", ".jsonl")
+    if log:
+        raise ValueError(
+            f"{path!r} is a log or a checkpoint, which `dgpo doctor` reads; expected the folder that a run was "
+            "recorded to (record: FOLDER)"
+        )
+    return path
 
 
 def parse(word: str) -> list[Objective]:
@@ -82,7 +112,7 @@ def parse(word: str) -> list[Objective]:
 
 
 def _value(text: str) -> Any:
-    """As `replay.label` writes it."""
+    """As `naming.label` writes it."""
     if text in WORDS:
         return WORDS[text]
     try:
@@ -116,14 +146,19 @@ def tables(found: Replay) -> list[Table]:
     title = f"{number} update{'s' * (number != 1)} ({found.updates[0]} to {found.updates[-1]}), {found.tokens} tokens"
     if found.skipped:
         title += f"; {len(found.skipped)} without an advantage left out"
+    if found.incomplete:
+        title += f"; {len(found.incomplete)} incomplete left out"
     reference = found.reference or "unclipped importance sampling"
     caption = NOTES.format(reference=reference, norm="the norm" if found.exact else "the lower bound 1 - π of the norm")
-    figures = _table(title, caption, HEADER)
+    if adaptive := [row.label for row in found.rows if row.adaptive]:
+        caption += f" {ADAPTIVE}: {', '.join(adaptive)}."
+    longest = max(len(word) for row in found.rows for word in _name(row).plain.split())
+    figures = _table(title, caption, HEADER, longest)
     caption = (
         f"In % of Σ|A|wN; the range is 1 - {found.eps_low:g} to 1 + {found.eps_high:g} for every row. First row: in % "
         "of the tokens."
     )
-    places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS))
+    places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS), longest)
     places.add_row("tokens", *(f"{100 * found.fraction[name]:.1f}" for name in REGIONS), end_section=True)
     for row in found.rows:
         figures.add_row(_name(row), *_cells(row))
@@ -131,12 +166,27 @@ def tables(found: Replay) -> list[Table]:
     return [figures, places]
 
 
-def _table(title: str, caption: str, head: tuple[str, ...]) -> Table:
+def remarks(found: Replay, damaged: Sequence[str]) -> list[str]:
+    """Lines on what is missing from the tables."""
+    lines = []
+    if found.unregistered is not None:
+        lines.append(
+            f"the run's own objective, {found.unregistered}, is not registered here: no row is marked as its own; from "
+            "Python, give it to dgpo.diagnostics.replay.replay as own=..."
+        )
+    if found.incomplete:
+        lines.append(f"left out, because the file of a rank is missing or damaged: updates {sample(found.incomplete)}")
+    if damaged:
+        lines.append(f"damaged files: {', '.join(damaged)}")
+    return lines
+
+
+def _table(title: str, caption: str, head: tuple[str, ...], longest: int) -> Table:
     # Text: a name with [brackets] in it is no markup
     table = Table(title=Text(title), caption=Text(caption), caption_justify="left", min_width=72)
     # so that the columns fit into 80 characters
     table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)
-    table.add_column("objective", overflow="fold", vertical="bottom")
+    table.add_column("objective", overflow="fold", vertical="bottom", min_width=longest)
     for header in head:
         table.add_column(header, justify="right", no_wrap=True)
     return table
@@ -149,7 +199,7 @@ def _name(row: Row) -> Text:
 def _cells(row: Row) -> list[str]:
     return [
         f"{100 * row.bias:.2f}",
-        f"{100 * row.bias_equal_step:.2f}",
+        f"{100 * row.bias_equal_step:.1f}",
         f"{row.cosine:.3f}",
         f"{row.step_size:.3g}",
         "-" if row.factor is None else f"{row.factor:.3g}",

@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from dgpo import objectives as registry
+from dgpo.diagnostics.doctor.case import objective_of
+from dgpo.diagnostics.naming import label, name_of, unregistered
 from dgpo.diagnostics.run import Run
-from dgpo.diagnostics.weighed import QUANTILES, Valid, figures, whole
+from dgpo.diagnostics.weighed import QUANTILES, Valid, complete, figures, whole
 from dgpo.diagnostics.weights import clip_range
 from dgpo.files import write_json_atomic
 from dgpo.kl import k3
@@ -47,13 +49,16 @@ class Row:
         name: in `objectives.OBJECTIVES`, or the class of an objective that is not registered.
         fields: all fields.
         own: whether it is what the run was trained with.
+        adaptive: whether its weights depend on the batch that it is calibrated on: here all tokens of an update, in the
+            trainer those of a micro-batch, so that with several of them its figures are not those of the log.
         weight: quantile -> w, the weight on ∇log π.
         weight_on_prob: quantile -> w/π, the weight on ∇π.
         weight_mean: mean of w.
         weight_max: the largest w of all updates.
         zero_fraction: share of tokens with w = 0.
         ess: (Σ|w|)² / (n·Σw²).
-        mass: region -> share of Σ|A·w|, as in the log.
+        mass: region -> share of Σ|A·w|. Over the whole update, as `ess`; the trainer logs the mean of both over the
+            micro-batches.
         gradient: region -> share of Σ|A·w|·N.
         bias, bias_by_region, bias_equal_step, cosine, step_size: above.
         factor: what the learning rate (or w) is to be multiplied with so that the mean step is the reference's; None
@@ -66,6 +71,7 @@ class Row:
     name: str
     fields: dict[str, Any]
     own: bool
+    adaptive: bool
     weight: dict[float, float]
     weight_on_prob: dict[float, float]
     weight_mean: float
@@ -100,10 +106,12 @@ class Replay:
         rows: one per objective, the least biased first.
         updates: which were replayed.
         skipped: updates without a token whose advantage is not 0, which teach nothing under any objective.
+        incomplete: updates that are left out, because what a rank recorded of them is missing or damaged.
         tokens: valid tokens of the replayed updates.
         exact: whether N is the norm of ∇log π everywhere, or the bound 1 - π.
         reference: label of the run's own objective, whose step `factor` refers to; None where it is not known, and
             `factor` refers to unclipped importance sampling.
+        unregistered: name of the run's own objective where `run.json` has one that cannot be made here.
         eps_low, eps_high: the range of the regions, the same for every row: the run's own, or 0.2.
         fraction: region -> share of the valid tokens, mean over updates.
         series: the same by update, and "kl/old" the k3 estimate of KL(π_old ‖ π_θ), and
@@ -113,9 +121,11 @@ class Replay:
     rows: tuple[Row, ...]
     updates: tuple[int, ...]
     skipped: tuple[int, ...]
+    incomplete: tuple[int, ...]
     tokens: int
     exact: bool
     reference: str | None
+    unregistered: str | None
     eps_low: float
     eps_high: float
     fraction: dict[str, float]
@@ -147,21 +157,22 @@ def replay(
 ) -> Replay:
     """Weigh the recorded tokens of a run by every objective, calibrated on each update where it adapts.
 
-    What several ranks recorded of an update is put together again. ρ is 1 and every token counts the same, as under
-    `token-mean`.
+    What several ranks recorded of an update is put together again; files that are damaged end up in `run.damaged`.
+    ρ is 1 and every token counts the same, as under `token-mean`.
 
     Args:
         run: of `load`.
         objectives: "all" for the whole registry with its defaults; or one or several of: a name, (name, fields), an
             `Objective`. The run's own is always among the rows.
         updates: which; None for all that were recorded.
-        own: what the run was trained with; None reads it from `run.json`, where there is one.
+        own: what the run was trained with; None reads it from `run.json`, where there is one. An objective of the
+            user's own that is not registered here cannot be read: no row is the run's own then.
 
     Raises:
-        ValueError: unknown objective or field; an update that was not recorded; no update with an advantage; a NaN or
-            infinity at a valid token.
+        ValueError: unknown objective or field; an update that was not recorded; no whole update with an advantage; a
+            NaN or infinity at a valid token.
     """
-    mine = _make(own) if own is not None else _of(run)
+    mine = _make(own) if own is not None else objective_of(run.info)
     chosen = _chosen(objectives, mine)
     wanted = list(run.updates if updates is None else updates)
     if missing := sorted(set(wanted) - set(run.updates)):
@@ -170,11 +181,15 @@ def replay(
 
     kept: list[int] = []
     skipped: list[int] = []
+    incomplete: list[int] = []
     common: list[dict[str, Tensor]] = []
     measured: list[list[dict[str, Tensor]]] = [[] for _ in chosen]
     count, exact = 0, True
     for update in wanted:
         parts = list(run.recorded([update]))
+        if not complete(parts):
+            incomplete.append(update)
+            continue
         if not any(bool((part.tokens.advantage != 0).any()) for part in parts):
             skipped.append(update)
             continue
@@ -190,8 +205,9 @@ def replay(
             series.append(figures(valid, valid.weight(objective), step_tokens))
     if not kept:
         raise ValueError(
-            f"none of the updates {wanted} in {str(run.folder)!r} has a token whose advantage is not 0: there is "
-            "nothing to replay"
+            f"none of the updates {wanted} in {str(run.folder)!r} is whole and has a token whose advantage is not 0: "
+            f"there is nothing to replay ({len(skipped)} without an advantage, {len(incomplete)} incomplete; damaged "
+            f"files: {', '.join(run.damaged) or 'none'})"
         )
     shared = _series(common)
     step = fmean((shared if mine is None else _series(measured[0]))["step_size"])
@@ -203,21 +219,16 @@ def replay(
         rows=tuple(sorted(rows, key=lambda row: row.bias)),
         updates=tuple(kept),
         skipped=tuple(skipped),
+        incomplete=tuple(incomplete),
         tokens=count,
         exact=exact,
         reference=None if mine is None else label(mine),
+        unregistered=unregistered(run.info) if mine is None else None,
         eps_low=eps_low,
         eps_high=eps_high,
         fraction={region: fmean(shared[f"fraction/{region}"]) for region in REGIONS},
         series=shared,
     )
-
-
-def label(objective: Objective) -> str:
-    """`name:field=value,...`, as the command line takes it, with the fields that differ from their defaults."""
-    values = {field.name: getattr(objective, field.name) for field in fields(objective)}
-    given = [f"{field.name}={values[field.name]}" for field in fields(objective) if values[field.name] != field.default]
-    return ":".join([_name(objective), ",".join(given)] if given else [_name(objective)])
 
 
 def _common(valid: Valid, step_tokens: float) -> dict[str, Tensor]:
@@ -241,9 +252,10 @@ def _row(objective: Objective, series: dict[str, tuple[float, ...]], reference: 
 
     return Row(
         label=label(objective),
-        name=_name(objective),
+        name=name_of(objective),
         fields={field.name: getattr(objective, field.name) for field in fields(objective)},
         own=own,
+        adaptive=objective.adaptive,
         weight={q: means[f"weight/q{q}"] for q in QUANTILES},
         weight_on_prob={q: means[f"weight_on_prob/q{q}"] for q in QUANTILES},
         weight_mean=means["weight/mean"],
@@ -263,30 +275,11 @@ def _row(objective: Objective, series: dict[str, tuple[float, ...]], reference: 
     )
 
 
-def _name(objective: Objective) -> str:
-    return next((name for name, cls in OBJECTIVES.items() if cls is type(objective)), type(objective).__name__)
-
-
 def _make(choice: Choice) -> Objective:
     if isinstance(choice, Objective):
         return choice
     name, given = (choice, {}) if isinstance(choice, str) else choice
     return registry.make(name, **given)
-
-
-def _of(run: Run) -> Objective | None:
-    """What `run.json` names."""
-    about = run.info.get("objective")
-    if about is None:
-        return None
-    given = {name: value for name, value in about.items() if name != "name"}
-    try:
-        return registry.make(about["name"], **given)
-    except (ValueError, KeyError) as error:
-        raise ValueError(
-            f"run.json in {str(run.folder)!r} has the objective {about!r}, which cannot be made here ({error}); give "
-            "it as `own`"
-        ) from error
 
 
 def _chosen(objectives: str | Objective | Iterable[Choice], mine: Objective | None) -> list[Objective]:

@@ -74,7 +74,8 @@ class Description:
         step_size: mean over the valid tokens of |A·w|·N.
         weight: quantile -> w, the weight on ∇log π.
         weight_on_prob: quantile -> w/π, the weight on ∇π.
-        regions: region -> what its tokens hold; by the objective's own range, as in the trainer's log.
+        regions: region -> what its tokens hold, by the objective's own range. The trainer logs the same of each
+            micro-batch, which an adaptive objective is calibrated on there, and their mean over an update.
         signs: "negative", "zero", "positive" -> the same by sign of A.
         deciles: the same by tenths of the tokens in the order of π_old, rarest first; empty tenths are left out.
         top: the tokens with the largest |A·w|·N, largest first.

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.diagnostics.doctor import Case, diagnose
+from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen
 from dgpo.diagnostics.doctor.case import objective_of
 from dgpo.diagnostics.doctor.keys import Log
-from dgpo.diagnostics.replay import Replay, label, replay
+from dgpo.diagnostics.naming import label, unregistered
+from dgpo.diagnostics.replay import Replay, replay
 from dgpo.diagnostics.run import Run, load
 from dgpo.objectives import Objective
 from dgpo.report import evaluations, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
+from dgpo.report.sample import Sample, sample
 
 SCHEMA = "dgpo.report/1"
 NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while training)"
@@ -25,7 +27,8 @@ def collect(
 ) -> dict[str, Any]:
     """Read runs and evaluations into what the page shows.
 
-    The same input gives the same output. Of a long run not every recorded update is read (see `tokens`).
+    The same input gives the same output. Of a long run not every recorded token is read (see `sample`), but by the
+    doctor.
 
     Args:
         runs: folders that were recorded to.
@@ -41,7 +44,8 @@ def collect(
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
             raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
-    read = [tokens.moved(run, tokens.chosen_updates(run)) for run in loaded]
+    samples = [sample(run) for run in loaded]
+    read = [tokens.moved(part, part.chosen) for part in samples]
     own = [objective_of(run.info) for run in loaded]
     widest = tokens.reach(read)
     chosen = weight_curves.registered() | {label(objective): objective for objective in own if objective is not None}
@@ -50,8 +54,8 @@ def collect(
     return {
         "schema": SCHEMA,
         "runs": [
-            _run(run, name, objective, found, widest)
-            for run, name, objective, found in zip(loaded, labels(folders), own, read, strict=True)
+            _run(run, part, name, objective, found, widest)
+            for run, part, name, objective, found in zip(loaded, samples, labels(folders), own, read, strict=True)
         ],
         "charts": {
             name: {"title": chart.title, "unit": chart.unit, "lines": [words for words, _ in chart.lines]}
@@ -87,26 +91,36 @@ def _folder(path: Path) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _run(run: Run, name: str, objective: Objective | None, found: tokens.Moved, widest: float) -> dict[str, Any]:
+def _run(
+    run: Run, part: Sample, name: str, objective: Objective | None, found: tokens.Moved, widest: float
+) -> dict[str, Any]:
     log, info = Log.of(run.metrics), run.info
-    found_replay, why = _replay(run, found)
+    case = Case.of(run)
+    there = seen(case)
+    found_replay, why = _replay(part, found)
     decode, undecoded = tokens.decoder(run)
     top = []
     if found_replay is not None and objective is not None:
-        top = tokens.top_tokens(run, found_replay.updates, objective, decode)
+        top = tokens.top_tokens(part, found_replay.updates, objective, decode)
     return {
         "label": name,
         "objective": None if objective is None else label(objective),
+        "unregistered": unregistered(info),
         "info": {key: value for key, value in info.items() if key != "config"},
         "config": info.get("config") or {},
         "summary": summary(run, log),
         "resumed": list(log.resumed),
         "charts": series.charts(log),
         "evaluations": series.evaluations(log),
-        "findings": [finding.as_dict() for finding in diagnose(Case.of(run))],
+        "findings": [finding.as_dict() for finding in diagnose(case)],
+        "can_tell": can_tell(there),
+        "covered": covered(there),
         "recorded": len(run.updates),
         "read": len(found.updates),
+        "every": part.every,
         "broken": list(found.broken),
+        "incomplete": sorted({*part.incomplete, *found.incomplete}),
+        "damaged": list(run.damaged),
         "no_tokens": why,
         "regions": drawn_regions(run, log, found_replay),
         "histogram": tokens.counts(found, widest) if len(found.log_ratio) else None,
@@ -116,20 +130,22 @@ def _run(run: Run, name: str, objective: Objective | None, found: tokens.Moved, 
     }
 
 
-def _replay(run: Run, found: tokens.Moved) -> tuple[Replay | None, str]:
+def _replay(part: Sample, found: tokens.Moved) -> tuple[Replay | None, str]:
     """The replay, or why there is none."""
-    if not run.updates:
+    if not part.updates:
         return None, NO_TOKENS
+    if not part.chosen or len(found.incomplete) == len(part.chosen):
+        return None, "of no recorded update there is a readable file of every rank"
     if not len(found.log_ratio):
         return None, "no token that was recorded has an advantage other than 0 and finite log-probabilities"
-    return replay(run, updates=found.updates), ""
+    return replay(part, updates=found.updates), ""
 
 
 def summary(run: Run, log: Log) -> dict[str, Any]:
     """What happened, in a few figures; None for what is not known."""
     info, config = run.info, run.info.get("config") or {}
     events = [row for row in run.metrics if "event" in row]
-    steps = [row["step"] for row in run.metrics] + run.updates
+    steps = [*(step for step, _ in log.rows), *run.updates, *(row.get("step", row.get("_step", 0)) for row in events)]
     seconds = log.series("train_runtime")
     planned = config.get("max_steps")
     return {

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from dgpo.diagnostics.doctor.case import objective_of
 from dgpo.diagnostics.doctor.keys import Log
-from dgpo.diagnostics.replay import label, replay
+from dgpo.diagnostics.naming import label
+from dgpo.diagnostics.replay import replay
 from dgpo.diagnostics.run import Run, load
 from dgpo.objectives import Objective
 from dgpo.report import series, tokens, weight_curves
 from dgpo.report.data import NO_TOKENS, labels
 from dgpo.report.regions import drawn_regions
+from dgpo.report.sample import sample
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -94,20 +96,21 @@ def regions(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figur
     figure = _figure(11, 2.6 * len(runs))
     first: dict[int, Axes] = {}
     for row, (name, run) in enumerate(runs.items()):
-        read = tokens.moved(run, tokens.chosen_updates(run))
-        found = drawn_regions(run, Log.of(run.metrics), replay(run, [], updates=read.updates) if _some(read) else None)
-        panels = [(part, kind) for part in ("over", "within") for kind in found[part]]
+        part = sample(run)
+        read = tokens.moved(part, part.chosen)
+        found = drawn_regions(run, Log.of(run.metrics), replay(part, [], updates=read.updates) if _some(read) else None)
+        panels = [(where, kind) for where in ("over", "within") for kind in found[where]]
         if not panels:
             raise ValueError(f"{name!r}: {NO_TOKENS}, and its log has no regions")
-        for part, kind in panels:
-            place = 1 + 2 * (part == "within") + (kind == "mass")
+        for where, kind in panels:
+            place = 1 + 2 * (where == "within") + (kind == "mass")
             # the same scale for every run
             axes = figure.add_subplot(len(runs), 4, 4 * row + place, sharey=first.get(place))
             first.setdefault(place, axes)
-            _outside(axes, found[part][kind], within=part == "within")
+            _outside(axes, found[where][kind], within=where == "within")
             axes.set_ylabel("tokens outside, %" if kind == "fraction" else "Σ|A·w| outside, %")
             axes.set_title(_plain(name) if len(runs) > 1 else "")
-            if row == 0 and (part, kind) == panels[0]:
+            if row == 0 and (where, kind) == panels[0]:
                 axes.legend(fontsize=7)
     return figure
 
@@ -146,7 +149,8 @@ KINDS: dict[str, Callable[[Mapping[str, Run], Sequence[Objective]], Figure]] = {
 
 
 def _weights(runs: Mapping[str, Run], methods: Sequence[Objective], *, bases: Sequence[str], bars: bool) -> Figure:
-    read = {name: tokens.moved(run, tokens.chosen_updates(run)) for name, run in runs.items()}
+    parts = {name: sample(run) for name, run in runs.items()}
+    read = {name: tokens.moved(part, part.chosen) for name, part in parts.items()}
     if bars and (without := [name for name, found in read.items() if not _some(found)]):
         raise ValueError(f"{without[0]!r}: {NO_TOKENS}, so there is no histogram of them")
     own = {label(one): one for run in runs.values() if (one := objective_of(run.info)) is not None}

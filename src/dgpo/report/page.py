@@ -14,9 +14,12 @@ from typing import Any
 
 import dgpo
 from dgpo.files import write_text_atomic
-from dgpo.report import sections
+from dgpo.report import cards, sections
 from dgpo.report.data import collect
 from dgpo.report.markup import escaped
+
+SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls")
+"""Parts of the page's script, in the order in which they run; what one declares, those after it use."""
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -51,14 +54,14 @@ def page(data: Mapping[str, Any]) -> str:
     Raises:
         ModuleNotFoundError: plotly is not installed.
     """
-    plotly, script, runs = _plotly(), _asset("page.js"), data["runs"]
+    plotly, script, runs = _plotly(), _script(), data["runs"]
     title = "dgpo report: " + ", ".join(run["label"] for run in runs)
     parts = {
         "title": escaped(title),
         "policy": _policy([plotly, script]),
         "style": _asset("style.css"),
         "version": escaped(dgpo.__version__),
-        "header": sections.header(runs, data["evaluations"]),
+        "header": cards.header(runs, data["evaluations"]),
         "findings": sections.each(runs, sections.findings),
         "replay": sections.each(runs, sections.replay),
         "evaluations": sections.evaluations(data["evaluations"]),
@@ -75,7 +78,10 @@ def page(data: Mapping[str, Any]) -> str:
 def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
     """Without what is in the page as text already."""
     keys = ("label", "objective", "summary", "charts", "evaluations", "regions", "histogram", "resumed", "no_tokens")
-    runs = [{key: run[key] for key in (*keys, "read", "recorded", "broken")} for run in data["runs"]]
+    runs = [
+        {key: run[key] for key in (*keys, "read", "recorded", "every", "broken", "incomplete", "damaged")}
+        for run in data["runs"]
+    ]
     return {**data, "runs": runs}
 
 
@@ -93,6 +99,11 @@ def _policy(scripts: Sequence[str]) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
+
+
+def _script() -> str:
+    parts = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+    return f'"use strict";\n(() => {{\n{parts}\n}})();'
 
 
 def _asset(name: str) -> str:

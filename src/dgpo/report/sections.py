@@ -17,6 +17,7 @@ REPLAY_NOTE = (
     "w = 0: tokens without a gradient. top 1 %: what the largest 1 % of the tokens hold of Σ|A|wN. N is {norm} of "
     "∇log π in the logits. First order only: policies and responses are those of the run."
 )
+ADAPTIVE_NOTE = " Adaptive, so calibrated here on each update as a whole, in training on every micro-batch: {names}."
 
 
 def mark(run: Mapping[str, Any], number: int) -> Markup:
@@ -38,108 +39,20 @@ def empty(why: object) -> Markup:
     return tag("p", why, class_="empty")
 
 
-def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
-    """What happened, in one card per run, and the first estimate of every benchmark."""
-    cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
-    first: dict[tuple[str, str], str] = {}
-    for row in results:
-        first.setdefault((row["label"], row["benchmark"]), row["estimate"])
-    lines = [
-        tag(
-            "li",
-            f"{row['benchmark']}, {row['estimate']}: ",
-            tag("strong", percent(row["value"])),
-            f" ({100 * row['low']:.1f} to {100 * row['high']:.1f}), {row['label']}",
-        )
-        for row in results
-        if first[row["label"], row["benchmark"]] == row["estimate"]
-    ]
-    return joined([cards, tag("ul", *lines, class_="results") if lines else ""])
-
-
-def _card(run: Mapping[str, Any], number: int) -> Markup:
-    summary, findings = run["summary"], run["findings"]
-    parameters = summary["parameters"]
-    model = summary["model"].rstrip("/").rpartition("/")[2] if summary["model"] else "unknown"
-    updates = f"{summary['updates']:,}" + (f" of {summary['planned']:,}" if summary["planned"] else "")
-    if summary["finished"] is False:
-        updates += ", not finished"
-    facts = [
-        ("objective", run["objective"] or "unknown"),
-        ("model", f"{model} ({_size(parameters)})" if parameters else model),
-        ("updates", updates),
-        ("time", None if summary["seconds"] is None else _duration(summary["seconds"])),
-        ("entropy", _change(summary["entropy"], "nats")),
-        ("length", _change(summary["length"], "tokens")),
-    ]
-    figures = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
-    reward = summary["reward"]
-    if reward is None:
-        headline = tag("p", "no reward was logged", class_="headline none")
-    else:
-        change = reward[1] - reward[0]
-        moved = "+" if change > 0 else "−" if change < 0 else "±"
-        headline = tag(
-            "p",
-            tag("span", "reward ", class_="what"),
-            tag("span", _three(reward[0]), class_="from"),
-            tag("span", " → ", aria_label=" to "),
-            tag("span", _three(reward[1]), class_="to"),
-            tag("span", f" ({moved}{shown(abs(change), 2)})", class_="what"),
-            class_="headline",
-        )
-    return tag(
-        "article",
-        tag("h2", mark(run, number)),
-        headline,
-        tag("dl", *figures),
-        _verdict(findings, number),
-        class_=f"card run-{number % 8}",
-    )
-
-
-def _verdict(findings: Sequence[Mapping[str, Any]], number: int) -> Markup:
-    if not findings:
-        return tag("p", "✔ the doctor finds nothing wrong", class_="verdict fine")
-    items = [
-        tag("li", tag("span", SIGNS[one["severity"]], class_=f"severity {one['severity']}"), " ", one["title"])
-        for one in findings[:3]
-    ]
-    more = len(findings) - len(items)
-    link = tag("a", f"{more} more, causes and remedies" if more else "causes and remedies", href=f"#findings-{number}")
-    return tag("div", tag("ul", *items), tag("p", link), class_="verdict")
-
-
-def _three(value: float) -> str:
-    """Three digits, zeros included."""
-    return f"{value:#.3g}".rstrip(".").replace("-", "−")
-
-
-def _size(parameters: float) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if parameters >= size:
-            return f"{parameters / size:.3g} {unit}"
-    return f"{parameters:g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-def _change(ends: Sequence[float] | None, unit: str) -> str | None:
-    return None if ends is None else f"{shown(ends[0])} → {shown(ends[1])} {unit}"
+def unregistered(run: Mapping[str, Any]) -> str | None:
+    """The run's own objective in words, where it is not in the registry."""
+    name = run["unregistered"]
+    return None if name is None else f"{name} (not registered where this page was written)"
 
 
 def findings(run: Mapping[str, Any], number: int) -> Markup:
     """What the doctor says about a run."""
     found = run["findings"]
-    if not found:
-        return tag("p", "No rule of the doctor fires on this run.", id=f"findings-{number}")
-    return tag("div", *(_finding(one) for one in found), id=f"findings-{number}")
+    what = tag("p", f"{run['covered'][:1].upper()}{run['covered'][1:]}.", class_="aside")
+    if found:
+        return tag("div", *(_finding(one) for one in found), what, id=f"findings-{number}")
+    words = "No rule of the doctor fires on this run." if run["can_tell"] else "The rules have nothing to go by."
+    return tag("div", tag("p", words), what, id=f"findings-{number}")
 
 
 def _finding(one: Mapping[str, Any]) -> Markup:
@@ -187,6 +100,11 @@ def replay(run: Mapping[str, Any], number: int) -> Markup:
         reference=found["reference"] or "unclipped importance sampling",
         norm="the norm" if found["exact"] else "the lower bound 1 − π of the norm",
     )
+    adaptive = [row["label"] for row in found["rows"] if row["adaptive"]]
+    if adaptive:
+        note += ADAPTIVE_NOTE.format(names=", ".join(adaptive))
+    if found["unregistered"]:
+        note += f" No row is the run's own: {found['unregistered']}, which it was trained with, is not registered here."
     caption = f"{len(found['updates'])} updates, {found['tokens']:,} tokens; least biased first"
     return joined(
         [
@@ -227,7 +145,10 @@ def top_tokens(run: Mapping[str, Any], number: int) -> Markup:
     """The tokens that hold most of an update's gradient."""
     found = run["top_tokens"]
     if not found:
-        return empty(run["no_tokens"] or "The run's objective is not known, so no weights are.")
+        name = unregistered(run)
+        return empty(
+            run["no_tokens"] or f"The run's objective{f', {name},' if name else ''} is not known, so no weights are."
+        )
     rows = [
         [
             (f"{one['update']:,}", one["update"]),

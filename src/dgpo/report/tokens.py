@@ -1,4 +1,4 @@
-"""What the report shows of recorded tokens: which updates are read, how far tokens moved, which hold the gradient."""
+"""What the report shows of recorded tokens: how far they moved, and which of them hold the gradient."""
 
 from __future__ import annotations
 
@@ -12,16 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.diagnostics.recording import pyarrow
 from dgpo.diagnostics.run import Recorded, Run
+from dgpo.diagnostics.weighed import complete
 from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
 from dgpo.objectives import Objective
 from dgpo.report.series import rounded
 from dgpo.tokens import TokenBatch
-
-MAX_UPDATES = 100
-MAX_TOKENS = 4_000_000
-"""Bounds on what is read of a run: whole generations, spread evenly over it, the first and the last among them."""
 
 BINS = 81
 TOP = 15
@@ -36,11 +32,13 @@ class Moved:
     Attributes:
         updates: those that were read and are whole.
         broken: those with a NaN or an infinity at a valid token, which no figure of tokens includes.
+        incomplete: those of which the part of a rank is missing, which are left out as well.
         log_ratio, old_logprob, advantage: [N].
     """
 
     updates: tuple[int, ...]
     broken: tuple[int, ...]
+    incomplete: tuple[int, ...]
     log_ratio: Tensor
     old_logprob: Tensor
     advantage: Tensor
@@ -51,38 +49,16 @@ class Moved:
         return TokenBatch(new[None], self.old_logprob[None], self.advantage[None], mask)
 
 
-def generations(run: Run) -> list[list[int]]:
-    """The recorded updates, those of one generation together."""
-    per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
-    found: dict[int, list[int]] = {}
-    for update in run.updates:
-        found.setdefault(math.floor((update - 1) / per), []).append(update)
-    return list(found.values())
-
-
-def chosen_updates(run: Run) -> list[int]:
-    """Which of the recorded updates to read."""
-    whole = generations(run)
-    if not whole:
-        return []
-    _, parquet = pyarrow()
-    files = run.files
-    middle = whole[len(whole) // 2]
-    rows = sum(parquet.read_metadata(path).num_rows for update in middle for path in files[update])
-    most = max(1, min(MAX_UPDATES // len(middle), MAX_TOKENS // max(rows, 1)))
-    if len(whole) <= most:
-        return run.updates
-    places = {round(i * (len(whole) - 1) / max(most - 1, 1)) for i in range(most)}
-    return [update for place in sorted(places) for update in whole[place]]
-
-
 def moved(run: Run, updates: Sequence[int]) -> Moved:
     """Read the tokens of some updates."""
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
-    read, broken = [], []
+    read, broken, incomplete = [], [], []
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
-        found = [_flat(part.tokens) for part in recorded]
-        if all(bool(values.isfinite().all()) for part in found for values in part):
+        there = list(recorded)
+        found = [_flat(part.tokens) for part in there]
+        if not complete(there):
+            incomplete.append(update)
+        elif all(bool(values.isfinite().all()) for part in found for values in part):
             read.append(update)
             parts += found
         else:
@@ -91,6 +67,7 @@ def moved(run: Run, updates: Sequence[int]) -> Moved:
     return Moved(
         updates=tuple(read),
         broken=tuple(broken),
+        incomplete=tuple(incomplete),
         log_ratio=columns[0],
         old_logprob=columns[1],
         advantage=columns[2],

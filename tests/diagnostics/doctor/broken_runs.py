@@ -86,6 +86,31 @@ def by_place(completions, **kwargs):
     return [float(i % 3) for i in range(len(completions))]
 
 
+def failing_grader(completions, trainer_state, **kwargs):
+    """From step 30 on two answers of three are not graded, and the error is turned into 0."""
+    rewards = high_digits(completions)
+    return rewards if trainer_state.global_step < 30 else [r * (i % 3 == 0) for i, r in enumerate(rewards)]
+
+
+def in_per_cent(completions, trainer_state, **kwargs):
+    """A reward whose scale changes at half time."""
+    return [r * (1 if trainer_state.global_step < 12 else 100) for r in high_digits(completions)]
+
+
+def short(completions, **kwargs):
+    """Nothing but a penalty for length."""
+    return [-len(text) / 32 for text in completions]
+
+
+def talker(taught, tokenizer, data, folder):
+    """A model that hardly ever stops, and learns to answer nothing."""
+    model = AutoModelForCausalLM.from_pretrained(taught)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[tokenizer.eos_token_id] *= 0.3
+    train(taught, tokenizer, data, folder, model=model, reward=short, max_completion_length=32, learning_rate=2e-3,
+          lr_scheduler_type="constant", steps_per_generation=2, max_steps=32)  # fmt: skip
+
+
 def slow_grader(taught, tokenizer, data, folder):
     """Beside a usual reward the real grader, with a deadline that it cannot keep on answers like these."""
     grader = MathReward(workers=1, deadline=0.001)
@@ -246,7 +271,10 @@ RUNS = {
     "healthy_sampler": run(rollout=Sampler()),
     "healthy_accumulation": run(per_device_train_batch_size=16, gradient_accumulation_steps=2, steps_per_generation=8),
     "healthy_resume": resumed(),
+    # the default of transformers, which most gradients are longer than
+    "healthy_default_clip": run(max_grad_norm=1.0),
     "on_policy": run(steps_per_generation=1),
+    "hardly_moves": run(learning_rate=1e-9, max_steps=12),
     "constant_reward": run(reward=one),
     "zero_reward": run(reward=nothing),
     "zero_variance": run(reward=of_prompt),
@@ -289,4 +317,7 @@ RUNS = {
     "resume_learning_rate": resumed(learning_rate=2e-4),
     "resume_weights": resumed(other_weights=True),
     "timeouts": slow_grader,
+    "reward_fell": run(reward=failing_grader, steps_per_generation=2, max_steps=48),
+    "grad_spike": run(reward=in_per_cent, advantage="none", max_grad_norm=1e9),
+    "length_fell": talker,
 }

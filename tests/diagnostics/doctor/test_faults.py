@@ -21,8 +21,8 @@ FAULTS = {
     "no_gradient": ("no_gradient", {"truncated"}),
     "drift": ("drift", set()),
     "reverse_right": ("reverse_right", set()),
-    # a policy that has become one response has groups without spread
-    "entropy_falling": ("entropy_falling", {"zero_variance"}),
+    # a policy that has become one response has groups without spread, and a large gradient where one differs
+    "entropy_falling": ("entropy_falling", {"zero_variance", "grad_spike"}),
     # a flat policy does not stop
     "entropy_rising": ("entropy_rising", {"truncated"}),
     "grad_clipped": ("grad_clipped", set()),
@@ -38,6 +38,10 @@ FAULTS = {
     # the weights that were put in have a higher entropy from then on, and stop later
     "resume_weights": ("resume_jump", {"entropy_rising", "truncated"}),
     "timeouts": ("timeouts", set()),
+    "hardly_moves": ("on_policy", set()),
+    "reward_fell": ("reward_fell", set()),
+    "grad_spike": ("grad_spike", set()),
+    "length_fell": ("length_fell", set()),
 }
 """Run -> the rule that must fire, and those that may: what follows from the fault in this run."""
 
@@ -55,7 +59,10 @@ def test_every_rule_has_a_run_with_its_fault():
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_nothing_to_report(run_of, name):
-    assert text(diagnose(run_of(name))).startswith("nothing found")
+    if name == "healthy_default_clip":  # a note that most runs get, and no more
+        assert [(f.rule, f.severity) for f in diagnose(run_of(name))] == [("grad_clipped", "note")]
+    else:
+        assert text(diagnose(run_of(name))).startswith("nothing found")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -104,6 +111,13 @@ def test_figures_of_the_fault(run_of):
     assert "0.5 times" in twice
     assert "micro-batches (2)" in twice
     assert "micro-batches (2)" in of(diagnose(run_of("normaliser_per_micro_batch")), "normaliser").title
+    standing = of(diagnose(run_of("hardly_moves")), "on_policy")
+    assert standing.severity == "note"
+    assert "hardly moves" in standing.title
+    assert "serves 4 updates" in standing.title
+    assert "learning rate so small" in standing.cause
+    assert of(diagnose(run_of("reward_fell")), "reward_fell").step == 31
+    assert of(diagnose(run_of("grad_spike")), "grad_spike").step == 13
     assert "reverse_cap=3" in of(diagnose(run_of("reverse_right")), "reverse_right").remedy
     assert (
         "0.0003 before step 12, 0.0002 after" in of(diagnose(run_of("resume_learning_rate")), "resume_jump").evidence[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from dgpo.cli.doctor import run as dgpo_doctor
+from dgpo.cli.errors import UserError
 from dgpo.diagnostics import load
-from dgpo.diagnostics.doctor import Case, diagnose
+from dgpo.diagnostics.doctor import Case, covered, diagnose, seen
 from dgpo.diagnostics.doctor.keys import KEYS, Log
 from dgpo.tasks import Addition
 
@@ -200,6 +203,60 @@ def test_what_is_no_log(tmp_path):
     (tmp_path / "picture.png").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(ValueError, match="is not text"):
         diagnose(tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize("content", ["", '{"step": 1, "train/reward": 0.0}\n', '{"step": 1, "reward": 0.5}\n'])
+def test_no_verdict_without_evidence(tmp_path, capsys, content):
+    """Neither "nothing found" nor exit code 0 for what holds nothing that a rule reads."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match="cannot tell"):
+        dgpo_doctor([str(path)])
+    assert "nothing found" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="cannot tell"):
+        dgpo_doctor([str(path), "--json"])
+    assert json.loads(capsys.readouterr().out) == {str(path): []}
+
+
+def test_what_was_read_is_said(run_of, tmp_path, capsys):
+    folder = run_of("healthy")
+    read = seen(folder)
+    assert read == seen(load(folder)) == seen(Case.of(folder))
+    assert (read["reward"], read["entropy"], read["tokens"]) == (6, 24, 24)
+    assert "kl_sampler" not in read
+    assert covered(read).endswith("; not there: sampler mismatch")
+    assert dgpo_doctor([str(folder)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1] == covered(read)
+    assert printed[2].startswith("nothing found")
+    alone = seen(jsonl(tmp_path / "metrics.jsonl", [{"_step": i, "entropy": 0.5} for i in range(4)]))
+    assert alone == {"entropy": 4}
+    assert covered(alone).startswith("read: entropy (4 points); not there: reward, reward spread, grad_norm, KL or")
+
+
+def with_objective(folder, tmp_path, **objective):
+    """A real run, as one with another objective would have recorded it."""
+    copy = tmp_path / "record"
+    shutil.copytree(folder, copy)
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**info, "objective": objective}))
+    return copy
+
+
+@pytest.mark.parametrize("name", ["healthy", "concentration", "truncated"])
+def test_an_objective_of_the_users_own(run_of, tmp_path, name):
+    """Its weights are not known, so that nothing is said of them; all else is."""
+    folder = with_objective(run_of(name), tmp_path, name="mine", strength=2.0)
+    case = Case.of(folder)
+    assert case.objective is None
+    assert all(one.heaviest is None for one in case.updates)
+    assert any(one.largest > 0 for one in case.updates)
+    assert names(case) == ([name] if name == "truncated" else [])
+
+
+def test_a_field_that_the_objective_does_not_have(run_of, tmp_path):
+    with pytest.raises(ValueError, match="strength"):
+        diagnose(with_objective(run_of("healthy"), tmp_path, name="dgpo", strength=2.0))
 
 
 def test_a_run_and_its_folder_are_the_same(run_of):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 
 import pytest
@@ -207,6 +208,89 @@ def test_totals_of_two_ranks(tmp_path, make_batch, factor, fires):
     assert bool(found) == fires
     if fires:
         assert "ranks (2)" in found[0].title
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def log_of(length=100, **changed):
+    """A healthy log of TRL's trainer, on which one quantity is made to do something else: step -> value."""
+    noise = random.Random(0).gauss
+    usual = {
+        "reward": lambda i: 0.3 + 0.002 * i + noise(0, 0.03),
+        "reward_std": lambda i: 0.4,
+        "frac_reward_zero_std": lambda i: 0.2,
+        "entropy": lambda i: 0.5 + noise(0, 0.02),
+        "grad_norm": lambda i: 0.5 + noise(0, 0.05),
+        "loss": lambda i: noise(0, 0.01),
+        "completions/mean_length": lambda i: 500 + noise(0, 50),
+    }
+    rows = []
+    for i in range(1, length + 1):
+        row = {name: value(i) for name, value in (usual | changed).items()}
+        rows.append({"step": i} | {name: value for name, value in row.items() if value is not None})
+    return Case(log=Log.of(rows))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("loss", lambda i: 0.01 * (-1) ** i, []),
+        ("reward", lambda i: 0.6 if i < 50 else 0.0, [("reward_fell", "error", 50)]),
+        ("reward", lambda i: 0.6 if i < 90 else 0.4, [("reward_fell", "warning", 90)]),
+        ("reward", lambda i: 0.6 if i < 90 else 0.55, []),
+        ("reward", lambda i: -0.2 if i < 50 else -1.0, [("reward_fell", "error", 50)]),
+        ("reward", lambda i: 0.3 + 0.2 * (-1) ** (i // 2), []),
+        ("grad_norm", lambda i: 0.5 if i < 50 else 1e4, [("grad_spike", "warning", 50)]),
+        ("grad_norm", lambda i: 8.0 if i == 50 else 0.5, [("grad_spike", "note", 50)]),
+        ("grad_norm", lambda i: 80.0 if i == 50 else 0.5, [("grad_spike", "warning", 50)]),
+        ("grad_norm", lambda i: 8.0 if i in (50, 60, 70) else 0.5, [("grad_spike", "warning", 50)]),
+        ("grad_norm", lambda i: 0.5 * (i % 3 > 0), []),
+        ("grad_norm", lambda i: 0.01 * 1.1**i, []),
+        ("grad_norm", lambda i: 0.5 if i < 60 or i % 8 == 0 else 1e-3, []),
+        ("completions/mean_length", lambda i: 500 if i < 50 else 3, [("length_fell", "warning", 50)]),
+        ("completions/mean_length", lambda i: 500 if i < 50 else 200, []),
+        ("completions/mean_length", lambda i: 4 if i < 50 else 0.5, []),
+        ("frac_reward_zero_std", lambda i: 0.05 + 0.004 * i, [("zero_variance", "note", 68)]),
+        ("frac_reward_zero_std", lambda i: 0.3 + 0.001 * i, []),
+    ],
+)
+def test_curves(key, value, found):
+    assert [(f.rule, f.severity, f.step) for f in diagnose(log_of(**{key: value}))] == found
+
+
+@pytest.mark.parametrize(("spread", "fires"), [(0.2, True), (1.0, False)])
+def test_a_loss_of_0_without_a_gradient_norm(spread, fires):
+    case = log_of(loss=lambda i: 0.0, grad_norm=lambda i: None, frac_reward_zero_std=lambda i: spread)
+    found = [finding for finding in diagnose(case) if finding.rule == "zero_loss"]
+    assert bool(found) == fires
+    if fires:
+        assert found[0].severity == "note"
+        assert "no gradient norm is logged" in found[0].title
+
+
+@pytest.mark.parametrize(
+    ("events", "length", "severity"), [(1, 800, "note"), (3, 800, "warning"), (1, 80, "warning"), (80, 800, "error")]
+)
+def test_how_often_a_weight_explodes(events, length, severity):
+    """One update among hundreds is not a run that is broken."""
+    rows = [
+        {
+            "step": i,
+            "objective/mass/reverse_right": 0.85 if i <= events else 0.02,
+            "objective/weight/max": 607.0 if i <= events else 1.3,
+        }
+        for i in range(1, length + 1)
+    ]
+    (found,) = diagnose(Case(log=Log.of(rows)))
+    assert (found.rule, found.severity) == ("reverse_right", severity)
+
+
+def test_a_policy_that_hardly_moves_reaches_no_bound():
+    rows = [{"step": i, "clip_ratio/region_mean": 0.0} for i in range(1, 9)]
+    (plain,), (several,) = (diagnose(Case(log=Log.of(rows), info=i)) for i in ({}, {"updates_per_generation": 4.0}))
+    assert "One optimiser update" in plain.cause
+    assert "One optimiser update" not in several.cause
 
 
 # --- small things -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from dgpo.diagnostics.doctor import (
+    rules_falls,
     rules_gradient,
     rules_normaliser,
     rules_rewards,
@@ -13,6 +14,7 @@ from dgpo.diagnostics.doctor import (
     rules_weights,
 )
 from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen
 from dgpo.diagnostics.doctor.finding import SEVERITIES, Finding, Found, Rule, text
 from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.run import Run
@@ -23,6 +25,7 @@ RULES: tuple[Rule, ...] = (
     *rules_rewards.RULES,
     *rules_weights.RULES,
     *rules_sampler.RULES,
+    *rules_falls.RULES,
     *rules_trends.RULES,
     *(rule for rule in rules_gradient.RULES if rule.severity != "error"),
 )
@@ -60,4 +63,17 @@ def as_markdown() -> str:
     return "\n".join(lines)
 
 
-__all__ = ["RULES", "Case", "Finding", "Found", "Log", "Rule", "as_markdown", "diagnose", "text"]
+__all__ = [
+    "RULES",
+    "Case",
+    "Finding",
+    "Found",
+    "Log",
+    "Rule",
+    "as_markdown",
+    "can_tell",
+    "covered",
+    "diagnose",
+    "seen",
+    "text",
+]

@@ -66,7 +66,8 @@ class Case:
 
 def _of_run(run: Run) -> Case:
     objective, how = objective_of(run.info), _aggregation_of(run.info)
-    updates = tuple(figures(recorded, objective, how) for recorded in run.recorded())
+    weighed = objective is not None or not run.info.get("objective")
+    updates = tuple(figures(recorded, objective, how, weighed=weighed) for recorded in run.recorded())
     return Case(log=Log.of(run.metrics), info=run.info, updates=updates)
 
 
@@ -86,11 +87,17 @@ def _of_file(path: Path) -> Log:
 
 
 def objective_of(info: Mapping[str, Any]) -> Objective | None:
-    """The objective in a `run.json`; None where there is none."""
+    """The objective in a `run.json`; None where there is none, or one of the user's own that is not known here.
+
+    Raises:
+        ValueError: a field that the objective of this name does not have, or a value that it does not allow.
+    """
     fields = dict(info.get("objective") or {})
-    return objectives.make(fields.pop("name"), **fields) if "name" in fields else None
+    name = fields.pop("name", None)
+    return objectives.make(name, **fields) if name in objectives.OBJECTIVES else None
 
 
 def _aggregation_of(info: Mapping[str, Any]) -> Aggregation | None:
     fields = dict(info.get("aggregation") or {})
-    return aggregation.make(fields.pop("name"), **fields) if "name" in fields else None
+    name = fields.pop("name", None)
+    return aggregation.make(name, **fields) if name in aggregation.AGGREGATIONS else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -88,11 +88,12 @@ class Figures:
         totals: tokens of the optimiser step as the loss was given them; None where they were not recorded.
         bad: the first value that is not finite; what follows is 0 or None where there is one.
         largest: max |log r| over the tokens.
-        loss: the policy term of this rank, computed again from the tokens and the recorded totals.
+        sampler: where log μ was recorded.
+        loss: the policy term of this rank, computed again from the tokens and the recorded totals; like what follows,
+            None or 0 where the weights are not known.
         top_share: share of Σ|A·w| that the heaviest hundredth of the tokens holds.
         reverse_right: share of Σ|A·w| in the region A < 0, r > 1 + eps_high.
         heaviest: the heaviest token.
-        sampler: where log μ was recorded.
     """
 
     update: int
@@ -102,24 +103,39 @@ class Figures:
     totals: float | None
     bad: Bad | None
     largest: float = 0.0
+    sampler: Sampler | None = None
     loss: float | None = None
     top_share: float = 0.0
     reverse_right: float = 0.0
     heaviest: Heaviest | None = None
-    sampler: Sampler | None = None
 
 
 @torch.no_grad()
-def figures(recorded: Recorded, objective: Objective | None, aggregation: Aggregation | None) -> Figures:
-    """Of one file. Without an objective the weight is the ratio; without an aggregation there is no loss."""
+def figures(
+    recorded: Recorded, objective: Objective | None, aggregation: Aggregation | None, *, weighed: bool = True
+) -> Figures:
+    """Of one file. Without an objective the weight is the ratio; without an aggregation there is no loss.
+
+    Args:
+        weighed: False where there is an objective that is not known, so that nothing is said of weights.
+    """
     tokens = recorded.tokens
     count = int(tokens.mask.sum())
     totals = None if recorded.totals is None else float(recorded.totals.tokens)
     bad = first_bad(tokens, recorded.token_ids)
     teaching = int(((tokens.advantage != 0) & tokens.mask).sum())
-    common = {"update": recorded.update, "generation": recorded.generation, "totals": totals, "bad": bad}
+    common: dict[str, Any] = {
+        "update": recorded.update,
+        "generation": recorded.generation,
+        "totals": totals,
+        "bad": bad,
+    }
+    common |= {"count": count, "teaching": teaching}
     if bad is not None or count == 0:
-        return Figures(count=count, teaching=teaching, **common)  # type: ignore[arg-type]
+        return Figures(**common)
+    common |= {"largest": float(tokens.log_ratio[tokens.mask].abs().max()), "sampler": _sampler(tokens)}
+    if not weighed:
+        return Figures(**common)
     weight = tokens.ratio if objective is None else objective.calibrate(tokens).weight(tokens)
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
@@ -139,15 +155,11 @@ def figures(recorded: Recorded, objective: Objective | None, aggregation: Aggreg
         )
     where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
     return Figures(
-        count=count,
-        teaching=teaching,
-        largest=float(tokens.log_ratio.abs().max()),
         loss=loss,
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
         reverse_right=float(mass[where["reverse_right"]].sum()) / total if total else 0.0,
         heaviest=_heaviest(tokens, weight, mass, recorded.token_ids),
-        sampler=_sampler(tokens),
-        **common,  # type: ignore[arg-type]
+        **common,
     )
 
 

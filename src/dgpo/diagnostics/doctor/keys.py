@@ -31,6 +31,11 @@ KEYS: dict[str, tuple[str, ...]] = {
         "train/agg/all/*/stop_condition/generation_truncated",
         "train/agg/all/*/is_truncated/mean",
     ),
+    "length": (
+        "completions/mean_length",
+        "response_length/mean",
+        "train/agg/all/*/num_output_tokens/mean",
+    ),
     "loss": ("policy_loss", "loss", "actor/pg_loss", "actor/loss", "loss/mean"),
     "grad_norm": ("grad_norm", "actor/grad_norm", "optim/grad_norm"),
     "learning_rate": ("learning_rate", "actor/lr", "optim/lr"),

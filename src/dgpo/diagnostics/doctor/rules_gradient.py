@@ -17,7 +17,7 @@ MOST = 0.5
 
 FAR_BEYOND = 10.0
 """Gradient norm over the clip threshold from which a step is scaled down tenfold or more: then the threshold, not the
-learning rate, sets its length. Below that a steady factor is absorbed by Adam; the demo runs at 6."""
+learning rate, sets its length. Below that a steady factor is absorbed by Adam; the demo runs at 4."""
 
 NO_LOSS = 1e-6
 """The mean of advantages of size 1 in float32 cancels to this."""
@@ -58,6 +58,8 @@ def _no_gradient(case: Case) -> Found | None:
 
 def _zero_loss(case: Case) -> Found | None:
     loss, norm = case.log["loss"], case.log["grad_norm"]
+    if not len(norm):
+        return _zero_loss_alone(case)
     pairs = aligned(loss, norm)
     zero = [(step, gradient) for step, value, gradient in pairs if abs(value) <= NO_LOSS and gradient > 0]
     if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
@@ -69,6 +71,27 @@ def _zero_loss(case: Case) -> Found | None:
             f"{statistics.median(gradient for _, gradient in zero):.3g} (median)"
         ],
         step=zero[0][0],
+    )
+
+
+def _zero_loss_alone(case: Case) -> Found | None:
+    """Without a gradient norm it cannot be told whether the run learns, but that there is something to learn from."""
+    loss, without = case.log["loss"], groups_without_spread(case)
+    pairs = aligned(loss, without)
+    zero = [step for step, value, share in pairs if abs(value) <= NO_LOSS and share < 1 - ZERO]
+    if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
+        return None
+    reward = case.log["reward"]
+    return Found(
+        title="The loss is 0 although rewards differ within groups, and no gradient norm is logged: the loss does not "
+        "tell whether the run learns.",
+        evidence=[
+            f"|{loss.key}| <= {NO_LOSS:g} on {len(zero)} of {len(pairs)} logged steps whose generation is known",
+            *([f"{reward.head} -> {reward.tail}"] if len(reward) >= 2 * FEWEST else []),
+        ],
+        step=zero[0],
+        remedy="Log the gradient norm (TRL: max_grad_norm above 0): above 0 the run learns and nothing is wrong, at 0 "
+        "look for a loss in which every token is masked or detached. A reward that does not move says the latter.",
     )
 
 
@@ -121,7 +144,8 @@ RULES = (
     Rule(
         name="zero_loss",
         severity="note",
-        fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps",
+        fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps; without a "
+        "logged gradient norm, with reward spread",
         cause="At ratio 1 the value of the loss is minus the mean advantage, and the advantages of a group add up to "
         "0. The gradient weighs each of them with another ∇log π, and is not 0.",
         remedy="Nothing to do: watch the reward and the gradient norm, not the loss.",

@@ -94,12 +94,25 @@ def _zero_variance(case: Case) -> Found | None:
         )
     rises = len(share) >= 2 * FEWEST and now.median - start.median >= TREND
     if now.median <= MOST_GROUPS:
-        return None
+        return _rising_share(start, now) if rises else None
     return Found(
         title=f"{now.median:.0%} of the groups have no reward spread{' and the share is rising' if rises else ''}: "
         "what was generated for them teaches nothing.",
         evidence=[str(now), f"at the start: {start}"] if rises else [str(now)],
         step=share.since(lambda value: value > MOST_GROUPS),
+    )
+
+
+def _rising_share(start: Series, now: Series) -> Found:
+    return Found(
+        title=f"The share of groups without reward spread is rising, from {start.median:.0%} to {now.median:.0%}: ever "
+        "more of what is generated teaches nothing.",
+        evidence=[str(now), f"at the start: {start}"],
+        step=now.steps[0],
+        severity="note",
+        remedy="No fault yet: a run that learns solves more and more of its prompts. Before it is more than half, "
+        "filter prompts by difficulty, add harder ones, or let such groups be replaced (dynamic_sampling=True; "
+        "filter_groups in verl).",
     )
 
 
@@ -155,7 +168,7 @@ RULES = (
         name="zero_variance",
         severity="warning",
         fires=f"more than {MOST_GROUPS:.0%} of the groups without reward spread over the last third of the log; an "
-        f"error at 100 %, called rising from {TREND} above the start",
+        f"error at 100 %; a note on fewer, where the share has risen by {TREND} since the start",
         cause="Prompts that are always or never solved: every advantage of such a group is 0.",
         remedy="Filter the data by difficulty, raise num_generations, or let such groups be replaced by others "
         "(dynamic_sampling=True; filter_groups in verl).",

@@ -12,7 +12,7 @@ LONG_ENOUGH = 6
 """Logged points that a trend needs, so that start and end do not overlap."""
 
 FALLEN, COLLAPSED = 0.25, 0.05
-"""Entropy now over entropy at the start. In the demo, which learns well for 1000 updates, it falls to 0.6; below a
+"""Entropy now over entropy at the start. In the demo, which learns well for 800 updates, it falls to 0.6; below a
 quarter e^H, the number of tokens that the policy chooses between, is within a few per cent of 1 for usual models."""
 
 RISEN, RISEN_NATS = 1.5, 0.1

@@ -21,27 +21,38 @@ ROUNDING = 1e-3
 """... and up to this much where log π_old comes from a pass of its own in bfloat16; then the clip fraction decides."""
 
 FAR_FROM_OLD = 0.1
-"""KL(π_old ‖ π) in nats per token; the demo, off-policy by up to three updates, has 0.006 and at most 0.02."""
+"""KL(π_old ‖ π) in nats per token, as a mean over steps. The demo, off-policy by up to three updates, has 0.008; the
+one token of `REVERSE_MASS` makes 0.33 of a single line of its log, which a mean survives."""
 
 CLIPPED = 0.3
 """Share of the tokens beyond a clip bound from which the bound, not the reward, decides the update."""
 
 REVERSE_MASS, REVERSE_WEIGHT = 0.3, 5.0
-"""The demo has a share of 0.03 and weights of 1.5, at most 0.06 and 2.4. Usual dual clips stand at 3: a weight of 5 is
-beyond what any of them would let through."""
+"""In the log of the demo the share is 0.02 and the largest weight of ten updates 1.3 (median); up to 0.09 and 62, from
+one update of 800 in which one token at r = 607 has 85 % of Σ|A·w|. Usual dual clips stand at 3: a weight of 5 is beyond
+what any of them would let through."""
 
 EXPLOSION = 20.0
 """A weight from which a single step is enough to be told: it moves the policy as far as twenty usual ones."""
+
+SOME, SOME_SHARE = 3, 0.01
+"""Such steps, or their share, that make a warning. One of hundreds is a note: the demo went on to learn after its own,
+because the gradient clip and later updates undo a single step."""
 
 TOP_SHARE, FEWEST_TOKENS = 0.5, 100
 """One token in a hundred outweighs all others; with fewer than a hundred tokens that would be any one token."""
 
 ESS = 0.25
-"""Effective share of the tokens, (Σ|w|)²/(N·Σw²); the demo has 0.95 to 1. A quarter means that the step is as noisy as
+"""Effective share of the tokens, (Σ|w|)²/(N·Σw²); the demo has 0.89 to 1. A quarter means that the step is as noisy as
 one with a quarter of the tokens."""
 
 FEW = 0.1
 """Share of the updates on which something must be seen, so that one odd batch is not called a fault."""
+
+
+STANDS_STILL = (
+    "A learning rate so small, or a warm-up so long, that the updates of a generation hardly change a probability."
+)
 
 
 def _on_policy(case: Case) -> Found | None:
@@ -54,23 +65,19 @@ def _on_policy(case: Case) -> Found | None:
             continue
         largest = max(map(abs, series.values))
         if largest <= SAME_POLICY:
-            return Found(
-                title="The ratio is 1 at every token of every update: all objectives give the same gradient here, that "
-                "of REINFORCE.",
-                evidence=[f"{series.key} at most {largest:.2g} over {len(series)} logged steps"],
-                step=series.steps[0],
-            )
+            return _same_policy(
+                case, "logged step", f"{series.key} at most {largest:.2g} over {len(series)} logged steps",
+                series.steps[0],
+            )  # fmt: skip
         if largest > ROUNDING:
             return None
     if len(case.updates) >= FEWEST and _covers_generations(case):
         if max(one.largest for one in case.updates) > 0:
             return None
-        return Found(
-            title="The ratio is 1 at every recorded token: all objectives give the same gradient here, that of "
-            "REINFORCE.",
-            evidence=[f"max |log ratio| = 0 over {len(case.updates)} recorded updates"],
-            step=case.updates[0].update,
-        )
+        return _same_policy(
+            case, "recorded update", f"max |log ratio| = 0 over {len(case.updates)} recorded updates",
+            case.updates[0].update,
+        )  # fmt: skip
     clipped = case.log["clipped"]
     if len(clipped) < FEWEST or max(clipped.values) > 0:
         return None
@@ -80,6 +87,37 @@ def _on_policy(case: Case) -> Found | None:
         evidence=[f"{clipped.key} = 0 on all {len(clipped)} logged steps"],
         step=clipped.steps[0],
         severity="note",
+        cause=STANDS_STILL if _several_updates(case) else None,
+    )
+
+
+def _several_updates(case: Case) -> bool:
+    return (case.info.get("updates_per_generation") or 1) > 1
+
+
+def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
+    """One update per generation makes the ratio 1; more than one, and the policy stands still."""
+    if not _several_updates(case):
+        return Found(
+            title=f"The ratio is 1 at every token of every {where}: all objectives give the same gradient here, that "
+            "of REINFORCE.",
+            evidence=[evidence],
+            step=step,
+        )
+    rate, norm = case.log["learning_rate"], case.log["grad_norm"]
+    return Found(
+        title=f"The policy hardly moves: the ratio is 1 at every token of every {where}, although a generation serves "
+        f"{case.info['updates_per_generation']:g} updates.",
+        evidence=[
+            evidence,
+            *([f"{rate.key} {max(rate.values):.2g} at most"] if len(rate) else []),
+            *([str(norm)] if len(norm) else []),
+        ],
+        step=step,
+        severity="note",
+        cause=STANDS_STILL,
+        remedy="Where the run is over its warm-up, raise the learning rate (1e-6 is usual for all parameters, 1e-5 and "
+        "more for adapters), and check that the optimiser holds the parameters of the policy.",
     )
 
 
@@ -131,11 +169,15 @@ def _reverse_right(case: Case) -> Found | None:
         for one in case.updates
         if one.reverse_right >= REVERSE_MASS and one.heaviest is not None and one.heaviest.weight >= REVERSE_WEIGHT
     ]
-    often = len(steps) >= max(1, FEW * len(mass)) or len(seen) >= max(1, FEW * len(case.updates))
-    once = [step for step in steps if heavy[step] >= EXPLOSION]
-    once += [one.update for one in seen if one.heaviest is not None and one.heaviest.weight >= EXPLOSION]
-    if not often and not once:
+    logged = [step for step in steps if heavy[step] >= EXPLOSION]
+    recorded = [one.update for one in seen if one.heaviest is not None and one.heaviest.weight >= EXPLOSION]
+    often = _at_least(len(steps), FEW, len(mass)) or _at_least(len(seen), FEW, len(case.updates))
+    if not often and not logged and not recorded:
         return None
+    several = any(
+        len(where) >= SOME or _at_least(len(where), SOME_SHARE, among)
+        for where, among in ((logged, len(mass)), (recorded, len(case.updates)))
+    )
     evidence = []
     if steps:
         worst = max(heavy[step] for step in steps)
@@ -151,9 +193,13 @@ def _reverse_right(case: Case) -> Found | None:
         title=f"{when}okens with a negative advantage that have become more likely (A < 0, r >> 1) hold the gradient.",
         evidence=evidence,
         step=min([*steps[:1], *(one.update for one in seen[:1])]),
-        severity=None if often else "warning",
+        severity=None if often else "warning" if several else "note",
         remedy=advice(case.objective),
     )
+
+
+def _at_least(number: int, share: float, among: int) -> bool:
+    return number >= max(1, share * among)
 
 
 def _concentration(case: Case) -> Found | None:
@@ -198,8 +244,8 @@ RULES = (
         name="reverse_right",
         severity="error",
         fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| in the region A < 0, r > 1 + eps_high and a weight of at least "
-        f"{REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded updates; a warning on fewer, with "
-        f"a weight of {EXPLOSION:g}",
+        f"{REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded updates; with a weight of "
+        f"{EXPLOSION:g} a warning on {SOME} of them or {SOME_SHARE:.0%}, a note on fewer",
         cause="Tokens that other responses have pulled up are pushed down by their own with weight r, which nothing "
         "bounds: clipping acts on the other side only.",
         remedy="Bound the weight where A < 0; the finding names the field of the objective that does it.",
@@ -229,10 +275,10 @@ RULES = (
     Rule(
         name="on_policy",
         severity="warning",
-        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step; a note where only a clip fraction is "
-        "logged, and it is always 0",
+        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step; a note where a generation is known to "
+        "serve several updates (the policy hardly moves), or where only a clip fraction is logged, and it is always 0",
         cause="One optimiser update per generation: the policy of the loss is the one that generated, r = 1, w = 1, "
-        "and no clip bound is ever reached.",
+        "and no clip bound is ever reached. A learning rate near 0 looks the same.",
         remedy="Nothing is broken, but no setting of the objective has an effect. To let it act, use more updates per "
         "generation: steps_per_generation above gradient_accumulation_steps or num_iterations above 1 (TRL), "
         "ppo_mini_batch_size below train_batch_size (verl).",

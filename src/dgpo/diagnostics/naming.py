@@ -1,0 +1,27 @@
+"""What objectives are called in tables and files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from dgpo.objectives import OBJECTIVES, Objective
+
+
+def label(objective: Objective) -> str:
+    """`name:field=value,...`, as the command line takes it, with the fields that differ from their defaults."""
+    values = {field.name: getattr(objective, field.name) for field in fields(objective)}
+    given = [f"{field.name}={values[field.name]}" for field in fields(objective) if values[field.name] != field.default]
+    return ":".join([name_of(objective), ",".join(given)] if given else [name_of(objective)])
+
+
+def name_of(objective: Objective) -> str:
+    """Its name in the registry, or else that of its class."""
+    return next((name for name, cls in OBJECTIVES.items() if cls is type(objective)), type(objective).__name__)
+
+
+def unregistered(info: Mapping[str, Any]) -> str | None:
+    """The name of the objective in a `run.json`, if it is not in the registry here; else None."""
+    name = (info.get("objective") or {}).get("name")
+    return None if name is None or name in OBJECTIVES else str(name)

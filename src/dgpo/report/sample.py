@@ -1,0 +1,140 @@
+"""Which part of a run's recorded tokens the report reads, so that a run of any size is read in bounded time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from dgpo.aggregation import StepTotals
+from dgpo.diagnostics.recording import pyarrow
+from dgpo.diagnostics.run import Recorded, Run
+from dgpo.tokens import TokenBatch
+
+MAX_UPDATES = 100
+MAX_TOKENS = 4_000_000
+"""Bounds on what is read of a run."""
+
+FEWEST_GENERATIONS = 3
+"""The first, the middle and the last one, whatever their size."""
+
+FEWEST_UPDATES = 2
+"""Of a generation: the first, which is on-policy, and the last."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample(Run):
+    """A run of whose tokens a part is read.
+
+    Attributes:
+        chosen: updates to read, in order.
+        every: of the responses of an update, one in so many is read.
+        incomplete: updates of which the part of a rank was not recorded.
+    """
+
+    chosen: tuple[int, ...]
+    every: int
+    incomplete: tuple[int, ...]
+
+    def recorded(self, updates: Iterable[int] | None = None) -> Iterator[Recorded]:
+        """As `Run.recorded`, for the chosen updates if none are named, and with one in `every` responses of each."""
+        for part in super().recorded(self.chosen if updates is None else updates):
+            yield part if self.every == 1 else thinned(part, self.every)
+
+
+def sample(run: Run) -> Sample:
+    """Choose what to read: everything, if it is within the bounds.
+
+    Otherwise generations spread evenly over the run, the first and the last among them, and of each of them updates
+    that are spread in the same way, about as many as there are generations. If even two updates of three generations
+    are beyond `MAX_TOKENS`, a part of the responses of each.
+    """
+    rows, incomplete = _contents(run)
+    whole = generations(run, list(rows))
+    chosen = list(rows)
+    if len(rows) > MAX_UPDATES or sum(rows.values()) > MAX_TOKENS:
+        most = min(MAX_UPDATES, MAX_TOKENS * len(rows) // sum(rows.values()))
+        longest = max(len(one) for one in whole)
+        within = min(longest, max(FEWEST_UPDATES, math.isqrt(most)))
+        count = min(len(whole), max(FEWEST_GENERATIONS, most // within))
+        within = min(longest, max(within, most // count))
+        chosen = [update for one in spread(whole, count) for update in spread(one, within)]
+    # an update may be larger than the mean that the number was chosen by
+    every = max(1, math.ceil(sum(rows[update] for update in chosen) / MAX_TOKENS))
+    return Sample(
+        folder=run.folder,
+        info=run.info,
+        metrics=run.metrics,
+        damaged=run.damaged,
+        chosen=tuple(chosen),
+        every=every,
+        incomplete=incomplete,
+    )
+
+
+def generations(run: Run, updates: Sequence[int]) -> list[list[int]]:
+    """Updates, those of one generation together."""
+    per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
+    found: dict[int, list[int]] = {}
+    for update in updates:
+        found.setdefault(math.floor((update - 1) / per), []).append(update)
+    return list(found.values())
+
+
+def spread(values: Sequence[T], count: int) -> list[T]:
+    """At most `count` of them, evenly, the first and (from two on) the last among them."""
+    if len(values) <= count:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
+
+
+def thinned(part: Recorded, every: int) -> Recorded:
+    """One in `every` responses, with as large a part of the totals as they have of the tokens."""
+    tokens = part.tokens
+
+    def kept(name: str) -> object:
+        values = getattr(tokens, name)
+        return None if values is None else values[::every]
+
+    fields = ("logprob", "old_logprob", "advantage", "mask", "rollout_logprob", "entropy")
+    fewer = TokenBatch(**{name: kept(name) for name in fields})  # type: ignore[arg-type]
+    left = float(fewer.mask.sum()) / max(float(tokens.mask.sum()), 1.0)
+    return replace(
+        part,
+        tokens=fewer,
+        token_ids=None if part.token_ids is None else part.token_ids[::every],
+        group=part.group[::every],
+        sum_pi_squared=None if part.sum_pi_squared is None else part.sum_pi_squared[::every],
+        totals=None
+        if part.totals is None
+        else StepTotals(tokens=left * part.totals.tokens, sequences=left * part.totals.sequences),
+    )
+
+
+def _contents(run: Run) -> tuple[dict[int, int], tuple[int, ...]]:
+    """Update -> its tokens, from the files' footers, where all ranks recorded theirs; and the updates that lack one."""
+    rows: dict[int, int] = {}
+    incomplete = []
+    if not run.files:
+        return rows, ()
+    pa, parquet = pyarrow()
+    for update, paths in run.files.items():
+        count, ranks, size = 0, set(), 1
+        for path in paths:
+            try:
+                footer = parquet.read_metadata(path)
+            except pa.ArrowInvalid:  # whoever reads the file names it
+                continue
+            about = json.loads((footer.metadata or {}).get(b"dgpo", b"{}"))
+            count += footer.num_rows
+            ranks.add(about.get("rank", 0))
+            size = max(size, about.get("world_size", 1))
+        if ranks >= set(range(size)):
+            rows[update] = count
+        elif ranks:
+            incomplete.append(update)
+    return rows, tuple(incomplete)
