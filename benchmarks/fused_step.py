@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from dgpo.evaluation.files import write_json_atomic
+from dgpo.files import write_json_atomic
 from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.demo import SETTINGS

@@ -31,7 +31,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import GRPOConfig, GRPOTrainer
 
 import dgpo
-from dgpo.evaluation.files import write_json_atomic
+from dgpo.files import write_json_atomic
 from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.demo import SETTINGS

@@ -302,11 +302,30 @@ def test_a_resumed_run_goes_on_in_the_same_folder(build, tmp_path):
     trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     run = load(tmp_path / "record")
     assert run.updates == list(range(1, 9))
+    places = [(found.generation, found.index) for found in run.recorded()]
+    assert places == [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 2), (1, 3)]
     steps = [row["step"] for row in run.metrics if "loss" in row]
     assert steps == list(range(1, 9))
     assert [(row["event"], row["step"]) for row in run.metrics if "event" in row] == [
         ("begin", 0), ("end", 6), ("begin", 4), ("end", 8)
     ]  # fmt: skip
+
+
+def test_a_generation_that_was_cut_begins_anew(build, tmp_path):
+    """TRL keeps no completions in a checkpoint: after it they are sampled again, and the ratio is 1 again."""
+    options = {"record": str(tmp_path / "record"), "save_strategy": "steps", "save_steps": 6}
+    build(DGPOTrainer, max_steps=6, **options).train()
+    trainer = build(DGPOTrainer, max_steps=12, **options)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-6"))
+    places, away = {}, {}
+    for found in load(tmp_path / "record").recorded():
+        places[found.update] = (found.generation, found.index)
+        away[found.update] = found.tokens.log_ratio.abs().max().item()
+    assert places == {
+        **{1: (0, 0), 2: (0, 1), 3: (0, 2), 4: (0, 3), 5: (1, 0), 6: (1, 1)},
+        **{7: (2, 0), 8: (2, 1), 9: (2, 2), 10: (2, 3), 11: (3, 0), 12: (3, 1)},
+    }
+    assert {update for update, (_, index) in places.items() if index == 0} == {u for u, far in away.items() if far == 0}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dgpo doctor",
         description="Say what went wrong in a run, from what it logged and recorded: evidence, cause and remedy, most "
-        "important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not.",
+        "important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not. Exit "
+        "code: 0, 1 for a finding of severity error or a worker without the plug-in, 2 where nothing can be told.",
     )
     parser.add_argument(
         "runs",

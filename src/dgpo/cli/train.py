@@ -67,6 +67,7 @@ def run(argv: list[str]) -> int:
     with user_input():
         _refuse_plan_flags(args)
         checkpoint = _checkpoint(args, config)
+        _check_record(config, checkpoint)
         trainer = _build(args, config, model)
     if checkpoint is not None:
         trainer.accelerator.print(f"continuing from {checkpoint}")
@@ -173,6 +174,14 @@ def _set_weights(config: DGPOConfig, weights: list[float]) -> None:
             "them"
         )
     config.reward_weights = weights
+
+
+def _check_record(config: DGPOConfig, checkpoint: str | None) -> None:
+    """Before a model is loaded; the trainer looks more closely."""
+    if config.record is not None and checkpoint is None and (Path(config.record) / "run.json").exists():
+        raise ValueError(
+            f"record = {config.record!r} already holds a run; give another folder, or continue that run with --resume"
+        )
 
 
 def _checkpoint(args: TrainArguments, config: DGPOConfig) -> str | None:

@@ -60,6 +60,6 @@ def _value(text: str) -> float | str | None:
 
 
 def _unknown(word: str, objective: str, fields: list[str]) -> str:
-    flags = [f"--{name}" for name in ("objective", *fields)]
-    nearest = did_you_mean(word.split("=")[0].replace("-", "_").replace("__", "--", 1), flags)
+    flags = [f"--{name}" for name in ("objective", "record", *fields)]
+    nearest = did_you_mean("--" + word.lstrip("-").split("=")[0].replace("-", "_"), flags)
     return f"unknown argument {word!r}{nearest}; the fields of {objective!r}: {', '.join(fields) or 'none'}"

@@ -46,6 +46,7 @@ class Recorder:
         self.updates_per_generation, self.rank, self.world_size = updates_per_generation, rank, world_size
         self.on = True
         self.stride = 1
+        self._origin = 0
         self._warn = warn
         self._full = False
         self._table = TokenTable()
@@ -57,8 +58,12 @@ class Recorder:
         return [path for path in paths if (match := NAME.fullmatch(path.name)) and int(match[2] or 0) == self.rank]
 
     def begin(self, step: int) -> None:
-        """Training starts after `step` updates: what was recorded of later ones, on a way not taken, is deleted."""
+        """Training starts after `step` updates, with a new generation.
+
+        What was recorded of later updates, on a way not taken, is deleted.
+        """
         self._table = TokenTable()
+        self._origin = step
         if self.on:
             with _Guarded(self):
                 self._keep(lambda update: update <= step)
@@ -81,7 +86,15 @@ class Recorder:
 
     def generation(self, update: int) -> int:
         """The batch of completions that an update (from 1) belongs to, from 0."""
-        return int((update - 1) // max(self.updates_per_generation, 1))
+        return self._place(update)[0]
+
+    def _place(self, update: int) -> tuple[int, int]:
+        """Generation of an update, and its index there. Completions of a generation that was cut are sampled again."""
+        per = max(self.updates_per_generation, 1)
+        if update <= self._origin:
+            return int((update - 1) // per), int((update - 1) % per)
+        behind = update - 1 - self._origin
+        return math.ceil(self._origin / per) + int(behind // per), int(behind % per)
 
     def add(self, tokens: TokenBatch, **more: Tensor | None) -> None:
         """One micro-batch of an update; `more` as in `record`."""
@@ -93,10 +106,12 @@ class Recorder:
         if not table or not self.on:
             return
         with _Guarded(self):
+            generation, index = self._place(update)
             path = table.write(
                 self.folder,
                 update=update,
-                generation=self.generation(update),
+                generation=generation,
+                index=index,
                 totals=totals,
                 rank=self.rank,
                 world_size=self.world_size,

@@ -13,7 +13,8 @@ update, `tokens/update-000012.parquet` with one row per valid response token:
 | `advantage` | float32 | A |
 | `rollout_logprob`, `entropy`, `sum_pi_squared` | float32, null where unknown | log μ, H in nats, Σ_v π(v)² |
 
-The key `dgpo` of the file's metadata is JSON: `schema`, `update`, `generation`, `rank`, `world_size`, `totals`.
+The key `dgpo` of the file's metadata is JSON: `schema`, `update`, `generation`, `index` (of the
+update within its generation), `rank`, `world_size`, `totals`.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def record(
     group: Tensor | None = None,
     sum_pi_squared: Tensor | None = None,
     generation: int = 0,
+    index: int | None = None,
     totals: StepTotals | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -62,6 +64,7 @@ def record(
         group: [B] integers, equal for responses to the same prompt; by default every response is its own.
         sum_pi_squared: [B, T] Σ_v π_θ(v)², which makes the norm of a token's gradient in logits exact.
         generation: number of the batch of completions that the update belongs to.
+        index: of the update within that batch, from 0, which is on-policy; None where it is not known.
         totals: of the optimiser step, so that its loss can be computed again.
         rank, world_size: of this process, where each records its own part.
 
@@ -76,7 +79,13 @@ def record(
     table = TokenTable()
     table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
     return table.write(
-        Path(path), update=update, generation=generation, totals=totals, rank=rank, world_size=world_size
+        Path(path),
+        update=update,
+        generation=generation,
+        index=index,
+        totals=totals,
+        rank=rank,
+        world_size=world_size,
     )
 
 
@@ -122,7 +131,15 @@ class TokenTable:
         self._responses += shape[0]
 
     def write(
-        self, folder: Path, *, update: int, generation: int, totals: StepTotals | None, rank: int, world_size: int
+        self,
+        folder: Path,
+        *,
+        update: int,
+        generation: int,
+        index: int | None,
+        totals: StepTotals | None,
+        rank: int,
+        world_size: int,
     ) -> Path:
         pa, parquet = pyarrow()
         for name, number in (("update", update), ("generation", generation), ("rank", rank)):
@@ -143,6 +160,7 @@ class TokenTable:
             "schema": SCHEMA,
             "update": update,
             "generation": generation,
+            "index": index,
             "rank": rank,
             "world_size": world_size,
             "totals": None if totals is None else {k: float(getattr(totals, k)) for k in ("tokens", "sequences")},

@@ -31,6 +31,7 @@ class Recorded:
         sum_pi_squared: [B, T] Σ_v π_θ(v)², or None.
         update: the optimiser update, from 1.
         generation: the batch of completions that it belongs to, from 0.
+        index: of the update within it, from 0, which is on-policy; None where it is not known.
         totals: of the whole optimiser step, as the loss was given them; or None.
         rank, world_size: of the process that recorded it; each has its own part of the update.
     """
@@ -42,6 +43,7 @@ class Recorded:
     update: int
     generation: int
     totals: StepTotals | None
+    index: int | None = None
     rank: int = 0
     world_size: int = 1
 
@@ -99,6 +101,7 @@ def read(path: str | os.PathLike[str]) -> Recorded:
         sum_pi_squared=padded("sum_pi_squared"),
         update=about["update"],
         generation=about["generation"],
+        index=about.get("index"),
         totals=None if about["totals"] is None else StepTotals(**about["totals"]),
         rank=about["rank"],
         world_size=about["world_size"],
@@ -187,6 +190,7 @@ def load(folder: str | os.PathLike[str]) -> Run:
         raise ValueError(
             f"{str(folder)!r} holds none of {INFO}, {METRICS}, {TOKENS}/: nothing was recorded there "
             "(DGPOConfig(record=FOLDER), or dgpo.diagnostics.record)"
+            + (f"; did you mean {str(folder / 'record')!r}?" if (folder / "record").is_dir() else "")
         )
     try:
         about = json.loads(info.read_text(encoding="utf-8")) if info.is_file() else {}

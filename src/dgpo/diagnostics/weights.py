@@ -192,7 +192,7 @@ def over_generation(
         recorded: updates, for example `run.recorded()`; the parts of several ranks count as updates of their own.
             Those without a valid token are left out.
         objective: a name of `objectives.OBJECTIVES`, or an `Objective`.
-        updates_per_generation: as in `run.json`.
+        updates_per_generation: as in `run.json`, for updates whose index was not recorded.
 
     Returns:
         One stage for every index that occurs, in order.
@@ -205,7 +205,9 @@ def over_generation(
     found: dict[int, list[tuple[int, dict[str, Share]]]] = {}
     for part in recorded:
         if bool(part.tokens.mask.any()):
-            index = math.floor((part.update - 1) % max(updates_per_generation, 1))
+            index = part.index
+            if index is None:
+                index = math.floor((part.update - 1) % max(updates_per_generation, 1))
             shares = describe(part.tokens, objective, sum_pi_squared=part.sum_pi_squared, top=0).regions
             found.setdefault(index, []).append((part.update, shares))
     return tuple(

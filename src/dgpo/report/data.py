@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen
+from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen
 from dgpo.diagnostics.doctor.case import objective_of
 from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.naming import label, unregistered
@@ -44,7 +44,11 @@ def collect(
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
             raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
-    samples = [sample(run) for run in loaded]
+    findings = [diagnose(run) for run in loaded]
+    samples = [
+        sample(run, also=[finding.step for finding in found if finding.step is not None])
+        for run, found in zip(loaded, findings, strict=True)
+    ]
     read = [tokens.moved(part, part.chosen) for part in samples]
     own = [objective_of(run.info) for run in loaded]
     widest = tokens.reach(read)
@@ -54,8 +58,10 @@ def collect(
     return {
         "schema": SCHEMA,
         "runs": [
-            _run(run, part, name, objective, found, widest)
-            for run, part, name, objective, found in zip(loaded, samples, labels(folders), own, read, strict=True)
+            _run(run, part, name, objective, moved, widest, found)
+            for run, part, name, objective, moved, found in zip(
+                loaded, samples, labels(folders), own, read, findings, strict=True
+            )
         ],
         "charts": {
             name: {"title": chart.title, "unit": chart.unit, "lines": [words for words, _ in chart.lines]}
@@ -92,7 +98,13 @@ def _folder(path: Path) -> Path:
 
 
 def _run(
-    run: Run, part: Sample, name: str, objective: Objective | None, found: tokens.Moved, widest: float
+    run: Run,
+    part: Sample,
+    name: str,
+    objective: Objective | None,
+    found: tokens.Moved,
+    widest: float,
+    findings: Sequence[Finding],
 ) -> dict[str, Any]:
     log, info = Log.of(run.metrics), run.info
     case = Case.of(run)
@@ -112,7 +124,7 @@ def _run(
         "resumed": list(log.resumed),
         "charts": series.charts(log),
         "evaluations": series.evaluations(log),
-        "findings": [finding.as_dict() for finding in diagnose(case)],
+        "findings": [finding.as_dict() for finding in findings],
         "can_tell": can_tell(there),
         "covered": covered(there),
         "recorded": len(run.updates),
@@ -122,7 +134,7 @@ def _run(
         "incomplete": sorted({*part.incomplete, *found.incomplete}),
         "damaged": list(run.damaged),
         "no_tokens": why,
-        "regions": drawn_regions(run, log, found_replay),
+        "regions": drawn_regions(part, log, found_replay),
         "histogram": tokens.counts(found, widest) if len(found.log_ratio) else None,
         "replay": None if found_replay is None else found_replay.as_dict(),
         "top_tokens": top,

@@ -98,7 +98,8 @@ def regions(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figur
     for row, (name, run) in enumerate(runs.items()):
         part = sample(run)
         read = tokens.moved(part, part.chosen)
-        found = drawn_regions(run, Log.of(run.metrics), replay(part, [], updates=read.updates) if _some(read) else None)
+        replayed = replay(part, [], updates=read.updates) if _some(read) else None
+        found = drawn_regions(part, Log.of(run.metrics), replayed)
         panels = [(where, kind) for where in ("over", "within") for kind in found[where]]
         if not panels:
             raise ValueError(f"{name!r}: {NO_TOKENS}, and its log has no regions")

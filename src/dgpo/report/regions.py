@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.replay import Replay
-from dgpo.diagnostics.run import Run
 from dgpo.regions import REGIONS
+from dgpo.report.sample import Sample
 from dgpo.report.series import line, rounded
 
 KINDS = {"fraction": "fraction", "mass": "mass"}
 """What is drawn: share of the tokens, share of Σ|A·w|."""
 
 
-def drawn_regions(run: Run, log: Log, replayed: Replay | None) -> dict[str, Any]:
+def drawn_regions(part: Sample, log: Log, replayed: Replay | None) -> dict[str, Any]:
     """JSON: `over` the run and `within` a generation, each {kind: {"x": [...], region: [...]}}; where it is `from`.
 
     From the recorded tokens where there are some, and else from the log, which knows no generations. A kind that is
     not known, because the run's objective is not, is left out.
     """
-    per = float(run.info.get("updates_per_generation") or 0)
+    per = float(part.info.get("updates_per_generation") or 0)
     if replayed is None:
         return {"from": "log", "over": _logged(log), "within": {}}
     found: dict[str, Mapping[str, Sequence[float]]] = {"fraction": replayed.series}
     own = next((row for row in replayed.rows if row.own), None)
     if own is not None:
         found["mass"] = own.series
-    size = max(per, 1.0)
-    generation = [math.floor((update - 1) / size) for update in replayed.updates]
-    index = [math.floor((update - 1) % size) for update in replayed.updates]
+    generation = [part.places[update][0] for update in replayed.updates]
+    index = [part.places[update][1] for update in replayed.updates]
     return {
         "from": "tokens",
         "over": {kind: _means(series, kind, generation, replayed.updates) for kind, series in found.items()},

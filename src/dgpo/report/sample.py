@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TypeVar
 
 from dgpo.aggregation import StepTotals
@@ -34,11 +35,13 @@ class Sample(Run):
         chosen: updates to read, in order.
         every: of the responses of an update, one in so many is read.
         incomplete: updates of which the part of a rank was not recorded.
+        places: update -> its generation, and its index within it.
     """
 
     chosen: tuple[int, ...]
     every: int
     incomplete: tuple[int, ...]
+    places: dict[int, tuple[int, int]]
 
     def recorded(self, updates: Iterable[int] | None = None) -> Iterator[Recorded]:
         """As `Run.recorded`, for the chosen updates if none are named, and with one in `every` responses of each."""
@@ -46,16 +49,16 @@ class Sample(Run):
             yield part if self.every == 1 else thinned(part, self.every)
 
 
-def sample(run: Run) -> Sample:
+def sample(run: Run, also: Iterable[int] = ()) -> Sample:
     """Choose what to read: everything, if it is within the bounds.
 
     Otherwise generations spread evenly over the run, the first and the last among them, and of each of them updates
     that are spread in the same way, about as many as there are generations. If even two updates of three generations
-    are beyond `MAX_TOKENS`, a part of the responses of each.
+    are beyond `MAX_TOKENS`, a part of the responses of each. The updates in `also` are read in any case.
     """
-    rows, incomplete = _contents(run)
-    whole = generations(run, list(rows))
+    rows, places, incomplete = _contents(run)
     chosen = list(rows)
+    whole = [list(updates) for _, updates in groupby(chosen, key=lambda update: places[update][0])]
     if len(rows) > MAX_UPDATES or sum(rows.values()) > MAX_TOKENS:
         most = min(MAX_UPDATES, MAX_TOKENS * len(rows) // sum(rows.values()))
         longest = max(len(one) for one in whole)
@@ -63,6 +66,7 @@ def sample(run: Run) -> Sample:
         count = min(len(whole), max(FEWEST_GENERATIONS, most // within))
         within = min(longest, max(within, most // count))
         chosen = [update for one in spread(whole, count) for update in spread(one, within)]
+        chosen = sorted({*chosen, *(update for update in also if update in rows)})
     # an update may be larger than the mean that the number was chosen by
     every = max(1, math.ceil(sum(rows[update] for update in chosen) / MAX_TOKENS))
     return Sample(
@@ -73,16 +77,8 @@ def sample(run: Run) -> Sample:
         chosen=tuple(chosen),
         every=every,
         incomplete=incomplete,
+        places=places,
     )
-
-
-def generations(run: Run, updates: Sequence[int]) -> list[list[int]]:
-    """Updates, those of one generation together."""
-    per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
-    found: dict[int, list[int]] = {}
-    for update in updates:
-        found.setdefault(math.floor((update - 1) / per), []).append(update)
-    return list(found.values())
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:
@@ -115,12 +111,15 @@ def thinned(part: Recorded, every: int) -> Recorded:
     )
 
 
-def _contents(run: Run) -> tuple[dict[int, int], tuple[int, ...]]:
-    """Update -> its tokens, from the files' footers, where all ranks recorded theirs; and the updates that lack one."""
+def _contents(run: Run) -> tuple[dict[int, int], dict[int, tuple[int, int]], tuple[int, ...]]:
+    """From the files' footers: update -> its tokens, where all ranks recorded theirs; its place; and those that lack a
+    rank."""
     rows: dict[int, int] = {}
+    places: dict[int, tuple[int, int]] = {}
     incomplete = []
     if not run.files:
-        return rows, ()
+        return rows, places, ()
+    per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
     pa, parquet = pyarrow()
     for update, paths in run.files.items():
         count, ranks, size = 0, set(), 1
@@ -135,6 +134,8 @@ def _contents(run: Run) -> tuple[dict[int, int], tuple[int, ...]]:
             size = max(size, about.get("world_size", 1))
         if ranks >= set(range(size)):
             rows[update] = count
+            index = about.get("index")
+            places[update] = (about.get("generation", 0), math.floor((update - 1) % per) if index is None else index)
         elif ranks:
             incomplete.append(update)
-    return rows, tuple(incomplete)
+    return rows, places, tuple(incomplete)

@@ -82,8 +82,8 @@ def replay(run: Mapping[str, Any], number: int) -> Markup:
             *(
                 (text, value)
                 for text, value in (
-                    (f"{row['bias']:.3f}", row["bias"]),
-                    (f"{row['bias_equal_step']:.3f}", row["bias_equal_step"]),
+                    (f"{100 * row['bias']:.2f} %", row["bias"]),
+                    (f"{100 * row['bias_equal_step']:.1f} %", row["bias_equal_step"]),
                     (f"{row['cosine']:.3f}", row["cosine"]),
                     (shown(row["step_size"]), row["step_size"]),
                     (shown(row["factor"]), row["factor"]),
