@@ -172,6 +172,7 @@ def _weights(runs: Mapping[str, Run], methods: Sequence[Objective], *, bases: Se
                 style = ("-", "--", "-.", ":")[number // 8 % 4]
                 axes.plot([x for x, _ in points], y, style, color=METHOD_COLOURS[number % 8], label=_plain(name))
             _ratio_axis(axes, widest)
+            axes.set_xlabel(f"importance ratio r (weights at π_old = {old_prob:.2g})")
             axes.set(ylabel="w" if basis == "log" else f"w/π at π_old = {old_prob:.2g}")
             axes.set_title("A < 0" if advantage < 0 else "A > 0")
             if basis == "prob":
@@ -180,8 +181,10 @@ def _weights(runs: Mapping[str, Run], methods: Sequence[Objective], *, bases: Se
                 _plain_ticks(axes)
             else:
                 axes.set_ylim(0, 1.05 * min(highest, 5))
-            if row == column == 0:
+            if row == column == 0 and len(chosen) <= 8:
                 axes.legend(fontsize=7)
+            elif row == column == 0:  # more than there is room for among the curves
+                figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=7)
             if bars:
                 shares = {name: tokens.counts(found, widest) for name, found in read.items()}
                 _bars(axes, shares, sign, legend=len(shares) > 1 and column == 1)
