@@ -13,6 +13,7 @@ READY = "html[data-ready=true]"
 def opened(browser, path, problems, width=1280, scheme="light"):
     """A page that notes every message, error and request but for its own file."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()
+    page.set_default_timeout(120_000)  # a busy machine draws slowly, and a click waits for two frames alike
     page.on("console", lambda message: problems.append(f"console {message.type}: {message.text}"))
     page.on("pageerror", lambda error: problems.append(f"error: {error}"))
     address = path.resolve().as_uri()
