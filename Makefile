@@ -49,7 +49,7 @@ browser: ## Chromium for the tests of the report, where this may install it (roo
 
 test-verl: $(VERL)/.ready ## the plug-ins for verl and SkyRL in those packages themselves, in an environment of their own
 	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_verl
-	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_skyrl
+	$(OFFLINE) $(VERL)/bin/python -m pytest tests/engines_skyrl tests/objectives/test_conformance_frameworks.py
 
 $(VERL)/.ready: pyproject.toml constraints-verl.txt tests/engines_skyrl/requirements.txt
 	$(PYTHON) -m venv $(VERL)

@@ -1,7 +1,7 @@
 """Rows of the conformance table for verl, SkyRL and Liger, run where the framework is installed.
 
-None of them shares an environment with TRL's newest release, so here they are skipped; with verl 0.9.1 installed beside
-torch and pytest, `python -m pytest tests/objectives/test_conformance_frameworks.py` runs the verl rows.
+None of them shares an environment with TRL's newest release, so here they are skipped; `make test-verl` runs the rows
+of verl and SkyRL in theirs.
 """
 
 from __future__ import annotations

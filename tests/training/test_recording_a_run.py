@@ -14,7 +14,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import policy_loss
-from dgpo.diagnostics import load
+from dgpo.diagnostics import Recorder, load
 from dgpo.training import DGPOTrainer
 from dgpo.training.recording import _git, data_of, sum_pi_squared, without_secrets
 
@@ -266,16 +266,16 @@ def test_the_commit_of_the_working_directory(tmp_path, monkeypatch):
 def test_ranks_record_an_update_together_or_not_at_all(build, tmp_path, monkeypatch):
     """Σπ² is one more forward pass, which no rank may run alone."""
     trainer = build(DGPOTrainer, record=str(tmp_path / "record"))
-    recording, others = trainer._recording, [[1, 1]]
+    recording, others = trainer._recording, [[1, 1, 0]]
     monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
     monkeypatch.setattr(trainer.accelerator, "gather", lambda mine: torch.cat([mine, torch.tensor(others)]))
     assert recording._agree(1)
-    others[:] = [[1, 2]]  # the other has thinned
+    others[:] = [[1, 2, 0]]  # the other has thinned
     assert not recording._agree(5)
     assert recording._agree(9)
-    others[:] = [[0, 2]]  # the other's disk is full
+    others[:] = [[0, 2, 0]]  # the other's disk is full
     assert not recording._agree(9)
-    others[:] = [[1, 2]]
+    others[:] = [[1, 2, 0]]
     assert not recording._agree(17)
 
 
@@ -326,6 +326,10 @@ def test_a_generation_that_was_cut_begins_anew(build, tmp_path):
         **{7: (2, 0), 8: (2, 1), 9: (2, 2), 10: (2, 3), 11: (3, 0), 12: (3, 1)},
     }
     assert {update for update, (_, index) in places.items() if index == 0} == {u for u, far in away.items() if far == 0}
+    # and once more: no generation is counted twice
+    recorder = Recorder(tmp_path / "record", updates_per_generation=4)
+    recorder.begin(11)
+    assert [recorder.generation(update) for update in (12, 15, 16)] == [4, 4, 5]
 
 
 @pytest.mark.parametrize(

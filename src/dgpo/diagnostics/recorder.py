@@ -7,12 +7,12 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import INFO, METRICS, NAME, RUN_SCHEMA, TOKENS, TokenTable
+from dgpo.diagnostics.recording import INFO, METRICS, NAME, RUN_SCHEMA, TOKENS, TokenTable, generation_of
 from dgpo.files import write_json_atomic
 from dgpo.tokens import TokenBatch
 
@@ -46,12 +46,14 @@ class Recorder:
         self.updates_per_generation, self.rank, self.world_size = updates_per_generation, rank, world_size
         self.on = True
         self.stride = 1
+        self.first = 0
+        """The generation that training began with."""
         self._origin = 0
         self._warn = warn
         self._full = False
         self._table = TokenTable()
         # those of a run that is continued count too
-        self._sizes = {path: path.stat().st_size for path in self._mine()}
+        self._files = {path: _File(path.stat().st_size, generation_of(path)) for path in self._mine()}
 
     def _mine(self) -> list[Path]:
         paths = sorted((self.folder / TOKENS).glob("update-*.parquet"))
@@ -66,7 +68,15 @@ class Recorder:
         self._origin = step
         if self.on:
             with _Guarded(self):
-                self._keep(lambda update: update <= step)
+                self._keep(lambda path, _: _update(path) <= step)
+        # completions of a generation that was cut are sampled again, as a generation of their own
+        self.first = max(
+            [math.ceil(step / self._per), *(file.generation + 1 for file in self._files.values())], default=0
+        )
+
+    @property
+    def _per(self) -> float:
+        return max(self.updates_per_generation, 1)
 
     @property
     def taking(self) -> bool:
@@ -77,24 +87,17 @@ class Recorder:
         """Whether the tokens of this update (from 1) are to be recorded."""
         return self.taking and (update - 1) % self.every == 0 and self.generation(update) % self.stride == 0
 
-    def agree(self, taking: bool, stride: int) -> None:
-        """Do as all ranks do: stop where one has stopped, and keep every `stride`-th generation only."""
+    def agree(self, taking: bool, stride: int, first: int) -> None:
+        """Do as all ranks do: stop where one has stopped, keep every `stride`-th generation, count them alike."""
         self._full |= not taking
+        self.first = first
         if stride > self.stride and self.on:
             with _Guarded(self):
                 self._thin(stride)
 
     def generation(self, update: int) -> int:
-        """The batch of completions that an update (from 1) belongs to, from 0."""
-        return self._place(update)[0]
-
-    def _place(self, update: int) -> tuple[int, int]:
-        """Generation of an update, and its index there. Completions of a generation that was cut are sampled again."""
-        per = max(self.updates_per_generation, 1)
-        if update <= self._origin:
-            return int((update - 1) // per), int((update - 1) % per)
-        behind = update - 1 - self._origin
-        return math.ceil(self._origin / per) + int(behind // per), int(behind % per)
+        """The batch of completions that an update (from 1, after the beginning) belongs to, from 0."""
+        return self.first + int((update - 1 - self._origin) // self._per)
 
     def add(self, tokens: TokenBatch, **more: Tensor | None) -> None:
         """One micro-batch of an update; `more` as in `record`."""
@@ -106,19 +109,19 @@ class Recorder:
         if not table or not self.on:
             return
         with _Guarded(self):
-            generation, index = self._place(update)
+            generation = self.generation(update)
             path = table.write(
                 self.folder,
                 update=update,
                 generation=generation,
-                index=index,
+                index=int((update - 1 - self._origin) % self._per),
                 totals=totals,
                 rank=self.rank,
                 world_size=self.world_size,
             )
-            self._sizes[path] = path.stat().st_size
-            while sum(self._sizes.values()) > self.limit and not self._full:
-                if len({self.generation(_update(path)) for path in self._sizes}) == 1:
+            self._files[path] = _File(path.stat().st_size, generation)
+            while sum(file.size for file in self._files.values()) > self.limit and not self._full:
+                if len({file.generation for file in self._files.values()}) == 1:
                     self._full = True
                     self._warn(
                         f"one generation of tokens takes more than the {self.limit / 2**20:.3g} MiB of this rank in "
@@ -129,12 +132,12 @@ class Recorder:
 
     def _thin(self, stride: int) -> None:
         self.stride = stride
-        self._keep(lambda update: self.generation(update) % stride == 0)
+        self._keep(lambda _, file: file.generation % stride == 0)
 
-    def _keep(self, wanted: Callable[[int], bool]) -> None:
-        for path in [path for path in self._sizes if not wanted(_update(path))]:
+    def _keep(self, wanted: Callable[[Path, _File], bool]) -> None:
+        for path in [path for path, file in self._files.items() if not wanted(path, file)]:
             path.unlink(missing_ok=True)
-            del self._sizes[path]
+            del self._files[path]
 
     def info(self, about: dict[str, Any]) -> None:
         """Write `run.json`; NaN and infinities as words."""
@@ -156,6 +159,11 @@ class Recorder:
     def guard(self) -> _Guarded:
         """Around other writing into the folder: what it raises because of the disk is the one warning."""
         return _Guarded(self)
+
+
+class _File(NamedTuple):
+    size: int
+    generation: int
 
 
 def _update(path: Path) -> int:

@@ -183,3 +183,13 @@ def pyarrow() -> tuple[Any, Any]:
             "recorded tokens are parquet files, which need pyarrow: pip install 'dgpo[report]'", name="pyarrow"
         ) from error
     return pa, parquet
+
+
+def generation_of(path: Path) -> int:
+    """The generation that a file of tokens belongs to; -1 where its footer cannot be read."""
+    pa, parquet = pyarrow()
+    try:
+        about = json.loads((parquet.read_metadata(path).metadata or {}).get(b"dgpo", b"{}"))
+    except pa.ArrowInvalid:
+        return -1
+    return int(about.get("generation", -1))

@@ -48,11 +48,12 @@ class Of:
 
 CHECKED = {
     "trl": "in every test run",
-    "verl": "run with verl 0.9.1",
+    "verl": "by `make test-verl`, 0.9.1",
+    "skyrl": "by `make test-verl`, 0.3.0",
     "liger": "run with Liger 0.8.5",
 }
-"""Frameworks whose rows' gradients were compared with the installed framework. verl and Liger do not share an
-environment with TRL's newest release: their tests run where they are installed and are skipped elsewhere."""
+"""How the gradients of a framework's rows are compared with the framework itself. verl, SkyRL and Liger do not share an
+environment with TRL's newest release; Liger's were run once, by hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,7 +396,7 @@ def as_markdown(name: str) -> str:
         return "No framework was looked at for this method."
     lines = ["| framework | setting | goes with | note | checked |", "|---|---|---|---|---|"]
     for framework, record in CONFORMANCE[name].items():
-        how = "-" if record.setting is None else CHECKED.get(framework, "read in the source")
+        how = "-" if record.setting is None else CHECKED[framework]
         goes_with = f"`{record.aggregation}`" if record.aggregation else "-"
         cells = [_setting(record), goes_with, record.note or "-", how]
         lines.append("| " + " | ".join([FRAMEWORKS[framework], *cells]) + " |")

@@ -93,9 +93,10 @@ class Recording(TrainerCallback, ExportableState):
         """Whether this update is recorded, on all ranks or on none: Σπ² takes a forward pass that they share."""
         accelerator, recorder = self.trainer.accelerator, self.recorder
         if accelerator.num_processes > 1:
-            mine = torch.tensor([[int(recorder.taking), recorder.stride]], device=accelerator.device)
+            mine = torch.tensor([[int(recorder.taking), recorder.stride, recorder.first]], device=accelerator.device)
             of_all = accelerator.gather(mine)
-            recorder.agree(bool(of_all[:, 0].all()), int(of_all[:, 1].max()))
+            largest = of_all.amax(0).tolist()
+            recorder.agree(bool(of_all[:, 0].all()), stride=largest[1], first=largest[2])
         return recorder.wants(update)
 
     def finish(self) -> None:
