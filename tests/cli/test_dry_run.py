@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,26 @@ def test_prints_the_plan(dgpo: Run, hub: list[str], output: Path) -> None:
         assert words in " ".join(done.out.split()), words
     assert "\x1b" not in done.out  # plain where it is piped
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "updates", "prompts"),
+    [
+        ([], 4, 8),
+        (["--num_iterations", "3"], 3, 2),
+        (["--num_iterations", "2", "--gradient_accumulation_steps", "2"], 2, 4),
+        (["--steps_per_generation", "6", "--gradient_accumulation_steps", "2"], 3, 12),
+        (["--generation_batch_size", "8"], 1, 2),
+    ],
+)
+def test_the_schedule_is_the_configs(dgpo: Run, hub: list[str], flags: list[str], updates: int, prompts: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        out = " ".join(dgpo("train", *hub, "--dry_run", "--max_steps", 12, *flags).out.split())
+    assert f"updates per generation {updates} " in out
+    assert f"{prompts} prompts x 4 completions" in out
+    assert f"12 updates, {12 / updates:g} generations" in out
+    assert ("every ratio is 1" in out) is (updates == 1)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from dgpo import advantages, aggregation, correction, objectives
-from dgpo.training import DGPOConfig
+from dgpo.training import DGPOConfig, schedule
 
 
 def make(**options):
@@ -30,11 +30,79 @@ def test_defaults_are_the_papers_setting():
     assert isinstance(config, GRPOConfig)
 
 
-def test_four_updates_per_generation_unless_the_schedule_is_set():
+def stock_schedule(**options):
+    """(steps_per_generation, generation_batch_size, updates per generation) of TRL; None where it refuses."""
+    try:
+        config = GRPOConfig("unused", bf16=False, use_cpu=True, **options)
+    except ValueError:
+        return None
+    steps = config.steps_per_generation
+    return steps, config.generation_batch_size, steps * config.num_iterations / config.gradient_accumulation_steps
+
+
+@pytest.mark.parametrize("accumulation", [1, 2, 4])
+@pytest.mark.parametrize("iterations", [1, 2, 4])
+@pytest.mark.parametrize(
+    "size",
+    [
+        *({}, {"steps_per_generation": 1}, {"steps_per_generation": 2}, {"steps_per_generation": 8}),
+        *({"generation_batch_size": 8}, {"generation_batch_size": 32}, {"generation_batch_size": 36}),
+        {"steps_per_generation": 4, "generation_batch_size": 32},
+    ],
+    ids=str,
+)
+def test_the_schedule_is_trls_unless_that_would_be_on_policy_by_default(accumulation, iterations, size):
+    options = {"gradient_accumulation_steps": accumulation, "num_iterations": iterations, **size}
+    options["per_device_train_batch_size"] = 8
+    expected = stock_schedule(**options)
+    if expected is None or expected[2] != int(expected[2]):
+        with pytest.raises(ValueError, match="generation"):
+            make(**options)
+        return
+    if not size and iterations == 1:
+        expected = (4 * accumulation, 32 * accumulation, 4)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = DGPOConfig("unused", bf16=False, use_cpu=True, **options)
+    assert (config.steps_per_generation, config.generation_batch_size, config.updates_per_generation) == expected
+    assert config.on_policy is (expected[2] == 1)
+    assert any("on-policy" in str(warning.message) for warning in caught) is config.on_policy
+
+
+def test_the_default_of_the_schedule():
+    assert make().updates_per_generation == 4
     assert make(gradient_accumulation_steps=3).steps_per_generation == 12
-    assert make(steps_per_generation=16).updates_per_generation == 16
-    assert make(generation_batch_size=64, per_device_train_batch_size=8).steps_per_generation == 8
-    assert make(steps_per_generation=2, num_iterations=3).updates_per_generation == 6
+    assert make(num_iterations=4).updates_per_generation == 4  # 16 in versions that took four times TRL's schedule
+    assert make(num_iterations=2, gradient_accumulation_steps=4).updates_per_generation == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        (
+            {"steps_per_generation": 2},
+            "set steps_per_generation to a multiple of gradient_accumulation_steps, such as 4",
+        ),
+        ({"generation_batch_size": 16}, "set generation_batch_size to a multiple of 32 completions"),
+    ],
+    ids=str,
+)
+def test_a_generation_of_less_than_a_step_says_which_option_to_change(size, said):
+    with pytest.raises(ValueError, match=said):
+        make(gradient_accumulation_steps=4, **size)
+
+
+def test_an_on_policy_schedule_says_which_option_to_change():
+    with pytest.warns(UserWarning, match="Set steps_per_generation to several times gradient_accumulation_steps"):
+        make(steps_per_generation=1)
+    with pytest.warns(UserWarning, match="Set generation_batch_size to several times the completions of an update"):
+        make(generation_batch_size=8)
+
+
+@pytest.mark.parametrize("option", schedule.SIZES)
+def test_no_part_of_the_schedule_is_below_one(option):
+    with pytest.raises(ValueError, match=f"{option} = 0 is not allowed; expected >= 1"):
+        make(**{option: 0})
 
 
 def test_objective_fields_from_a_dict_or_json_text():

@@ -12,8 +12,7 @@ from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
 from dgpo.objectives import presets
 from dgpo.registry import check_number, did_you_mean
-
-DEFAULT_UPDATES_PER_GENERATION = 4
+from dgpo.training import schedule
 
 EVALUATION_OPTIONS = (
     "samples",
@@ -49,8 +48,9 @@ class DGPOConfig(GRPOConfig):
     r"""TRL's `GRPOConfig` with the factors of the policy gradient as fields; every TRL option beside the loss works.
 
     Defaults are the paper's setting where it is known: DGPO with n=1, m=2, no KL, token mean over the optimiser step,
-    advantages divided by the group's standard deviation, several optimiser updates per generation
-    (`steps_per_generation` = 4 · `gradient_accumulation_steps` unless it or `generation_batch_size` is set).
+    advantages divided by the group's standard deviation, four optimiser updates per generation where TRL's schedule
+    would make one (`steps_per_generation` = 4 · `gradient_accumulation_steps`, unless it or `generation_batch_size` is
+    set or `num_iterations` > 1).
 
     Parameters:
         objective (`str`, defaults to `"dgpo"`):
@@ -189,9 +189,13 @@ class DGPOConfig(GRPOConfig):
     )
 
     def __post_init__(self) -> None:
-        unset = (self.generation_batch_size, self.steps_per_generation) == (None, None)  # type: ignore[has-type]
-        if unset:
-            self.steps_per_generation = DEFAULT_UPDATES_PER_GENERATION * self.gradient_accumulation_steps
+        sizes = {name: getattr(self, name) for name in schedule.SIZES}
+        for name, size in sizes.items():
+            if size is not None and size < 1:
+                raise ValueError(f"{name} = {size} is not allowed; expected >= 1")
+        generation_size = "generation_batch_size" if self.generation_batch_size else "steps_per_generation"
+        if (steps := schedule.steps_per_generation(**sizes)) is not None:
+            self.steps_per_generation = steps
         super().__post_init__()
         self._apply_preset()
         self._name_instances()
@@ -202,7 +206,7 @@ class DGPOConfig(GRPOConfig):
         self.make_aggregation()
         self.make_correction()
         self.make_advantage()
-        self._check_schedule()
+        self._check_schedule(generation_size)
         check_number(self, "positive_nll_coef", 0, open_high=True)
         if self.max_num_gen_batches < 1:
             raise ValueError(f"max_num_gen_batches = {self.max_num_gen_batches} is not allowed; expected >= 1")
@@ -218,7 +222,16 @@ class DGPOConfig(GRPOConfig):
     @property
     def updates_per_generation(self) -> float:
         """Optimiser updates that one batch of completions serves."""
-        return self.steps_per_generation * self.num_iterations / self.gradient_accumulation_steps
+        return schedule.updates_per_generation(
+            steps_per_generation=self.steps_per_generation,
+            num_iterations=self.num_iterations,
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
+        )
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether every update has a generation of its own: all ratios are then 1, and all objectives alike."""
+        return self.updates_per_generation == 1
 
     def eval_benchmark_options(self) -> dict[str, Any]:
         """`eval_benchmark_kwargs`, checked. Raises ValueError for an unknown key, or without `eval_benchmarks`."""
@@ -307,23 +320,33 @@ class DGPOConfig(GRPOConfig):
             )
         return made
 
-    def _check_schedule(self) -> None:
+    def _check_schedule(self, generation_size: str) -> None:
         micro_steps = self.steps_per_generation * self.num_iterations
         if self.gradient_accumulation_steps > micro_steps or micro_steps % self.gradient_accumulation_steps:
             raise ValueError(
                 f"gradient_accumulation_steps = {self.gradient_accumulation_steps} does not divide "
                 f"steps_per_generation · num_iterations = {self.steps_per_generation} · {self.num_iterations}: an "
                 "optimiser step would span two generations, and its normaliser would not be known when it starts; "
-                "set steps_per_generation to a multiple of gradient_accumulation_steps"
+                + self._larger_generation(generation_size)
             )
-        if self.updates_per_generation == 1:
+        if self.on_policy:
+            by_steps = generation_size == "steps_per_generation"
             warnings.warn(
                 "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "
-                f"1, and objective = {self.objective!r} has the same gradient as any other. Set steps_per_generation "
-                "to several times gradient_accumulation_steps, or num_iterations > 1.",
+                f"1, and objective = {self.objective!r} has the same gradient as any other. Set {generation_size} to "
+                f"several times {'gradient_accumulation_steps' if by_steps else 'the completions of an update'}, or "
+                "num_iterations > 1.",
                 UserWarning,
                 stacklevel=4,
             )
+
+    def _larger_generation(self, option: str) -> str:
+        """What to set the size of a generation to, so that no optimiser step spans two."""
+        steps = self.gradient_accumulation_steps
+        if option == "steps_per_generation":
+            return f"set steps_per_generation to a multiple of gradient_accumulation_steps, such as {steps}"
+        completions = self.per_device_train_batch_size * self.world_size * steps
+        return f"set generation_batch_size to a multiple of {completions} completions, those of an optimiser step"
 
     def _apply_preset(self) -> None:
         if self.preset is None:

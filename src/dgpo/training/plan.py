@@ -248,7 +248,7 @@ def _flops(
     """
     forward = shape.forward_flops(length) * tokens
     passes = (2 if adapters else 3) + bool(config.gradient_checkpointing)
-    off_policy = config.updates_per_generation > 1 or config.use_vllm
+    off_policy = not config.on_policy or config.use_vllm
     once = int(off_policy) + (config.beta != 0)
     return forward * (passes * config.num_iterations + once), forward if config.use_vllm else None
 
@@ -276,7 +276,7 @@ def _notes(
     notes = []
     if world.assumed:
         notes.append(f"sharding not given: {world.sharding} assumed; --accelerate_config FILE says otherwise")
-    if config.updates_per_generation <= 1:
+    if config.on_policy:
         notes.append("one update per generation: every ratio is 1, and objectives do not differ")
     if not fused:
         reason = why_no_fused_loss(config, world.sharding, lora is not None)
