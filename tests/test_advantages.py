@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from dgpo.advantages import (
     ADVANTAGES,
+    REWARD_AGGREGATIONS,
     SCALES,
     EntropyShaped,
     History,
@@ -22,6 +24,7 @@ from dgpo.advantages import (
     group_advantage,
     make,
     smooth_advantage,
+    total_rewards,
 )
 
 NAN = math.nan
@@ -231,7 +234,7 @@ reward = st.one_of(st.integers(-8, 8).map(lambda k: k / 4), st.just(NAN))
 
 @given(data=st.data())
 def test_smooth_advantage_from_all_steps_at_once(data: st.DataObject) -> None:
-    G, number = data.draw(st.integers(2, 5)), data.draw(st.integers(1, 5))
+    G, number = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
     group = st.lists(reward, min_size=G, max_size=G)
     steps = {prompt: data.draw(st.lists(group, min_size=number, max_size=number)) for prompt in ("a", "b")}
     history: History = {}
@@ -267,11 +270,18 @@ def test_smooth_advantage_worked_example() -> None:
     assert group_advantage(torch.ones(4), 4).tolist() == [0.0] * 4
 
 
-def test_a_group_without_spread_and_without_history_is_zero() -> None:
-    history: History = {}
-    for value in (0.1, 0.1, 0.1):
-        assert smooth_advantage(torch.full((4,), value), 4, ["a"], history).abs().max() < 1e-5
-    assert history["a"][0] == 3
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("G", [1, 5, 7, 8])
+def test_a_prompt_that_never_had_spread_is_exactly_zero(G: int, dtype: torch.dtype) -> None:
+    """Also where the cumulative mean of equal rewards rounds to another value (float64: 0.9 and 7 gave 0.94)."""
+    for value in (0.1, 0.9, 1 / 3, 100.1, 123456.789):
+        history: History = {}
+        for step in range(12):
+            rewards = torch.full((G,), value, dtype=dtype)
+            if step % 3 == 2:
+                rewards[0] = NAN
+            assert smooth_advantage(rewards, G, ["a"], history).tolist() == [0.0] * G
+        assert history["a"][0] == (12 if G > 1 else 8)
 
 
 def test_a_prompt_that_occurs_twice_counts_as_two_steps() -> None:
@@ -322,7 +332,7 @@ def test_the_history_survives_json() -> None:
     ("rewards", "group_size", "prompts", "message"),
     [
         (torch.zeros(4), 2, ["a"], "got 1 prompts for 2 groups of 2"),
-        (torch.zeros(4), 1, ["a"] * 4, "got 4 prompts for 4 groups of 1; expected one prompt per group of at least 2"),
+        (torch.zeros(4), 1, ["a"] * 3, "got 3 prompts for 4 groups of 1; expected one prompt per group"),
         (torch.zeros(5), 2, ["a"] * 2, "group_size = 2 does not divide the batch of 5 rewards"),
     ],
 )
@@ -374,3 +384,109 @@ def test_make_names_what_is_wrong(name: str, fields: dict[str, float], message: 
     with pytest.raises(ValueError) as error:
         make(name, **fields)
     assert message in str(error.value)
+
+
+# --- several rewards per response -------------------------------------------------------------------------------------
+
+
+def totalled(group: list[list[float]], weights: list[float], aggregation: str) -> list[float]:
+    """The formulas of `total_rewards` for one group of responses, in plain Python and exact arithmetic.
+
+    The square root of `normalize_then_sum` is rounded once; nothing else is.
+    """
+    rows = [[None if math.isnan(r) else Fraction(r) for r in row] for row in group]
+    columns = [[r for r in column if r is not None] for column in zip(*rows, strict=True)]
+    shift, slope = [Fraction(0)] * len(weights), [Fraction(w) for w in weights]
+    if aggregation == "normalize_then_sum":
+        for k, column in enumerate(columns):
+            if len(set(column)) < 2:
+                slope[k] = Fraction(0)
+                continue
+            shift[k] = sum(column, Fraction(0)) / len(column)
+            variance = sum((r - shift[k]) ** 2 for r in column) / (len(column) - 1)
+            slope[k] /= Fraction(math.sqrt(variance)) + Fraction(1e-4)
+    return [
+        NAN
+        if all(r is None for r in row)
+        else float(sum(s * (r - m) for r, s, m in zip(row, slope, shift, strict=True) if r is not None))
+        for row in rows
+    ]
+
+
+rows_of_rewards = st.lists(
+    st.lists(st.one_of(st.integers(-8, 8).map(lambda k: k / 4), st.just(NAN)), min_size=3, max_size=3),
+    min_size=4,
+    max_size=4,
+)
+
+
+@pytest.mark.parametrize("aggregation", REWARD_AGGREGATIONS)
+@given(group=rows_of_rewards, weights=st.lists(st.sampled_from([1.0, 0.5, 2.0, 0.0, -1.0]), min_size=3, max_size=3))
+def test_total_rewards(aggregation: str, group: list[list[float]], weights: list[float]) -> None:
+    found = total_rewards(torch.tensor(group), torch.tensor(weights), 4, aggregation)
+    assert found.dtype == torch.float64
+    expected = totalled(group, weights, aggregation)
+    assert found.tolist() == pytest.approx(expected, rel=1e-6, abs=1e-6, nan_ok=True)
+    scored = [total for total in expected if not math.isnan(total)]
+    alike = not scored or max(scored) - min(scored) < 1e-9
+    assert degenerate_groups(found, 4).tolist() == [alike]
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [
+        # the inputs on which spread was decided per reward
+        ([[1, 2], [1, 2], [1, NAN], [1, NAN]], [3**0.5 / 2, 3**0.5 / 2, -(3**0.5) / 2, -(3**0.5) / 2]),
+        ([[1, 0], [NAN, 0], [NAN, 0], [NAN, 0]], [1.5, -0.5, -0.5, -0.5]),
+        ([[NAN, 0], [1, 0], [NAN, 0], [NAN, 0]], [-0.5, 1.5, -0.5, -0.5]),
+        # rewards that cancel: spread in each, none in their sum
+        ([[1, 0], [0, 1], [1, 0], [0, 1]], [0, 0, 0, 0]),
+        ([[0.1, 0.2], [0.3, 0.0], [0.0, 0.3], [0.2, 0.1]], [0, 0, 0, 0]),
+        # no reward at all in one row, and in all but one
+        ([[1, NAN], [NAN, NAN], [0, NAN], [NAN, 0.5]], [1, 0, -1, 0]),
+        ([[NAN, NAN], [NAN, NAN], [1, 1], [NAN, NAN]], [0, 0, 0, 0]),
+    ],
+)
+def test_advantages_of_two_rewards(group: list[list[float]], expected: list[float]) -> None:
+    totals = total_rewards(torch.tensor(group), torch.ones(2), 4)
+    assert group_advantage(totals, 4).tolist() == pytest.approx(expected, rel=1e-5, abs=1e-12)
+    assert degenerate_groups(totals, 4).tolist() == [not any(expected)]
+
+
+@pytest.mark.parametrize("aggregation", REWARD_AGGREGATIONS)
+def test_rewards_that_cancel_leave_exactly_nothing(aggregation: str) -> None:
+    """Sums that are equal in exact arithmetic and not in floating point: no advantage may divide what is left."""
+    generator = torch.Generator().manual_seed(0)
+    rewards = torch.rand(4000, generator=generator) * 10.0 ** torch.randint(-3, 4, (4000,), generator=generator)
+    constant = rewards.view(-1, 8)[:, :1].expand(-1, 8).reshape(-1)
+    totals = total_rewards(torch.stack([rewards, constant - rewards], 1), torch.ones(2), 8, aggregation)
+    assert degenerate_groups(totals, 8).all()
+    assert group_advantage(totals, 8).abs().max() == 0
+    weights = torch.tensor([0.1, -0.3])
+    totals = total_rewards(torch.stack([rewards, rewards / 3], 1), weights, 8, aggregation)
+    if aggregation == "sum_then_normalize":
+        assert degenerate_groups(totals, 8).all()
+
+
+def test_one_reward_is_compared_exactly() -> None:
+    """No sum, no rounding: the smallest difference that float32 knows is spread, also beside a constant reward."""
+    close = torch.tensor([1.0, 1.0000001])
+    assert close[0] != close[1]
+    for column in (torch.zeros(2), torch.full((2,), 100.0), torch.full((2,), NAN)):
+        totals = total_rewards(torch.stack([close, column], 1), torch.tensor([1.0, 2.0]), 2)
+        assert degenerate_groups(totals, 2).tolist() == [False]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "weights", "aggregation", "message"),
+    [
+        (torch.zeros(4), torch.ones(1), "sum_then_normalize", r"rewards has shape \(4,\) and weights \(1,\)"),
+        (torch.zeros(4, 2), torch.ones(3), "sum_then_normalize", r"shape \(4, 2\) and weights \(3,\)"),
+        (torch.zeros(5, 1), torch.ones(1), "sum_then_normalize", "group_size = 2 does not divide the batch of 5"),
+        (torch.zeros(4, 1), torch.ones(1), "sum", "aggregation = 'sum' is not known; expected one of sum_then"),
+        (torch.full((4, 1), math.inf), torch.ones(1), "sum_then_normalize", "an infinity; expected finite numbers"),
+    ],
+)
+def test_total_rewards_refuses(rewards: torch.Tensor, weights: torch.Tensor, aggregation: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        total_rewards(rewards, weights, 2, aggregation)

@@ -13,11 +13,78 @@ from torch import Tensor
 from dgpo.registry import build, check_number
 
 SCALES = ("std", "none", "leave_one_out")
+REWARD_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
 STD_EPSILON = 1e-6
 """Added to the standard deviation, as in verl (TRL adds 1e-4)."""
+COLUMN_EPSILON = 1e-4
+"""Added to the standard deviation of each reward by `normalize_then_sum`, as in TRL."""
+ROUNDING = 2.0**-21
+"""Bound, relative to the summands, on the difference that float32 rewards and weights leave between two totals that are
+equal in exact arithmetic: 2^-24 for each of the two rewards, twice that for the weight, and the rest for a standard
+deviation."""
 
 History = dict[str, list[float]]
 """prompt -> [steps, mean, standard deviation], cumulative over the steps in which it was sampled."""
+
+
+def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation: str = "sum_then_normalize") -> Tensor:
+    """One number R per response out of its K rewards: what its advantage is made of.
+
+    With r the rewards and w the weights; mean and (unbiased) std over the group's rewards of one kind::
+
+        sum_then_normalize   R = Σ_k w_k · r_k
+        normalize_then_sum   R = Σ_k w_k · (r_k - mean_k) / (std_k + 1e-4)
+
+    A NaN reward adds nothing to R, and neither does a reward without spread to the second R; R is NaN where all K
+    rewards are. Sums are formed in float64. Where the totals of a group differ by no more than the rounding of float32
+    rewards and weights (0.1 + 0.2 and 0.3 + 0.0), all are set to one value, so that `degenerate_groups`, which is asked
+    about the result, and the advantages agree on which groups have no spread.
+
+    Args:
+        rewards: [B, K], groups side by side; NaN where a reward function gave none.
+        weights: [K], of any sign.
+        group_size: G >= 1; must divide B.
+        aggregation: one of the two above, the values of TRL's `multi_objective_aggregation`.
+
+    Returns:
+        [B] float64.
+
+    Raises:
+        ValueError: a wrong shape, a group size that does not divide B, an unknown aggregation, an infinite reward.
+
+    Source: trl 1.16 `GRPOTrainer._generate_and_score_completions`, in float32 there and without the last step.
+    """
+    if aggregation not in REWARD_AGGREGATIONS:
+        raise ValueError(
+            f"aggregation = {aggregation!r} is not known; expected one of {', '.join(REWARD_AGGREGATIONS)}"
+        )
+    if rewards.dim() != 2 or weights.shape != rewards.shape[1:]:
+        raise ValueError(
+            f"rewards has shape {tuple(rewards.shape)} and weights {tuple(weights.shape)}; expected [B, K] and [K]"
+        )
+    if rewards.isinf().any():
+        raise ValueError("rewards holds an infinity; expected finite numbers, or NaN where there is no reward")
+    columns = rewards.detach().double().T
+    # [K, B/G, G]
+    given = torch.stack([_grouped(column, group_size) for column in columns])
+    weight = weights.detach().double().view(-1, 1, 1)
+    values = torch.where(given.isnan(), 0.0, given)
+    if aggregation == "normalize_then_sum":
+        centred, std, _ = _moments(given)
+        weight = torch.where(_without_spread(given).unsqueeze(-1), 0.0, weight / (std + COLUMN_EPSILON))
+        parts = weight * torch.where(given.isnan(), 0.0, centred)
+    else:
+        parts = weight * values
+    scored = ~given.isnan().all(0)
+    lowest, highest = _range(parts, scored)
+    varies = (highest > lowest).unsqueeze(-1)
+    # one reward that varies is compared exactly: nothing is added to it that could round
+    summed = torch.where(varies, weight.abs() * values.abs().amax(-1, keepdim=True), 0.0).sum(0)
+    rounding = torch.where(varies.sum(0) > 1, ROUNDING * summed, 0.0).squeeze(-1)
+    totals = parts.sum(0)
+    lowest, highest = _range(totals, scored)
+    totals = torch.where((highest - lowest <= rounding).unsqueeze(-1), highest.unsqueeze(-1), totals)
+    return torch.where(scored, totals, torch.nan).flatten()
 
 
 def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Tensor:
@@ -83,7 +150,7 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
     and cumulative ("total")::
 
         a_new   = (R - mean_new) / std_new            0 where the std is 0
-        a_total = (R - mean_total) / std_total        0 where the std is 0
+        a_total = (R - mean_total) / std_total        0 where the std is 0, up to the rounding of float32
         A = the one of smaller size of  a_total/i + (1 - 1/i) · a_new  and  a_new/i + (1 - 1/i) · a_total
 
         mean_total(i) = ((i-1) · mean_total(i-1) + mean_new) / i
@@ -94,7 +161,7 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
 
     Args:
         rewards: [B], groups side by side.
-        group_size: G >= 2.
+        group_size: G >= 1. A response alone in its group, as evaluation may have them, has a_new = 0.
         prompts: [B / G] one key per group. A prompt that occurs twice in a batch counts as two steps.
         history: statistics by prompt; updated in place. A trainer that is resumed inside a generation samples its
             prompts anew, and they count one step more.
@@ -103,13 +170,12 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
     are those of torch.std, unbiased, without an epsilon).
 
     Raises:
-        ValueError: a group size below 2 or that does not divide B, or a number of prompts other than B / G.
+        ValueError: a group size that does not divide B, or a number of prompts other than B / G.
     """
     groups = _grouped(rewards, group_size)
-    if group_size < 2 or len(prompts) != len(groups):
+    if len(prompts) != len(groups):
         raise ValueError(
-            f"got {len(prompts)} prompts for {len(groups)} groups of {group_size}; expected one prompt per group of at "
-            "least 2"
+            f"got {len(prompts)} prompts for {len(groups)} groups of {group_size}; expected one prompt per group"
         )
     scored = ~groups.isnan()
     centred, std, _ = _moments(groups)
@@ -119,21 +185,32 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
         if not scored[row].any():
             continue
         values = groups[row]
-        new_mean, new_std = float(values[scored[row]].mean()), float(std[row]) if spread[row] else 0.0
+        own = values[scored[row]].double()
+        new_mean, new_std = (float(own.mean()), float(std[row])) if spread[row] else (float(own.amax()), 0.0)
         steps, mean, deviation = history.get(prompt, [0, 0.0, 0.0])
         i = steps + 1
         variance = (steps * deviation**2 + new_std**2 + steps / i * (new_mean - mean) ** 2) / i
         mean, deviation = (steps * mean + new_mean) / i, variance**0.5
         history[prompt] = [i, mean, deviation]
         a_new = centred[row] / new_std if new_std > 0 else torch.zeros_like(values)
-        a_total = (values - mean) / deviation if deviation > 0 else torch.zeros_like(values)
+        # steps of one and the same reward have means that differ by rounding
+        steady = deviation <= ROUNDING * abs(mean)
+        a_total = torch.zeros_like(values) if steady else (values - mean) / deviation
         first, second = a_total / i + (1 - 1 / i) * a_new, a_new / i + (1 - 1 / i) * a_total
         out[row] = torch.where(scored[row], torch.where(first.abs() < second.abs(), first, second), 0.0)
     return out.flatten()
 
 
 def degenerate_groups(rewards: Tensor, group_size: int) -> Tensor:
-    """[B / G] bool: groups whose rewards do not differ (or hold fewer than two scored responses): all A are 0."""
+    """[B / G] bool: groups without spread, whose rewards do not differ or hold fewer than two scored responses.
+
+    This decides wherever the question is asked: in the advantages above (all are 0 there), in dynamic sampling and in
+    metrics. Several rewards per response become one by `total_rewards`.
+
+    Args:
+        rewards: [B] one scalar reward per response, NaN where there is none.
+        group_size: G >= 1; must divide B.
+    """
     return _without_spread(_grouped(rewards, group_size))
 
 
@@ -251,7 +328,11 @@ def _moments(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _without_spread(groups: Tensor) -> Tensor:
-    unscored = groups.isnan()
-    highest = torch.where(unscored, -torch.inf, groups).amax(-1)
-    lowest = torch.where(unscored, torch.inf, groups).amin(-1)
+    lowest, highest = _range(groups, ~groups.isnan())
     return highest <= lowest
+
+
+def _range(groups: Tensor, scored: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest of each group's scored values; ∞ and -∞ where there are none."""
+    lowest = torch.where(scored, groups, torch.inf).amin(-1)
+    return lowest, torch.where(scored, groups, -torch.inf).amax(-1)

@@ -41,11 +41,11 @@ def generations(monkeypatch):
     original = DGPOTrainer._generate_once
 
     def watched(self, inputs):
-        output, rewards = original(self, inputs)
+        output, scores = original(self, inputs)
         if self.model.training:
             prompts = [json.dumps(row["prompt"]) for row in inputs][:: self.num_generations]
-            seen.append((prompts, rewards, output["advantages"]))
-        return output, rewards
+            seen.append((prompts, scores.total, output["advantages"]))
+        return output, scores
 
     monkeypatch.setattr(DGPOTrainer, "_generate_once", watched)
     return seen
@@ -91,7 +91,7 @@ def test_entropy_shaped_is_formed_in_every_update_from_the_current_entropy(build
         assert update["advantage"].shape == update["entropy"].shape
         torch.testing.assert_close(update["advantage"], expected, rtol=0, atol=0)
     for _, rewards, advantages in generations:
-        torch.testing.assert_close(advantages, group_advantage(rewards, 4), rtol=0, atol=0)
+        torch.testing.assert_close(advantages, group_advantage(rewards, 4).float(), rtol=0, atol=0)
     bonus = updates[0]["advantage"] - updates[0]["given"].unsqueeze(1)
     assert bonus.max() > 1e-2
     # the entropy that was recorded in the log is the one that shaped
@@ -124,10 +124,10 @@ def test_smooth_advantages_from_the_history_of_the_prompt(build, generations):
     assert len(generations) == 3
     history = {}
     for prompts, rewards, advantages in generations:
-        torch.testing.assert_close(advantages, smooth_advantage(rewards, 4, prompts, history), rtol=0, atol=0)
+        torch.testing.assert_close(advantages, smooth_advantage(rewards, 4, prompts, history).float(), rtol=0, atol=0)
     assert trainer._reward_history == history
     assert {steps for steps, _, _ in history.values()} == {3}
-    assert any(not torch.allclose(a, group_advantage(r, 4), atol=1e-3) for _, r, a in generations[1:])
+    assert any(not torch.allclose(a, group_advantage(r, 4).float(), atol=1e-3) for _, r, a in generations[1:])
 
 
 def test_the_history_is_in_the_checkpoint_and_resuming_continues_it(build, generations, tmp_path):
@@ -145,7 +145,7 @@ def test_the_history_is_in_the_checkpoint_and_resuming_continues_it(build, gener
     resumed = build("again", **saving)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     ((prompts, rewards, advantages),) = generations
-    expected = smooth_advantage(rewards, 4, prompts, first)
+    expected = smooth_advantage(rewards, 4, prompts, first).float()
     torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
     assert resumed._reward_history == first  # updated in place, from what the checkpoint held
     assert [steps for steps, _, _ in resumed._reward_history.values()] == [2] * 4

@@ -194,9 +194,9 @@ def test_our_advantages_from_trls_rewards(build, advantage):
     original = trainer._generate_once
 
     def spy(inputs):
-        output, rewards = original(inputs)
-        seen.update(rewards=rewards, advantages=output["advantages"])
-        return output, rewards
+        output, scores = original(inputs)
+        seen.update(rewards=scores.total.float(), advantages=output["advantages"])
+        return output, scores
 
     trainer._generate_once = spy
     trainer.args.max_steps = 1

@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset
 
-from dgpo.advantages import degenerate_groups
-
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer
 
@@ -80,10 +78,10 @@ class DynamicSampler:
         return output
 
     def _generate_groups(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], list[bool]]:
-        batch, rewards = self.trainer._generate_once(inputs)
+        batch, scores = self.trainer._generate_once(inputs)
         if unexpected := [key for key, value in batch.items() if not isinstance(value, Tensor) or "pixel" in key]:
             raise ValueError(f"dynamic_sampling does not support multimodal inputs; got {unexpected}")
-        return batch, (~degenerate_groups(rewards, self.trainer.num_generations)).tolist()
+        return batch, scores.has_spread[:: self.trainer.num_generations].tolist()
 
     def _any_rank(self, condition: bool) -> bool:
         """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""

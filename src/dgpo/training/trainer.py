@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -28,6 +27,7 @@ from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
 from dgpo.training.old_logprob import OldLogProbs
 from dgpo.training.recording import Recording
+from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class DGPOTrainer(GRPOTrainer):
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
         self._step_loss = StepLoss(self, fused=self._fuse())
         self._rewards_per_func: Tensor | None = None
+        self._scoring = Scoring(self)
         self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
         self._step_metrics = StepMetrics()
         self._loss_was_called = False
@@ -162,44 +163,15 @@ class DGPOTrainer(GRPOTrainer):
             return self._dynamic_sampler.generate(inputs)
         return self._generate_once(inputs)[0]
 
-    def _generate_once(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Tensor]:
-        """One generation batch of this rank, and the rewards [B] of its own responses (NaN: not scored)."""
+    def _generate_once(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Scores]:
+        """One generation batch of this rank, and what the rewards say of its responses."""
         with self._old.generation():
             output = super()._generate_and_score_completions(inputs)
         assert self._rewards_per_func is not None
-        rewards_per_func = self._rewards_per_func  # of all ranks
-        rewards = (rewards_per_func * self.reward_weights.to(rewards_per_func.device)).nansum(dim=1)
-        rewards[rewards_per_func.isnan().all(dim=1)] = torch.nan
-        local = len(output["advantages"])
-        mine = slice(self.accelerator.process_index * local, (self.accelerator.process_index + 1) * local)
-        if self._advantage is None:
-            # TRL divides what rounding leaves of r - mean by std + 1e-4, and calls the result an advantage
-            size = self.num_generations if self.model.training else self.num_generations_eval
-            groups = rewards_per_func.view(-1, size, rewards_per_func.shape[1])
-            same = ((groups == groups[:, :1]) | groups.isnan()).all(dim=2).all(dim=1).repeat_interleave(size)
-            output["advantages"] = output["advantages"].masked_fill(
-                same[mine].view(-1, *[1] * (output["advantages"].dim() - 1)), 0.0
-            )
-        else:
-            training = self.model.training
-            group_size = self.num_generations if training else self.num_generations_eval
-            # evaluation reads the history of training and must not write to it
-            history = self._reward_history if training else dict(self._reward_history)
-            prompts = [json.dumps(row.get("prompt")) for row in inputs] if self._advantage.reads_history else []
-            prompts = gather_object(prompts)[::group_size]  # one per group, of all ranks
-            advantages = self._advantage.of_groups(rewards, group_size, prompts, history)
-            output["advantages"] = advantages[mine]
-            self._log_advantages(advantages)
+        scores = self._scoring(inputs, self._rewards_per_func, output)
         if self.args.positive_nll_coef > 0:
-            output["correct"] = rewards[mine] > 0
-        return output, rewards[mine]
-
-    def _log_advantages(self, advantages: Tensor) -> None:
-        """In the table of completions, in place of TRL's, which it has written just before."""
-        logged = self._logs["advantages"]
-        for _ in range(min(len(logged), len(advantages))):
-            logged.pop()
-        logged.extend(advantages.tolist())
+            output["correct"] = (scores.total > 0).to(output["advantages"].device)
+        return output, scores
 
     # --- what the policy sees -----------------------------------------------------------------------------------
 
