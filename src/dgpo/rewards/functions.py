@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from dgpo.rewards.answers import END_OF_TEXT, Completion, boxes, text_of
 from dgpo.rewards.grader import MathGrader
+from dgpo.rewards.shaping import shaping_term
 from dgpo.rewards.verdict import REASONS
 
 LogMetric = Callable[[str, float], None]
@@ -118,12 +119,13 @@ def math_reward(
     return _shared()(completions, answer, **columns)
 
 
+@shaping_term
 def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
     r"""1.0 for a well-formed response, otherwise 0.0.
 
     Well-formed: thinking, one `</think>`, then text with exactly one complete `\boxed{...}` that is not empty. The
     opening `<think>` may stand at the start of the completion or, as in the chat templates of R1 models, at the end of
-    the prompt, and nowhere else.
+    the prompt, and nowhere else. A shaping term (`shaping_term`): a wrong answer may be well-formed.
     """
     return [float(_well_formed(text_of(completion))) for completion in completions]
 
@@ -149,7 +151,7 @@ class SoftOverlongReward:
                   -1                                   |y| > L
 
     with `|y|` the tokens of the completion and L = `max_completion_length` (arXiv 2503.14476, equation 13; there L is
-    20,480 and the buffer 4,096).
+    20,480 and the buffer 4,096). A shaping term (`shaping_term`).
 
     Args:
         max_completion_length: L.
@@ -160,6 +162,7 @@ class SoftOverlongReward:
     """
 
     __name__: ClassVar[str] = "soft_overlong_reward"
+    shaping: ClassVar[bool] = True
 
     def __init__(self, *, max_completion_length: int, buffer: int) -> None:
         if not 0 < buffer < max_completion_length:

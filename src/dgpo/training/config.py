@@ -76,13 +76,17 @@ class DGPOConfig(GRPOConfig):
             `"dapo"` or `"dr_grpo"`: sets objective, aggregation and advantage together (`dgpo.objectives.presets`);
             none of the three may be set beside it.
         positive_nll_coef (`float`, defaults to `0.0`):
-            Coefficient of an auxiliary negative log-likelihood on responses with a positive reward, averaged over
-            those of the optimiser step by the aggregation. GPPO and CE-GPPO train with 0.1.
+            Coefficient of an auxiliary negative log-likelihood on responses whose rewards, shaping terms aside, sum to
+            more than 0, averaged over those of the optimiser step by the aggregation. GPPO and CE-GPPO train with 0.1.
         fused_loss (`bool`, defaults to `True`):
             Compute the loss straight from hidden states (`dgpo.linear_policy_loss`), so that the logits of a batch are
             never held. Where the model or an option rules it out, a line in the log says so.
         dynamic_sampling (`bool`, defaults to `False`):
             Replace groups without reward spread by newly sampled prompts before training (DAPO, arXiv 2503.14476).
+        dynamic_sampling_rewards (`list[str]`, *optional*):
+            With `dynamic_sampling`: names of the rewards whose weighted sum must have spread for a group to stay, such
+            as `["math_reward"]`; one of weight 0 counts with weight 1. Unset: all that are not shaping terms
+            (`dgpo.rewards.shaping_term`).
         max_num_gen_batches (`int`, defaults to `10`):
             With `dynamic_sampling`: at most this many generation batches per training batch, the first included.
         record (`str`, *optional*):
@@ -161,6 +165,13 @@ class DGPOConfig(GRPOConfig):
     dynamic_sampling: bool = field(
         default=False, metadata={"help": "Replace groups without reward spread by newly sampled prompts."}
     )
+    dynamic_sampling_rewards: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "With dynamic_sampling: names of the rewards that must differ within a group, such as math_reward. "
+            "Unset: all that are not shaping terms, as soft_overlong_reward and format_reward are."
+        },
+    )
     max_num_gen_batches: int = field(
         default=10, metadata={"help": "With dynamic_sampling: at most this many generation batches per training batch."}
     )
@@ -208,6 +219,7 @@ class DGPOConfig(GRPOConfig):
         self.make_advantage()
         self._check_schedule(generation_size)
         check_number(self, "positive_nll_coef", 0, open_high=True)
+        self._check_dynamic_sampling_rewards()
         if self.max_num_gen_batches < 1:
             raise ValueError(f"max_num_gen_batches = {self.max_num_gen_batches} is not allowed; expected >= 1")
         if self.eval_benchmark_steps < 1:
@@ -218,6 +230,18 @@ class DGPOConfig(GRPOConfig):
         check_number(self, "record_limit_mb", 0, open_low=True)
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
+
+    def _check_dynamic_sampling_rewards(self) -> None:
+        """The names themselves are known to the trainer, which has the rewards."""
+        names = self.dynamic_sampling_rewards
+        if names is None:
+            return
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise ValueError(
+                f"dynamic_sampling_rewards = {names!r}; expected a list of names of rewards, such as ['math_reward']"
+            )
+        if not self.dynamic_sampling:
+            raise ValueError(f"dynamic_sampling_rewards = {names!r} needs dynamic_sampling = True")
 
     @property
     def updates_per_generation(self) -> float:

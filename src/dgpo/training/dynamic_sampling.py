@@ -1,4 +1,4 @@
-"""Dynamic sampling: train on groups whose rewards differ, and sample new prompts for those whose do not (DAPO)."""
+"""Dynamic sampling: train on groups whose answers differ, and sample new prompts for those whose do not (DAPO)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MAX_SEED = 2**63 - 1
 class DynamicSampler:
     """Fills a generation batch with groups that have a reward spread (arXiv 2503.14476, section 3.2).
 
-    The batch that the data loader hands over is generated first. Groups whose rewards are all equal have advantage 0
-    and teach nothing; they are replaced by groups from newly drawn prompts, in further generation batches of the same
-    size, `max_num_gen_batches` in all. Places that are still empty then keep their group without spread (it
-    contributes exactly 0): verl raises here instead, which loses a run to one hard batch.
+    The batch that the data loader hands over is generated first. Groups without spread in the rewards that decide, or
+    in their sum with the others (`Scores.informative`), are replaced by groups from newly drawn prompts, in further
+    generation batches of the same size, `max_num_gen_batches` in all. Places that are still empty then keep a group
+    without spread, with advantage exactly 0: verl raises here instead, which loses a run to one hard batch.
 
     Drawn prompts depend only on the seed and the optimiser step, so a run that is resumed at the end of a generation
     draws what it would have drawn.
@@ -73,7 +73,7 @@ class DynamicSampler:
         metrics["dynamic_sampling/generation_batches"].append(float(generations))
         metrics["dynamic_sampling/groups_without_spread"].append(self._sum_over_ranks(missing))
         output = self._assemble(kept, chosen, size)
-        # exactly: TRL's advantage divides what rounding left of a constant reward by 1e-4
+        # their rewards may still differ by shaping terms
         output["advantages"][(self.groups - missing) * size :] = 0.0
         return output
 
@@ -81,7 +81,7 @@ class DynamicSampler:
         batch, scores = self.trainer._generate_once(inputs)
         if unexpected := [key for key, value in batch.items() if not isinstance(value, Tensor) or "pixel" in key]:
             raise ValueError(f"dynamic_sampling does not support multimodal inputs; got {unexpected}")
-        return batch, scores.has_spread[:: self.trainer.num_generations].tolist()
+        return batch, scores.informative[:: self.trainer.num_generations].tolist()
 
     def _any_rank(self, condition: bool) -> bool:
         """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""

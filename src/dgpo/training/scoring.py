@@ -6,10 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
 from dgpo.advantages import degenerate_groups, total_rewards
+from dgpo.registry import did_you_mean
+from dgpo.rewards import is_shaping
 
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer
@@ -21,11 +24,14 @@ class Scores:
 
     Attributes:
         total: [B] what the advantage is made of (`total_rewards`); NaN where no reward was given.
-        has_spread: [B] bool: its group has spread; elsewhere the advantage is 0.
+        correct: [B] bool: the weighted sum of the rewards that are no shaping terms is above 0.
+        informative: [B] bool: its group teaches something that dynamic sampling asks for. It has spread in the total,
+            without which the advantage is 0, and in the weighted sum of the rewards that decide.
     """
 
     total: Tensor
-    has_spread: Tensor
+    correct: Tensor
+    informative: Tensor
 
 
 class Scoring:
@@ -35,17 +41,38 @@ class Scoring:
     rounding has left of a constant reward; TRL's metric `frac_reward_zero_std` and its table of completions are
     brought into line with that.
 
+    The rewards that decide about a group in dynamic sampling are those of `dynamic_sampling_rewards`, or else all that
+    are no shaping terms (`dgpo.rewards.is_shaping`): a group of wrong answers of different lengths has spread in the
+    total, and nothing to teach about the task. Their sum is weighted as in the total.
+
     Args:
         trainer: gives rewards, weights, options and the history of rewards by prompt.
 
     Raises:
-        ValueError: a reward weight that is not finite.
+        ValueError: a reward weight that is not finite, an unknown name in `dynamic_sampling_rewards`, no reward that
+            decides, or none that says which responses are correct.
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
         self.trainer = trainer
-        if not trainer.reward_weights.isfinite().all():
-            raise ValueError(f"reward_weights = {trainer.reward_weights.tolist()}; expected finite numbers")
+        args, weights = trainer.args, trainer.reward_weights
+        if not weights.isfinite().all():
+            raise ValueError(f"reward_weights = {weights.tolist()}; expected finite numbers")
+        names, chosen = trainer.reward_func_names, args.dynamic_sampling_rewards
+        self._outcomes = [column for column, reward in enumerate(trainer.reward_funcs) if not is_shaping(reward)]
+        self._deciding = self._outcomes if chosen is None else _columns(names, chosen)
+        counts = bool(weights[self._outcomes].count_nonzero())
+        instead = f"all of {', '.join(names)} are shaping terms (dgpo.rewards.is_shaping) or have weight 0"
+        if args.dynamic_sampling and chosen is None and not counts:
+            raise ValueError(
+                f"dynamic_sampling has no reward that decides which groups stay: {instead}; name one in "
+                "dynamic_sampling_rewards"
+            )
+        if args.positive_nll_coef > 0 and not counts:
+            raise ValueError(
+                f"positive_nll_coef = {args.positive_nll_coef} has no reward that says which responses are correct: "
+                f"{instead}"
+            )
 
     def __call__(self, inputs: list[dict[str, Any]], rewards: Tensor, output: dict[str, Any]) -> Scores:
         """Score one generation batch: sets `output["advantages"]`.
@@ -76,7 +103,26 @@ class Scoring:
             advantages = self._advantages(inputs, total, size)
             output["advantages"] = advantages[mine].to(given)
             self._log(advantages, has_spread)
-        return Scores(total=total[mine], has_spread=has_spread[mine])
+        return Scores(
+            total=total[mine],
+            correct=(self._sum(rewards, self._outcomes) > 0)[mine],
+            informative=(has_spread & self._decides(rewards, size))[mine],
+        )
+
+    def _sum(self, rewards: Tensor, columns: list[int]) -> Tensor:
+        """[B · ranks] the weighted sum of some rewards; 0 where all of them are None."""
+        return (rewards[:, columns] * self.trainer.reward_weights.cpu()[columns]).nansum(1)
+
+    def _decides(self, rewards: Tensor, size: int) -> Tensor:
+        """[B · ranks] bool: the group has spread in the rewards that decide about it; False without any."""
+        trainer, columns = self.trainer, self._deciding
+        if not columns:
+            return torch.zeros(len(rewards), dtype=torch.bool)
+        weights = trainer.reward_weights.cpu()[columns]
+        if trainer.args.dynamic_sampling_rewards is not None:
+            weights = torch.where(weights == 0, 1.0, weights)
+        total = total_rewards(rewards[:, columns], weights, size, trainer.multi_objective_aggregation)
+        return ~degenerate_groups(total, size).repeat_interleave(size)
 
     def _advantages(self, inputs: list[dict[str, Any]], total: Tensor, size: int) -> Tensor:
         """[B · ranks] by the advantage of the configuration."""
@@ -104,3 +150,13 @@ class Scoring:
             raise ValueError(
                 f"reward {names[0]!r} returned an infinity; expected a finite number, or None for no reward"
             )
+
+
+def _columns(names: list[str], chosen: list[str]) -> list[int]:
+    for name in chosen:
+        if name not in names:
+            raise ValueError(
+                f"dynamic_sampling_rewards: unknown reward {name!r}{did_you_mean(name, names)}; the rewards of this "
+                f"run: {', '.join(names)}"
+            )
+    return [column for column, name in enumerate(names) if name in chosen]

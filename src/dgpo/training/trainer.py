@@ -170,7 +170,7 @@ class DGPOTrainer(GRPOTrainer):
         assert self._rewards_per_func is not None
         scores = self._scoring(inputs, self._rewards_per_func, output)
         if self.args.positive_nll_coef > 0:
-            output["correct"] = (scores.total > 0).to(output["advantages"].device)
+            output["correct"] = scores.correct.to(output["advantages"].device)
         return output, scores
 
     # --- what the policy sees -----------------------------------------------------------------------------------

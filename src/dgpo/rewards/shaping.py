@@ -1,0 +1,31 @@
+"""Which rewards are shaping terms: they judge how a response is written, not whether it is right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
+
+Reward = TypeVar("Reward", bound=Callable[..., Any])
+
+
+def shaping_term(reward: Reward) -> Reward:
+    """Mark a reward as a shaping term, such as a penalty on length; it works as a decorator and as a call.
+
+    It sets the attribute `shaping` of the function to True. A class of rewards sets it itself, `shaping = True`, and so
+    does a reward model. Dynamic sampling, and the likelihood on correct responses (`positive_nll_coef`), look at the
+    other rewards only.
+    """
+    cast(Any, reward).shaping = True
+    return reward
+
+
+def is_shaping(reward: Any) -> bool:
+    """True where the attribute `shaping` of the reward is True; of what it wraps, for a `functools.partial`.
+
+    Anything that TRL takes as a reward may be passed: a function, an object, a model. Without the attribute a reward is
+    no shaping term.
+    """
+    while isinstance(reward, partial) and not hasattr(reward, "shaping"):
+        reward = reward.func
+    return getattr(reward, "shaping", False) is True
