@@ -27,7 +27,6 @@ DOCS = Path(__file__).resolve().parent
 PAGE = "objectives.md"
 HEAD = "objectives_head.md"
 FIGURES = "figures/objectives"
-ARXIV = re.compile(r"\b(\d{4}\.\d{5})\b")
 
 METHOD = """### `{name}`
 
@@ -163,10 +162,9 @@ def _markdown(text: str) -> str:
 
 
 def papers(cls: type[Objective]) -> str:
-    """Links to the arXiv ids that the docstrings of module and class name."""
-    text = f"{getattr(sys.modules.get(cls.__module__), '__doc__', '')}\n{inspect.getdoc(cls)}"
-    links = [f"[arXiv {found}](https://arxiv.org/abs/{found})" for found in dict.fromkeys(ARXIV.findall(text))]
-    return f"Paper{'s' * (len(links) > 1)}: {', '.join(links)}." if links else ""
+    """The papers that the class declares."""
+    links = [paper.markdown() for paper in cls.papers]
+    return f"Paper{'s' * (len(links) > 1)}: {'; '.join(links)}." if links else ""
 
 
 def signature(cls: type[Objective]) -> str:

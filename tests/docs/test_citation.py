@@ -1,12 +1,37 @@
-"""CITATION.cff agrees with the package and names both papers."""
+"""CITATION.cff agrees with the package and with the papers of the two methods; docs/papers.md with all papers."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 import dgpo
+from dgpo.objectives import OBJECTIVES, Paper
+from dgpo.objectives.paper import family
+from dgpo.objectives.presets import PRESETS
+
+
+def as_reference(paper: Paper) -> dict[str, object]:
+    """What CITATION.cff says about a paper."""
+    assert paper.pages is not None
+    start, end = paper.pages.split("-")
+    return {
+        "type": "conference-paper",
+        "title": paper.title,
+        "authors": [{"given-names": name.rpartition(" ")[0], "family-names": family(name)} for name in paper.authors],
+        "collection-title": paper.book,
+        "start": int(start),
+        "end": int(end),
+        "year": paper.year,
+        "identifiers": [
+            {"type": "other", "value": f"arXiv:{paper.arxiv_id}", "description": "arXiv"},
+            {"type": "other", "value": paper.anthology, "description": "ACL Anthology"},
+        ],
+        "url": paper.link,
+        "repository-code": paper.code,
+    }
 
 
 def test_citation(root: Path) -> None:
@@ -16,9 +41,21 @@ def test_citation(root: Path) -> None:
     assert (citation["title"], citation["license"]) == ("dgpo", "Apache-2.0")
     assert str(citation["version"]) == dgpo.__version__
     assert citation["authors"] == [{"name": "The dgpo authors"}]
-    ids = [{identifier["value"] for identifier in paper["identifiers"]} for paper in citation["references"]]
-    assert ids == [{"arXiv:2603.14389", "2026.acl-long.1921"}, {"arXiv:2602.17550", "2026.acl-long.1918"}]
-    for part in [citation, *citation["references"]]:
-        assert part["type"]
-        assert part["title"]
-        assert part["authors"]
+    assert citation["references"] == [as_reference(OBJECTIVES[name].papers[0]) for name in ("dgpo", "maspo")]
+
+
+def test_the_page_of_papers_names_every_paper(root: Path) -> None:
+    """Id, title and authors, as the objectives and presets have them."""
+    page = (root / "docs" / "papers.md").read_text(encoding="utf-8")
+    for paper in [paper for cls in OBJECTIVES.values() for paper in cls.papers] + [p.paper for p in PRESETS.values()]:
+        assert f"| {paper.markdown()} |" in page, f"docs/papers.md lacks: {paper.markdown()}"
+
+
+@pytest.mark.parametrize("page", ["docs/papers.md", "docs/index.md", "README.md"])
+def test_a_linked_title_is_the_title_of_that_paper(root: Path, page: str) -> None:
+    known = {p.arxiv_id: p.title for cls in OBJECTIVES.values() for p in cls.papers}
+    known |= {preset.paper.arxiv_id: preset.paper.title for preset in PRESETS.values()}
+    text = (root / page).read_text(encoding="utf-8")
+    for words, arxiv in re.findall(r"\[([^\]]+)\]\(https://arxiv\.org/abs/([\d.]+)\)", text):
+        if arxiv in known and not words.startswith("arXiv "):
+            assert words == known[arxiv]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dgpo import TokenBatch
-from dgpo.objectives import OBJECTIVES, Objective, Properties
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties
 
 
 def matplotlib_is_pinned(root: Path) -> bool:
@@ -37,8 +37,10 @@ class Toy(Objective):
         cap: None, or >= 1; a number
             on two lines.
 
-    Source: nowhere, arXiv 1234.56789.
+    Source: nowhere.
     """
+
+    papers = (Paper(arxiv_id="1234.56789", title="On Toys", authors=("Ada Byron",), year=2030),)
 
     cap: float | None = None
 
@@ -82,7 +84,8 @@ def test_every_field_and_formula_is_on_the_page(objectives_script: ModuleType, n
     for field in dataclasses.fields(OBJECTIVES[name]):
         assert f"| `{field.name}` | " in section
     assert "**Source:**" in section
-    assert "arxiv.org/abs/" in section
+    for paper in OBJECTIVES[name].papers:
+        assert paper.markdown() in section
     assert name == "is" or "```text" in section
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert {row.replace("\\|", "").count("|") for row in rows} <= {4}
@@ -91,7 +94,7 @@ def test_every_field_and_formula_is_on_the_page(objectives_script: ModuleType, n
 def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "toy", Toy)
     section = objectives_script.section("toy")
-    assert "### `toy`\n\nA weight that stops for A > 0. Paper: [arXiv 1234.56789]" in section
+    assert "### `toy`\n\nA weight that stops for A > 0. Paper: [On Toys](" in section
     assert "```text\nA > 0    w = 0\nelse     w = min(r, cap)\n```" in section
     assert "| `cap` | None | None, or >= 1; a number on two lines. |" in section
     assert "* **w reads** the ratio, the sign of A." in section

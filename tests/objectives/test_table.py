@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import pytest
@@ -14,15 +16,20 @@ import torch
 
 from dgpo import TokenBatch, objectives
 from dgpo.cli.objectives import run
-from dgpo.objectives import OBJECTIVES, Objective, Properties, table
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, table
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential(Objective):
     """A line with a | in it.
 
-    More text, arXiv:1234.56789, and arXiv 2222.22222.
+    More text, and arXiv 2222.22222, which is another's.
     """
+
+    papers = (
+        Paper(arxiv_id="1234.56789", title="One", authors=("Ada Byron", "Åke Ünal"), year=2030, venue="ACL 2030"),
+        Paper(url="https://example.com/two.pdf", year=2031),
+    )
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
     adaptive: ClassVar[bool] = True
@@ -37,7 +44,6 @@ class Sequential(Objective):
 @pytest.fixture
 def sequential(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OBJECTIVES, "sequential", Sequential)
-    monkeypatch.setattr(sys.modules[__name__], "__doc__", None)  # the id then comes from the class
 
 
 def test_one_row_per_method_in_order() -> None:
@@ -59,22 +65,95 @@ def test_row_is_what_the_class_says(name: str) -> None:
     assert (row.level, row.adaptive) == (cls.level, cls.adaptive)
 
 
-def test_every_method_names_its_paper() -> None:
+def test_every_method_declares_its_papers_in_its_own_file() -> None:
     ids = {row.name: row.arxiv for row in table.rows()}
-    assert None not in ids.values(), f"a module or class docstring lacks its arXiv id: {ids}"
+    assert None not in ids.values(), f"these declare no paper: {ids}"
     known = {"dgpo": "2603.14389", "grpo": "2402.03300", "maspo": "2602.17550"}
     assert {name: ids[name] for name in known} == known
+    for name, cls in OBJECTIVES.items():
+        file = Path(inspect.getfile(cls)).read_text(encoding="utf-8")
+        assert f'arxiv_id="{ids[name]}"' in file
+        assert "papers" in cls.__dict__
+        for paper in cls.papers:
+            assert paper.title, f"{name}: {paper}"
+            assert paper.authors, f"{name}: {paper}"
 
 
-def test_arxiv_id_of_the_class_where_the_module_has_none(sequential: None) -> None:
-    assert table.rows()[-1].arxiv == "1234.56789"
+def test_titles_and_authors_as_published() -> None:
+    """The two that the library is about, from the ACL Anthology."""
+    (dgpo,), (maspo,) = OBJECTIVES["dgpo"].papers, OBJECTIVES["maspo"].papers
+    assert dgpo.title == (
+        "From log π to π: Taming Divergence in Soft Clipping via Bilateral Decoupled Decay of Probability Gradient "
+        "Weight"
+    )
+    assert ", ".join(dgpo.authors) == (
+        "Xiaoliang Fu, Jiaye Lin, Yangyi Fang, Chaowen Hu, Cong Qin, Zekai Shao, Binbin Zheng, Lu Pan, Ke Zeng"
+    )
+    assert maspo.title == (
+        "MASPO: Unifying Gradient Utilization, Probability Mass, and Signal Reliability for Robust and "
+        "Sample-Efficient LLM Reasoning"
+    )
+    assert set(maspo.authors) == {*dgpo.authors, "Xunliang Cai"}
+    assert (dgpo.anthology, maspo.anthology) == ("2026.acl-long.1921", "2026.acl-long.1918")
 
 
-def test_no_id_is_not_an_error(sequential: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Sequential, "__doc__", "Nothing to cite, not even 1234.56789.")
+def test_one_paper_is_written_once() -> None:
+    """Two methods of one paper name the same object, and no two papers have one key."""
+    papers = {paper for cls in OBJECTIVES.values() for paper in cls.papers}
+    assert len({paper.arxiv_id for paper in papers}) == len({paper.key for paper in papers}) == len(papers)
+
+
+def test_papers_are_not_inherited() -> None:
+    """Code that is derived from a method is another method, which that paper knows nothing about."""
+
+    class Derived(Sequential):
+        pass
+
+    assert Derived.papers == ()
+
+
+def test_a_paper_in_words() -> None:
+    paper, unverified = Sequential.papers
+    assert paper.markdown() == "[One](https://arxiv.org/abs/1234.56789), Byron and Ünal, ACL 2030"
+    assert paper.text() == "One\nAda Byron, Åke Ünal\narXiv 1234.56789; ACL 2030"
+    assert paper.bibtex().splitlines() == [
+        "@inproceedings{byron2030one,",
+        "    title         = {{One}},",
+        "    author        = {Ada Byron and Åke Ünal},",
+        "    booktitle     = {ACL 2030},",
+        "    year          = {2030},",
+        "    eprint        = {1234.56789},",
+        "    archivePrefix = {arXiv},",
+        "    url           = {https://arxiv.org/abs/1234.56789},",
+        "}",
+    ]
+    assert unverified.markdown() == (
+        "[https://example.com/two.pdf (title and authors could not be verified)](https://example.com/two.pdf), 2031"
+    )
+    assert unverified.text().startswith("title and authors could not be verified\n")
+    assert "note          = {title and authors could not be verified}" in unverified.bibtex()
+    assert "author" not in unverified.bibtex().replace("title and authors", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"arxiv_id": "arXiv:1234.5678", "year": 2030}, "arxiv_id = 'arXiv:1234.5678' is not allowed"),
+        ({"year": 2030}, "arxiv_id and url are both missing"),
+        ({"arxiv_id": "1234.56789", "year": 2030, "authors": "Ada Byron"}, "authors = 'Ada Byron' is a string"),
+    ],
+)
+def test_a_paper_that_is_none(fields: dict[str, object], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        Paper(**fields)  # type: ignore[arg-type]
+
+
+def test_no_paper_is_not_an_error(sequential: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sequential, "papers", ())
     assert table.rows()[-1].arxiv is None
     assert "sequential" in table.as_text()
     assert "sequential" in table.as_markdown()
+    assert "No paper is declared." in table.describe("sequential")
 
 
 @pytest.mark.parametrize("width", [96, 110, 140])
@@ -131,6 +210,9 @@ def test_command_describes_one_method(name: str, capsys: pytest.CaptureFixture[s
     assert row.settings() in out
     for field in row.fields:
         assert f"{field}: " in out, f"the docstring of {name} does not explain {field}"
+    for paper in row.papers:
+        assert paper.text() in out
+        assert paper.bibtex() in out
 
 
 @pytest.mark.parametrize(

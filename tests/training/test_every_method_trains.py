@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo import TokenBatch, policy_loss
 from dgpo.cli import train
 from dgpo.cli.main import run
-from dgpo.objectives import OBJECTIVES, Objective, Properties, table
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, table
 from dgpo.training import DGPOConfig, DGPOTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,8 +35,10 @@ class Toy(Objective):
     Args:
         slope: in (0, 1].
 
-    Source: this test; arXiv 1234.56789.
+    Source: this test.
     """
+
+    papers = (Paper(arxiv_id="1234.56789", year=2030),)
 
     slope: float = 0.5
 

@@ -317,8 +317,7 @@ def test_checkpoint_resume_and_model_card(build, tmp_path):
     trainer = build(DGPOTrainer, max_steps=4, save_strategy="steps", save_steps=2)
     trainer.train()
     card = (tmp_path / "run" / "README.md").read_text()
-    assert "2603.14389" in card
-    assert "Decoupled Gradient Policy Optimization" in card
+    assert "https://arxiv.org/abs/2603.14389" in card
     resumed = build(DGPOTrainer, max_steps=6, save_strategy="steps", save_steps=2)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert resumed.state.global_step == 6

@@ -157,6 +157,7 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
+    trainer.data_name = args.task or args.dataset
     if not isinstance(data[0]["prompt"], str) and trainer.processing_class.chat_template is None:
         raise ValueError(
             f"the prompts are conversations (chat = {args.chat}), but the tokenizer of {model.model_name_or_path!r} "

@@ -19,6 +19,7 @@ from dgpo.objectives.gspo import GSPO
 from dgpo.objectives.importance_sampling import IS
 from dgpo.objectives.maspo import MASPO
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.objectives.sapo import SAPO, SAPOUnilateral
 from dgpo.objectives.vespo import VESPO
 from dgpo.registry import build
@@ -78,6 +79,7 @@ __all__ = [
     "MASPO",
     "OBJECTIVES",
     "Objective",
+    "Paper",
     "Properties",
     "SAPO",
     "SAPOUnilateral",

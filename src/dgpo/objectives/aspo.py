@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2510.06062",
+    title="ASPO: Asymmetric Importance Sampling Policy Optimization",
+    authors=("Jiakang Wang", "Runze Liu", "Lei Lin", "Wenping Hu", "Xiu Li", "Fuzheng Zhang", "Guorui Zhou", "Kun Gai"),
+    year=2025,
+    code="https://github.com/wizard-III/Archer2.0",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +53,8 @@ class ASPO(Objective):
     Raises:
         ValueError: `entropy_quantile` is set and the tokens carry no entropy.
     """
+
+    papers = (PAPER,)
 
     eps_low: float = 0.2
     eps_high: float = 0.2

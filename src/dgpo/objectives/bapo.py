@@ -12,10 +12,45 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
 _SLACK = 1e-9
 """Float slack on the end of a range of bounds, so that 0.6, 0.65, ... reaches 0.9."""
+
+
+PAPER = Paper(
+    arxiv_id="2510.18927",
+    title=(
+        "BAPO: Stabilizing Off-Policy Reinforcement Learning for LLMs via Balanced Policy "
+        "Optimization with Adaptive Clipping"
+    ),
+    authors=(
+        "Zhiheng Xi",
+        "Xin Guo",
+        "Yang Nan",
+        "Enyu Zhou",
+        "Junrui Shen",
+        "Wenxiang Chen",
+        "Jiaqi Liu",
+        "Jixuan Huang",
+        "Zhihao Zhang",
+        "Honglin Guo",
+        "Xun Deng",
+        "Zhikai Lei",
+        "Miao Zheng",
+        "Guoteng Wang",
+        "Shuo Zhang",
+        "Peng Sun",
+        "Rui Zheng",
+        "Hang Yan",
+        "Tao Gui",
+        "Qi Zhang",
+        "Xuanjing Huang",
+    ),
+    year=2025,
+    code="https://github.com/WooooDyy/BAPO",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +182,8 @@ class BAPO(AdaptiveClip):
     `seq-mean-token-sum-norm` forgets to divide by the sequences.
     """
 
+    papers = (PAPER,)
+
     target_ratio: float = 1.0
 
     def __post_init__(self) -> None:
@@ -200,6 +237,8 @@ class BAPOAlgorithm1(AdaptiveClip):
 
     Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code of it was released: the authors' is `BAPO`.
     """
+
+    papers = (PAPER,)
 
     rho0: float = 0.5
 

@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dgpo.objectives.objective import Limit, Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2506.13585",
+    title="MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention",
+    authors=("MiniMax",),
+    year=2025,
+    code="https://github.com/MiniMax-AI/MiniMax-M1",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,8 @@ class CISPO(Objective):
     `epsilon_high` as the cap itself (left at its default 0.2, every weight is at most 0.2); verl's `cispo` clips on
     both sides and is `CISPOTwoSided`, unless its `clip_ratio_low` is large.
     """
+
+    papers = (PAPER,)
 
     cap: float = 5.0
 
@@ -64,6 +75,8 @@ class CISPOTwoSided(Objective):
 
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:2046; defaults are verl's.
     """
+
+    papers = (PAPER,)
 
     eps_low: float = 0.2
     eps_high: float = 0.2

@@ -9,10 +9,20 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
 RATIO_CAP = 10.0
 """The upper bound never exceeds max(dual_clip, 10), as in the authors' code."""
+
+
+PAPER = Paper(
+    arxiv_id="2509.02333",
+    title="DCPO: Dynamic Clipping Policy Optimization",
+    authors=("Shihui Yang", "Chengfeng Dou", "Peidong Guo", "Kai Lu", "Qiang Ju", "Fei Deng", "Rihui Xin"),
+    year=2025,
+    code="https://github.com/lime-RL/DCPO",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,8 @@ class DAC(Objective):
     is the token mean over a micro-batch, where the README describes a sum of the responses' means. DCPO's smooth
     advantage standardisation is in `dgpo.advantages`.
     """
+
+    papers = (PAPER,)
 
     eps_low: float = 0.16
     eps_high: float = 0.2

@@ -9,7 +9,33 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2603.14389",
+    title=(
+        "From log π to π: Taming Divergence in Soft Clipping via Bilateral Decoupled Decay "
+        "of Probability Gradient Weight"
+    ),
+    authors=(
+        "Xiaoliang Fu",
+        "Jiaye Lin",
+        "Yangyi Fang",
+        "Chaowen Hu",
+        "Cong Qin",
+        "Zekai Shao",
+        "Binbin Zheng",
+        "Lu Pan",
+        "Ke Zeng",
+    ),
+    year=2026,
+    venue="ACL 2026",
+    book=ACL_2026,
+    anthology="2026.acl-long.1921",
+    pages="41410-41430",
+    code="https://github.com/FlyTune/DGPO-RL",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +70,8 @@ class DGPO(Objective):
       ratio enters the weight clamped to ±20 and the gradient through logprob is kept;
     * its loss value is w · A, which is not an integral of the gradient; ours is φ · A. The gradients are equal.
     """
+
+    papers = (PAPER,)
 
     n: float = 1
     m: float = 2

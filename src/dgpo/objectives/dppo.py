@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2602.04879",
+    title="Rethinking the Trust Region in LLM Reinforcement Learning",
+    authors=("Penghui Qi", "Xiangxin Zhou", "Zichen Liu", "Tianyu Pang", "Chao Du", "Min Lin", "Wee Sun Lee"),
+    year=2026,
+    code="https://github.com/sail-sg/Stable-RL",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +41,8 @@ class DPPOTV(Objective):
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1379. There the
     ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same. A = 0 carries no gradient.
     """
+
+    papers = (PAPER,)
 
     delta_low: float = 0.2
     delta_high: float = 0.2
@@ -89,6 +100,8 @@ class DPPOKL(Objective):
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1460. As for
     `DPPOTV`.
     """
+
+    papers = (PAPER,)
 
     delta_low: float = 0.05
     delta_high: float = 0.05

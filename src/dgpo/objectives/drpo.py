@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2606.09821",
+    title="Rethinking the Divergence Regularization in LLM RL",
+    authors=("Jiarui Yao", "Xiangxin Zhou", "Penghui Qi", "Wee Sun Lee", "Liefeng Bo", "Tianyu Pang"),
+    year=2026,
+    code="https://github.com/Tencent-Hunyuan/UniRL",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +39,8 @@ class DRPO(Objective):
     Source: Tencent-Hunyuan/UniRL@1a7b501e unirl/algorithms/drpo.py:97. Deviation of that code: its token mean counts
     masked tokens in the denominator.
     """
+
+    papers = (PAPER,)
 
     delta: float = 12.5
 

@@ -10,7 +10,29 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2507.20673",
+    title="Geometric-Mean Policy Optimization",
+    authors=(
+        "Yuzhong Zhao",
+        "Yue Liu",
+        "Junpeng Liu",
+        "Jingye Chen",
+        "Xun Wu",
+        "Yaru Hao",
+        "Tengchao Lv",
+        "Shaohan Huang",
+        "Lei Cui",
+        "Qixiang Ye",
+        "Fang Wan",
+        "Furu Wei",
+    ),
+    year=2025,
+    code="https://github.com/callsys/GMPO",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +54,8 @@ class GMPO(Objective):
     Source: callsys/GMPO@205b2bf4 train_zero_math_gmpo.py:675-700. verl's `geo_mean` reads `clip_ratio_low` and
     `clip_ratio_high` in log space as well, so its yaml's 0.2 is not a ratio of 0.8.
     """
+
+    papers = (PAPER,)
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

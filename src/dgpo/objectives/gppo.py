@@ -9,7 +9,47 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+CE_GPPO_PAPER = Paper(
+    arxiv_id="2509.20712",
+    title=(
+        "CE-GPPO: Controlling Entropy via Gradient-Preserving Clipping Policy Optimization in Reinforcement Learning"
+    ),
+    authors=(
+        "Zhenpeng Su",
+        "Leiyu Pan",
+        "Minxuan Lv",
+        "Yuntao Li",
+        "Wenping Hu",
+        "Fuzheng Zhang",
+        "Kun Gai",
+        "Guorui Zhou",
+    ),
+    year=2025,
+    code="https://github.com/Kwai-Klear/CE-GPPO",
+)
+
+
+GPPO_PAPER = Paper(
+    arxiv_id="2508.07629",
+    title=("Klear-Reasoner: Advancing Reasoning Capability via Gradient-Preserving Clipping Policy Optimization"),
+    authors=(
+        "Zhenpeng Su",
+        "Leiyu Pan",
+        "Xue Bai",
+        "Dening Liu",
+        "Guanting Dong",
+        "Jiaming Huang",
+        "Wenping Hu",
+        "Fuzheng Zhang",
+        "Kun Gai",
+        "Guorui Zhou",
+    ),
+    year=2025,
+    code="https://github.com/suu990901/KlearReasoner",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +75,8 @@ class CEGPPO(Objective):
     `seq-mean-token-sum-norm` forgets to divide by the number of sequences; a ratio of 0 or inf gives NaN there,
     whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
     """
+
+    papers = (CE_GPPO_PAPER,)
 
     beta1: float = 0.75
     beta2: float = 1.0
@@ -98,6 +140,8 @@ class GPPO(Objective):
 
     Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
     """
+
+    papers = (GPPO_PAPER,)
 
     eps_low: float = 0.2
     eps_high: float = 0.2

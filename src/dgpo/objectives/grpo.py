@@ -9,7 +9,25 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2402.03300",
+    title="DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    authors=(
+        "Zhihong Shao",
+        "Peiyi Wang",
+        "Qihao Zhu",
+        "Runxin Xu",
+        "Junxiao Song",
+        "Mingchuan Zhang",
+        "Y. K. Li",
+        "Y. Wu",
+        "Daya Guo",
+    ),
+    year=2024,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +53,8 @@ class GRPO(Objective):
     runs with dual_clip = 3. Source: FlyTune/DGPO-RL@cc225d44 verl/trainer/ppo/core_algos.py:909-919. Deviation from
     that code: beyond ±20 nats the gradient is kept, at the weight of ±20, where verl's clamp zeroes it.
     """
+
+    papers = (PAPER,)
 
     eps_low: float = 0.2
     eps_high: float = 0.2

@@ -10,7 +10,28 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2507.18071",
+    title="Group Sequence Policy Optimization",
+    authors=(
+        "Chujie Zheng",
+        "Shixuan Liu",
+        "Mingze Li",
+        "Xiong-Hui Chen",
+        "Bowen Yu",
+        "Chang Gao",
+        "Kai Dang",
+        "Yuqiong Liu",
+        "Rui Men",
+        "An Yang",
+        "Jingren Zhou",
+        "Junyang Lin",
+    ),
+    year=2025,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +55,8 @@ class GSPO(Objective):
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1545-1617; defaults are the paper's. Deviation
     from that code: it clamps log s to at most 10, here every token's log ratio is clamped to ±20.
     """
+
+    papers = (PAPER,)
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

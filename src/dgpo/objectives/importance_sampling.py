@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="1707.06347",
+    title="Proximal Policy Optimization Algorithms",
+    authors=("John Schulman", "Filip Wolski", "Prafulla Dhariwal", "Alec Radford", "Oleg Klimov"),
+    year=2017,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +28,8 @@ class IS(Objective):
 
     Source: importance sampling as in REINFORCE and in CPI, the unclipped surrogate of PPO (arXiv 1707.06347, eq. 6).
     """
+
+    papers = (PAPER,)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return tokens.ratio

@@ -9,7 +9,34 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2602.17550",
+    title=(
+        "MASPO: Unifying Gradient Utilization, Probability Mass, and Signal Reliability for "
+        "Robust and Sample-Efficient LLM Reasoning"
+    ),
+    authors=(
+        "Xiaoliang Fu",
+        "Jiaye Lin",
+        "Yangyi Fang",
+        "Binbin Zheng",
+        "Chaowen Hu",
+        "Zekai Shao",
+        "Cong Qin",
+        "Lu Pan",
+        "Ke Zeng",
+        "Xunliang Cai",
+    ),
+    year=2026,
+    venue="ACL 2026",
+    book=ACL_2026,
+    anthology="2026.acl-long.1918",
+    pages="41348-41365",
+    code="https://github.com/FlyTune/MASPO-RL",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +69,8 @@ class MASPO(Objective):
     at the weight of ±20; q^-alpha is formed in log space, so that q = e^-700 does not overflow; a masked NaN makes its
     sequence-mean loss NaN, here masked positions do not exist.
     """
+
+    papers = (PAPER,)
 
     sigma_base: float = 1.0
     alpha: float = 0.3

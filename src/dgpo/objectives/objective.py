@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
+from dgpo.objectives.paper import Paper
 from dgpo.registry import check_number
 from dgpo.tokens import TokenBatch
 
@@ -52,8 +53,16 @@ class Objective(ABC):
     adaptive: ClassVar[bool] = False
     """True if `calibrate` reads the batch; such a method is exempt from micro-batch invariance."""
 
+    papers: ClassVar[tuple[Paper, ...]] = ()
+    """The papers of the method, the one that introduced it first; what a model card and a citation name.
+
+    Not inherited: a method that is derived from another in code has papers of its own, or none.
+    """
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "papers" not in cls.__dict__:
+            cls.papers = ()
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
         if "weight" in cls.__dict__:
             cls.weight = torch.no_grad()(cls.weight)  # type: ignore[method-assign]

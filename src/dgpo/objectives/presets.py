@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgpo.objectives.paper import Paper
 from dgpo.registry import did_you_mean
 
 
@@ -18,14 +19,14 @@ class Preset:
         objective_kwargs: its fields, where they differ from the defaults.
         aggregation: name of an aggregation; a length it needs is the completion budget.
         advantage: name of an advantage.
-        source: paper.
+        paper: the one that combines them.
     """
 
     objective: str
     objective_kwargs: Mapping[str, Any] = field(default_factory=dict)
     aggregation: str
     advantage: str
-    source: str
+    paper: Paper
 
 
 PRESETS: dict[str, Preset] = {
@@ -35,13 +36,70 @@ PRESETS: dict[str, Preset] = {
         objective_kwargs={"eps_low": 0.2, "eps_high": 0.28},
         aggregation="token-mean",
         advantage="std",
-        source="arXiv 2503.14476",
+        paper=Paper(
+            arxiv_id="2503.14476",
+            title="DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+            authors=(
+                "Qiying Yu",
+                "Zheng Zhang",
+                "Ruofei Zhu",
+                "Yufeng Yuan",
+                "Xiaochen Zuo",
+                "Yu Yue",
+                "Tiantian Fan",
+                "Gaohong Liu",
+                "Lingjun Liu",
+                "Xin Liu",
+                "Haibin Lin",
+                "Zhiqi Lin",
+                "Bole Ma",
+                "Guangming Sheng",
+                "Yuxuan Tong",
+                "Chi Zhang",
+                "Mofan Zhang",
+                "Wang Zhang",
+                "Hang Zhu",
+                "Jinhua Zhu",
+                "Jiaze Chen",
+                "Jiangjie Chen",
+                "Chengyi Wang",
+                "Hongli Yu",
+                "Weinan Dai",
+                "Yuxuan Song",
+                "Xiangpeng Wei",
+                "Hao Zhou",
+                "Jingjing Liu",
+                "Wei-Ying Ma",
+                "Ya-Qin Zhang",
+                "Lin Yan",
+                "Mu Qiao",
+                "Yonghui Wu",
+                "Mingxuan Wang",
+            ),
+            year=2025,
+            code="https://github.com/BytedTsinghua-SIA/DAPO",
+        ),
     ),
     "dr_grpo": Preset(
         objective="grpo",
         aggregation="seq-mean-token-sum-norm",
         advantage="none",
-        source="arXiv 2503.20783",
+        paper=Paper(
+            arxiv_id="2503.20783",
+            title="Understanding R1-Zero-Like Training: A Critical Perspective",
+            authors=(
+                "Zichen Liu",
+                "Changyu Chen",
+                "Wenjun Li",
+                "Penghui Qi",
+                "Tianyu Pang",
+                "Chao Du",
+                "Wee Sun Lee",
+                "Min Lin",
+            ),
+            year=2025,
+            code="https://github.com/sail-sg/understand-r1-zero",
+        ),
     ),
 }
 

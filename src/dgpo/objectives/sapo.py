@@ -4,13 +4,34 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dgpo.objectives.maspo import PAPER as MASPO_PAPER
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
+
+PAPER = Paper(
+    arxiv_id="2511.20347",
+    title="Soft Adaptive Policy Optimization",
+    authors=(
+        "Chang Gao",
+        "Chujie Zheng",
+        "Xiong-Hui Chen",
+        "Kai Dang",
+        "Shixuan Liu",
+        "Bowen Yu",
+        "An Yang",
+        "Shuai Bai",
+        "Jingren Zhou",
+        "Junyang Lin",
+    ),
+    year=2025,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +52,8 @@ class SAPO(Objective):
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1621-1703. Deviation: autograd of that code loses
     w to cancellation for r >> 1 (exactly 0 for τ (r - 1) > 37, float64); here it is formed in log space.
     """
+
+    papers: ClassVar[tuple[Paper, ...]] = (PAPER,)
 
     tau_pos: float = 1.0
     tau_neg: float = 1.05
@@ -77,6 +100,8 @@ class SAPOUnilateral(SAPO):
     Source: arXiv 2602.17550, ablation (known to us at second hand: two-sided gating collapsed at 1.5B, one-sided gating
     did not). No code was released.
     """
+
+    papers = (PAPER, MASPO_PAPER)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         gated = tokens.advantage * tokens.log_ratio > 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import re
-import sys
 import textwrap
 from typing import Any
 
-from dgpo.objectives import OBJECTIVES, Objective, Properties
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties
 
-ARXIV = re.compile(r"arXiv[ :]*(\d{4}\.\d{4,5})")
 NOTE = (
     "bound: largest w over all ratios, inf where only the clamp of the log ratio bounds it. "
     "w/π: what the weight on ∇π goes to as π -> 0 at fixed π_old = 1/2."
@@ -30,8 +27,7 @@ class Row:
         summary: first line of the class's docstring.
         fields: field -> default, in the order of the class.
         properties: what the class declares with its defaults.
-        arxiv: id of the paper: the first that the class names before its fields, else its module, else the class
-            at all; None without one.
+        papers: of the method, the one that introduced it first.
         level: "token" or "sequence".
         adaptive: whether it reads the batch before it weighs it.
     """
@@ -41,9 +37,14 @@ class Row:
     summary: str
     fields: dict[str, Any]
     properties: Properties
-    arxiv: str | None
+    papers: tuple[Paper, ...]
     level: str
     adaptive: bool
+
+    @property
+    def arxiv(self) -> str | None:
+        """Id of the first paper; None without one."""
+        return self.papers[0].arxiv_id if self.papers else None
 
     def cells(self) -> tuple[str, ...]:
         """The row's words under `HEADER`."""
@@ -91,17 +92,25 @@ def as_markdown() -> str:
     for row in rows():
         name, _, *claims = row.cells()
         if row.arxiv:
-            claims[0] = f"[{row.arxiv}](https://arxiv.org/abs/{row.arxiv})"
+            claims[0] = f"[{row.arxiv}]({row.papers[0].link})"
         lines.append((f"`{name}`", row.summary, row.settings(), *claims))
     table = ["| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" for cells in lines]
     return "\n".join([*table, "", NOTE])
 
 
 def describe(name: str) -> str:
-    """The whole docstring of one method, and its fields with defaults."""
+    """The whole docstring of one method, its fields with defaults, and its papers with their BibTeX entries."""
     row = _row(name, OBJECTIVES[name])
     doc = inspect.getdoc(OBJECTIVES[name]) or ""
-    return f"{name} ({row.cls}), arXiv {row.arxiv or '-'}\n\n{doc}\n\nDefaults: {row.settings()}"
+    return "\n\n".join(
+        [
+            f"{name} ({row.cls}), arXiv {row.arxiv or '-'}",
+            doc,
+            f"Defaults: {row.settings()}",
+            "Papers:" if row.papers else "No paper is declared.",
+            *(f"{paper.text()}\n\n{paper.bibtex()}" for paper in row.papers),
+        ]
+    )
 
 
 def shown(value: object) -> str:
@@ -119,17 +128,10 @@ def _row(name: str, cls: type[Objective]) -> Row:
         summary=doc.partition("\n")[0],
         fields={field.name: field.default for field in dataclasses.fields(cls)},
         properties=cls().properties(),
-        arxiv=_arxiv(doc.partition("\nArgs:\n")[0])
-        or _arxiv(getattr(sys.modules.get(cls.__module__), "__doc__", None))
-        or _arxiv(doc),
+        papers=cls.papers,
         level=cls.level,
         adaptive=cls.adaptive,
     )
-
-
-def _arxiv(text: str | None) -> str | None:
-    found = ARXIV.search(text or "")
-    return found.group(1) if found else None
 
 
 def _wrapped(text: str, width: int) -> list[str]:

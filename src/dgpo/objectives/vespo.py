@@ -10,10 +10,20 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.paper import Paper
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 MIN_LOG_PRODUCT = math.log(1e-8)
 """The authors' floor of log W."""
+
+
+PAPER = Paper(
+    arxiv_id="2602.10693",
+    title="VESPO: Variational Sequence-Level Soft Policy Optimization for Stable Off-Policy LLM Training",
+    authors=("Guobin Shen", "Chenxiao Zhao", "Xiang Cheng", "Lei Huang", "Xing Yu"),
+    year=2026,
+    code="https://github.com/FloyedShen/VESPO",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +46,8 @@ class VESPO(Objective):
     Source: FloyedShen/VESPO@aa1f3045 recipe/vespo/code/core_algos.py:39; defaults are TRL's and the code's (the
     docstring of that code names others: 1.5, 4, 2.5). Its `seq-mean-token-sum-norm` forgets to divide by the sequences.
     """
+
+    papers = (PAPER,)
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

@@ -118,6 +118,7 @@ def _train(starter: Path, task: Addition, out: Path, *, seed: int, objective: st
     model = AutoModelForCausalLM.from_pretrained(starter, dtype=torch.float32)
     trainer = DGPOTrainer(model, task.reward, config, train_dataset=task.dataset("train"))
     RewardProgress.install(trainer, "reward")
+    trainer.data_name = task.name
     trainer.train()
     trainer.save_model(config.output_dir)
     trainer.create_model_card(model_name="addition")

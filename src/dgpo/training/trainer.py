@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -15,9 +16,10 @@ from trl import GRPOTrainer
 
 from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
-from dgpo.files import write_json_atomic
+from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import k3
 from dgpo.tokens import TokenBatch, check
+from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.config import DGPOConfig
 from dgpo.training.dynamic_sampling import DynamicSampler
@@ -60,20 +62,12 @@ class DGPOTrainer(GRPOTrainer):
     """
 
     _tag_names = ["trl", "dgpo"]  # noqa: RUF012 - TRL's convention
-    _name = "DGPO"
-    _paper = {  # noqa: RUF012
-        "title": "DGPO: Decoupled Gradient Policy Optimization",
-        "id": "2603.14389",
-        "citation": (
-            "@inproceedings{fu2026dgpo,\n"
-            "    title        = {{DGPO: Decoupled Gradient Policy Optimization}},\n"
-            "    author       = {Fu and Lin and Fang and Hu and Qin and Shao and Zheng and Pan and Zeng},\n"
-            "    year         = 2026,\n"
-            "    booktitle    = {Proceedings of the Annual Meeting of the Association for Computational Linguistics},\n"
-            "    eprint       = {arXiv:2603.14389},\n"
-            "}"
-        ),
-    }
+    _name = "dgpo"
+    _paper: ClassVar[dict[str, str]] = {}
+    """Empty: title, authors and id belong to the objective (`dgpo.objectives.Paper`)."""
+
+    data_name: str | None = None
+    """What the data is called in the model card; set it for data that is not on the hub."""
 
     args: DGPOConfig
     entropy_coef: float
@@ -334,6 +328,29 @@ class DGPOTrainer(GRPOTrainer):
 
     def _keeps_history(self) -> bool:
         return self._advantage is not None and self._advantage.reads_history
+
+    # --- the model card ------------------------------------------------------------------------------------------
+
+    def create_model_card(
+        self, model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+    ) -> None:
+        """Write the model card: objective and settings, the base model, the papers of the method that was used.
+
+        Args:
+            model_name: in the title; the name of the output folder if not given.
+            dataset_name: of the data on the hub; `data_name` says what other data is called.
+            tags: beside TRL's and ours.
+        """
+        super().create_model_card(model_name, dataset_name, tags)
+        if not self.is_world_process_zero():
+            return
+        # the metadata and the links to trackers are TRL's, the text is not: its template knows one paper per trainer
+        file = Path(self.args.output_dir) / "README.md"
+        card = ModelCard.load(file)
+        badges = [line for line in card.text.splitlines() if line.startswith("[<img")]
+        data = model_card.fill_data(card.data, model_card.Base.of(self.model))
+        text = model_card.text(self, model_name, dataset_name, badges)
+        write_text_atomic(file, f"---\n{data.to_yaml()}\n---\n\n{text}")
 
     # --- metrics -----------------------------------------------------------------------------------------------
 
