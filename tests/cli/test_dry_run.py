@@ -197,6 +197,11 @@ def test_batches_are_those_of_the_world(hub: list[str]) -> None:
         (["--gpu", "h1000"], ["unknown GPU 'h1000'", "did you mean 'h100'"]),
         (["--num_gpus", "0"], ["num_gpus = 0 is not allowed; expected >= 1"]),
         (["--accelerate_config", "nowhere.yaml"], ["accelerate_config = 'nowhere.yaml': no such file"]),
+        (
+            ["--rewards", "math_reward", "--dynamic_sampling", "--dynamic_sampling_rewards", "maths_reward"],
+            ["dynamic_sampling_rewards: unknown reward 'maths_reward'", "did you mean 'math_reward'"],
+        ),
+        (["--rewards", "format_reward", "--dynamic_sampling"], ["no reward that decides", "dynamic_sampling_rewards"]),
         (["--load_in_4bit"], ["does not estimate quantised weights"]),
         (["--objective", "dgop"], ["unknown objective 'dgop'", "'dgpo'"]),
         (["--correction", "truncate"], ["needs the sampler's log-probs"]),

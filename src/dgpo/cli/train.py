@@ -23,6 +23,7 @@ from dgpo.rewards import REWARDS, answer_reward, math_reward
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 from dgpo.training.rewards import build as build_rewards
+from dgpo.training.rewards import check_choice
 
 
 @dataclass(kw_only=True)
@@ -138,7 +139,8 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
     rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]
     if args.rewards is not None:
         rewards, weights = build_rewards(args.rewards, config.max_completion_length)
-        _set_weights(config, weights)
+        set_weights(config, weights)
+    check_choice(config, rewards)
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
@@ -166,7 +168,8 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
     return trainer
 
 
-def _set_weights(config: DGPOConfig, weights: list[float]) -> None:
+def set_weights(config: DGPOConfig, weights: list[float]) -> None:
+    """Take over the weights that the mappings of `rewards` give. Raises ValueError if reward_weights are set too."""
     if set(weights) == {1.0}:
         return  # TRL's default, or what --reward_weights says
     if config.reward_weights is not None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from trl.trainer.utils import get_callable_name
+
 from dgpo import rewards
 from dgpo.registry import did_you_mean
 from dgpo.rewards.registry import RewardFunction, option_names
+from dgpo.training.config import DGPOConfig
 
 
 def build(
@@ -47,6 +51,62 @@ def build(
             built.append(_imported(name))
         weights.append(float(weight))
     return built, weights
+
+
+def check_choice(config: DGPOConfig, built: Sequence[RewardFunction]) -> None:
+    """What `deciding_columns` refuses, before a model is loaded.
+
+    Raises:
+        ValueError: see there.
+    """
+    named = [(get_callable_name(reward), reward) for reward in built]
+    weights = config.reward_weights or [1.0] * len(built)
+    if len(weights) == len(built):  # TRL says what is wrong otherwise
+        deciding_columns(config, named, weights)
+
+
+def deciding_columns(
+    config: DGPOConfig, named: Sequence[tuple[str, Any]], weights: Sequence[float]
+) -> tuple[list[int], list[int]]:
+    """Which rewards say whether a response is correct, and which decide in dynamic sampling.
+
+    The first are all that are no shaping terms. The second are those of `dynamic_sampling_rewards`, or else the same.
+
+    Args:
+        config: of the run.
+        named: K pairs of the name under which TRL logs a reward, and the reward.
+        weights: [K].
+
+    Returns:
+        Two lists of indices of rewards.
+
+    Raises:
+        ValueError: a reward weight that is not finite, an unknown name in `dynamic_sampling_rewards`, no reward that
+            decides, or none that says which responses are correct, where the configuration needs one.
+    """
+    if not all(math.isfinite(weight) for weight in weights):
+        raise ValueError(f"reward_weights = {list(weights)}; expected finite numbers")
+    names, chosen = [name for name, _ in named], config.dynamic_sampling_rewards
+    outcomes = [column for column, (_, reward) in enumerate(named) if not rewards.is_shaping(reward)]
+    for name in chosen or ():
+        if name not in names:
+            raise ValueError(
+                f"dynamic_sampling_rewards: unknown reward {name!r}{did_you_mean(name, names)}; the rewards of this "
+                f"run: {', '.join(names)}"
+            )
+    if not any(weights[column] for column in outcomes):
+        instead = f"all of {', '.join(names)} are shaping terms (dgpo.rewards.is_shaping) or have weight 0"
+        if config.dynamic_sampling and chosen is None:
+            raise ValueError(
+                f"dynamic_sampling has no reward that decides which groups stay: {instead}; name one in "
+                "dynamic_sampling_rewards"
+            )
+        if config.positive_nll_coef > 0:
+            raise ValueError(
+                f"positive_nll_coef = {config.positive_nll_coef} has no reward that says which responses are correct: "
+                f"{instead}"
+            )
+    return outcomes, outcomes if chosen is None else [c for c, name in enumerate(names) if name in chosen]
 
 
 def _imported(name: str) -> RewardFunction:

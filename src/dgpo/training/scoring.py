@@ -11,8 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dgpo.advantages import degenerate_groups, total_rewards
-from dgpo.registry import did_you_mean
-from dgpo.rewards import is_shaping
+from dgpo.training.rewards import deciding_columns
 
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer
@@ -49,30 +48,13 @@ class Scoring:
         trainer: gives rewards, weights, options and the history of rewards by prompt.
 
     Raises:
-        ValueError: a reward weight that is not finite, an unknown name in `dynamic_sampling_rewards`, no reward that
-            decides, or none that says which responses are correct.
+        ValueError: what `deciding_columns` refuses.
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
         self.trainer = trainer
-        args, weights = trainer.args, trainer.reward_weights
-        if not weights.isfinite().all():
-            raise ValueError(f"reward_weights = {weights.tolist()}; expected finite numbers")
-        names, chosen = trainer.reward_func_names, args.dynamic_sampling_rewards
-        self._outcomes = [column for column, reward in enumerate(trainer.reward_funcs) if not is_shaping(reward)]
-        self._deciding = self._outcomes if chosen is None else _columns(names, chosen)
-        counts = bool(weights[self._outcomes].count_nonzero())
-        instead = f"all of {', '.join(names)} are shaping terms (dgpo.rewards.is_shaping) or have weight 0"
-        if args.dynamic_sampling and chosen is None and not counts:
-            raise ValueError(
-                f"dynamic_sampling has no reward that decides which groups stay: {instead}; name one in "
-                "dynamic_sampling_rewards"
-            )
-        if args.positive_nll_coef > 0 and not counts:
-            raise ValueError(
-                f"positive_nll_coef = {args.positive_nll_coef} has no reward that says which responses are correct: "
-                f"{instead}"
-            )
+        names = list(zip(trainer.reward_func_names, trainer.reward_funcs, strict=True))
+        self._outcomes, self._deciding = deciding_columns(trainer.args, names, trainer.reward_weights.tolist())
 
     def __call__(self, inputs: list[dict[str, Any]], rewards: Tensor, output: dict[str, Any]) -> Scores:
         """Score one generation batch: sets `output["advantages"]`.
@@ -150,13 +132,3 @@ class Scoring:
             raise ValueError(
                 f"reward {names[0]!r} returned an infinity; expected a finite number, or None for no reward"
             )
-
-
-def _columns(names: list[str], chosen: list[str]) -> list[int]:
-    for name in chosen:
-        if name not in names:
-            raise ValueError(
-                f"dynamic_sampling_rewards: unknown reward {name!r}{did_you_mean(name, names)}; the rewards of this "
-                f"run: {', '.join(names)}"
-            )
-    return [column for column, name in enumerate(names) if name in chosen]
