@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeVar
@@ -12,20 +14,127 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """', did you mean ...?' if something known is near enough, otherwise nothing."""
-    match = get_close_matches(str(word).lower(), list(known), n=1, cutoff=0.5)
-    return f", did you mean {match[0]!r}?" if match else ""
+def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Sequence[str]] | None = None) -> str:
+    """', did you mean ...?' if something known is near enough, otherwise nothing.
+
+    In this order: what `aliases` says that the word is called elsewhere, the same word spelled with other dashes or
+    capitals, a known name that begins with the whole word, a known name with a typing error.
+
+    Args:
+        word: what was given.
+        known: what there is.
+        aliases: word, in lower case with underscores -> names for the same thing, of which the first known one counts.
+    """
+    names = {_plain(name): name for name in known}
+    plain = _plain(word)
+    of_alias = [name for name in (aliases or {}).get(plain, ()) if name in names.values()]
+    begins = sorted((name for name in names if name.startswith(f"{plain}_")), key=len) if len(plain) > 2 else []
+    near = get_close_matches(plain, names, n=1, cutoff=_SIMILAR)
+    found = of_alias or [names[name] for name in (*([plain] if plain in names else []), *begins[:1], *near)]
+    return f", did you mean {found[0]!r}?" if found else ""
 
 
-def build(kind: str, registry: Mapping[str, type[T]], name: str, fields: Mapping[str, Any]) -> T:
-    """`registry[name](**fields)`.
+def _plain(word: object) -> str:
+    return re.sub(r"[-. ]+", "_", str(word).strip().lower())
+
+
+_SIMILAR = 0.65
+"""Of two words for a typing error: at 0.6 'model' is like 'delta'."""
+
+SYNTAX = "NAME:FIELD=VALUE,FIELD=VALUE"
+"""How a registered thing is written with its fields, wherever its name can be given."""
+
+
+def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and fields of `"dgpo"`, `"dgpo:n=2,m=inf"`, `{"name": "dgpo", "n": 2}`, or of that mapping as JSON text.
+
+    A value is None, true, false, inf, a number, or else text.
 
     Raises:
-        ValueError: unknown name, unknown field or missing field; whatever the class raises for a value.
+        ValueError: no name, a field without a name or a value, a field given twice, text in braces that is not JSON.
     """
-    if name not in registry:
-        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, registry)}; known: {', '.join(registry)}")
+    if isinstance(spec, str) and spec.strip().startswith("{"):
+        try:
+            spec = json.loads(spec, object_pairs_hook=lambda pairs: once(pairs, kind))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{kind} {spec!r} is not valid JSON ({error}); expected {SYNTAX}") from error
+    if isinstance(spec, Mapping):
+        fields = dict(spec)
+        name = fields.pop("name", None)
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{kind} {dict(spec)!r} has no 'name'; expected {{'name': NAME, FIELD: VALUE}} or {SYNTAX}"
+            )
+        return name, fields
+    name, colon, given = str(spec).partition(":")
+    pairs = []
+    for part in given.split(",") if colon else []:
+        field, equals, value = (text.strip() for text in part.partition("="))
+        if not (field and equals and value):
+            lacks = "value" if field else "field"
+            raise ValueError(f"{kind}: {part.strip()!r} in {spec!r} has no {lacks}; expected {SYNTAX}")
+        pairs.append((field, as_value(value)))
+    return name.strip(), once(pairs, f"{kind} {spec!r}")
+
+
+def once(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """A dict of the pairs. Raises ValueError for a key that is there twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{where}: {key!r} is given twice, as {found[key]!r} and as {value!r}")
+        found[key] = value
+    return found
+
+
+def as_value(text: str) -> Any:
+    """None, true, false, inf or a number where the text is one; else the text."""
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        pass
+    try:
+        return float(text)  # what JSON does not write: .5, 2., +1
+    except ValueError:
+        return text
+
+
+_WORDS = {"none": None, "null": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
+
+
+def check_name(
+    kind: str, registry: Mapping[str, object], name: str, elsewhere: Mapping[str, str] | None = None
+) -> None:
+    """Raise ValueError, with the nearest known name or what `elsewhere` says, unless the registry has this name."""
+    if name in registry:
+        return
+    known = f"known: {', '.join(registry)}"
+    if here := (elsewhere or {}).get(_plain(name)):
+        raise ValueError(f"unknown {kind} {name!r}: here it is {here}; {known}")
+    hint = did_you_mean(name, registry)
+    if not hint and (first := re.split(r"[^\w-]", name.strip())[0]) in registry:
+        raise ValueError(f"unknown {kind} {name!r}; fields of {first!r} are written {SYNTAX}")
+    raise ValueError(f"unknown {kind} {name!r}{hint}; {known}")
+
+
+def build(
+    kind: str,
+    registry: Mapping[str, type[T]],
+    spec: str | Mapping[str, Any],
+    fields: Mapping[str, Any],
+    elsewhere: Mapping[str, str] | None = None,
+) -> T:
+    """`registry[name](**fields)`, with the fields of `spec` too (`parse`).
+
+    Raises:
+        ValueError: unknown name, unknown field or missing field; a field both in `spec` and in `fields`; what `parse`
+            raises; whatever the class raises for a value.
+    """
+    name, written = parse(kind, spec)
+    fields = once([*written.items(), *fields.items()], f"{kind} {name!r}")
+    check_name(kind, registry, name, elsewhere)
     cls = registry[name]
     declared = dataclasses.fields(cls)  # type: ignore[arg-type]
     known = [field.name for field in declared]

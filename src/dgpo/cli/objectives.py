@@ -5,24 +5,35 @@ from __future__ import annotations
 import argparse
 import shutil
 
-from dgpo.objectives import OBJECTIVES, conformance, table
-from dgpo.registry import did_you_mean
+from dgpo import objectives, registry
+from dgpo.objectives import conformance, table
 
 
 def run(argv: list[str]) -> int:
     """Print the table of methods, or everything about one of them. Needs torch and nothing else."""
     parser = argparse.ArgumentParser(prog="dgpo objectives", description="List the policy objectives.")
-    parser.add_argument("name", nargs="?", metavar="NAME", help="print the formula and the fields of this method")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="NAME",
+        help=f"print the formula and the fields of this method; {registry.SYNTAX} works too",
+    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
-    name: str | None = arguments.name
+    word: str | None = arguments.name
     width = shutil.get_terminal_size((100, 24)).columns
-    if name is None:
+    if word is None:
         print(table.as_markdown() if arguments.markdown else table.as_text(width))
         return 0
     if arguments.markdown:
         parser.error("--markdown prints the whole table; leave NAME out")
-    if name not in OBJECTIVES:
-        parser.error(f"unknown objective {name!r}{did_you_mean(name, OBJECTIVES)}; known: {', '.join(OBJECTIVES)}")
+    try:
+        name, fields = registry.parse("objective", word)
+        objectives.check_name(name)
+        made = objectives.make(name, **fields) if fields else None
+    except ValueError as error:
+        parser.error(str(error))
     print(f"{table.describe(name)}\n\nThe same gradient elsewhere:\n{conformance.as_text(name, width)}")
+    if made is not None:
+        print(f"\nWith these fields: {made}")
     return 0

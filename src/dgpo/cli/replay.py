@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -25,7 +22,6 @@ from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
 
 ALL = "all"
-WORDS = {"None": None, "inf": math.inf}
 HEADER = ("bias\n%", "equal\nstep\n%", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")
 NOTES = (
     "* the run's own objective; least biased first. bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling "
@@ -94,31 +90,12 @@ def run_folder(path: str) -> str:
 
 
 def parse(word: str) -> list[Objective]:
-    """The objectives that `all`, `name` or `name:field=value,field=value` stands for.
+    """The objectives that `all`, or one as `dgpo.registry.parse` takes it, stands for.
 
     Raises:
         ValueError: unknown name or field, with the nearest known one; a field without a value, or out of its range.
     """
-    if word == ALL:
-        return [objectives.make(name) for name in objectives.OBJECTIVES]
-    name, _, given = word.partition(":")
-    fields: dict[str, Any] = {}
-    for part in given.split(",") if given else []:
-        field, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(f"{part!r} in {word!r} has no value; expected NAME:FIELD=VALUE,FIELD=VALUE")
-        fields[field.strip()] = _value(value.strip())
-    return [objectives.make(name, **fields)]
-
-
-def _value(text: str) -> Any:
-    """As `naming.label` writes it."""
-    if text in WORDS:
-        return WORDS[text]
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
+    return [objectives.make(name) for name in (objectives.OBJECTIVES if word == ALL else [word])]
 
 
 def _updates(text: str | None, recorded: Run) -> list[int]:

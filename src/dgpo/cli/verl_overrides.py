@@ -7,6 +7,7 @@ import dataclasses
 import shlex
 import sys
 
+from dgpo import objectives, registry
 from dgpo.cli.errors import UserError, user_input
 from dgpo.engines.verl_overrides import must_stay, overrides
 from dgpo.objectives import OBJECTIVES
@@ -17,46 +18,42 @@ def run(argv: list[str]) -> int:
     """Print one override per line on stdout, and what has to stay as it is on stderr. Needs torch and nothing else."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--objective")
-    chosen: str | None = first.parse_known_args(argv)[0].objective
+    word: str | None = first.parse_known_args(argv)[0].objective
+    with user_input((ValueError,)):
+        chosen, written = ("", {}) if word is None else registry.parse("objective", word)
+        if word is not None:
+            objectives.check_name(chosen)
+    declared = {field.name: field.default for field in dataclasses.fields(OBJECTIVES[chosen])} if chosen else {}
     parser = argparse.ArgumentParser(
         prog="dgpo verl-overrides",
         description="Print the hydra overrides that put an objective into a verl run, one per line: "
         "python -m verl.trainer.main_ppo ... $(dgpo verl-overrides --objective NAME). "
-        "With --objective, --help lists the fields of that objective.",
+        "With --objective, --help lists the fields of that objective, which are flags too.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--objective", required=True, metavar="NAME", help="one of: " + ", ".join(OBJECTIVES))
+    parser.add_argument(
+        "--objective",
+        required=True,
+        metavar="NAME",
+        help=f"with its fields if need be, {registry.SYNTAX}; one of: {', '.join(OBJECTIVES)}",
+    )
     parser.add_argument("--no-reward", action="store_true", help="leave the reward function of the run as it is")
     parser.add_argument("--record", metavar="FOLDER", help="write the tokens of every micro-batch, for `dgpo replay`")
-    declared = (
-        {field.name: field.default for field in dataclasses.fields(OBJECTIVES[chosen])} if chosen in OBJECTIVES else {}
-    )
     for name, default in declared.items():
         spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*spellings, dest=name, type=_value, metavar="VALUE", help=f"default {default}")
+        parser.add_argument(*spellings, dest=name, type=registry.as_value, metavar="VALUE", help=f"default {default}")
     given, unknown = parser.parse_known_args(argv)
-    if unknown and chosen in OBJECTIVES:
+    if unknown:
         raise UserError(_unknown(unknown[0], chosen, list(declared)))
-    fields = {name: value for name, value in vars(given).items() if name in declared}
+    flags = {name: value for name, value in vars(given).items() if name in declared}
     with user_input((ValueError,)):
-        lines = overrides(given.objective, fields, reward="no_reward" not in given, record=vars(given).get("record"))
+        fields = registry.once([*written.items(), *flags.items()], f"objective {chosen!r}")
+        lines = overrides(chosen, fields, reward="no_reward" not in given, record=vars(given).get("record"))
     for line in lines:
         print(shlex.quote(line))
     print(f"note: {must_stay()}", file=sys.stderr)
     return 0
-
-
-def _value(text: str) -> float | str | None:
-    """A number, or None; other text is left to the objective, which says what it expects."""
-    if text.lower() in ("none", "null"):
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _unknown(word: str, objective: str, fields: list[str]) -> str:

@@ -10,7 +10,7 @@ from dgpo.objectives import OBJECTIVES, Objective
 
 
 def label(objective: Objective) -> str:
-    """`name:field=value,...`, as the command line takes it, with the fields that differ from their defaults."""
+    """`name:field=value,...`, as `dgpo.registry.parse` reads it, with the fields that differ from their defaults."""
     values = {field.name: getattr(objective, field.name) for field in fields(objective)}
     given = [f"{field.name}={values[field.name]}" for field in fields(objective) if values[field.name] != field.default]
     return ":".join([name_of(objective), ",".join(given)] if given else [name_of(objective)])

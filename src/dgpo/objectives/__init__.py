@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from dgpo import registry
 from dgpo.objectives import presets
 from dgpo.objectives.aspo import ASPO
 from dgpo.objectives.bapo import BAPO, BAPOAlgorithm1
@@ -51,10 +53,18 @@ ELSEWHERE = {
     "dapo": "the preset 'dapo', or 'grpo' with eps_high=0.28",
     "dr_grpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
     "ppo": "'grpo'",
+    "ppo_clip": "'grpo'",
     "vanilla": "'grpo' with dual_clip=3",
+    "dual_clip": "'grpo' with dual_clip",
+    "regular": "'grpo'",
+    "bnpo": "'grpo'; its average over a micro-batch is no method, see the aggregations",
+    "luspo": "'gspo' with the aggregation 'seq-mean-token-sum-norm', length=1",
+    "importance_sampling": "'is'",
     "geo_mean": "'gmpo'",
     "dcpo": "'dac', with the advantage 'smooth'",
     "dppo": "'dppo_tv' or 'dppo_kl'",
+    "gspo_token": "'gspo', whose gradient is the same",
+    "tis": "the correction 'truncate', beside any objective",
     "rloo": "the advantage 'leave_one_out'",
 }
 """Names that users bring from papers and frameworks, and what they are called here."""
@@ -84,19 +94,25 @@ __all__ = [
     "SAPO",
     "SAPOUnilateral",
     "VESPO",
+    "check_name",
     "make",
     "presets",
 ]
 
 
-def make(name: str, **fields: Any) -> Objective:
-    """Build an objective of the registry, for example `make("dgpo", n=2, m=2)`.
+def make(name: str | Mapping[str, Any], **fields: Any) -> Objective:
+    """Build an objective of the registry: `make("dgpo", n=2, m=2)`, or all in one text, `make("dgpo:n=2,m=2")`.
+
+    Args:
+        name: as `dgpo.registry.parse` takes it.
+        fields: those that are not in `name`.
 
     Raises:
         ValueError: unknown name or field, with the nearest known one; or a field outside its range.
     """
-    if name not in OBJECTIVES and str(name).lower() in ELSEWHERE:
-        raise ValueError(
-            f"unknown objective {name!r}: here it is {ELSEWHERE[str(name).lower()]}; known: {', '.join(OBJECTIVES)}"
-        )
-    return build("objective", OBJECTIVES, name, fields)
+    return build("objective", OBJECTIVES, name, fields, ELSEWHERE)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for an unknown name, with the nearest known one, or what that method is called here."""
+    registry.check_name("objective", OBJECTIVES, name, ELSEWHERE)
