@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -296,8 +296,12 @@ ADVANTAGES: dict[str, type[Advantage]] = {
 }
 
 
-def make(name: str, **fields: Any) -> Advantage:
+def make(name: str | Mapping[str, Any], **fields: Any) -> Advantage:
     """Build an advantage by name, for example `make("entropy_shaped", alpha=0.4)`.
+
+    Args:
+        name: as `dgpo.registry.parse` takes it, with fields if need be.
+        fields: those that are not in `name`.
 
     Raises:
         ValueError: an unknown name or field, with the nearest known one; or a field outside its range.

@@ -8,6 +8,7 @@ Frameworks that average per micro-batch weight a token by the luck of which resp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,8 +95,12 @@ AGGREGATIONS: dict[str, type[Aggregation]] = {
 }
 
 
-def make(name: str, **fields: Any) -> Aggregation:
+def make(name: str | Mapping[str, Any], **fields: Any) -> Aggregation:
     """Build an aggregation by its name in verl, for example `make("seq-mean-token-sum-norm", length=512)`.
+
+    Args:
+        name: as `dgpo.registry.parse` takes it, with fields if need be.
+        fields: those that are not in `name`.
 
     Raises:
         ValueError: an unknown name, with the nearest known one; an unknown, missing or impossible field.

@@ -8,6 +8,7 @@ w: w measures how far the policy has moved since sampling, ρ how wrong the samp
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,8 +105,12 @@ class Given(Correction):
 CORRECTIONS: dict[str, type[Correction]] = {"truncate": Truncate, "band": Band}
 
 
-def make(name: str, **fields: Any) -> Correction:
+def make(name: str | Mapping[str, Any], **fields: Any) -> Correction:
     """Build a correction by name, for example `make("truncate", level="sequence", cap=2.0)`.
+
+    Args:
+        name: as `dgpo.registry.parse` takes it, with fields if need be.
+        fields: those that are not in `name`.
 
     Raises:
         ValueError: an unknown name or field, with the nearest known one; or a field outside its range.

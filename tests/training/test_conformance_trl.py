@@ -101,6 +101,29 @@ def test_the_setting_gives_the_gradient(build, name, fields):
         assert_same(gradient(mine, seed=seed), gradient(theirs, seed=seed))
 
 
+SEQUENCE = {"importance_sampling_level": "sequence", "epsilon": 0.05, "epsilon_high": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("objective", "options"),
+    [
+        ("grpo", {"loss_type": "grpo"}),
+        ("grpo", {"loss_type": "dr_grpo", "epsilon": 0.1}),
+        ("grpo", {"loss_type": "dapo", "epsilon_high": 0.28, "delta": 1.5}),
+        ("sapo", {"loss_type": "sapo", "sapo_temperature_neg": 2.0}),
+        ("cispo", {"loss_type": "cispo", "epsilon_high": 1.5}),
+        ("vespo", {"loss_type": "vespo", "vespo_k_pos": 1.0}),
+        ("gspo", {"loss_type": "grpo", **SEQUENCE}),
+        ("gspo", {"loss_type": "luspo", **SEQUENCE}),
+    ],
+    ids=str,
+)
+def test_options_that_agree_with_the_objective_mean_what_they_mean_in_trl(build, objective, options):
+    theirs = build(GRPOTrainer, GRPOConfig, **options)
+    mine = build(DGPOTrainer, DGPOConfig, objective=objective, **options)
+    assert_same(gradient(mine), gradient(theirs))
+
+
 @pytest.mark.parametrize(
     ("loss_type", "aggregation"),
     [("grpo", "seq-mean-token-mean"), ("bnpo", "token-mean"), ("dr_grpo", "seq-mean-token-sum-norm")],

@@ -1,6 +1,7 @@
 """DGPOConfig: TRL's GRPOConfig, plus which weight, coefficient, factor and advantage to train with."""
 
 import dataclasses
+import json
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,10 @@ from dgpo import advantages, objectives
 from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
 from dgpo.objectives import presets
-from dgpo.registry import check_number, did_you_mean
-from dgpo.training import schedule
+from dgpo.registry import check_number, did_you_mean, once, parse
+from dgpo.training import schedule, trl_options
+
+DEFAULT_AGGREGATION = "token-mean"
 
 EVALUATION_OPTIONS = (
     "samples",
@@ -28,18 +31,6 @@ EVALUATION_OPTIONS = (
 )
 """Keys of `eval_benchmark_kwargs`."""
 
-# TRL options that select or tune TRL's own losses; here an objective with its fields takes their place
-_REPLACED = {
-    "delta": "a ceiling for negative advantages is a field of the objective, e.g. objective='grpo', "
-    "objective_kwargs={'dual_clip': 4.0}",
-    "importance_sampling_level": "the level belongs to the objective",
-    "sapo_temperature_neg": "it tunes TRL's own SAPO loss; set objective and objective_kwargs instead",
-    "sapo_temperature_pos": "it tunes TRL's own SAPO loss; set objective and objective_kwargs instead",
-    "vespo_k_pos": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
-    "vespo_lambda_pos": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
-    "vespo_k_neg": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
-    "vespo_lambda_neg": "it tunes TRL's own VESPO loss; set objective and objective_kwargs instead",
-}
 _TRL_DEFAULTS = {f.name: f.default for f in dataclasses.fields(GRPOConfig)}
 
 
@@ -53,13 +44,17 @@ class DGPOConfig(GRPOConfig):
     set or `num_iterations` > 1).
 
     Parameters:
-        objective (`str`, defaults to `"dgpo"`):
-            A name of `dgpo.objectives.OBJECTIVES`, or an instance of a registered objective.
+        objective (`str` or `dict`, defaults to `"dgpo"`):
+            A name of `dgpo.objectives.OBJECTIVES`, with fields if need be: `"dgpo:n=2,m=2"` or
+            `{"name": "dgpo", "n": 2, "m": 2}`; or an instance of a registered objective. After construction it is the
+            name, and the fields are in `objective_kwargs`. So it is for `aggregation` and `advantage`.
         objective_kwargs (`dict` or `str`, *optional*):
-            Fields of the objective. TRL's `epsilon` and `epsilon_high`, when changed from their defaults, set
-            `eps_low` and `eps_high` of an objective that has them.
-        aggregation (`str`, defaults to `"token-mean"`):
+            Fields of the objective. TRL's `epsilon` and `epsilon_high` set `eps_low` and `eps_high` of an objective
+            that has them; `loss_type`, `importance_sampling_level`, `delta` and the options of SAPO and VESPO count
+            where they agree with the objective, and are an error with the translation otherwise.
+        aggregation (`str` or `dict`, *optional*):
             `"token-mean"`, `"seq-mean-token-mean"` or `"seq-mean-token-sum-norm"`, normalised over the optimiser step.
+            None takes that of `preset` or `loss_type`, and `"token-mean"` where neither is set.
         aggregation_kwargs (`dict` or `str`, *optional*):
             Fields of the aggregation. `length` defaults to `max_completion_length`.
         correction (`str` or `dict`, *optional*):
@@ -110,25 +105,31 @@ class DGPOConfig(GRPOConfig):
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - TRL's convention
         *GRPOConfig._VALID_DICT_FIELDS,
+        "objective",
         "objective_kwargs",
+        "aggregation",
         "aggregation_kwargs",
         "correction",
+        "advantage",
         "advantage_kwargs",
         "eval_benchmark_kwargs",
     ]
 
     objective: str = field(
         default="dgpo",
-        metadata={"help": "Objective (the weight on the policy gradient); `dgpo objectives` lists them."},
+        metadata={
+            "help": "Objective (the weight on the policy gradient), with fields if need be: dgpo:n=2,m=2; `dgpo "
+            "objectives` lists them."
+        },
     )
     objective_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Fields of the objective, e.g. \'{"n": 2, "m": 2}\'.'}
     )
-    aggregation: str = field(
-        default="token-mean",
+    aggregation: str | None = field(
+        default=None,
         metadata={
             "help": "How tokens are averaged over the optimiser step: 'token-mean', 'seq-mean-token-mean' or "
-            "'seq-mean-token-sum-norm'."
+            "'seq-mean-token-sum-norm'. Unset: what preset or loss_type say, or token-mean."
         },
     )
     aggregation_kwargs: dict[str, Any] | str | None = field(
@@ -199,6 +200,29 @@ class DGPOConfig(GRPOConfig):
         },
     )
 
+    # TRL's options about the loss: None where the objective's own value holds, so that what is set can be told
+    loss_type: str | None = field(
+        default=None,
+        metadata={"help": "TRL's name of a weight and an average, where it agrees with objective; or an aggregation."},
+    )
+    importance_sampling_level: str | None = field(
+        default=None, metadata={"help": "'token' or 'sequence', where it agrees with objective."}
+    )
+    epsilon: float | None = field(
+        default=None, metadata={"help": "Sets eps_low of an objective that has it, and eps_high unless epsilon_high."}
+    )
+    epsilon_high: float | None = field(
+        default=None,
+        metadata={"help": "Sets eps_high of an objective that has it; with loss_type 'cispo' the cap of 'cispo'."},
+    )
+    delta: float | None = field(default=None, metadata={"help": "Sets dual_clip of the objective 'grpo'."})
+    sapo_temperature_neg: float | None = field(default=None, metadata={"help": "Sets tau_neg of the objective 'sapo'."})
+    sapo_temperature_pos: float | None = field(default=None, metadata={"help": "Sets tau_pos of the objective 'sapo'."})
+    vespo_k_pos: float | None = field(default=None, metadata={"help": "Sets k_pos of the objective 'vespo'."})
+    vespo_lambda_pos: float | None = field(default=None, metadata={"help": "Sets lambda_pos of 'vespo'."})
+    vespo_k_neg: float | None = field(default=None, metadata={"help": "Sets k_neg of the objective 'vespo'."})
+    vespo_lambda_neg: float | None = field(default=None, metadata={"help": "Sets lambda_neg of 'vespo'."})
+
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in schedule.SIZES}
         for name, size in sizes.items():
@@ -207,17 +231,15 @@ class DGPOConfig(GRPOConfig):
         generation_size = "generation_batch_size" if self.generation_batch_size else "steps_per_generation"
         if (steps := schedule.steps_per_generation(**sizes)) is not None:
             self.steps_per_generation = steps
-        super().__post_init__()
+        # before TRL's, which looks for a GPU: what is wrong with the method is wrong on every machine
         self._apply_preset()
         self._name_instances()
-        self._refuse_replaced_options()
-        self._resolve_aggregation_name()
+        self._take_trl_options()
         # built once here, so that a wrong value fails at construction and not at the first step
-        self.make_objective()
+        objective = self.make_objective()
         self.make_aggregation()
         self.make_correction()
         self.make_advantage()
-        self._check_schedule(generation_size)
         check_number(self, "positive_nll_coef", 0, open_high=True)
         self._check_dynamic_sampling_rewards()
         if self.max_num_gen_batches < 1:
@@ -230,6 +252,9 @@ class DGPOConfig(GRPOConfig):
         check_number(self, "record_limit_mb", 0, open_low=True)
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
+        super().__post_init__()
+        self._check_schedule(generation_size)
+        self._warn_of_lengths(objective)
 
     def _check_dynamic_sampling_rewards(self) -> None:
         """The names themselves are known to the trainer, which has the rewards."""
@@ -271,39 +296,12 @@ class DGPOConfig(GRPOConfig):
         return options
 
     def make_objective(self) -> objectives.Objective:
-        """The objective of this config; TRL's `epsilon` and `epsilon_high` included where they were set.
-
-        Raises:
-            ValueError: unknown name or field, a value out of range, or two settings of one quantity that differ.
-        """
-        fields = _fields("objective_kwargs", self.objective_kwargs)
-        for name, value in self._trl_epsilons().items():
-            option = "epsilon" if name == "eps_low" else "epsilon_high (or epsilon)"
-            if fields.setdefault(name, value) != value:
-                raise ValueError(
-                    f"{option} = {value} and objective_kwargs[{name!r}] = {fields[name]} set the same quantity to "
-                    "different values; set one of them"
-                )
-        return objectives.make(self.objective, **fields)
-
-    def _trl_epsilons(self) -> dict[str, float]:
-        epsilons = {}
-        if self.epsilon != _TRL_DEFAULTS["epsilon"]:
-            epsilons = {"eps_low": self.epsilon, "eps_high": self.epsilon}
-        if self.epsilon_high is not None:
-            epsilons["eps_high"] = self.epsilon_high
-        if not epsilons or self.objective not in objectives.OBJECTIVES:
-            return {}
-        known = {f.name for f in dataclasses.fields(objectives.OBJECTIVES[self.objective])}
-        if lacking := [name for name in epsilons if name not in known]:
-            raise ValueError(
-                f"epsilon / epsilon_high were set, but objective {self.objective!r} has no {lacking[0]!r}; "
-                f"set objective_kwargs (its fields: {', '.join(sorted(known))})"
-            )
-        return epsilons
+        """The objective of this config. Raises ValueError for an unknown name or field, or a value out of range."""
+        return objectives.make(self.objective, **_fields("objective_kwargs", self.objective_kwargs))
 
     def make_aggregation(self) -> aggregations.Aggregation:
         """The aggregation of this config. Raises ValueError for an unknown name or field."""
+        assert self.aggregation is not None  # resolved at construction
         fields = _fields("aggregation_kwargs", self.aggregation_kwargs)
         cls = aggregations.AGGREGATIONS.get(self.aggregation)
         if cls is not None and "length" in {f.name for f in dataclasses.fields(cls)}:
@@ -319,10 +317,7 @@ class DGPOConfig(GRPOConfig):
                 f"correction = {self.correction!r} takes the place of TRL's correction, but {changed[0]} was changed "
                 "from TRL's default too; set one of them"
             )
-        fields = {"name": self.correction} if isinstance(self.correction, str) else dict(self.correction)
-        if "name" not in fields:
-            raise ValueError(f"correction = {self.correction!r} has no 'name'; known: {list(corrections.CORRECTIONS)}")
-        return corrections.make(fields.pop("name"), **fields)
+        return corrections.make(self.correction)
 
     def make_advantage(self) -> advantages.Advantage | None:
         """The advantage of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
@@ -331,7 +326,9 @@ class DGPOConfig(GRPOConfig):
             if fields:
                 raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
             return None
-        if changed := self._changed(["scale_rewards", "multi_objective_aggregation"]):
+        changed = self._changed(["scale_rewards", "multi_objective_aggregation"])
+        # TRL's own reading of True comes after this
+        if changed and not (changed == ["scale_rewards"] and self.scale_rewards is True):
             raise ValueError(
                 f"advantage = {self.advantage!r} takes the place of {changed[0]} = {getattr(self, changed[0])!r}; "
                 "set one of them"
@@ -399,7 +396,7 @@ class DGPOConfig(GRPOConfig):
         )
 
     def _name_instances(self) -> None:
-        """Replace instances by their name and fields, so that the config serialises."""
+        """Replace instances, and names with fields, by name and fields, so that the config serialises."""
         for option, registry in (
             ("objective", objectives.OBJECTIVES),
             ("aggregation", aggregations.AGGREGATIONS),
@@ -408,6 +405,13 @@ class DGPOConfig(GRPOConfig):
         ):
             value = getattr(self, option)
             if value is None or isinstance(value, str | dict):
+                if value is not None and option != "correction":
+                    name, fields = parse(option, value)
+                    setattr(self, option, name)
+                    given = _fields(f"{option}_kwargs", getattr(self, f"{option}_kwargs"))
+                    setattr(
+                        self, f"{option}_kwargs", once([*fields.items(), *given.items()], f"{option} {name!r}") or None
+                    )
                 continue
             names = [name for name, cls in registry.items() if cls is type(value)]
             if not names:
@@ -423,27 +427,39 @@ class DGPOConfig(GRPOConfig):
             setattr(self, option, names[0])
             setattr(self, f"{option}_kwargs", dataclasses.asdict(value))
 
-    def _refuse_replaced_options(self) -> None:
-        for option in self._changed(_REPLACED):
-            raise ValueError(f"{option} = {getattr(self, option)!r} has no meaning here: {_REPLACED[option]}")
-
-    def _resolve_aggregation_name(self) -> None:
-        if self.loss_type == _TRL_DEFAULTS["loss_type"]:
-            return
-        if self.preset is not None and self.loss_type != self.aggregation:
+    def _take_trl_options(self) -> None:
+        """Take over what TRL's options about the loss say, where objective and aggregation agree with it."""
+        objectives.check_name(self.objective)
+        options = {name: value for name in trl_options.OPTIONS if (value := getattr(self, name)) is not None}
+        average = trl_options.average(self.loss_type)
+        if self.preset is not None and average not in (None, self.aggregation):
             raise ValueError(
                 f"preset = {self.preset!r} sets aggregation = {self.aggregation!r}, but loss_type = "
                 f"{self.loss_type!r}; set one of them"
             )
-        default = next(f.default for f in dataclasses.fields(self) if f.name == "aggregation")
-        if self.loss_type in aggregations.AGGREGATIONS and self.aggregation in (default, self.loss_type):
-            self.aggregation = self.loss_type
-            return
-        raise ValueError(
-            f"loss_type = {self.loss_type!r} has no meaning here: TRL's name joins a weight and an average, which are "
-            f"set apart as objective (now {self.objective!r}; known: {', '.join(objectives.OBJECTIVES)}) and "
-            f"aggregation (now {self.aggregation!r}; known: {', '.join(aggregations.AGGREGATIONS)})"
-        )
+        if options:
+            found = trl_options.meaning(
+                options,
+                objective=self.objective,
+                fields=_fields("objective_kwargs", self.objective_kwargs),
+                aggregation=self.aggregation,
+                aggregation_fields=_fields("aggregation_kwargs", self.aggregation_kwargs),
+            )
+            self.objective_kwargs = found.fields or None
+            self.aggregation, self.aggregation_kwargs = found.aggregation, found.aggregation_fields or None
+        if self.aggregation is None:
+            self.aggregation = DEFAULT_AGGREGATION
+
+    def _warn_of_lengths(self, objective: objectives.Objective) -> None:
+        assert self.aggregation is not None
+        if self.loss_type != "luspo" and trl_options.weighs_by_length(objective, self.objective, self.aggregation):
+            warnings.warn(
+                f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
+                "sums over tokens, so that every response is weighted by its length; the paper averages over "
+                "responses: aggregation = 'seq-mean-token-mean'",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _changed(self, options: Any) -> list[str]:
         return [option for option in options if getattr(self, option) != _TRL_DEFAULTS[option]]
@@ -456,6 +472,11 @@ def _vllm_correction_fields() -> list[dataclasses.Field[Any]]:
 def _fields(option: str, value: Any) -> dict[str, Any]:
     if value is None:
         return {}
+    if isinstance(value, str) and value.strip().startswith("{"):
+        try:
+            value = json.loads(value, object_pairs_hook=lambda pairs: once(pairs, option))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{option} = {value!r} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{option} = {value!r} is not a mapping; expected a dict, or JSON text such as '{{\"n\": 2}}'")
     return dict(value)

@@ -1,0 +1,271 @@
+"""TRL's options about the loss, in our terms: what agrees with the objective is taken over, the rest is translated.
+
+TRL's `loss_type` joins a weight and an average; `importance_sampling_level`, `epsilon`, `delta` and temperatures tune
+whichever weight that is. Here the weight is the objective with its fields, and the average the aggregation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from dgpo import aggregation, objectives
+from dgpo.diagnostics.naming import label
+from dgpo.objectives.conformance import CONFORMANCE, Of
+from dgpo.registry import did_you_mean
+
+CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo")
+"""TRL's names of one weight, the hard clip, with four averages."""
+
+WEIGHTS: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(CLIPPED, ("grpo", "gspo")),
+    "luspo": ("gspo",),
+    "cispo": ("cispo",),
+    "sapo": ("sapo",),
+    "vespo": ("vespo",),
+}
+"""`loss_type` -> the objectives whose weight it can mean; the level decides between two."""
+
+AVERAGES: Mapping[str, tuple[str, Mapping[str, Any]] | None] = {
+    "grpo": ("seq-mean-token-mean", {}),
+    "sapo": ("seq-mean-token-mean", {}),
+    "dapo": ("token-mean", {}),
+    "cispo": ("token-mean", {}),
+    "vespo": ("token-mean", {}),
+    "dr_grpo": ("seq-mean-token-sum-norm", {}),
+    "luspo": ("seq-mean-token-sum-norm", {"length": 1}),
+    "bnpo": None,
+}
+"""`loss_type` -> aggregation and its fields; None where it averages over a micro-batch, which no aggregation does."""
+
+PARAMETERS = (
+    *("epsilon", "epsilon_high", "delta", "sapo_temperature_neg", "sapo_temperature_pos"),
+    *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
+)
+OPTIONS = ("loss_type", "importance_sampling_level", *PARAMETERS)
+"""All of them; in `DGPOConfig` each is None unless it is set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meaning:
+    """What the options come to, beside what was said in our terms.
+
+    Attributes:
+        fields: of the objective.
+        aggregation: its name; None where neither side says it.
+        aggregation_fields: its fields.
+    """
+
+    fields: dict[str, Any]
+    aggregation: str | None
+    aggregation_fields: dict[str, Any]
+
+
+def meaning(
+    options: Mapping[str, Any],
+    *,
+    objective: str,
+    fields: Mapping[str, Any],
+    aggregation: str | None,
+    aggregation_fields: Mapping[str, Any],
+) -> Meaning:
+    """The options that are set, taken over into the objective's fields and the aggregation.
+
+    Args:
+        options: of `OPTIONS`, those that are not None.
+        objective: a name of the registry.
+        fields: its fields, as set.
+        aggregation: a name, or None where it is not set.
+        aggregation_fields: its fields, as set.
+
+    Raises:
+        ValueError: an option that says something else than the objective or the aggregation, with what to write
+            instead; two settings of one quantity that differ.
+    """
+    name, given = _average(options, objective, aggregation, dict(aggregation_fields))
+    if "importance_sampling_level" in options:
+        _check_level(options, objective)
+    found = dict(fields)
+    for option, field in _taken(options, objective).items():
+        value = options[option]
+        if found.setdefault(field, value) != value:
+            shown = "epsilon_high (or epsilon)" if field in ("eps_high", "cap") else option
+            raise ValueError(
+                f"{shown} = {value} and objective_kwargs[{field!r}] = {found[field]} set the same quantity to "
+                "different values; set one of them"
+            )
+    if "epsilon" in options and "eps_high" in _fields_of(objective) and "epsilon_high" not in options:
+        high = found.setdefault("eps_high", options["epsilon"])
+        if high != options["epsilon"]:
+            raise ValueError(
+                f"epsilon_high (or epsilon) = {options['epsilon']} and objective_kwargs['eps_high'] = {high} set the "
+                "same quantity to different values; set one of them"
+            )
+    if "delta" in options:
+        _check_delta(options["delta"], objective, found)
+    return Meaning(fields=found, aggregation=name, aggregation_fields=given)
+
+
+def average(loss_type: str | None) -> str | None:
+    """The aggregation that a `loss_type` names or goes with; None where there is none."""
+    if loss_type in aggregation.AGGREGATIONS:
+        return loss_type
+    known = AVERAGES.get(loss_type or "")
+    return None if known is None else known[0]
+
+
+def weighs_by_length(objective: objectives.Objective, name: str, chosen: str) -> bool:
+    """Whether a method of one ratio per response, whose paper averages over responses, is averaged over tokens."""
+    record = CONFORMANCE[name]["trl"].aggregation if name in CONFORMANCE else None
+    return objective.level == "sequence" and record == "seq-mean-token-mean" and chosen != record
+
+
+def _average(
+    options: Mapping[str, Any], objective: str, chosen: str | None, fields: dict[str, Any]
+) -> tuple[str | None, dict[str, Any]]:
+    """Name and fields of the aggregation, after a look at `loss_type`."""
+    loss_type = options.get("loss_type")
+    if loss_type is None:
+        return chosen, fields
+    if loss_type in aggregation.AGGREGATIONS:
+        found: tuple[str, Mapping[str, Any]] | None = (loss_type, {})
+    elif loss_type not in WEIGHTS:
+        raise ValueError(
+            f"unknown loss_type {loss_type!r}{did_you_mean(loss_type, WEIGHTS)}; TRL's are {', '.join(WEIGHTS)}, and "
+            f"here it may name an aggregation: {', '.join(aggregation.AGGREGATIONS)}"
+        )
+    elif objective not in WEIGHTS[loss_type]:
+        _refuse("loss_type", options, objective)
+    else:
+        found = AVERAGES[loss_type]
+    if found is None:
+        raise ValueError(
+            f"loss_type = {loss_type!r} has no meaning here: it averages over a micro-batch, so that it changes with "
+            f"per_device_train_batch_size. Nearest: objective={objective!r}, aggregation='token-mean'"
+        )
+    name, own = found
+    if chosen not in (None, name):
+        raise ValueError(
+            f"loss_type = {loss_type!r} has no meaning here with aggregation = {chosen!r}: it is the average "
+            f"aggregation={name!r}; set one of them"
+        )
+    for field, value in own.items():
+        if fields.setdefault(field, value) != value:
+            raise ValueError(
+                f"loss_type = {loss_type!r} has {field} = {value}, but aggregation_kwargs[{field!r}] = "
+                f"{fields[field]}; set one of them"
+            )
+    return name, fields
+
+
+def _check_level(options: Mapping[str, Any], objective: str) -> None:
+    level = options["importance_sampling_level"]
+    if level not in ("token", "sequence"):
+        raise ValueError(f"importance_sampling_level = {level!r} is not allowed; expected 'token' or 'sequence'")
+    # TRL wants 'token' for its VESPO, which forms the weight of a response by itself
+    if level != objectives.OBJECTIVES[objective].level and (objective, level) != ("vespo", "token"):
+        _refuse("importance_sampling_level", options, objective)
+
+
+def _taken(options: Mapping[str, Any], objective: str) -> dict[str, str]:
+    """option -> the objective's field that it sets, for the parameters among the options."""
+    known = _parameters_of(objective)
+    for option in options:
+        if option in PARAMETERS and option not in known:
+            _refuse(option, options, objective)
+    if objective == "cispo" and "epsilon_high" in options and options.get("loss_type") != "cispo":
+        raise ValueError(
+            f"epsilon_high = {options['epsilon_high']} has no meaning here with objective = 'cispo': elsewhere it is "
+            "an offset from 1, in TRL's 'cispo' the cap itself. Write "
+            f"objective='cispo:cap={options['epsilon_high']}' for the cap"
+        )
+    return {option: known[option] for option in options if option in known}
+
+
+def _fields_of(objective: str) -> list[str]:
+    return [field.name for field in dataclasses.fields(objectives.OBJECTIVES[objective])]
+
+
+def _parameters_of(objective: str) -> dict[str, str]:
+    """option -> field, as the conformance table has it; the clip range also for methods that TRL does not have."""
+    record = CONFORMANCE[objective]["trl"].setting if objective in CONFORMANCE else None
+    fields = _fields_of(objective)
+    bounds = {"epsilon": "eps_low", "epsilon_high": "eps_high"}
+    known = {option: field for option, field in bounds.items() if field in fields}
+    # the options of its GMPO are those of a trainer of its own, in log space under the same names
+    if objective != "gmpo":
+        known |= {option: of.field for option, of in (record or {}).items() if isinstance(of, Of)}
+    return known
+
+
+def _check_delta(delta: float, objective: str, fields: Mapping[str, Any]) -> None:
+    high = objectives.make(objective, **fields).eps_high  # type: ignore[attr-defined]
+    if delta < 1 + high:
+        raise ValueError(
+            f"delta = {delta} has no meaning here: below 1 + epsilon_high = {1 + high:g} TRL lowers the bound of "
+            f"positive advantages with it, which no objective here does. Write objective='{objective}:dual_clip="
+            f"{delta}' for a ceiling of negative advantages alone"
+        )
+
+
+def _refuse(option: str, options: Mapping[str, Any], objective: str) -> NoReturn:
+    """Raise the error for an option that does not fit the objective, with the translation of what was set."""
+    instead = _translated(options)
+    loss_type = options.get("loss_type")
+    other = AVERAGES.get(loss_type or "") if option == "loss_type" else None
+    if instead is None:
+        advice = f"no objective here is loss_type={loss_type!r} at the level of the sequence; remove {option}"
+    else:
+        name, text = instead
+        advice = f"write {text} for what TRL calls this"
+        if other is not None and name != objective:
+            advice += f", or {_written(other)} alone to keep objective={objective!r}"
+        elif name == objective:
+            advice = f"remove it: {objective!r} has no field for it"
+        elif (field := _parameters_of(name).get(option)) in _fields_of(objective):
+            advice += f", or objective='{objective}:{field}={options[option]}' for the field of {objective!r}"
+        else:
+            advice += f", or remove it to keep objective={objective!r}"
+    fields = ", ".join(_fields_of(objective)) or "none"
+    lacks = ""
+    if option in PARAMETERS:
+        bound = {"epsilon": "eps_low", "epsilon_high": "eps_high"}.get(option)
+        lacks = f"objective {objective!r} has no {bound!r} (its fields: {fields}); " if bound else ""
+    raise ValueError(
+        f"{option} = {options[option]!r} has no meaning here with objective = {objective!r}: {lacks}{advice}"
+    )
+
+
+def _translated(options: Mapping[str, Any]) -> tuple[str, str] | None:
+    """The objective that TRL means by the options, and how it and its average are written; None if there is none."""
+    loss_type, level = str(options.get("loss_type")), options.get("importance_sampling_level")
+    if loss_type not in WEIGHTS:
+        tuned = [kind for kind in ("sapo", "vespo") if any(option.startswith(f"{kind}_") for option in options)]
+        candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
+    else:
+        candidates = WEIGHTS[loss_type]
+    wanted = "sequence" if level == "sequence" or candidates == WEIGHTS["luspo"] else "token"
+    fitting = [name for name in candidates if objectives.OBJECTIVES[name].level == wanted or name == "vespo"]
+    if not fitting:
+        return None
+    name = fitting[0]
+    known = _parameters_of(name)
+    fields = {known[option]: options[option] for option in options if option in known}
+    if "epsilon" in options and "epsilon_high" in known:
+        fields.setdefault(known["epsilon_high"], options["epsilon"])
+    text = f"objective={label(objectives.make(name, **fields))!r}"
+    goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
+    if wanted == "sequence" and goes_with is None:
+        goes_with = ("seq-mean-token-mean", {})
+    elif loss_type == "bnpo":
+        goes_with = ("token-mean", {})
+    if goes_with is not None:
+        text += f", {_written(goes_with)}"
+    return name, text
+
+
+def _written(average: tuple[str, Mapping[str, Any]]) -> str:
+    name, fields = average
+    return f"aggregation={':'.join([name, *(f'{field}={value}' for field, value in fields.items())])!r}"

@@ -1,0 +1,200 @@
+"""TRL's options about the loss: what agrees with the objective is taken over, everything else is translated."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+
+from dgpo import objectives
+from dgpo.aggregation import AGGREGATIONS, SeqMeanTokenMean, SeqMeanTokenSumNorm, TokenMean
+from dgpo.objectives.conformance import CONFORMANCE
+from dgpo.training import DGPOConfig, trl_options
+
+GSPO = {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
+
+
+def make(**options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return DGPOConfig("unused", bf16=False, use_cpu=True, **options)
+
+
+def error(**options):
+    with pytest.raises(ValueError) as caught:
+        make(**options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "objective", "aggregation"),
+    [
+        ({"objective": "grpo", "loss_type": "grpo"}, objectives.GRPO(), SeqMeanTokenMean()),
+        ({"objective": "grpo", "loss_type": "dapo"}, objectives.GRPO(), TokenMean()),
+        ({"objective": "grpo", "loss_type": "dr_grpo"}, objectives.GRPO(), SeqMeanTokenSumNorm(length=512)),
+        ({"objective": "sapo", "loss_type": "sapo"}, objectives.SAPO(), SeqMeanTokenMean()),
+        ({"objective": "cispo", "loss_type": "cispo", "epsilon_high": 3.0}, objectives.CISPO(cap=3), TokenMean()),
+        ({"objective": "vespo", "loss_type": "vespo"}, objectives.VESPO(), TokenMean()),
+        ({"objective": "vespo", "importance_sampling_level": "token"}, objectives.VESPO(), TokenMean()),
+        ({"objective": "gspo", "importance_sampling_level": "sequence"}, objectives.GSPO(), TokenMean()),
+        ({"objective": "gspo", "loss_type": "grpo", **GSPO}, objectives.GSPO(), SeqMeanTokenMean()),
+        ({"objective": "gspo", "loss_type": "luspo"}, objectives.GSPO(), SeqMeanTokenSumNorm(length=1)),
+        ({"objective": "gspo", "epsilon": 0.2}, objectives.GSPO(eps_low=0.2, eps_high=0.2), TokenMean()),
+        ({"objective": "grpo", "importance_sampling_level": "token"}, objectives.GRPO(), TokenMean()),
+        ({"objective": "grpo", "delta": 4.0}, objectives.GRPO(dual_clip=4), TokenMean()),
+        ({"objective": "grpo:dual_clip=4", "delta": 4.0}, objectives.GRPO(dual_clip=4), TokenMean()),
+        ({"objective": "sapo", "sapo_temperature_neg": 2.0}, objectives.SAPO(tau_neg=2), TokenMean()),
+        ({"objective": "vespo", "vespo_k_pos": 1.0}, objectives.VESPO(k_pos=1), TokenMean()),
+        (
+            {"objective": "grpo", "loss_type": "grpo", "aggregation": "seq-mean-token-mean"},
+            objectives.GRPO(),
+            SeqMeanTokenMean(),
+        ),
+        (
+            {"objective": "grpo", "loss_type": "dr_grpo", "aggregation_kwargs": {"length": 9}},
+            objectives.GRPO(),
+            SeqMeanTokenSumNorm(length=9),
+        ),
+        ({"preset": "dapo", "loss_type": "dapo"}, objectives.GRPO(eps_high=0.28), TokenMean()),
+        ({"loss_type": "seq-mean-token-mean"}, objectives.DGPO(), SeqMeanTokenMean()),
+    ],
+    ids=str,
+)
+def test_what_agrees_is_taken_over(options, objective, aggregation):
+    config = make(**options)
+    assert (config.make_objective(), config.make_aggregation()) == (objective, aggregation)
+    kept = {name: getattr(config, name) for name in (*options, "objective_kwargs", "aggregation", "aggregation_kwargs")}
+    again = make(**{**kept, "objective": config.objective})
+    assert (again.make_objective(), again.make_aggregation()) == (objective, aggregation)
+
+
+@pytest.mark.parametrize(
+    ("options", "write", "keep"),
+    [
+        (
+            {"loss_type": "grpo"},
+            "objective='grpo', aggregation='seq-mean-token-mean'",
+            "aggregation='seq-mean-token-mean'",
+        ),
+        (
+            {"objective": "maspo", "loss_type": "dr_grpo"},
+            "objective='grpo', aggregation='seq-mean-token-sum-norm'",
+            "aggregation='seq-mean-token-sum-norm'",
+        ),
+        ({"loss_type": "dapo", "epsilon_high": 0.28}, "objective='grpo:eps_high=0.28', aggregation='token-mean'", None),
+        ({"loss_type": "bnpo"}, "objective='grpo', aggregation='token-mean'", None),
+        ({"loss_type": "cispo", "epsilon_high": 3.0}, "objective='cispo:cap=3.0', aggregation='token-mean'", None),
+        (
+            {"objective": "grpo", "loss_type": "sapo", "sapo_temperature_neg": 2.0},
+            "objective='sapo:tau_neg=2.0', aggregation='seq-mean-token-mean'",
+            "aggregation='seq-mean-token-mean'",
+        ),
+        ({"loss_type": "vespo", "vespo_k_neg": 1.0}, "objective='vespo:k_neg=1.0', aggregation='token-mean'", None),
+        ({"loss_type": "luspo"}, "objective='gspo', aggregation='seq-mean-token-sum-norm:length=1'", None),
+        ({"importance_sampling_level": "sequence"}, "objective='gspo', aggregation='seq-mean-token-mean'", None),
+        (
+            {"importance_sampling_level": "sequence", "loss_type": "grpo", "epsilon": 0.1},
+            "objective='gspo:eps_low=0.1,eps_high=0.1', aggregation='seq-mean-token-mean'",
+            None,
+        ),
+        ({"objective": "gspo", "importance_sampling_level": "token"}, "objective='grpo'", None),
+        ({"delta": 4.0}, "objective='grpo:dual_clip=4.0'", None),
+        ({"objective": "gppo", "delta": 4.0}, "objective='grpo:dual_clip=4.0'", "objective='gppo:dual_clip=4.0'"),
+        ({"sapo_temperature_pos": 2.0}, "objective='sapo:tau_pos=2.0'", None),
+        (
+            {"objective": "sapo_unilateral", "sapo_temperature_pos": 2.0},
+            "objective='sapo:tau_pos=2.0'",
+            "objective='sapo_unilateral:tau_pos=2.0'",
+        ),
+        ({"objective": "maspo", "epsilon": 0.1}, "objective='grpo:eps_low=0.1,eps_high=0.1'", None),
+        ({"objective": "cispo", "epsilon": 0.1}, "objective='grpo:eps_low=0.1,eps_high=0.1'", None),
+    ],
+    ids=str,
+)
+def test_everything_else_is_translated_in_lines_that_can_be_written(options, write, keep):
+    said = error(**options)
+    assert f"write {write} for what TRL calls this" in said
+    assert len(said) < 420
+    for text in re.findall(r"((?:objective|aggregation)='[^']*'(?:, aggregation='[^']*')?)(?= for| alone)", said):
+        make(**eval(f"dict({text})"))
+    if keep is not None:
+        assert f"or {keep} " in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"loss_type": "grop"}, "unknown loss_type 'grop', did you mean 'grpo'?"),
+        ({"objective": "grpo", "loss_type": "bnpo"}, "it averages over a micro-batch"),
+        ({"importance_sampling_level": "word"}, "importance_sampling_level = 'word' is not allowed"),
+        ({"objective": "cispo", "loss_type": "cispo", "importance_sampling_level": "sequence"}, "no objective here is"),
+        ({"objective": "cispo", "epsilon_high": 3.0}, "Write objective='cispo:cap=3.0' for the cap"),
+        ({"objective": "grpo", "delta": 1.1}, "Write objective='grpo:dual_clip=1.1' for a ceiling of negative"),
+        (
+            {"objective": "grpo", "loss_type": "grpo", "aggregation": "token-mean"},
+            "loss_type = 'grpo' has no meaning here with aggregation = 'token-mean'",
+        ),
+        ({"objective": "gspo", "loss_type": "luspo", "aggregation_kwargs": {"length": 2}}, "length = 1, but"),
+        (
+            {"objective": "sapo", "sapo_temperature_neg": 1.1, "objective_kwargs": {"tau_neg": 1.2}},
+            "sapo_temperature_neg = 1.1 and objective_kwargs['tau_neg'] = 1.2 set the same quantity",
+        ),
+        ({"preset": "dapo", "loss_type": "dr_grpo"}, "preset = 'dapo' sets aggregation = 'token-mean', but loss_type"),
+        ({"preset": "dr_grpo", "aggregation": "token-mean"}, "but it was set to 'token-mean'"),
+        (
+            {"objective": "dgpo:n=2", "objective_kwargs": {"n": 3}},
+            "objective 'dgpo': 'n' is given twice, as 2 and as 3",
+        ),
+        ({"objective": "dgpo:n"}, "'n' in 'dgpo:n' has no value; expected NAME:FIELD=VALUE"),
+        ({"objective": "dgop:n=2"}, "unknown objective 'dgop', did you mean 'dgpo'?"),
+        ({"objective": "ppo"}, "unknown objective 'ppo': here it is 'grpo'"),
+        ({"objective": {"n": 2}}, "objective {'n': 2} has no 'name'"),
+        ({"objective_kwargs": '{"n": 2, "n": 3}'}, "objective_kwargs: 'n' is given twice, as 2 and as 3"),
+    ],
+    ids=str,
+)
+def test_contradictions(options, said):
+    assert said in error(**options)
+
+
+def test_name_and_fields_in_one_text():
+    assert make(objective="dgpo:n=2,m=3").make_objective() == objectives.DGPO(n=2, m=3)
+    assert make(objective={"name": "dgpo", "n": 2}).make_objective() == objectives.DGPO(n=2)
+    config = make(
+        objective='{"name": "maspo", "alpha": 0.5}',
+        aggregation="seq-mean-token-sum-norm:length=9",
+        advantage="entropy_shaped:alpha=0.1",
+        correction="truncate:level=sequence,cap=3",
+    )
+    assert (config.objective, config.objective_kwargs) == ("maspo", {"alpha": 0.5})
+    assert (config.aggregation, config.aggregation_kwargs) == ("seq-mean-token-sum-norm", {"length": 9})
+    assert (config.advantage, config.advantage_kwargs) == ("entropy_shaped", {"alpha": 0.1})
+    assert config.make_correction().level == "sequence"
+    assert make(objective="dgpo:n=2", epsilon=0.1).make_objective() == objectives.DGPO(n=2, eps_low=0.1, eps_high=0.1)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("name", ["gspo", "gmpo", "vespo", "grpo", "sapo"])
+def test_one_ratio_per_response_over_tokens_is_warned_about(name, aggregation):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        DGPOConfig("unused", bf16=False, use_cpu=True, objective=name, aggregation=aggregation)
+    warned = [str(warning.message) for warning in caught if "weighted by its length" in str(warning.message)]
+    assert bool(warned) is (name in ("gspo", "gmpo") and aggregation != "seq-mean-token-mean")
+    assert all(f"objective = {name!r}" in text and "'seq-mean-token-mean'" in text for text in warned)
+
+
+def test_luspo_weighs_by_length_on_purpose():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        DGPOConfig("unused", bf16=False, use_cpu=True, objective="gspo", loss_type="luspo")
+
+
+def test_the_averages_are_those_of_the_conformance_table():
+    for name, rows in CONFORMANCE.items():
+        loss_type = (rows["trl"].setting or {}).get("loss_type")
+        if loss_type is None or name == "is":
+            continue
+        assert trl_options.average(loss_type) == rows["trl"].aggregation
+        assert name in trl_options.WEIGHTS[loss_type]
