@@ -26,7 +26,7 @@
 
 SIZE=1.5B
 DGPO_N=2                # [code] README: 2 at 1.5B, 1 above
-MASPO_ALPHA=0.5         # [code] 0.5 at 1.5B, 0.3 from 7B on
+MASPO_ALPHA=0.5         # [code] README: 0.3; 1.5B can use 0.5
 TOKENS_PER_GPU=40960    # [ours] of a micro-batch
 ROLLOUT_TP=1            # [ours]
 ROLLOUT_MEMORY=0.5      # [ours]

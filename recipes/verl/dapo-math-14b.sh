@@ -26,7 +26,7 @@
 
 SIZE=14B
 DGPO_N=1                # [code] README: 2 at 1.5B, 1 above
-MASPO_ALPHA=0.3         # [code] 0.5 at 1.5B, 0.3 from 7B on
+MASPO_ALPHA=0.3         # [code] README: 0.3; 1.5B can use 0.5
 TOKENS_PER_GPU=10240    # [ours] of a micro-batch
 ROLLOUT_TP=2            # [ours]
 ROLLOUT_MEMORY=0.5      # [ours]

@@ -223,6 +223,25 @@ def test_dgpo_with_a_reverse_cap_is_cispo(cap: float, advantage: float) -> None:
     assert_same(DGPO(n=0, m=1, eps_high=cap - 1, reverse_cap=cap), CISPO(cap=cap), X, advantage)
 
 
+@both_signs
+@pytest.mark.parametrize("dual_clip", [1.5, 3.0])
+@pytest.mark.parametrize("beta1", [0.75, 2.0, 5.0])
+def test_ce_gppo_with_a_dual_clip_is_the_authors_loss(beta1: float, dual_clip: float, advantage: float) -> None:
+    """Autograd of their formula: for A < 0 the loss is at most dual_clip · |A|, which drops a larger beta1 · lo too."""
+    x = (X + 1e-3).requires_grad_()
+    r, fixed = x.exp(), x.detach().exp()
+    left, right = (fixed < 0.8) & (advantage < 0), (fixed > 1.2) & (advantage > 0)
+    kept = torch.where(left, beta1 * 0.8 / fixed * r, torch.where(right, 1.2 / fixed * r, r))
+    loss = -advantage * kept
+    if advantage < 0:
+        loss = torch.minimum(torch.full_like(loss, -advantage * dual_clip), loss)
+    (gradient,) = torch.autograd.grad(loss.sum(), x)
+    objective = CEGPPO(beta1=beta1, dual_clip=dual_clip)
+    found = weights(objective, x.detach(), advantage)
+    torch.testing.assert_close(-advantage * found, gradient)
+    assert found.max() <= objective.properties().upper_bound * (1 + 1e-12)
+
+
 @every_sign
 @pytest.mark.parametrize("dual_clip", [None, 3.0, 10.0])
 @pytest.mark.parametrize("eps", [(0.2, 0.2), (0.1, 0.28), (0.0, 0.0)])

@@ -50,7 +50,7 @@ def build(tiny_folder, prompts, quick, digit_reward, tmp_path):
     return build
 
 
-def gradient(trainer, advantages=(1.2, -0.7, 0.4, -1.5), seed=0):
+def gradient(trainer, advantages=(1.2, -0.7, 0.4, -1.5), seed=0, reference=False):
     """Of one micro-batch of ragged completions whose old log-probs are well off the policy's."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 50, (4, 6), generator=generator)
@@ -67,6 +67,8 @@ def gradient(trainer, advantages=(1.2, -0.7, 0.4, -1.5), seed=0):
     with torch.no_grad():
         logprob, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, *joined, 6)
     inputs["old_per_token_logps"] = logprob + 0.4 * torch.randn(4, 6, generator=generator)
+    if reference:
+        inputs["ref_per_token_logps"] = logprob + 0.5 * torch.randn(4, 6, generator=generator)
     trainer.current_gradient_accumulation_steps = 1
     trainer._buffered_inputs = [inputs] * 4
     trainer.accelerator.gradient_state._set_sync_gradients(True)
@@ -147,3 +149,26 @@ def test_the_default_of_cispo_caps_every_weight_far_below_one(build):
     theirs = gradient(stock("cispo", build, {"loss_type": "cispo"}))
     expected = gradient(ours(build, "cispo", {}, "token-mean"))
     assert theirs.norm() < 0.5 * expected.norm()
+
+
+def with_kl(build, name, unbiased):
+    """Gradients with a KL term, ours and TRL's: the micro-batch carries log-probs of a reference model."""
+    fields = {} if name != "gspo" else {"eps_low": 0.05, "eps_high": 0.1}
+    record = CONFORMANCE[name]["trl"]
+    common = {"beta": 0.5, "use_bias_correction_kl": unbiased}
+    theirs = build(GRPOTrainer, GRPOConfig, **record.options(objectives.make(name, **fields)), **common)
+    mine = build(
+        DGPOTrainer, DGPOConfig, objective=name, objective_kwargs=fields, aggregation=record.aggregation, **common
+    )
+    return gradient(mine, reference=True), gradient(theirs, reference=True)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("name", ["grpo", "is", "cispo", "sapo", "vespo", "gspo"])
+def test_with_a_kl_term(build, name, unbiased):
+    """docs/mapping.md: the same, but for TRL's default with a ratio per response, which is the factor of k3 there."""
+    mine, theirs = with_kl(build, name, unbiased)
+    if (name, unbiased) == ("gspo", True):
+        assert (mine - theirs).norm() > 1e-2 * theirs.norm()
+    else:
+        assert_same(mine, theirs)

@@ -16,7 +16,7 @@ from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
 _SLACK = 1e-9
-"""Float slack on the end of a range of bounds, so that 0.6, 0.65, ... reaches 0.9."""
+"""Float slack on the end of a range of bounds, so that 0.6, 0.65, ... meets 0.9 and does not pass it twice."""
 
 
 PAPER = Paper(
@@ -146,7 +146,7 @@ class BAPO(AdaptiveClip):
     """A hard clip whose bounds are searched for in every batch, until positive tokens weigh enough against negative.
 
     `calibrate` starts at (c_low_start, c_high_start) and, while P/N < target_ratio, raises c_low in steps up to
-    c_low_max, and then c_high up to c_high_max, with the sums over the batch::
+    c_low_max, and then c_high up to c_high_max, the last step as short as it must be, with the sums over the batch::
 
         P = Σ_{A>0} min(r, c_high) · A        N = Σ_{A<0} max(r, c_low) · |A|
 
@@ -262,4 +262,5 @@ class BAPOAlgorithm1(AdaptiveClip):
 
 
 def _ladder(start: float, end: float, step: float) -> list[float]:
-    return [start + i * step for i in range(int((end - start) / step + _SLACK) + 1)]
+    """start, start + step, ... and `end`, whether or not the steps meet it: the authors' next is min(c + step, end)."""
+    return [start + i * step for i in range(math.ceil((end - start) / step - _SLACK))] + [end]

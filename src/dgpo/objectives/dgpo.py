@@ -52,8 +52,8 @@ class DGPO(Objective):
     hi·(1 + (v^λ - 1)/λ), λ = 1 - 1/m, on the right (hi·(1 + log v) for m = 1): continuous, with continuous slope.
 
     Args:
-        n: exponent of the left decay, real, >= 0. 0 leaves the left unclipped, inf is GRPO's hard clip. The paper uses
-            n = 2 at 1.5B and n = 1 from 7B on.
+        n: exponent of the left decay, real, >= 0. 0 leaves the left unclipped, inf is GRPO's hard clip. The authors'
+            README recommends n = 1, and says that 1.5B "can use" n = 2; what the paper's runs used is unknown to us.
         m: root of the right decay, real, >= 1. 1 is GPPO's constant weight, inf leaves the right unclipped.
         eps_low: in [0, 1); the left boundary is 1 - eps_low.
         eps_high: >= 0; the right boundary is 1 + eps_high.

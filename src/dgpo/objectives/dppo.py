@@ -35,8 +35,10 @@ class DPPOTV(Objective):
 
     Args:
         delta_low: > 0, a difference of probabilities. A rare token (q <= delta_low) is never dropped on the left.
-        delta_high: > 0, a difference of probabilities.
-        ratio_cap: >= 1; the authors use 20. verl takes it from `clip_ratio_c`, which its actor sets to 3.
+        delta_high: > 0, a difference of probabilities. Their example in verl runs with 0.15 on both sides; 0.2 is the
+            `clip_ratio` that both codes read where nothing else is set.
+        ratio_cap: >= 1. verl's code falls back to 20 and the authors' own to 10, but either takes `clip_ratio_c`, which
+            verl's actor sets to 3; the example sets 10,000, because truncation biases.
 
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1379. There the
     ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same. A = 0 carries no gradient.
@@ -93,9 +95,9 @@ class DPPOKL(Objective):
     φ = w: the boundary has no closed form in r.
 
     Args:
-        delta_low: > 0, in nats.
+        delta_low: > 0, in nats; 0.05 is that of the example in verl.
         delta_high: > 0, in nats.
-        ratio_cap: >= 1.
+        ratio_cap: >= 1; as for `DPPOTV`.
 
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1460. As for
     `DPPOTV`.

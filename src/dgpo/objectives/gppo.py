@@ -71,6 +71,9 @@ class CEGPPO(Objective):
         eps_high: >= 0.
         dual_clip: None, or > 1; the authors' scripts run with 10.
 
+    A dual clip below beta1 · lo drops every token on the left, as in the authors' code: their loss of a token with
+    A < 0 is at most dual_clip · |A|, a constant.
+
     Source: Kwai-Klear/CE-GPPO@10558fe0 verl/trainer/ppo/core_algos.py:531-623. Deviations of that code: its
     `seq-mean-token-sum-norm` forgets to divide by the number of sequences; a ratio of 0 or inf gives NaN there,
     whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
@@ -99,7 +102,12 @@ class CEGPPO(Objective):
         ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
         near = torch.where(negative, x.clamp(log_lo, ceiling), torch.where(positive, x.clamp(max=log_hi), x))
         left, right = (negative & (x < log_lo)).to(x.dtype), (positive & (x > log_hi)).to(x.dtype)
-        return near, self.beta1 * left + self.beta2 * right
+        return near, self._left_scale() * left + self.beta2 * right
+
+    def _left_scale(self) -> float:
+        """beta1, or 0 where the dual clip drops what it leaves."""
+        dropped = self.dual_clip is not None and self.beta1 * (1 - self.eps_low) > self.dual_clip
+        return 0.0 if dropped else self.beta1
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         near, beta = self._clipped(tokens)
@@ -114,8 +122,8 @@ class CEGPPO(Objective):
             continuous=self.beta1 == self.beta2 == 1 and self.dual_clip is None,
             upper_bound=math.inf
             if self.dual_clip is None
-            else max(self.dual_clip, (1 + self.eps_high) * max(1.0, self.beta2), (1 - self.eps_low) * self.beta1),
-            limit_negative="infinite" if self.beta1 > 0 else "zero",
+            else max(self.dual_clip, (1 + self.eps_high) * max(1.0, self.beta2)),
+            limit_negative="infinite" if self._left_scale() > 0 else "zero",
             limit_positive="finite",
         )
 

@@ -55,7 +55,8 @@ class MASPO(Objective):
 
     Args:
         sigma_base: > 0; width of the gate for a token of probability 1.
-        alpha: >= 0; how fast the gate widens as q falls. The paper uses 0.3 from 7B on and 0.5 at 1.5B.
+        alpha: >= 0; how fast the gate widens as q falls. The authors' README recommends 0.3, and says that 1.5B
+            "can use" 0.5.
         beta_pos: >= 0; widening with A > 0.
         beta_neg: >= 0; narrowing with A < 0.
         sigma_high: >= sigma_base. In the authors' code, not in the paper: the widest gate before the advantage acts.
