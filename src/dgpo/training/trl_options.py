@@ -19,9 +19,12 @@ from dgpo.registry import did_you_mean
 CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo")
 """TRL's names of one weight, the hard clip, with four averages."""
 
+BY_LENGTH = "luspo"
+"""TRL's name of an average that counts every response by its length on purpose."""
+
 WEIGHTS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(CLIPPED, ("grpo", "gspo")),
-    "luspo": ("gspo",),
+    BY_LENGTH: ("gspo",),
     "cispo": ("cispo",),
     "sapo": ("sapo",),
     "vespo": ("vespo",),
@@ -35,7 +38,7 @@ AVERAGES: Mapping[str, tuple[str, Mapping[str, Any]] | None] = {
     "cispo": ("token-mean", {}),
     "vespo": ("token-mean", {}),
     "dr_grpo": ("seq-mean-token-sum-norm", {}),
-    "luspo": ("seq-mean-token-sum-norm", {"length": 1}),
+    BY_LENGTH: ("seq-mean-token-sum-norm", {"length": 1}),
     "bnpo": None,
 }
 """`loss_type` -> aggregation and its fields; None where it averages over a micro-batch, which no aggregation does."""
@@ -164,8 +167,7 @@ def _check_level(options: Mapping[str, Any], objective: str) -> None:
     level = options["importance_sampling_level"]
     if level not in ("token", "sequence"):
         raise ValueError(f"importance_sampling_level = {level!r} is not allowed; expected 'token' or 'sequence'")
-    # TRL wants 'token' for its VESPO, which forms the weight of a response by itself
-    if level != objectives.OBJECTIVES[objective].level and (objective, level) != ("vespo", "token"):
+    if level not in _levels_of(objective):
         _refuse("importance_sampling_level", options, objective)
 
 
@@ -175,11 +177,13 @@ def _taken(options: Mapping[str, Any], objective: str) -> dict[str, str]:
     for option in options:
         if option in PARAMETERS and option not in known:
             _refuse(option, options, objective)
-    if objective == "cispo" and "epsilon_high" in options and options.get("loss_type") != "cispo":
+    high = known.get("epsilon_high")
+    own = _setting_of(objective).get("loss_type")
+    if "epsilon_high" in options and high != "eps_high" and options.get("loss_type") != own:
         raise ValueError(
-            f"epsilon_high = {options['epsilon_high']} has no meaning here with objective = 'cispo': elsewhere it is "
-            "an offset from 1, in TRL's 'cispo' the cap itself. Write "
-            f"objective='cispo:cap={options['epsilon_high']}' for the cap"
+            f"epsilon_high = {options['epsilon_high']} has no meaning here with objective = {objective!r}: elsewhere "
+            f"it is an offset from 1, in TRL's loss of that name the {high} itself. Write "
+            f"objective='{objective}:{high}={options['epsilon_high']}' for the {high}"
         )
     return {option: known[option] for option in options if option in known}
 
@@ -188,16 +192,28 @@ def _fields_of(objective: str) -> list[str]:
     return [field.name for field in dataclasses.fields(objectives.OBJECTIVES[objective])]
 
 
+def _setting_of(objective: str) -> Mapping[str, Any]:
+    """Of TRL's GRPOTrainer, from the conformance table; empty where it has no such loss, or another trainer has it."""
+    setting = CONFORMANCE[objective]["trl"].setting if objective in CONFORMANCE else None
+    return setting if setting and "loss_type" in setting else {}
+
+
+def _levels_of(objective: str) -> set[str]:
+    """What `importance_sampling_level` may say beside this objective: its own level, and what TRL goes with it."""
+    return {objectives.OBJECTIVES[objective].level, *_trl_level(objective)}
+
+
+def _trl_level(objective: str) -> tuple[str, ...]:
+    setting = _setting_of(objective)
+    return (str(setting.get("importance_sampling_level", "token")),) if setting else ()
+
+
 def _parameters_of(objective: str) -> dict[str, str]:
     """option -> field, as the conformance table has it; the clip range also for methods that TRL does not have."""
-    record = CONFORMANCE[objective]["trl"].setting if objective in CONFORMANCE else None
     fields = _fields_of(objective)
     bounds = {"epsilon": "eps_low", "epsilon_high": "eps_high"}
     known = {option: field for option, field in bounds.items() if field in fields}
-    # the options of its GMPO are those of a trainer of its own, in log space under the same names
-    if objective != "gmpo":
-        known |= {option: of.field for option, of in (record or {}).items() if isinstance(of, Of)}
-    return known
+    return known | {option: of.field for option, of in _setting_of(objective).items() if isinstance(of, Of)}
 
 
 def _check_delta(delta: float, objective: str, fields: Mapping[str, Any]) -> None:
@@ -246,8 +262,8 @@ def _translated(options: Mapping[str, Any]) -> tuple[str, str] | None:
         candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
     else:
         candidates = WEIGHTS[loss_type]
-    wanted = "sequence" if level == "sequence" or candidates == WEIGHTS["luspo"] else "token"
-    fitting = [name for name in candidates if objectives.OBJECTIVES[name].level == wanted or name == "vespo"]
+    wanted = level if len(candidates) > 1 else level or objectives.OBJECTIVES[candidates[0]].level
+    fitting = [name for name in candidates if (wanted or "token") in _levels_of(name)]
     if not fitting:
         return None
     name = fitting[0]
@@ -257,7 +273,7 @@ def _translated(options: Mapping[str, Any]) -> tuple[str, str] | None:
         fields.setdefault(known["epsilon_high"], options["epsilon"])
     text = f"objective={label(objectives.make(name, **fields))!r}"
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
-    if wanted == "sequence" and goes_with is None:
+    if level == "sequence" and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
     elif loss_type == "bnpo":
         goes_with = ("token-mean", {})
