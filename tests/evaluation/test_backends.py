@@ -226,7 +226,8 @@ class Engine:
 
 @pytest.fixture
 def vllm_backend(model, tokenizer, tmp_path, monkeypatch):
-    def parameters(*, n, temperature, max_tokens, top_p=1.0, seed=None):
+    def parameters(*, n, temperature, max_tokens, skip_special_tokens, top_p=1.0, seed=None):
+        assert skip_special_tokens
         return {"temperature": temperature, "max_tokens": max_tokens, "top_p": top_p, "seed": seed}
 
     stand_in = types.SimpleNamespace(LLM=Engine, SamplingParams=parameters, __version__="0")
@@ -253,6 +254,22 @@ def test_vllm_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"pip install 'dgpo\[vllm\]'"):
         VLLMBackend("m")
+
+
+def test_the_marks_of_channels_are_kept(make_tokenizer):
+    from tokenizers import AddedToken
+
+    from dgpo.evaluation.backends.transformers import _completion
+    from dgpo.rewards.answers import boxed_answer
+
+    tokenizer = make_tokenizer()
+    ids = tokenizer("a")["input_ids"]
+    assert _completion(tokenizer, [*ids, 0, *ids, 1], {1}).text == "aa"
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|channel|>"), AddedToken("<|message|>")]})
+    marks = tokenizer.convert_tokens_to_ids(["<|channel|>", "<|message|>"])
+    text = _completion(tokenizer, [marks[0], *ids, marks[1], *ids, 1], {1}).text
+    assert text == "<|channel|>a<|message|>a"
+    assert boxed_answer(text) is None
 
 
 # --- transformers -----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from dgpo.rewards import MathReward, format_reward, math_reward, soft_overlong_reward
+from dgpo.rewards import FormatReward, MathReward, format_reward, math_reward, soft_overlong_reward
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,21 @@ def test_wrong_columns(reward):
 
 FORMATS = [
     (r"<think>a</think> It is \boxed{1}.", 1.0),
-    (r"a</think> It is \boxed{1}.", 1.0),  # the template of R1 models writes <think> into the prompt
+    (r"a</think> It is \boxed{1}.", 0.0),
     (r"<think>a</think> \boxed{1}<|im_end|>", 1.0),
     (r"<think>\boxed{2}</think> \boxed{1}", 1.0),
-    (r"  <think></think>\boxed{1}", 1.0),
+    (r" <think>a</think>\boxed{1} ", 1.0),
+    (r"<think>a</think> \fbox{1}", 1.0),
+    (r"<think>a</think> $\boxed 1$", 1.0),
+    (r"<think>the token </s></think> \boxed{1}", 1.0),
+    (r"  <think></think>\boxed{1}", 0.0),
+    ("<think> \n </think>\\boxed{1}", 0.0),
+    (r"</think>\boxed{1}", 0.0),
+    (r"<think>a</think> \boxed{1} \fbox{1}", 0.0),
+    (r"<think>a</think> \boxed \boxed{1}", 0.0),
+    (r"<think>a</think> \boxed{\boxed{1}}", 0.0),
+    (r"<think>a</think> \boxed{1}<|im_end|> \n and", 0.0),
+    (r"<think>a</think> \boxed{1}<|im_end|><|im_start|>user", 0.0),
     (r"It is \boxed{1}.", 0.0),
     (r"<think>a</think> It is 1.", 0.0),
     (r"<think>a</think> \boxed{1} \boxed{1}", 0.0),
@@ -117,6 +128,33 @@ FORMATS = [
 def test_format_reward(text, score):
     assert format_reward([text]) == [score]
     assert format_reward([[{"role": "assistant", "content": text}]], answer=["1"]) == [score]
+
+
+OPENED = [
+    (r"a</think> It is \boxed{1}.", 1.0),
+    (r"\na</think> \boxed{1}<|im_end|>", 1.0),
+    (r"</think> \boxed{1}", 0.0),
+    (r"<think>a</think> \boxed{1}", 0.0),
+    (r"a</think>b</think> \boxed{1}", 0.0),
+    (r"a \boxed{1}", 0.0),
+]
+
+
+@pytest.mark.parametrize(("text", "score"), OPENED)
+def test_thinking_that_the_prompt_opens(text, score):
+    assert FormatReward(opened_in_prompt=True)([text], prompts=["x"]) == [score]
+    assert format_reward([text, text], prompts=["x<think>\n", "x"])[0] == score
+    assert FormatReward(opened_in_prompt=False)([r"a</think> \boxed{1}"], prompts=["<think>"]) == [0.0]
+
+
+def test_format_reward_refuses():
+    with pytest.raises(ValueError, match="opened_in_prompt = 'yes' is not allowed; expected True, False or None"):
+        FormatReward(opened_in_prompt="yes")
+    with pytest.raises(ValueError, match="2 completions and 1 prompts"):
+        format_reward(["a", "b"], prompts=["x"])
+    with pytest.raises(TypeError, match=r"completions\[1\] is of type int"):
+        format_reward(["a", 1])
+    assert pickle.loads(pickle.dumps(FormatReward(opened_in_prompt=True)))([r"a</think>\boxed{1}"]) == [1.0]
 
 
 def test_soft_overlong_reward_is_equation_13():

@@ -344,7 +344,7 @@ def test_bad_arguments(grader):
         grader.grade_many(["a", "b"], ["1"])
     with pytest.raises(TypeError, match=r"golds\[0\] is of type int; expected text"):
         grader.grade("42", 42)
-    with pytest.raises(TypeError, match=r"responses\[0\] is of type NoneType; expected text"):
+    with pytest.raises(TypeError, match=r"responses\[0\] is of type NoneType: None; expected text"):
         grader.grade(None, "42")
     assert grader.grade_many([], []) == []
 

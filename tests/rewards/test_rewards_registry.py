@@ -23,7 +23,7 @@ def test_options_reach_the_grader():
         ("math_rewards", {}, "unknown reward 'math_rewards', did you mean 'math_reward'?"),
         ("math_reward", {"worker": 2}, "reward 'math_reward' has no option 'worker', did you mean 'workers'?"),
         ("math_reward", {"workers": 0}, "workers = 0"),
-        ("format_reward", {"buffer": 2}, "reward 'format_reward' has no options; got buffer"),
+        ("format_reward", {"buffer": 2}, "reward 'format_reward' has no option 'buffer'"),
         ("soft_overlong_reward", {"buffer": 2}, "missing 1 required keyword-only argument: 'max_completion_length'"),
     ],
 )

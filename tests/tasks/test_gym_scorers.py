@@ -22,10 +22,13 @@ from dgpo.tasks.gym_scorers import MAX_EXPRESSION, SCORERS, caseless, expression
         (r"\boxed{a} <think></think> \boxed{ \frac{1}{2} }", r"\frac{1}{2}"),
         ("<think>1 or 2</think>\n2", "2"),
         ("2<|im_end|>3", "2"),
-        ("", ""),
+        ("", None),
+        (r"\boxed{}", None),
+        (r"it is 42: \boxed{42", None),
+        (r"\fbox 42", "42"),
     ],
 )
-def test_the_answer_of_a_response(response: str, text: str) -> None:
+def test_the_answer_of_a_response(response: str, text: str | None) -> None:
     assert final_text(response) == text
 
 

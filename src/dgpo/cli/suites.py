@@ -14,8 +14,8 @@ from dgpo.evaluation import Suite
 from dgpo.rewards import answer_of, exact_match
 from dgpo.rewards.verdict import FunctionGrader, Grader
 from dgpo.tasks.content import content_hash
-from dgpo.tasks.gym_scorers import final_text
 from dgpo.tasks.prompt import describe_all
+from dgpo.tasks.task import grader_of
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def load_problems(args: EvalArguments, tokenizer: Any, stack: ExitStack) -> Prob
     math = _math(stack) if any(task.grade is None for task in found) else None
     suites = []
     for task in found:
-        grader = math if task.grade is None else FunctionGrader(task.grade, f"{task.name} (exact)", final_text)
+        grader = grader_of(task) or math
         assert grader is not None
         problems = task.problems("test")[: args.limit]
         counted = {problem["id"] for problem in problems}

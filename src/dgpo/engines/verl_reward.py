@@ -7,9 +7,11 @@ from numbers import Real
 from typing import Any
 
 from dgpo.registry import did_you_mean
-from dgpo.rewards import FunctionGrader, Grader, MathGrader
+from dgpo.rewards import Grader, MathGrader
+from dgpo.rewards.answers import Completion
 from dgpo.tasks import BENCHMARKS, TASKS, make
 from dgpo.tasks.gym import PREFIX as GYM
+from dgpo.tasks.task import grader_of
 
 _FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
 """verl passes these to every reward function where it runs a reward model."""
@@ -24,7 +26,7 @@ _GRADERS: dict[tuple[Any, ...], Grader] = {}
 
 def compute_score(
     data_source: str,
-    solution_str: str,
+    solution_str: Completion,
     ground_truth: str | Real | float,
     extra_info: dict[str, Any] | None = None,
     **options: Any,
@@ -37,7 +39,7 @@ def compute_score(
     Args:
         data_source: the name of a task of `dgpo.tasks` that has a grader of its own uses that one; everything else is
             mathematics, for `MathGrader`. `openai/gsm8k` has the `answer_marker` "####" where none is given.
-        solution_str: the response.
+        solution_str: the response: text, a message, or messages.
         ground_truth: the gold; see `MathGrader.grade_many`.
         extra_info: the row's, not read.
         options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`). All but `answer_marker`
@@ -50,8 +52,8 @@ def compute_score(
         be used; the score is 0 for whatever the response says, so that its group has no advantage). Always these keys.
 
     Raises:
-        TypeError: a gold that is neither text nor a number, a response that is not text, an option that is neither
-            text nor a number.
+        TypeError: a gold that is neither text nor a number, a response that is neither text nor messages, an option
+            that is neither text nor a number.
         ValueError: an unknown option, or one out of range; `answer_marker` for a task with a grader of its own; a
             reasoning-gym task that does not exist.
     """
@@ -77,14 +79,14 @@ def compute_score(
 
 def _grader(data_source: str, options: dict[str, Any]) -> Grader:
     own = data_source in TASKS or data_source in BENCHMARKS or data_source.startswith(GYM)
-    grade = make(data_source).grade if own else None
-    if grade is not None:
+    grader = grader_of(make(data_source)) if own else None
+    if grader is not None:
         if options.get("answer_marker") is not None:
             raise ValueError(
                 f"compute_score: answer_marker = {options['answer_marker']!r} has no effect on {data_source!r}, a task "
                 "with a grader of its own; expected it for mathematics only"
             )
-        return FunctionGrader(grade, version=data_source)
+        return grader
     if data_source in _MARKERS:
         options = {"answer_marker": _MARKERS[data_source]} | options
     key = tuple(sorted(options.items()))

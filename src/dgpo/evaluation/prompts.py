@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dgpo.rewards.answers import CHANNELS, THINKING
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -38,6 +40,12 @@ def encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> lis
             raise ValueError(f"prompts[{index}] = {prompt!r} has no tokens; expected at least one")
         encoded.append(list(ids))
     return encoded
+
+
+def drops_special_tokens(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether completions are decoded without special tokens: not where these tell thinking from the answer."""
+    marks = {*CHANNELS, *(mark for pair in THINKING for mark in pair)}
+    return not any(str(token) in marks for token in tokenizer.added_tokens_decoder.values() if token.special)
 
 
 def left_padded(rows: list[list[int]], pad: int, device: torch.device) -> tuple[Tensor, Tensor]:

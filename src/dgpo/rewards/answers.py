@@ -1,86 +1,294 @@
-r"""Where the answer of a response is: after the thinking, before the end of the turn, in the last `\boxed{}`.
+r"""Where the answer of a response is: in its last message, behind the thinking, in the last `\boxed{}`.
 
-Model text is hostile input: every step here is linear in its length.
+Every reward and grader finds it here, so that they agree on it. Model text is hostile input: every step is linear in
+its length.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeGuard
 
-Completion = str | Sequence[Mapping[str, Any]]
-"""A text, or the messages of a conversation, the last one being the model's."""
+Message = Mapping[str, Any]
+"""`role` and `content`: text, None, or a list of parts such as {"type": "text", "text": ...}."""
+
+Completion = str | Message | Sequence[Message]
+"""A text, a message, or the messages of a conversation that the model wrote, with the results of its tools."""
 
 END_OF_TEXT = (
     "<|im_end|>",
     "<|endoftext|>",
     "<|eot_id|>",
+    "<|eom_id|>",
+    "<|eot|>",
     "<|end_of_text|>",
     "<|end|>",
+    "<|return|>",
+    "<|call|>",
     "<｜end▁of▁sentence｜>",
     "<end_of_turn>",
+    "<turn|>",
+    "<seed:eos>",
+    "<|END_RESPONSE|>",
+    "<|END_OF_TURN_TOKEN|>",
     "</s>",
 )
-"""End tokens of Qwen, Llama, DeepSeek, Gemma and Mistral. What a model writes behind one is not its answer."""
+"""End tokens of Qwen, Llama, gpt-oss, DeepSeek, Gemma, Seed, Command and Mistral."""
 
-# \fbox is LaTeX's older box; `\\.` is here so that the braces of \{ and \} are passed over
-_BRACE = re.compile(r"(?P<box>\\(?:boxed|fbox)\s*\{)|\\.|(?P<open>\{)|(?P<close>\})", re.DOTALL)
+THINKING = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>", "<channel|>"),
+)
+"""What opens and closes thinking: Qwen, DeepSeek and most others; Magistral; Seed; Kimi; Command; Gemma 4."""
+
+CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+"""gpt-oss's marks of messages; every channel but `final` is thinking."""
+
+_MODEL = {"", "assistant", "model", "chatbot"}
+_OTHERS = {"user", "system", "developer", "human"}
+
+_TOOL_RESULT = "<tool_response>"
+"""How Qwen's template begins the result of a tool, which it puts into a message of the user."""
 
 
-def text_of(completion: Completion) -> str:
-    """The text of a completion: itself, or the content of its last message."""
+_FIXED: dict[str, str] = dict.fromkeys(END_OF_TEXT, "end")
+for _opens, _closes in THINKING:
+    _FIXED |= {_opens: "opens", _closes: "closes"}
+
+
+def _fixed(first: str) -> str:
+    return "|".join(re.escape(token[1:]) for token in _FIXED if token[0] == first)
+
+
+# each alternative starts with one character, so that the search skips all others at once
+_MARK = re.compile(
+    rf"""<(?:{_fixed("<")}
+      | (?:\|start\|>(?P<role>[^<|]{{0,100}})(?:<(?=\|(?:channel|constrain|message)))?)?
+        (?:\|channel\|>(?P<channel>[^<|]{{0,100}})(?:<(?=\|(?:constrain|message)))?)?
+        (?:\|constrain\|>[^<|]{{0,100}}<)?\|message\|>
+      | (?P<broken>\|start\|>|\|channel\|>)
+      | \|im_start\|>(?P<chatml>[^\n<]{{0,100}})\n?
+      | \|(?:start_header_id|header_start)\|>(?P<llama>[^<]{{0,100}})<\|(?:end_header_id|header_end)\|>
+      | (?:start_of_turn>|\|turn>)(?P<gemma>[^\n<]{{0,100}})\n?
+      | \|(?P<phi>assistant|user|system)\|>
+      | ｜(?P<deepseek>Assistant|User)｜>
+      | (?P<response>\|START_RESPONSE\|>)
+    )
+    |\[(?:{_fixed("[")})
+    |◁(?:{_fixed("◁")})""",
+    re.VERBOSE,
+)
+_ROLES = ("role", "chatml", "llama", "gemma", "phi", "deepseek")
+
+# gpt-oss decoded without its special tokens
+_BARE_CHANNELS = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)")
+_BARE_FINAL = "assistantfinal"
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
+# What TeX boxes without braces is one token; a model means the number or formula up to the next space. Where an
+# operator follows, nobody can tell.
+_BARE_BOX = (
+    r"(?=[-+−\w\\(.])(?:[^\s$\\{}]|\\(?!boxed|fbox)[A-Za-z]+|\\%|\{[^{}]{0,200}\})++(?!\s*(?:[-+*/=^_<>{]|\\[A-Za-z]))"
+)
+# `\\.` is here so that the braces of \{ and \} are passed over; a second backslash before a box is one too many
+_BRACE = re.compile(
+    rf"(?P<box>{_BOX.pattern}\s*(?:(?P<brace>\{{)|(?P<bare>{_BARE_BOX})|))"
+    r"|\\(?!\\(?:boxed|fbox)(?![A-Za-z])).|(?P<open>\{)|(?P<close>\})",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box in a text; `content` is None where it was never closed."""
+
+    content: str | None
+
+    @property
+    def answer(self) -> str | None:
+        """What it holds; None for nothing."""
+        return (self.content or "").strip() or None
+
+
+def text_of(completion: Completion, name: str = "a completion") -> str:
+    """The text of a completion: itself, or the content of the model's last message; empty where it did not speak last.
+
+    Of a content that is a list, the parts with text, joined; thinking, images and calls of tools are no text. A message
+    that only calls a tool has no text, and a conversation that ends with the result of a tool has no answer.
+
+    Args:
+        completion: text, a message, or messages.
+        name: what an error calls it.
+
+    Raises:
+        TypeError: anything else, with its type.
+    """
     if isinstance(completion, str):
         return completion
-    # a message that only calls a tool has None for content
-    return (completion[-1].get("content") or "") if completion else ""
+    message: Any = completion
+    if _is_list(completion):
+        if not completion:
+            return ""
+        message = completion[-1]
+    if not isinstance(message, Mapping):
+        expected = 'expected text, or messages such as {"role": "assistant", "content": "..."}'
+        raise TypeError(f"{name} is of type {type(completion).__name__}: {completion!r:.80}; {expected}")
+    if _first(str(message.get("role") or "")) not in _MODEL:
+        return ""
+    content = message.get("content")
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [content] if isinstance(content, Mapping) else content
+    if not _is_list(parts):
+        expected = 'expected text, None, or parts such as {"type": "text", "text": "..."}'
+        raise TypeError(f"{name} has a content of type {type(content).__name__}: {content!r:.80}; {expected}")
+    return "".join(_part(part, name) for part in parts)
+
+
+def texts_of(completions: Sequence[Completion]) -> list[str]:
+    """`text_of` of each; an error names its place."""
+    return [text_of(completion, f"completions[{place}]") for place, completion in enumerate(completions)]
+
+
+def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
+def _part(part: Any, name: str) -> str:
+    if isinstance(part, str):
+        return part
+    about = part if isinstance(part, Mapping) else {}
+    if about.get("type", "text") not in ("text", "output_text") and isinstance(about["type"], str):
+        return ""
+    text = about.get("text")
+    if not isinstance(text, str):
+        expected = 'expected text, or a mapping such as {"type": "text", "text": "..."}'
+        raise TypeError(f"{name} has a content with the part {part!r:.80} of type {type(part).__name__}; {expected}")
+    return text
 
 
 def said(response: str) -> str:
-    """What counts of a response: up to the first end token, and of that what follows the last `</think>`.
+    """What counts of a response: the text of its last message, behind the thinking, up to its end token.
 
-    Nothing, if a `<think>` is still open at the end: the response was cut off before it said anything.
+    * Thinking is what stands between the marks of `THINKING`, or before a closing one that the chat template has
+      opened, and every channel but `final` (gpt-oss: `<|channel|>analysis<|message|>`).
+    * An end token ends the response where nothing or plain text follows. Where the header of another message of the
+      model or of a tool follows, the response goes on there; a message of the user is none of the model's. In thinking,
+      an end token is text.
+    * Nothing counts if the response was cut off in its thinking, in a message that is not the model's, or in a header.
     """
-    end = min((place for token in END_OF_TEXT if (place := response.find(token)) >= 0), default=len(response))
-    text = response[:end].rpartition("</think>")[2]
-    return "" if "<think>" in text else text
+    if _BARE_FINAL in response and "<|" not in response and _BARE_CHANNELS.match(response):
+        return response.rpartition(_BARE_FINAL)[2]
+    marks = [_Mark.of(match) for match in _MARK.finditer(response)]
+    if not marks:
+        return response
+    start, end = 0, len(response)
+    speaks, thinks, closed, began = True, False, False, False
+    for mark, following, closes in zip(marks, [*marks[1:], None], _closing_ahead(marks), strict=True):
+        if mark.kind == "opens":
+            thinks = thinks or speaks
+        elif mark.kind == "closes" and speaks:
+            thinks, closed, start, end = False, True, mark.end, len(response)
+        elif mark.kind == "end" and speaks and not thinks and (closed or not closes):
+            end = mark.start
+            if following is None or following.kind != "header" or response[mark.end : following.start].strip():
+                break
+        elif mark.kind == "header":
+            end = min(end, mark.start)
+            began = began or bool(response[start:end].strip())
+            if mark.role in _OTHERS and began and not response.startswith(_TOOL_RESULT, mark.end):
+                break
+            began = began or mark.role in _MODEL
+            speaks, thinks, closed = mark.role in _MODEL and mark.channel in ("", "final"), False, False
+            start, end = mark.end, len(response)
+    return response[start:end] if speaks and not thinks else ""
 
 
-def boxes(text: str) -> list[slice]:
-    r"""Where the contents of all complete `\boxed{...}` are, in the order in which they open, in one pass.
+class _Mark(NamedTuple):
+    """A special token of a chat template, or the header of a message with its role and channel."""
 
-    Not the contents: those of boxes within boxes overlap, and copying them all would take quadratic memory.
+    kind: str
+    """`end`, `opens`, `closes` or `header`."""
+
+    start: int
+    end: int
+    role: str
+    channel: str
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> _Mark:
+        kind = _FIXED.get(match.group(), "header")
+        role = _first(next((match[name] for name in _ROLES if match[name]), ""))
+        return cls(kind, *match.span(), role, "broken" if match["broken"] else _first(match["channel"] or ""))
+
+
+def _first(text: str) -> str:
+    return next(iter(text.lower().split()), "")
+
+
+def _closing_ahead(marks: Sequence[_Mark]) -> list[bool]:
+    """For every mark: whether thinking is closed later in its message without being opened before that."""
+    found, ahead = [], False
+    for mark in reversed(marks):
+        found.append(ahead)
+        if mark.kind != "end":
+            ahead = mark.kind == "closes"
+    return found[::-1]
+
+
+def boxes(text: str) -> list[slice | None]:
+    r"""Where the contents of all boxes are, in the order in which they open, in one pass; None for one never closed.
+
+    A box is `\boxed` or `\fbox` with an argument in braces, or without braces as in `\boxed 5`. Not the contents: those
+    of boxes within boxes overlap, and copying them all would take quadratic memory.
     """
-    found: list[tuple[int, int]] = []
+    found: list[tuple[int, int | None]] = []
     opened: list[int | None] = []  # where the content of a box starts; None for any other brace
     for match in _BRACE.finditer(text):
-        if match["box"]:
+        if match["brace"]:
             opened.append(match.end())
+        elif match["bare"]:
+            start, end = match.span("bare")
+            found.append((start, start + len(text[start:end].rstrip(".,;:"))))
+        elif match["box"]:
+            found.append((match.end(), None))
         elif match["open"]:
             opened.append(None)
-        elif match["close"] and opened:
-            start = opened.pop()
-            if start is not None:
-                found.append((start, match.start()))
-    return [slice(start, end) for start, end in sorted(found)]
+        elif match["close"] and opened and (brace := opened.pop()) is not None:
+            found.append((brace, match.start()))
+    found += [(start, None) for start in opened if start is not None]
+    return [None if end is None else slice(start, end) for start, end in sorted(found, key=lambda span: span[0])]
 
 
-def boxed_answer(response: str) -> str | None:
+def last_box(text: str) -> Box | None:
+    r"""The box that opens last; None without any box. It may not be complete, and it may be empty."""
+    last = -1
+    for match in _BOX.finditer(text):
+        last = match.start()
+    if last < 0:
+        return None
+    rest = text[last:]
+    place = boxes(rest)[0]
+    return Box(None if place is None else rest[place])
+
+
+def boxed_answer(response: Completion) -> str | None:
     r"""Content of the last box of a response; None without one, or if it is empty or was never closed.
 
     The last box is the one that opens last. If that one is not closed, the response was cut off while it was
     answering: an earlier box is what it thought before, and does not count.
     """
-    text = said(response)
-    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
-    if last < 0:
-        return None
-    rest = text[last:]
-    found = boxes(rest)
-    return (rest[found[0]].strip() or None) if found else None
+    box = last_box(said(text_of(response)))
+    return None if box is None else box.answer
 
 
-def marked_answer(response: str, marker: str) -> str | None:
+def marked_answer(response: Completion, marker: str) -> str | None:
     """The rest of the line behind the last `marker`, such as GSM8K's `####`; None without one, or if it is empty."""
-    _, found, rest = said(response).rpartition(marker)
+    _, found, rest = said(text_of(response)).rpartition(marker)
     return (rest.strip().partition("\n")[0].strip() or None) if found else None

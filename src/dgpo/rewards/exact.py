@@ -6,12 +6,12 @@ Model text is hostile input: every step here is linear in its length, and number
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
 from dgpo.rewards import answers
-from dgpo.rewards.answers import text_of
+from dgpo.rewards.answers import Completion, text_of, texts_of
 
 MAX_CHARACTERS = 100
 """Longer numbers are compared as text only: their exact arithmetic could be made expensive."""
@@ -22,49 +22,47 @@ _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(rf"(?:(?<![\w)\]}}])(?P<minus>[-−]))?(?:\\?\$)?(?P<over>{_DECIMAL})(?:/(?P<under>{_DECIMAL}))?")
 
 
-def answer_of(text: str) -> str | None:
-    r"""The final answer in a response; only what follows the last `</think>` counts.
+def answer_of(response: Completion) -> str | None:
+    r"""The final answer in a response, of which only its last message behind the thinking counts (`answers.said`).
 
     In this order: the content of the last `\boxed{...}`, as `boxed_answer` finds it; without any box, the last number
     (`-3`, `1,234`, `0.5`, `3/4`, after a `$`, before a full stop); all of the text. None if that is empty, or if the
     last box is empty or was never closed.
     """
-    said = answers.said(text).strip()
-    if "\\boxed" in said:
-        return answers.boxed_answer(said)
+    said = answers.said(text_of(response)).strip()
+    if (box := answers.last_box(said)) is not None:
+        return box.answer
     number = None
     for match in _NUMBER.finditer(_plain(said)):
         number = match
     return number.group() if number is not None else said or None
 
 
-def exact_match(completion: str, answer: object) -> float:
+def exact_match(completion: Completion, answer: object) -> float:
     """1.0 if the completion's final answer is `answer`, as text or as a rational number, otherwise 0.0.
 
     Text is compared after `strip`, numbers exactly: 0.5 = 1/2 and 1,234 = 1234.0, but 0.333 is not 1/3.
 
     Args:
-        completion: the response; see `answer_of` for what counts in it. It also matches if all of it (after
-            `</think>`) is the answer's text, so that answers such as "3 apples" can be matched.
+        completion: the response; see `answer_of` for what counts in it. It also matches if all that counts is the
+            answer's text, so that answers such as "3 apples" can be matched.
         answer: the reference, text or number; of a GSM8K solution, what follows `####`.
     """
     expected = str(answer).rpartition("####")[2].strip()
     given = answer_of(completion)
     if given is None or not expected:
         return 0.0
-    if expected in (given, answers.said(completion).strip()):
+    if expected in (given, answers.said(text_of(completion)).strip()):
         return 1.0
     number = _rational(expected)
     return float(number is not None and number == _rational(given))
 
 
-def answer_reward(
-    completions: Sequence[str | Sequence[Mapping[str, Any]]], answer: Sequence[object], **kwargs: Any
-) -> list[float]:
+def answer_reward(completions: Sequence[Completion], answer: Sequence[object], **kwargs: Any) -> list[float]:
     """`exact_match` as a TRL reward function: one reward, 1.0 or 0.0, per completion.
 
     Args:
-        completions: [B] texts, or lists of messages of which the last one's content is graded.
+        completions: [B] texts, messages or conversations; see `answers.text_of`.
         answer: [B] the data set's column of references.
         kwargs: the other columns, not read.
 
@@ -73,7 +71,7 @@ def answer_reward(
     """
     if len(completions) != len(answer):
         raise ValueError(f"{len(completions)} completions and {len(answer)} answers; expected one answer for each")
-    return [exact_match(text_of(text), expected) for text, expected in zip(completions, answer, strict=True)]
+    return [exact_match(text, expected) for text, expected in zip(texts_of(completions), answer, strict=True)]
 
 
 def _plain(text: str) -> str:

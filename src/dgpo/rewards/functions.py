@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from dgpo.rewards.answers import END_OF_TEXT, Completion, boxes, text_of
+from dgpo.rewards.answers import END_OF_TEXT, Completion, boxes, said, texts_of
 from dgpo.rewards.grader import MathGrader
 from dgpo.rewards.shaping import shaping_term
 from dgpo.rewards.verdict import REASONS
@@ -60,7 +60,7 @@ class MathReward:
         """One reward per completion.
 
         Args:
-            completions: [B] texts, or lists of messages of which the last one's content is graded.
+            completions: [B] texts, messages or conversations; see `answers.text_of`.
             answer: [B] golds; see `MathGrader.grade_many`.
             solution: [B] golds under the name that TRL's data sets have for them; one of the two.
             truncated: [B] whether each was cut off.
@@ -74,7 +74,7 @@ class MathReward:
         golds = answer if answer is not None else solution
         if golds is None or (answer is not None and solution is not None):
             raise ValueError("math_reward needs a column of golds, 'answer' or 'solution', and only one of them")
-        verdicts = self.grader.grade_many([text_of(c) for c in completions], [_gold(gold) for gold in golds])
+        verdicts = self.grader.grade_many(texts_of(completions), [_gold(gold) for gold in golds])
         if truncated is not None and self.truncated == "zero":
             verdicts = [
                 replace(verdict, score=0.0, reason="no_answer") if cut and verdict.score is not None else verdict
@@ -119,28 +119,73 @@ def math_reward(
     return _shared()(completions, answer, **columns)
 
 
-@shaping_term
-def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
+class FormatReward:
     r"""1.0 for a well-formed response, otherwise 0.0.
 
-    Well-formed: thinking, one `</think>`, then text with exactly one complete `\boxed{...}` that is not empty. The
-    opening `<think>` may stand at the start of the completion or, as in the chat templates of R1 models, at the end of
-    the prompt, and nowhere else. A shaping term (`shaping_term`): a wrong answer may be well-formed.
+    Well-formed: `<think>`, thinking that is not empty, `</think>`, then text with exactly one box (`\boxed` or
+    `\fbox`), complete and not empty; an end token may follow. Nothing stands before `<think>`, and the tags occur once.
+    A shaping term (`shaping_term`): a wrong answer may be well-formed.
+
+    Args:
+        opened_in_prompt: the chat template writes `<think>` at the end of the prompt, as that of DeepSeek-R1 does, so
+            that a completion starts with its thinking and must not open it again. None: so it is where the column
+            `prompts` holds texts that end in `<think>`; a conversation shows no template, and there it must be said.
+
+    Raises:
+        ValueError: an option that is not True, False or None.
     """
-    return [float(_well_formed(text_of(completion))) for completion in completions]
+
+    __name__: ClassVar[str] = "format_reward"
+    shaping: ClassVar[bool] = True
+
+    def __init__(self, *, opened_in_prompt: bool | None = None) -> None:
+        if opened_in_prompt not in (True, False, None):
+            raise ValueError(f"opened_in_prompt = {opened_in_prompt!r} is not allowed; expected True, False or None")
+        self.opened_in_prompt = opened_in_prompt
+
+    def __call__(
+        self, completions: Sequence[Completion], prompts: Sequence[Any] | None = None, **columns: Any
+    ) -> list[float]:
+        """One reward per completion.
+
+        Args:
+            completions: [B] texts, messages or conversations; see `answers.text_of`.
+            prompts: [B] texts or conversations, of TRL.
+            columns: the other columns, not read.
+
+        Raises:
+            ValueError: lengths that differ.
+        """
+        if prompts is not None and len(prompts) != len(completions):
+            raise ValueError(f"{len(completions)} completions and {len(prompts)} prompts; expected one prompt for each")
+        opened = [self._opened(prompt) for prompt in prompts or [None] * len(completions)]
+        return [float(_well_formed(text, at)) for text, at in zip(texts_of(completions), opened, strict=True)]
+
+    def _opened(self, prompt: Any) -> bool:
+        if self.opened_in_prompt is not None:
+            return self.opened_in_prompt
+        return isinstance(prompt, str) and prompt.rstrip().endswith("<think>")
 
 
-def _well_formed(text: str) -> bool:
+@shaping_term
+def format_reward(completions: Sequence[Completion], **columns: Any) -> list[float]:
+    """`FormatReward` with its defaults, as a function."""
+    return FormatReward()(completions, **columns)
+
+
+def _well_formed(text: str, opened: bool) -> bool:
+    text = text.strip()
     for token in END_OF_TEXT:
         text = text.removesuffix(token)
-    thinking, closed, said = text.partition("</think>")
-    thinking = thinking.lstrip().removeprefix("<think>")
-    if not closed or "<think>" in thinking or "<think>" in said or "</think>" in said:
+    if opened:
+        text = "<think>" + text
+    if text.count("<think>") != 1 or text.count("</think>") != 1 or not text.startswith("<think>"):
         return False
-    if said.count("\\boxed") != 1:
+    thinking, _, rest = text.removeprefix("<think>").partition("</think>")
+    if not thinking.strip() or said(text) != rest:
         return False
-    found = boxes(said)
-    return len(found) == 1 and bool(said[found[0]].strip())
+    found = boxes(rest)
+    return len(found) == 1 and found[0] is not None and bool(rest[found[0]].strip())
 
 
 class SoftOverlongReward:

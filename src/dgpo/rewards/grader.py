@@ -2,7 +2,7 @@ r"""MathGrader: mathematical answers against golds, in processes that can be kil
 
 The way of one response, each step only for what the one before could not decide:
 
-1. its answer: behind the last `</think>`, before the end of the text, in the last `\boxed{}` (`answers.py`);
+1. its answer: in its last message, behind the thinking, in the last `\boxed{}` (`answers.py`);
 2. equal text, or numbers, which are compared exactly (`numbers.py`);
 3. guards against answers that are too large, too costly or that hide something (`guards.py`);
 4. in a worker with a deadline (`pool.py`): its structure (`reading.py`) and its mathematics (`judge.py`).
@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from dgpo.rewards import numbers
-from dgpo.rewards.answers import boxed_answer, boxes, marked_answer
+from dgpo.rewards.answers import Completion, boxed_answer, last_box, marked_answer, text_of
 from dgpo.rewards.batch import Outcome
 from dgpo.rewards.guards import guard
 from dgpo.rewards.pool import Pool
@@ -105,31 +105,29 @@ class MathGrader:
         )
         return f"dgpo MathGrader {RULES} ({parsers}; deadline {self.deadline:g} s{marker})"
 
-    def grade(self, response: str, gold: str) -> Verdict:
+    def grade(self, response: Completion, gold: str) -> Verdict:
         """The verdict on one response; see `grade_many`."""
         return self.grade_many([response], [gold])[0]
 
-    def grade_many(self, responses: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+    def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
         r"""One verdict per response, in order. A slow one delays the others by no more than the deadline.
 
         Args:
-            responses: what a model wrote, with its thinking.
+            responses: what a model wrote, with its thinking: texts, messages or conversations (`answers.text_of`).
             golds: bare (`\frac{1}{2}`), in dollars, in a box, or a solution that ends in a box or in `#### 42`.
 
         Raises:
             ValueError: lengths that differ, or a closed grader.
-            TypeError: a response or gold that is not text.
+            TypeError: a gold that is not text, or a response that is neither text nor messages.
         """
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
         verdicts: list[Verdict | None] = []
         waiting: dict[_Job, list[int]] = {}  # the same answer of several responses is compared once
         for place, (response, gold) in enumerate(zip(responses, golds, strict=True)):
-            if not isinstance(response, str) or not isinstance(gold, str):
-                wrong = "response" if not isinstance(response, str) else "gold"
-                value = response if wrong == "response" else gold
-                raise TypeError(f"{wrong}s[{place}] is of type {type(value).__name__}; expected text")
-            decided = self._decide(response, gold)
+            if not isinstance(gold, str):
+                raise TypeError(f"golds[{place}] is of type {type(gold).__name__}; expected text")
+            decided = self._decide(text_of(response, f"responses[{place}]"), gold)
             if isinstance(decided, _Job):
                 waiting.setdefault(decided, []).append(place)
                 verdicts.append(None)
@@ -248,8 +246,8 @@ def gold_answer(gold: str) -> str:
     r"""The answer in a gold: behind GSM8K's `####`, or in its last `\boxed{}`, or all of it."""
     if "####" in gold:
         return gold.rpartition("####")[2].strip()
-    boxed = boxes(gold) if "\\boxed" in gold else []
-    return (gold[boxed[-1]] if boxed else gold).strip()
+    box = last_box(gold)
+    return (gold if box is None or box.content is None else box.content).strip()
 
 
 def _bare(text: str) -> str:

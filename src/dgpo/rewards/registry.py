@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from dgpo.registry import did_you_mean
 from dgpo.rewards.exact import answer_reward
-from dgpo.rewards.functions import MathReward, SoftOverlongReward, format_reward
+from dgpo.rewards.functions import FormatReward, MathReward, SoftOverlongReward
 
 RewardFunction = Callable[..., list[float | None]]
 
 REWARDS: dict[str, Callable[..., Any]] = {
     "math_reward": MathReward,
-    "format_reward": format_reward,
+    "format_reward": FormatReward,
     "soft_overlong_reward": SoftOverlongReward,
     "answer_reward": answer_reward,
 }

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from dgpo.rewards.answers import Completion, text_of
+
 Reason = Literal["match", "mismatch", "no_answer", "unparsed", "guarded", "timeout", "bad_gold"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
@@ -38,8 +40,8 @@ class Grader(Protocol):
     def version(self) -> str:
         """What decides the grades, with versions; recorded with every result."""
 
-    def grade_many(self, responses: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
-        """One verdict per response."""
+    def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
+        """One verdict per response, which may be a text, a message or a conversation."""
 
     def usable(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be compared with anything."""
@@ -59,11 +61,11 @@ class FunctionGrader:
     version: str
     extract: Callable[[str], str | None] | None = None
 
-    def grade_many(self, responses: Sequence[str], golds: Sequence[str]) -> list[Verdict]:
+    def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
         """One verdict per response. Raises ValueError for lengths that differ, or a grade other than 0 and 1."""
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
-        return [self._grade(response, gold) for response, gold in zip(responses, golds, strict=True)]
+        return [self._grade(text_of(response), gold) for response, gold in zip(responses, golds, strict=True)]
 
     def _grade(self, response: str, gold: str) -> Verdict:
         started = time.perf_counter()

@@ -38,6 +38,7 @@ class BenchmarkTask:
 
     kind: ClassVar[str] = "benchmark"
     grade: ClassVar[None] = None
+    extract: ClassVar[None] = None
     reward: ClassVar[None] = None
 
     name: str

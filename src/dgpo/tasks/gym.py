@@ -8,8 +8,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dgpo.registry import did_you_mean
+from dgpo.rewards.answers import texts_of
 from dgpo.tasks.content import content_hash
-from dgpo.tasks.gym_scorers import SCORERS
+from dgpo.tasks.gym_scorers import SCORERS, final_text
 from dgpo.tasks.gym_table import GRADED, REFUSED
 from dgpo.tasks.procedural import SPLITS
 from dgpo.tasks.prompt import BOXED, PromptFormat
@@ -84,10 +85,11 @@ class GymTask:
         """The exact scorer of the task; see `gym_table.How`."""
         return SCORERS[GRADED[self.task]]
 
+    extract = staticmethod(final_text)
+
     def reward(self, completions: list[Any], answer: list[str], **_: Any) -> list[float]:
         """`grade` of a batch, in the signature of a TRL reward function; conversations by their last message."""
-        texts = [text if isinstance(text, str) else text[-1]["content"] or "" for text in completions]
-        return [self.grade(text, gold) for text, gold in zip(texts, answer, strict=True)]
+        return [self.grade(text, gold) for text, gold in zip(texts_of(completions), answer, strict=True)]
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of one split as {"id", "problem", "prompt", "answer"}, in the order of their seeds.

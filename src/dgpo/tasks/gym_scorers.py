@@ -1,7 +1,7 @@
 """Exact scorers for reasoning-gym's tasks. Model text is hostile input: it is compared or parsed, never evaluated.
 
-The answer in a response is the content of its last box, and where there is none all that it says (see
-`dgpo.rewards.answers.said`); no number is picked out of a sentence.
+The answer in a response is the content of its last box, and where there is no box all that it says (see
+`dgpo.rewards.answers.said`); no number is picked out of a sentence. A box that is empty or was never closed is none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import gcd
 
-from dgpo.rewards.answers import boxed_answer, said
+from dgpo.rewards.answers import Completion, last_box, said, text_of
 from dgpo.rewards.numbers import number
 from dgpo.tasks.gym_table import How
 
@@ -26,34 +26,33 @@ _FRACTION = re.compile(
 _BESIDE_PUNCTUATION = re.compile(r" ?([\[\],]) ?")
 
 
-def final_text(response: str) -> str:
-    r"""The answer that a response gives: its last `\boxed{}`, or all that it says."""
-    boxed = boxed_answer(response)
-    return said(response).strip() if boxed is None else boxed
+def final_text(response: Completion) -> str | None:
+    r"""The answer that a response gives: its last `\boxed{}`, or without any box all that it says; None for nothing."""
+    text = said(text_of(response)).strip()
+    box = last_box(text)
+    return (text or None) if box is None else box.answer
 
 
-def value(response: str, answer: str) -> float:
+def value(response: Completion, answer: str) -> float:
     """1.0 for the answer's text, up to spaces and blank lines, or for an equal rational number; otherwise 0.0."""
-    given = final_text(response)
-    if _normal(given) == _normal(answer):
-        return 1.0
-    gold = _rational(answer)
-    return float(gold is not None and gold == _rational(given))
+    return _same(final_text(response), answer)
 
 
-def caseless(response: str, answer: str) -> float:
+def caseless(response: Completion, answer: str) -> float:
     """`value` without regard to upper and lower case."""
-    return value(response.casefold(), answer.casefold())
+    given = final_text(response)
+    return _same(None if given is None else given.casefold(), answer.casefold())
 
 
-def literal(response: str, answer: str) -> float:
+def literal(response: Completion, answer: str) -> float:
     """1.0 for the answer's text, up to spaces and blank lines; otherwise 0.0."""
-    return float(_normal(final_text(response)) == _normal(answer))
+    given = final_text(response)
+    return float(given is not None and _normal(given) == _normal(answer))
 
 
-def reduced(response: str, answer: str) -> float:
+def reduced(response: Completion, answer: str) -> float:
     r"""1.0 for the answer's fraction in lowest terms, as `a/b` or `\frac{a}{b}`; otherwise 0.0."""
-    given = _FRACTION.fullmatch(final_text(response))
+    given = _FRACTION.fullmatch(final_text(response) or "")
     gold = _FRACTION.fullmatch(answer.strip())
     if given is None or gold is None:
         return 0.0
@@ -62,22 +61,31 @@ def reduced(response: str, answer: str) -> float:
     return float(gcd(a, b) == 1 and (a, b) == (p, q))
 
 
-def expression(response: str, answer: str) -> float:
+def expression(response: Completion, answer: str) -> float:
     """1.0 for arithmetic that uses exactly the numbers of the answer and has its value; otherwise 0.0.
 
     Integers, + - * / and parentheses alone, 200 characters at most, in exact fractions.
     """
-    given, gold = _evaluate(final_text(response)), _evaluate(answer)
+    given, gold = _evaluate(final_text(response) or ""), _evaluate(answer)
     return float(given is not None and given == gold)
 
 
-SCORERS: dict[How, Callable[[str, str], float]] = {
+SCORERS: dict[How, Callable[[Completion, str], float]] = {
     "value": value,
     "caseless": caseless,
     "literal": literal,
     "reduced": reduced,
     "expression": expression,
 }
+
+
+def _same(given: str | None, answer: str) -> float:
+    if given is None:
+        return 0.0
+    if _normal(given) == _normal(answer):
+        return 1.0
+    gold = _rational(answer)
+    return float(gold is not None and gold == _rational(given))
 
 
 def _rational(text: str) -> Fraction | None:

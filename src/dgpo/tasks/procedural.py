@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.rewards.answers import Completion, text_of, texts_of
 from dgpo.tasks.content import content_hash
 from dgpo.tasks.prompt import PLAIN, PromptFormat
 from dgpo.tasks.task import Problem, check_split, dataset_of
@@ -23,14 +24,19 @@ Spelling = tuple[str, str]
 """One way to write a problem down: prompt and answer."""
 
 
-def text_grade(completion: str, answer: str) -> float:
+def text_answer(completion: Completion) -> str | None:
+    """All of a completion, up to surrounding white space; None for nothing."""
+    return text_of(completion).strip() or None
+
+
+def text_grade(completion: Completion, answer: str) -> float:
     """1.0 if the completion is exactly the answer, up to surrounding white space; otherwise 0.0."""
-    return float(completion.strip() == answer)
+    return float(text_answer(completion) == answer)
 
 
-def text_reward(completions: list[str], answer: list[str], **_: Any) -> list[float]:
+def text_reward(completions: list[Completion], answer: list[str], **_: Any) -> list[float]:
     """`text_grade` of a batch, in the signature of a TRL reward function."""
-    return [text_grade(completion, gold) for completion, gold in zip(completions, answer, strict=True)]
+    return [text_grade(text, gold) for text, gold in zip(texts_of(completions), answer, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ class Procedural(ABC):
     prompt: ClassVar[PromptFormat] = PLAIN
 
     grade = staticmethod(text_grade)
+    extract = staticmethod(text_answer)
     reward = staticmethod(text_reward)
 
     seed: int = 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dgpo.rewards.answers import Completion
+from dgpo.rewards.verdict import FunctionGrader
 from dgpo.tasks.prompt import PromptFormat
 
 if TYPE_CHECKING:
@@ -13,8 +15,10 @@ if TYPE_CHECKING:
 Problem = dict[str, Any]
 """`id`, `prompt` (a text, or the messages of a chat) and `answer`; further keys are the task's own."""
 
-Grade = Callable[[str, str], float]
+Grade = Callable[[Completion, str], float]
 """(completion, answer) -> 1.0 or 0.0, by a pure function that never runs what the model wrote."""
+
+Extract = Callable[[Completion], str | None]
 
 
 class Task(Protocol):
@@ -49,6 +53,10 @@ class Task(Protocol):
         """The task's own grader; None: answers are mathematics, for `dgpo.rewards.MathGrader`."""
 
     @property
+    def extract(self) -> Extract | None:
+        """The answer in a completion as `grade` finds it, None if there is none; None where `grade` is."""
+
+    @property
     def reward(self) -> Callable[..., list[float]] | None:
         """`grade` as a TRL reward function; None where that is `dgpo.rewards`' business."""
 
@@ -60,6 +68,11 @@ class Task(Protocol):
 
     def provenance(self, split: Any) -> dict[str, Any]:
         """Where the problems of one split come from, JSON-ready: `source`, `rows`, `sha256` and the task's own keys."""
+
+
+def grader_of(task: Task) -> FunctionGrader | None:
+    """The task's own grader with the answers that it finds; None where `dgpo.rewards.MathGrader` grades."""
+    return None if task.grade is None else FunctionGrader(task.grade, f"{task.name} (exact)", task.extract)
 
 
 def check_split(task: str, split: str, splits: Sequence[str]) -> None:

@@ -19,8 +19,8 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import RATES, summary
 from dgpo.evaluation.suite import Slot, plan
 from dgpo.rewards import MathGrader
-from dgpo.rewards.verdict import FunctionGrader
 from dgpo.tasks.prompt import describe_all
+from dgpo.tasks.task import grader_of
 from dgpo.training.config import DGPOConfig
 
 
@@ -86,7 +86,7 @@ class BenchmarkEvaluation(TrainerCallback):
                 Suite(
                     task.name,
                     problems,
-                    grader if task.grade is None else FunctionGrader(task.grade, f"{task.name} (exact)"),
+                    grader_of(task) or grader,
                     task.provenance("test"),
                 )
                 for task, problems in zip(self.tasks, self._problems, strict=True)

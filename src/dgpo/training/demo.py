@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, evaluate, write
 from dgpo.files import write_json_atomic
 from dgpo.report import write_report
-from dgpo.rewards.verdict import FunctionGrader
 from dgpo.tasks import Addition
+from dgpo.tasks.task import grader_of
 from dgpo.training.callbacks import RewardProgress
 from dgpo.training.config import DGPOConfig
 from dgpo.training.starter import make_starter, one_thread
@@ -96,7 +96,9 @@ def _evaluate(model: Path, task: Addition, out: Path) -> Evaluation:
         AutoTokenizer.from_pretrained(model),
         batch_size=512,
     )
-    suite = Suite(task.name, task.problems("test"), FunctionGrader(task.grade, task.name), task.provenance("test"))
+    grader = grader_of(task)
+    assert grader is not None
+    suite = Suite(task.name, task.problems("test"), grader, task.provenance("test"))
     evaluation = evaluate(suite, backend, Sampling(samples=SAMPLES, max_new_tokens=task.max_new_tokens))
     # all at once: a demo that is run again in the same folder starts over
     write(evaluation, out)

@@ -19,7 +19,7 @@ class Completion:
     """What a model wrote after a prompt.
 
     Attributes:
-        text: decoded without special tokens, up to the end token.
+        text: decoded up to the end token, without special tokens unless they tell thinking from the answer.
         tokens: generated tokens, the end token included; None where a server does not say.
         truncated: no end token within `max_new_tokens`; None where it is not known.
     """

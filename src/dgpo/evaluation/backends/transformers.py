@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dgpo.evaluation.backends.backend import Backend, Completion, Request, Sampling, template_fingerprint
-from dgpo.evaluation.prompts import encode, left_padded
+from dgpo.evaluation.prompts import drops_special_tokens, encode, left_padded
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -141,7 +141,7 @@ def _configuration(
 
 def _completion(tokenizer: PreTrainedTokenizerBase, generated: list[int], end_tokens: set[int]) -> Completion:
     end = next((place for place, token in enumerate(generated) if token in end_tokens), None)
-    text = tokenizer.decode(generated[:end], skip_special_tokens=True)
+    text = tokenizer.decode(generated[:end], skip_special_tokens=drops_special_tokens(tokenizer))
     return Completion(text=text, tokens=len(generated) if end is None else end + 1, truncated=end is None)
 
 

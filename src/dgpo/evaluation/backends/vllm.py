@@ -17,7 +17,7 @@ from dgpo.evaluation.backends.backend import (
     files_fingerprint,
     template_fingerprint,
 )
-from dgpo.evaluation.prompts import encode
+from dgpo.evaluation.prompts import drops_special_tokens, encode
 
 
 class VLLMBackend(Backend):
@@ -103,6 +103,7 @@ class VLLMBackend(Backend):
             n=1,
             temperature=0.0 if request.greedy else sampling.temperature,
             max_tokens=sampling.max_new_tokens,
+            skip_special_tokens=drops_special_tokens(self._tokenizer),
             **drawn,
         )
 
