@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ANYTHING = None
 """No restriction on third-party packages."""
 
-FOUNDATION = {"tokens", "registry"}
+FOUNDATION = {"tokens", "registry", "numerics"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"loss"}
 SHARED = {"registry", "files"}
@@ -41,6 +41,7 @@ EVALUATION = {"torch", "transformers", "scipy", "numpy", "rich", "datasets"}
 RULES: dict[str, Rule] = {
     "registry": Rule(set(), set()),
     "files": Rule(set(), set()),
+    "numerics": Rule(set(), {"torch"}),
     "tokens": Rule(set(), {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
     "loss": Rule(FOUNDATION | FACTORS, {"torch"}),

@@ -6,9 +6,9 @@ ratio clamped to ±`MAX_LOG_RATIO`, with the gradient through the clamp kept.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from dgpo.numerics import expm1_minus
 from dgpo.tokens import MAX_LOG_RATIO
 
 
@@ -24,8 +24,7 @@ def k2(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
 
 def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     """exp(d) - d - 1 with d = ref_logprob - logprob: unbiased and >= 0; its gradient is not that of the KL."""
-    d = _bounded(ref_logprob - logprob)
-    return torch.expm1(d) - d  # exp(d) - d - 1 would be rounding alone where the policies nearly agree
+    return expm1_minus(_bounded(ref_logprob - logprob))
 
 
 def k3_ratio(logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor) -> Tensor:

@@ -72,12 +72,15 @@ class DAC(Objective):
             (math.log(4 * eps) - tokens.old_logprob).exp() if eps > 0 else torch.zeros_like(x)
             for eps in (self.eps_low, self.eps_high)
         )
-        lo = 0.5 + 0.5 * (1 - low).clamp(min=0).sqrt()
-        hi = 0.5 + 0.5 * (1 + high).sqrt()
-        hi = hi.clamp(max=max(self.dual_clip or 0.0, RATIO_CAP))
         ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
-        negative = torch.maximum(x, lo.log()).clamp(max=ceiling)
-        positive = torch.minimum(x, hi.log())
+        highest = max(self.dual_clip or 0.0, RATIO_CAP)
+        # 1/2 ± 1/2 · sqrt(1 ± y) by their distance from 1: as sums they are 1 for every small y
+        low = low.clamp(max=1)
+        log_lo = torch.log1p(-0.5 * low / (1 + (1 - low).sqrt()))
+        high = high.clamp(max=4 * highest * (highest - 1))  # where hi reaches the cap
+        log_hi = torch.log1p(0.5 * high / (1 + (1 + high).sqrt()))
+        negative = torch.maximum(x, log_lo).clamp(max=ceiling)
+        positive = torch.minimum(x, log_hi)
         return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
 
     def weight(self, tokens: TokenBatch) -> Tensor:

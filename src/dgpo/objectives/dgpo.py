@@ -37,6 +37,9 @@ PAPER = Paper(
     code="https://github.com/FlyTune/DGPO-RL",
 )
 
+NO_POWER = 1e-18
+"""Exponents below it are 0 in every dtype."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DGPO(Objective):
@@ -48,7 +51,7 @@ class DGPO(Objective):
         right   A > 0, r > hi    w = hi · v^(1 - 1/m)      reciprocal-root decay: w/π falls as π^(-1/m)
         else                     w = r
 
-    Its potential φ, with dφ/dlogprob = w, is r inside, lo·(1 + (u^(n+1) - 1)/(n+1)) on the left and
+    Its potential φ, with dφ/dlogprob = w, is r inside, lo·(n + u^(n+1))/(n+1) on the left and
     hi·(1 + (v^λ - 1)/λ), λ = 1 - 1/m, on the right (hi·(1 + log v) for m = 1): continuous, with continuous slope.
 
     Args:
@@ -98,7 +101,7 @@ class DGPO(Objective):
         log_u = torch.where(left, x - log_lo, -1.0)
         log_v = torch.where(right, x - log_hi, 1.0)
         log_w = torch.where(left, log_lo + (self.n + 1) * log_u, x)
-        log_w = torch.where(right, log_hi + (1 - 1 / self.m) * log_v, log_w)
+        log_w = torch.where(right, log_hi + self._root() * log_v, log_w)
         if self.reverse_cap is not None:
             log_w = torch.where(negative, log_w.clamp(max=math.log(self.reverse_cap)), log_w)
         if self.right_cap is not None:
@@ -114,14 +117,32 @@ class DGPO(Objective):
             excess = torch.where(negative, x - math.log(self.reverse_cap), 0.0).clamp(min=0.0)
             x, beyond = x - excess, beyond + self.reverse_cap * excess
         if self.right_cap is not None and self.right_cap < math.inf and self.m > 1:
-            reached = log_hi + (math.log(self.right_cap) - log_hi) / (1 - 1 / self.m)
+            reached = log_hi + (math.log(self.right_cap) - log_hi) / self._root()
             excess = torch.where(positive, x - reached, 0.0).clamp(min=0.0)
             x, beyond = x - excess, beyond + self.right_cap * excess
         left, right = negative & (x < log_lo), positive & (x > log_hi)
         phi = torch.where(left | right, 0.0, x).exp()
-        phi = torch.where(left, _power(torch.where(left, x - log_lo, -1.0), math.exp(log_lo), self.n + 1), phi)
-        phi = torch.where(right, _power(torch.where(right, x - log_hi, 1.0), math.exp(log_hi), 1 - 1 / self.m), phi)
+        phi = torch.where(left, self._fallen(torch.where(left, x - log_lo, -1.0)), phi)
+        phi = torch.where(right, self._risen(torch.where(right, x - log_hi, 1.0)), phi)
         return phi + beyond
+
+    def _root(self) -> float:
+        """λ = 1 - 1/m, without the cancellation at m = 1."""
+        return 1.0 if self.m == math.inf else (self.m - 1) / self.m
+
+    def _fallen(self, log_u: Tensor) -> Tensor:
+        """φ on the left: a sum of two terms >= 0, so that nothing cancels for a large n or a small u."""
+        lo, power = 1 - self.eps_low, self.n + 1
+        if power == math.inf:
+            return torch.full_like(log_u, lo)
+        return lo * (self.n / power) + (lo / power) * (power * log_u).exp()
+
+    def _risen(self, log_v: Tensor) -> Tensor:
+        """φ on the right, log_v > 0."""
+        hi, root = 1 + self.eps_high, self._root()
+        # v^λ - 1 is λ · log v up to a relative λ/2 · log v, below rounding for the largest log ratio there is
+        risen = log_v if root < NO_POWER else torch.expm1(root * log_v) / root
+        return hi * (1 + risen)
 
     def properties(self) -> Properties:
         negative = math.inf if self.reverse_cap is None else self.reverse_cap
@@ -132,13 +153,3 @@ class DGPO(Objective):
             limit_negative="zero" if self.n > 0 else "finite",
             limit_positive="finite",
         )
-
-
-def _power(log_u: Tensor, bound: float, exponent: float) -> Tensor:
-    """bound · (1 + (u^exponent - 1)/exponent), and its limits: bound · (1 + log u) at exponent 0, bound at inf."""
-    if exponent == 0:
-        return bound * (1 + log_u)
-    if exponent == math.inf:
-        return torch.full_like(log_u, bound)
-    # exp(·) - 1, not expm1: torch differentiates expm1 as result + 1, which loses everything for log_u << 0
-    return bound * (1 + ((exponent * log_u).exp() - 1) / exponent)

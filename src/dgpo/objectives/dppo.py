@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.numerics import expm1_minus, log1m_exp
 from dgpo.objectives.objective import Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -57,9 +58,10 @@ class DPPOTV(Objective):
 
     def _clipped(self, tokens: TokenBatch) -> Tensor:
         x = tokens.log_ratio
-        inverse = (-tokens.old_logprob).exp()  # 1/q
-        log_lo = (1 - self.delta_low * inverse).clamp(min=0).log()  # -inf: no bound
-        log_hi = torch.log1p(self.delta_high * inverse)
+        # delta/q, in log space: 1/q alone overflows for a rare token
+        low, high = ((math.log(delta) - tokens.old_logprob).exp() for delta in (self.delta_low, self.delta_high))
+        log_lo = torch.log1p(-low.clamp(max=1))  # -inf: no bound
+        log_hi = torch.log1p(high)
         negative, positive = torch.maximum(x, log_lo), torch.minimum(x, log_hi)
         return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
 
@@ -116,10 +118,15 @@ class DPPOKL(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, q = tokens.log_ratio, tokens.old_logprob.exp()
-        rest, old_rest = _log_complement(tokens.old_logprob + x), _log_complement(tokens.old_logprob)
-        divergence = (1 - q) * (old_rest - rest) - q * x
+        old_rest = _log_complement(tokens.old_logprob)
+        # log (1 - π)/(1 - q): of a small change from the change, otherwise from the two
+        shift = q * torch.expm1(x) / old_rest.exp()
+        apart = _log_complement(tokens.old_logprob + x) - old_rest
+        change = torch.where(shift < 0.5, torch.log1p(-shift.clamp(max=0.5)), apart)
+        # KL with the terms of first order, which cancel, left out of both sums: neither is negative
+        divergence = q * expm1_minus(x) + old_rest.exp() * expm1_minus(change)
         limit = torch.where(tokens.advantage < 0, torch.full_like(x, self.delta_low), self.delta_high)
-        dropped = (tokens.advantage * x > 0) & (divergence > limit)
+        dropped = (tokens.advantage.sign() * x > 0) & (divergence > limit)
         return torch.where(dropped, 0.0, x.exp().clamp(max=self.ratio_cap))
 
     def properties(self) -> Properties:
@@ -133,4 +140,4 @@ class DPPOKL(Objective):
 
 def _log_complement(logprob: Tensor) -> Tensor:
     """log(1 - p), for p up to 1 less one rounding."""
-    return torch.log1p(-logprob.exp().clamp(max=1 - torch.finfo(logprob.dtype).eps))
+    return log1m_exp(logprob.clamp(max=-torch.finfo(logprob.dtype).eps))

@@ -20,6 +20,9 @@ PAPER = Paper(
     code="https://github.com/Tencent-Hunyuan/UniRL",
 )
 
+LEAST_DELTA = 1e-20
+"""The weight of a ratio of e^20 fits a float32 down to here."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DRPO(Objective):
@@ -33,8 +36,8 @@ class DRPO(Objective):
     φ · A is the paper's r A - |A| q (r - 1)² / (2 delta).
 
     Args:
-        delta: > 0, a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot move
-            by: w/r then stays in [0.92, 1.08], and w is importance sampling in all but name.
+        delta: >= 1e-20, a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot
+            move by: w/r then stays in [0.92, 1.08], and w is importance sampling in all but name.
 
     Source: Tencent-Hunyuan/UniRL@1a7b501e unirl/algorithms/drpo.py:97. Deviation of that code: its token mean counts
     masked tokens in the denominator.
@@ -45,7 +48,7 @@ class DRPO(Objective):
     delta: float = 12.5
 
     def __post_init__(self) -> None:
-        self._check_field("delta", 0, open_low=True)
+        self._check_field("delta", LEAST_DELTA)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         change = tokens.old_logprob.exp() * torch.expm1(tokens.log_ratio)  # π - q

@@ -98,7 +98,7 @@ class MASPO(Objective):
         gain, loss = advantage.clamp(min=0.0), advantage.clamp(max=0.0)
         risk = ((1 + self.beta_pos * gain) / (1 - self.beta_neg * loss)).clamp(self.adv_low, self.adv_high)
         distance = torch.expm1(x)  # r - 1, exact near the policy that the step started from
-        gated = torch.where(advantage * x > 0, distance / (log_width.exp() * risk), 0.0)
+        gated = torch.where(advantage.sign() * x > 0, distance / (log_width.exp() * risk), 0.0)
         return (x - 0.5 * gated.square()).exp()
 
     def properties(self) -> Properties:

@@ -33,6 +33,9 @@ PAPER = Paper(
     year=2025,
 )
 
+NO_CURVE = 1e-9
+"""Below it tanh(z) = z in every dtype: the next term is z³/3."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SAPO(Objective):
@@ -73,7 +76,11 @@ class SAPO(Objective):
         return (tokens.log_ratio + _log_sech_squared(self._half_distance(tokens))).exp()
 
     def potential(self, tokens: TokenBatch) -> Tensor:
-        return 1 + (2 / self._tau(tokens)) * self._half_distance(tokens).tanh()
+        z = self._half_distance(tokens)
+        # 2/τ · tanh(z) as (r - 1) · tanh(z)/z, whose factors stay finite as τ goes to 0
+        flat = z.abs() < NO_CURVE
+        steepness = torch.where(flat, 1.0, z.tanh() / torch.where(flat, 1.0, z))
+        return 1 + torch.expm1(tokens.log_ratio) * steepness
 
     def properties(self) -> Properties:
         return Properties(
@@ -104,12 +111,13 @@ class SAPOUnilateral(SAPO):
     papers = (PAPER, MASPO_PAPER)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
-        gated = tokens.advantage * tokens.log_ratio > 0
+        gated = tokens.advantage.sign() * tokens.log_ratio > 0
         z = torch.where(gated, self._half_distance(tokens), 0.0)
         return (tokens.log_ratio + _log_sech_squared(z)).exp()
 
     def potential(self, tokens: TokenBatch) -> Tensor:
-        return torch.where(tokens.advantage * tokens.log_ratio > 0, super().potential(tokens), tokens.ratio)
+        gated = tokens.advantage.sign() * tokens.log_ratio > 0
+        return torch.where(gated, super().potential(tokens), tokens.ratio)
 
     def properties(self) -> Properties:
         return Properties(continuous=True, upper_bound=math.inf, limit_negative="finite", limit_positive="finite")

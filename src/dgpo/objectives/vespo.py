@@ -16,6 +16,9 @@ from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 MIN_LOG_PRODUCT = math.log(1e-8)
 """The authors' floor of log W."""
 
+LARGEST_LOG_WEIGHT = 80
+"""A float32 ends at e^88."""
+
 
 PAPER = Paper(
     arxiv_id="2602.10693",
@@ -62,17 +65,31 @@ class VESPO(Objective):
         self._check_field("lambda_pos", 0, open_low=True, open_high=True)
         self._check_field("lambda_neg", 0, open_low=True, open_high=True)
 
+        for sign, highest in (
+            ("pos", self._log_peak(self.k_pos, self.lambda_pos)),
+            ("neg", self._log_peak(self.k_neg, self.lambda_neg)),
+        ):
+            if highest > LARGEST_LOG_WEIGHT:
+                raise ValueError(
+                    f"VESPO: k_{sign} and lambda_{sign} give weights up to e^{highest:.0f}, more than a float32 holds; "
+                    f"expected at most e^{LARGEST_LOG_WEIGHT}"
+                )
+
+    @staticmethod
+    def _log_peak(k: float, rate: float) -> float:
+        """Log of the largest weight over the range of log W, reached at W = k/λ."""
+        x = min(max(math.log(k / rate) if k > 0 else -math.inf, MIN_LOG_PRODUCT), MAX_LOG_RATIO)
+        return k * x - rate * math.expm1(x)
+
     def weight(self, tokens: TokenBatch) -> Tensor:
         x = (tokens.log_ratio * tokens.mask).sum(-1, keepdim=True).clamp(MIN_LOG_PRODUCT, MAX_LOG_RATIO)
-        positive = self.lambda_pos + self.k_pos * x - self.lambda_pos * x.exp()
-        negative = self.lambda_neg + self.k_neg * x - self.lambda_neg * x.exp()
+        excess = torch.expm1(x)  # W - 1, exact near the policy that the step started from
+        positive = self.k_pos * x - self.lambda_pos * excess
+        negative = self.k_neg * x - self.lambda_neg * excess
         return torch.where(tokens.advantage >= 0, positive, negative).exp()
 
     def properties(self) -> Properties:
-        bounds = [
-            math.exp(rate + k * math.log(k / rate) - k) if k > 0 else math.exp(rate)
-            for k, rate in ((self.k_pos, self.lambda_pos), (self.k_neg, self.lambda_neg))
-        ]
+        highest = max(self._log_peak(self.k_pos, self.lambda_pos), self._log_peak(self.k_neg, self.lambda_neg))
         return Properties(
-            continuous=True, upper_bound=max(bounds) * (1 + 1e-6), limit_negative=None, limit_positive=None
+            continuous=True, upper_bound=math.exp(highest) * (1 + 1e-6), limit_negative=None, limit_positive=None
         )
