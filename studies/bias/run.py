@@ -15,7 +15,7 @@ from typing import Any
 
 from dgpo import objectives
 from dgpo.diagnostics.stale import StaleToken, flow, trajectory
-from dgpo.diagnostics.tabular import estimator
+from dgpo.diagnostics.tabular import Baseline, drifted, estimator
 from dgpo.objectives import Objective
 
 RESULTS = Path(__file__).parent / "results"
@@ -52,6 +52,9 @@ YARDSTICK = "dgpo, n=1 m=2"
 DRIFTS = (0.1, 0.3, 0.6, 1.0)
 SEEDS, VOCABULARY, DRAWS = 40, 400, 256
 
+BASELINES: dict[str, Baseline] = {"measured": "none", "centred_old": "old", "centred": "current"}
+"""Key of the results -> what is subtracted from A."""
+
 TOKENS = {
     "down": (StaleToken(advantage=-1.0, probability=0.3), (16, 1024)),
     "up": (StaleToken(advantage=1.0, probability=1e-3), (16, 64)),
@@ -71,17 +74,19 @@ def make(label: str) -> Objective:
     return objectives.make(name, **fields)
 
 
-def measure_estimators(labels: Iterable[str] = METHODS, drifts: Iterable[float] = DRIFTS) -> dict[str, Any]:
+def measure_estimators(
+    labels: Iterable[str] = METHODS, drifts: Iterable[float] = DRIFTS, baseline: Baseline = "none"
+) -> dict[str, Any]:
     """Drift -> label -> figures over the seeds: means of relative bias, variance, MSE and bound, and the MSE's median.
 
     `seeds_below` counts the seeds in which the MSE is below that of the yardstick.
     """
     measured: dict[str, Any] = {}
     for drift in drifts:
-        yardstick = estimator(make(YARDSTICK), drift, range(SEEDS), VOCABULARY, DRAWS).mse
+        yardstick = estimator(make(YARDSTICK), drift, range(SEEDS), VOCABULARY, DRAWS, baseline).mse
         measured[str(drift)] = {}
         for label in labels:
-            found = estimator(make(label), drift, range(SEEDS), VOCABULARY, DRAWS)
+            found = estimator(make(label), drift, range(SEEDS), VOCABULARY, DRAWS, baseline)
             measured[str(drift)][label] = {
                 "bias": _rounded(found.bias.mean()),
                 "variance": _rounded(found.variance.mean()),
@@ -91,6 +96,17 @@ def measure_estimators(labels: Iterable[str] = METHODS, drifts: Iterable[float] 
                 "seeds_below": int((found.mse < yardstick * (1 - 1e-9)).sum()),
             }
     return measured
+
+
+def measure_mean_advantage() -> dict[str, float]:
+    """Drift -> E_π[A], mean over the seeds: what the baseline under π subtracts."""
+    found = {}
+    for drift in DRIFTS:
+        means = [
+            (new.softmax(0) * A).sum() for _, new, A in (drifted(drift, seed, VOCABULARY) for seed in range(SEEDS))
+        ]
+        found[str(drift)] = _rounded(sum(means) / SEEDS)
+    return found
 
 
 def measure_trajectories(labels: Iterable[str] = METHODS, names: Iterable[str] = TOKENS) -> dict[str, Any]:
@@ -117,14 +133,30 @@ def _rounded(value: Any) -> float:
 
 
 def estimator_table(measured: dict[str, Any]) -> str:
-    """Markdown: one row per method, relative bias → relative MSE per drift."""
+    """Markdown: one row per method, relative bias → relative MSE (median of the MSE over the seeds) per drift."""
     head = ["method", *(f"drift {drift}" for drift in measured), f"seeds below at {list(measured)[-1]}"]
     rows = []
     for label in METHODS:
         cells = [by_label[label] for by_label in measured.values()]
-        found = [f"{_short(cell['bias'])} → {_short(cell['mse'])}" for cell in cells]
+        found = [f"{_short(cell['bias'])} → {_short(cell['mse'])} ({_short(cell['mse_median'])})" for cell in cells]
         rows.append([label, *found, "" if label == YARDSTICK else str(cells[-1]["seeds_below"])])
     return _table(head, rows)
+
+
+def baseline_table(estimators: dict[str, Any]) -> str:
+    """Markdown: mean (and median) of the MSE at the largest drift, by what is subtracted from A; last column sorted."""
+    last = str(DRIFTS[-1])
+    head = ["method", "A as drawn", "A - E_old[A]", "A - E_π[A]"]
+    cells = {label: [estimators[key][last][label] for key in BASELINES] for label in METHODS}
+    order = sorted(METHODS, key=lambda label: cells[label][-1]["mse"])
+    return _table(
+        head, [[label, *(f"{_short(c['mse'])} ({_short(c['mse_median'])})" for c in cells[label])] for label in order]
+    )
+
+
+def mean_advantage_text(estimators: dict[str, Any]) -> str:
+    """E_π[A] of the draws as a line of text."""
+    return ", ".join(f"{mean:.2f} at drift {drift}" for drift, mean in estimators["mean_advantage"].items())
 
 
 def break_even(measured: dict[str, Any], label: str = YARDSTICK, unbiased: str = "is") -> dict[str, int]:
@@ -188,7 +220,8 @@ def main() -> None:
             "estimator": {
                 "setting": {"seeds": SEEDS, "vocabulary": VOCABULARY, "draws": DRAWS},
                 "methods": methods,
-                "measured": measure_estimators(),
+                "mean_advantage": measure_mean_advantage(),
+                **{key: measure_estimators(baseline=baseline) for key, baseline in BASELINES.items()},
             },
             "trajectories": {
                 "setting": {name: asdict(token) for name, (token, _) in TOKENS.items()},
@@ -199,8 +232,9 @@ def main() -> None:
         RESULTS.mkdir(exist_ok=True)
         for name, figures in found.items():
             (RESULTS / f"{name}.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    print(estimator_table(found["estimator"]["measured"]))
-    print(f"\n{break_even_text(found['estimator']['measured'])}\n")
+    for key in ("measured", "centred"):
+        print(f"{estimator_table(found['estimator'][key])}\n\n{break_even_text(found['estimator'][key])}\n")
+    print(f"{baseline_table(found['estimator'])}\n")
     print(trajectory_table(found["trajectories"]["measured"]))
 
 

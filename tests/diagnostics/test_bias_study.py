@@ -10,8 +10,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from dgpo.diagnostics.stale import trajectory
+from dgpo.diagnostics.tabular import moments
 from dgpo.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +47,14 @@ PUBLISHED_ERRORS = {
     "3.1 17.6|.66 3.85",
 }
 PUBLISHED_CE_GPPO = {0.1: ".0697", 0.3: ".104", 0.6: ".412", 1.0: "3.14"}
+PUBLISHED_CENTRED = {
+    "is": "0.190",
+    "cispo, cap 5": "0.160",
+    "cispo, cap 1.2": "0.149",
+    "sapo": "0.182",
+    "maspo": "0.193",
+    "dgpo, n=1 m=2": "0.379",
+}
 PUBLISHED_DOWN = {
     "is": ("-0.70", "-4.62"),
     "grpo": ("-0.24", "-0.24"),
@@ -108,7 +118,8 @@ def test_the_study_covers_every_method(run: ModuleType) -> None:
     assert {name for name, _ in run.METHODS.values()} == set(OBJECTIVES)
     kept = run.read("estimator")
     assert list(kept["measured"]) == [str(drift) for drift in run.DRIFTS]
-    for by_label in [*kept["measured"].values(), *run.read("trajectories")["measured"].values()]:
+    found = [by_label for key in run.BASELINES for by_label in kept[key].values()]
+    for by_label in [*found, *run.read("trajectories")["measured"].values()]:
         assert list(by_label) == list(run.METHODS)
 
 
@@ -122,6 +133,44 @@ def test_committed_errors_are_the_published_ones(run: ModuleType) -> None:
                 compared += 1
         assert as_printed(kept[str(drift)]["ce_gppo"]["mse"], PUBLISHED_CE_GPPO[drift])
     assert compared == 4 * 13 * 2
+
+
+def test_committed_errors_with_a_centred_advantage_are_the_published_ones(run: ModuleType) -> None:
+    """Mean MSE at drift 1.0 with A - E_π[A]; E_π[A] itself is 0.69 there."""
+    kept = run.read("estimator")
+    for label, printed in PUBLISHED_CENTRED.items():
+        assert as_printed(kept["centred"]["1.0"][label]["mse"], printed), label
+    assert as_printed(kept["mean_advantage"]["1.0"], "0.69")
+
+
+def test_what_the_page_says_about_the_baseline(run: ModuleType) -> None:
+    """The ranking turns: DGPO(1, 2) beats these by a mean MSE with A as drawn, and loses with A centred under π."""
+    kept = {key: run.read("estimator")[key]["1.0"] for key in run.BASELINES}
+    dgpo = {key: kept[key]["dgpo, n=1 m=2"]["mse"] for key in kept}
+    for label in ("is", "sapo", "maspo"):
+        assert all(0.58 < dgpo[key] / kept[key][label]["mse"] < 0.73 for key in ("measured", "centred_old"))
+        assert 1.9 < dgpo["centred"] / kept["centred"][label]["mse"] < 2.2
+    order = sorted(kept["centred"], key=lambda label: kept["centred"][label]["mse"])
+    assert order[:2] == ["cispo, cap 1.2", "cispo, cap 5"]
+    for key, most in (("measured", 1.02), ("centred_old", 1.16)):
+        assert kept[key]["cispo, cap 5"]["mse"] < most * dgpo[key]
+    assert kept["measured"]["cispo, cap 1.2"]["mse_median"] < kept["measured"]["dgpo, n=1 m=2"]["mse_median"]
+
+
+def test_a_baseline_is_free_only_where_w_is_r(run: ModuleType) -> None:
+    """E_old[w · ∇ log π] with the same A for all tokens: 0 for importance sampling, and where no w differs from r."""
+    old, new, _ = (values.unsqueeze(0) for values in run.drifted(1.0, 0, 400))
+    changed = set()
+    for label in run.METHODS:
+        for advantage in (-1.0, 1.0):
+            found = moments(run.make(label), old, new, torch.full_like(new, advantage))
+            assert found.gradient.abs().max() < 1e-15
+            if found.bound > 1e-9:
+                assert found.mean.norm() > 1e-3, label
+                changed.add(label)
+            else:
+                assert found.mean.norm() < 1e-12, label
+    assert set(run.METHODS) - changed == {"is", "dppo_tv"}  # no token of these draws moves by 0.2 when all A agree
 
 
 def test_committed_trajectories_are_the_published_ones(run: ModuleType) -> None:
@@ -147,7 +196,10 @@ def test_a_rare_token_falls_as_far_as_was_published(run: ModuleType) -> None:
 
 def test_errors_recomputed_are_the_committed_ones(run: ModuleType) -> None:
     """All methods at one drift; the others are in the soak."""
-    close(run.measure_estimators(drifts=[1.0]), run.read("estimator")["measured"])
+    kept = run.read("estimator")
+    for key, baseline in run.BASELINES.items():
+        close(run.measure_estimators(drifts=[1.0], baseline=baseline), kept[key])
+    close(run.measure_mean_advantage(), kept["mean_advantage"])
 
 
 def test_a_trajectory_recomputed_is_the_committed_one(run: ModuleType) -> None:
@@ -160,18 +212,22 @@ def test_a_trajectory_recomputed_is_the_committed_one(run: ModuleType) -> None:
 
 @pytest.mark.soak
 def test_everything_recomputed_is_the_committed_study(run: ModuleType) -> None:
-    close(run.measure_estimators(), run.read("estimator")["measured"])
+    for key, baseline in run.BASELINES.items():
+        close(run.measure_estimators(baseline=baseline), run.read("estimator")[key])
     close(run.measure_trajectories(), run.read("trajectories")["measured"])
 
 
 def test_the_page_holds_the_tables_of_the_committed_results(run: ModuleType) -> None:
     page = (ROOT / "docs" / "bias.md").read_text(encoding="utf-8")
+    kept = run.read("estimator")
     for table in (
-        run.estimator_table(run.read("estimator")["measured"]),
+        *(run.estimator_table(kept[key]) for key in ("measured", "centred")),
+        run.baseline_table(kept),
         run.trajectory_table(run.read("trajectories")["measured"]),
     ):
         assert table in page, f"docs/bias.md lacks the current table:\n{table}"
-    assert run.break_even_text(run.read("estimator")["measured"]) in page
+    for text in (*(run.break_even_text(kept[key]) for key in ("measured", "centred")), run.mean_advantage_text(kept)):
+        assert text in page
 
 
 def test_committed_figures_are_those_of_the_results(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dgpo import TokenBatch, objectives, policy_loss
-from dgpo.diagnostics.tabular import estimator, moments
+from dgpo.diagnostics.tabular import drifted, estimator, moments
 from dgpo.objectives import DGPO, GRPO, IS, OBJECTIVES
 
 
@@ -111,11 +111,38 @@ def test_the_same_arguments_give_the_same_figures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("drift", "seeds", "vocabulary", "draws"), [(-0.1, [0], 9, 1), (0.1, [], 9, 1), (0.1, [0], 1, 1), (0.1, [0], 9, 0)]
+    ("drift", "seeds", "vocabulary", "draws"),
+    [
+        (math.nan, [0], 9, 1),
+        (math.inf, [0], 9, 1),
+        (-0.1, [0], 9, 1),
+        (0.1, [], 9, 1),
+        (0.1, [0], 1, 1),
+        (0.1, [0], 9, 0),
+    ],
 )
 def test_estimator_says_what_it_was_given(drift: float, seeds: list[int], vocabulary: int, draws: int) -> None:
     with pytest.raises(ValueError, match=r"drift = .*seeds; expected"):
         estimator(IS(), drift, seeds, vocabulary, draws)
+
+
+@pytest.mark.parametrize("baseline", ["old", "current"])
+def test_a_baseline_is_the_mean_of_the_advantage_under_that_policy(baseline: str) -> None:
+    old, new, advantage = (values.unsqueeze(0) for values in drifted(0.6, 3, 50))
+    centred = advantage - ((old if baseline == "old" else new).softmax(-1) * advantage).sum()
+    by_hand = moments(DGPO(), old, new, centred)
+    found = estimator(DGPO(), 0.6, [3], vocabulary=50, baseline=baseline)  # type: ignore[arg-type]
+    size = by_hand.gradient.norm()
+    torch.testing.assert_close(by_hand.gradient, moments(DGPO(), old, new, advantage).gradient)
+    torch.testing.assert_close(found.bias, ((by_hand.mean - by_hand.gradient).norm() / size).unsqueeze(0))
+    torch.testing.assert_close(found.variance, by_hand.variance / (256 * size**2))
+
+
+def test_an_unknown_baseline_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown baseline 'curent', did you mean 'current'\?; known: none, old, curr"
+    ):
+        estimator(IS(), 0.1, [0], baseline="curent")  # type: ignore[arg-type]
 
 
 def test_moments_says_which_shapes_it_was_given() -> None:

@@ -10,16 +10,22 @@ token-level one with the same bounds. Arithmetic is float64 on the CPU; the same
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from dgpo.objectives import Objective
+from dgpo.registry import did_you_mean
 from dgpo.tokens import TokenBatch
 
 DTYPE = torch.float64
+
+Baseline = Literal["none", "old", "current"]
+"""What is subtracted from A: nothing, its mean under π_old (as a group of responses has it), or its mean under π."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +115,12 @@ class Estimator:
 
 
 def estimator(
-    objective: Objective, drift: float, seeds: Iterable[int] = range(40), vocabulary: int = 400, draws: int = 256
+    objective: Objective,
+    drift: float,
+    seeds: Iterable[int] = range(40),
+    vocabulary: int = 400,
+    draws: int = 256,
+    baseline: Baseline = "none",
 ) -> Estimator:
     """Exact bias and variance of a method after the policy has drifted, over random policies and advantages.
 
@@ -118,24 +129,40 @@ def estimator(
         z_old = -1.2 · log(1 … V) + 0.3 · randn        A = -1 where rand < 0.5, else +1
         z     = z_old + drift · A + drift · randn
 
+    The drift follows A as it was drawn; the baseline is subtracted afterwards. It leaves the true gradient as it is,
+    because Σ_a ∇π_a = 0, and changes every estimate whose w is not r::
+
+        E_old[(A - b) · w · ∇ log π]  =  E_old[A · w · ∇ log π] - b · E_old[w · ∇ log π]        w the same for both
+
+    The last expectation is Σ_a ∇π_a = 0 for w = r, and E_old[(w - r) · ∇ log π] otherwise. Where w reads the sign of A,
+    the baseline changes w as well.
+
     Args:
         objective: the method.
         drift: >= 0; half of it follows the advantage, half is noise.
         seeds: S of them.
         vocabulary: V, >= 2.
         draws: tokens in one estimate, >= 1.
+        baseline: "none", "old" or "current": subtracts nothing from A, E_old[A] or E_π[A].
 
     Raises:
-        ValueError: an argument outside its range, or no seed.
+        ValueError: an argument outside its range, no seed, or an unknown baseline.
     """
     seeds = list(seeds)
-    if drift < 0 or vocabulary < 2 or draws < 1 or not seeds:
+    if not (0 <= drift < math.inf and vocabulary >= 2 and draws >= 1 and seeds):
         raise ValueError(
-            f"drift = {drift}, vocabulary = {vocabulary}, draws = {draws}, {len(seeds)} seeds; expected drift >= 0, "
-            "vocabulary >= 2, draws >= 1 and at least one seed"
+            f"drift = {drift}, vocabulary = {vocabulary}, draws = {draws}, {len(seeds)} seeds; expected a finite "
+            "drift >= 0, vocabulary >= 2, draws >= 1 and at least one seed"
         )
-    drifted = zip(*(_drifted(drift, seed, vocabulary) for seed in seeds), strict=True)
-    found = moments(objective, *(torch.stack(values) for values in drifted))
+    known = get_args(Baseline)
+    if baseline not in known:
+        raise ValueError(f"unknown baseline {baseline!r}{did_you_mean(baseline, known)}; known: {', '.join(known)}")
+    draws_of = zip(*(drifted(drift, seed, vocabulary) for seed in seeds), strict=True)
+    old, new, advantage = (torch.stack(values) for values in draws_of)
+    if baseline != "none":
+        policy = (old if baseline == "old" else new).softmax(-1)
+        advantage = advantage - (policy * advantage).sum(-1, keepdim=True)
+    found = moments(objective, old, new, advantage)
     size = found.gradient.norm(dim=-1)
     return Estimator(
         bias=(found.mean - found.gradient).norm(dim=-1) / size,
@@ -144,7 +171,8 @@ def estimator(
     )
 
 
-def _drifted(drift: float, seed: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+def drifted(drift: float, seed: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor]:
+    """z_old, z and A [V] of one seed, as `estimator` draws them."""
     generator = torch.Generator().manual_seed(seed)
     zipf = -1.2 * torch.arange(1, vocabulary + 1, dtype=DTYPE).log()
     old = zipf + 0.3 * torch.randn(vocabulary, generator=generator, dtype=DTYPE)
