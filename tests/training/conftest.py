@@ -67,7 +67,12 @@ def digit_reward():
 def build(tiny_folder, prompts, quick, digit_reward, tmp_path):
     """A trainer of either kind on the tiny model; model, reward, data and arguments of the trainer may be given."""
 
+    def sampler(prompts, trainer):
+        raise AssertionError("a trainer whose micro-batches are made by hand has generated")
+
     def build(trainer_class, model=None, reward=digit_reward, data=prompts, trainer_options=None, **options):
+        if options.get("correction") is not None:
+            trainer_options = {"rollout_func": sampler, **(trainer_options or {})}
         config_class = GRPOConfig if trainer_class is GRPOTrainer else DGPOConfig
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -115,9 +115,29 @@ def test_two_ranks_share_the_problems(tiny_folder, tmp_path, monkeypatch):
         ({"eval_benchmarks": ["additio"]}, "unknown task 'additio', did you mean 'addition'?"),
         ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"samples": -1}}, "samples = -1"),
         ({"eval_benchmarks": ["aime24"], "eval_benchmark_kwargs": {"data_dir": "nowhere"}}, "nowhere"),
+        # what the first evaluation would find
+        ({"eval_benchmarks": ["addition", "addition"]}, "2 suites are called 'addition'"),
+        ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"samples": 0}}, "samples = 0 with greedy = False"),
+        (
+            {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"limit": 0}},
+            "limit = 0; expected a whole number",
+        ),
+        ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"batch_size": 0}}, "batch_size = 0; expected at"),
+        (
+            {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"batch_size": "9"}},
+            "batch_size = '9'; expected a",
+        ),
+        ({"eval_benchmarks": ["gsm8k"], "eval_benchmark_kwargs": {"chat": True}}, "tokenizer has no chat template"),
     ],
 )
-def test_wrong_options_are_found_before_training(trained, options, message):
+def test_wrong_options_are_found_before_training(trained, options, message, monkeypatch):
+    if options.get("eval_benchmarks") == ["gsm8k"]:
+        options["eval_benchmark_kwargs"]["data_dir"] = str(BENCHMARKS)
+
+    def train(*args, **kwargs):
+        raise AssertionError("training began")
+
+    monkeypatch.setattr(DGPOTrainer, "train", train)
     with pytest.raises((ValueError, OSError)) as error:
         trained(**options)
     assert message in str(error.value)

@@ -7,8 +7,8 @@ import inspect
 import pytest
 from trl import GRPOConfig, GRPOTrainer
 
+from dgpo.training import DGPOConfig, DGPOTrainer, trl_options
 from dgpo.training import config as config_module
-from dgpo.training import trl_options
 from dgpo.training.trainer import _FORWARD_KEYS
 
 METHODS = {
@@ -101,3 +101,37 @@ def test_the_options_about_the_loss_exist():
     assert set(trl_options.OPTIONS) <= known
     assert {"scale_rewards", "multi_objective_aggregation"} <= known
     assert len(config_module._vllm_correction_fields()) >= 4
+
+
+def test_the_arguments_of_the_trainer_are_trls():
+    """Names, order, kinds and defaults; and what help and editors show is what TRL takes."""
+    ours, theirs = (inspect.signature(cls.__init__).parameters.values() for cls in (DGPOTrainer, GRPOTrainer))
+    shape = [(parameter.name, parameter.kind, parameter.default) for parameter in ours]
+    assert shape == [(parameter.name, parameter.kind, parameter.default) for parameter in theirs]
+    assert str(inspect.signature(DGPOTrainer)).count("Any") <= 1  # of a tool's result
+    for parameter in ours:
+        if parameter.name != "self":
+            assert parameter.annotation is not inspect.Parameter.empty
+            assert f"\n        {parameter.name}: " in DGPOTrainer.__doc__, f"{parameter.name} is not documented"
+
+
+DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(GRPOTrainer).parameters.items()}
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "args"])
+def test_every_argument_reaches_trl(name, monkeypatch):
+    """Under its own name, whatever the order in which ours passes them on."""
+    seen = {}
+
+    class Enough(Exception):
+        pass
+
+    def init(self, **arguments):
+        seen.update(arguments)
+        raise Enough
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", init)
+    arguments = {"model": "folder/model", "args": DGPOConfig("unused", use_cpu=True, bf16=False), name: object()}
+    with pytest.raises(Enough):
+        DGPOTrainer(**arguments)
+    assert seen == {**DEFAULTS, **arguments}

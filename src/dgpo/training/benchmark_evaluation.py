@@ -16,6 +16,7 @@ from trl.models.utils import unwrap_model_for_generation
 from dgpo import tasks
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, write
 from dgpo.evaluation.grading import graded_rows
+from dgpo.evaluation.prompts import encode
 from dgpo.evaluation.results import RATES, summary
 from dgpo.evaluation.suite import Slot, plan
 from dgpo.rewards import MathGrader
@@ -36,7 +37,9 @@ class BenchmarkEvaluation(TrainerCallback):
         trainer: a `DGPOTrainer`; its model, tokenizer and config.
 
     Raises:
-        ValueError: an unknown benchmark or option, problems that do not load, a setting out of range.
+        ImportError: math-verify is not installed.
+        ValueError: an unknown benchmark or option, problems that do not load, a setting out of range, a benchmark
+            twice, nothing to generate, chats for a tokenizer without a chat template.
     """
 
     def __init__(self, trainer: Any) -> None:
@@ -58,13 +61,35 @@ class BenchmarkEvaluation(TrainerCallback):
                 **options,
             }
         )
+        if limit is not None and (not isinstance(limit, int) or limit < 1):
+            raise ValueError(f"eval_benchmark_kwargs: limit = {limit!r}; expected a whole number >= 1")
         self._problems = [task.problems("test")[:limit] for task in self.tasks]
         self._done = -1
+        self._check()
+
+    def _check(self) -> None:
+        """Whatever the first evaluation would refuse."""
+        self._backend(self._trainer.model)
+        with closing(MathGrader()) as grader:
+            suites = self._suites(grader)
+            plan(suites, self.sampling, self.greedy)
+        encode(self._trainer._tokenizer, [suite.problems[0]["prompt"] for suite in suites])
+
+    def _suites(self, grader: MathGrader) -> list[Suite]:
+        return [
+            Suite(task.name, problems, grader_of(task) or grader, task.provenance("test"))
+            for task, problems in zip(self.tasks, self._problems, strict=True)
+        ]
+
+    def _backend(self, model: Any) -> TransformersBackend:
+        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int):
+            raise ValueError(f"eval_benchmark_kwargs: batch_size = {self.batch_size!r}; expected a whole number")
+        return TransformersBackend(model, self._trainer._tokenizer, batch_size=self.batch_size)
 
     def _make(self, name: str, data_dir: str | None, chat: bool | None) -> tasks.Task:
         known = tasks.options(name)
         if chat is None:
-            chat = self._trainer.processing_class.chat_template is not None
+            chat = self._trainer._tokenizer.chat_template is not None
         given = {"data_dir": data_dir, "chat": chat}
         return tasks.make(name, **{option: value for option, value in given.items() if option in known})
 
@@ -82,22 +107,14 @@ class BenchmarkEvaluation(TrainerCallback):
         """Evaluate now; logs, writes the files, and returns the same on every rank."""
         started, trainer = time.perf_counter(), self._trainer
         with closing(MathGrader()) as grader:  # its workers start only if an answer needs one
-            suites = [
-                Suite(
-                    task.name,
-                    problems,
-                    grader_of(task) or grader,
-                    task.provenance("test"),
-                )
-                for task, problems in zip(self.tasks, self._problems, strict=True)
-            ]
+            suites = self._suites(grader)
             slots = plan(suites, self.sampling, self.greedy)
             rows = self._rows(slots)
         run = {
             "model": f"{trainer.args.output_dir} at update {step}",
             "backend": {"kind": "transformers", "batch_size": self.batch_size},
             "sampling": {**asdict(self.sampling), "greedy": self.greedy},
-            "prompt": describe_all([task.prompt for task in self.tasks], trainer.processing_class),
+            "prompt": describe_all([task.prompt for task in self.tasks], trainer._tokenizer),
             "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
         }
         timing = {"completions": len(rows), "seconds": time.perf_counter() - started}
@@ -114,7 +131,7 @@ class BenchmarkEvaluation(TrainerCallback):
         trainer, accelerator = self._trainer, self._trainer.accelerator
         mine = [slot for slot in slots if slot.index % accelerator.num_processes == accelerator.process_index]
         with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
-            backend = TransformersBackend(model, trainer.processing_class, batch_size=self.batch_size)
+            backend = self._backend(model)
             requests = [slot.request(self.sampling.seed) for slot in mine]
             rows = [
                 row

@@ -28,7 +28,8 @@ class DynamicSampler:
     draws what it would have drawn.
 
     Raises:
-        ValueError: groups that are spread over ranks, a streaming data set, or multimodal inputs.
+        ValueError: groups that are spread over ranks, a streaming data set; while training, images that a tool returned
+            (`check_data` refuses data that holds some).
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
@@ -80,7 +81,10 @@ class DynamicSampler:
     def _generate_groups(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], list[bool]]:
         batch, scores = self.trainer._generate_once(inputs)
         if unexpected := [key for key, value in batch.items() if not isinstance(value, Tensor) or "pixel" in key]:
-            raise ValueError(f"dynamic_sampling does not support multimodal inputs; got {unexpected}")
+            raise ValueError(
+                f"dynamic_sampling puts its batches together from text, but a tool has returned images ({unexpected}); "
+                "leave the option unset"
+            )
         return batch, scores.informative[:: self.trainer.num_generations].tolist()
 
     def _any_rank(self, condition: bool) -> bool:

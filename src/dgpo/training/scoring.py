@@ -112,7 +112,9 @@ class Scoring:
         assert trainer._advantage is not None
         # evaluation reads the history of training and must not write to it
         history = trainer._reward_history if trainer.model.training else dict(trainer._reward_history)
-        prompts = [json.dumps(row.get("prompt")) for row in inputs] if trainer._advantage.reads_history else []
+        # what JSON has no form for, such as an image in an evaluation, is a prompt that training has not seen
+        prompts = [json.dumps(row.get("prompt"), default=repr) for row in inputs]
+        prompts = prompts if trainer._advantage.reads_history else []
         # one per group, of all ranks
         return trainer._advantage.of_groups(total, size, gather_object(prompts)[::size], history)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from huggingface_hub import ModelCard
 from torch import Tensor
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
+from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
@@ -22,6 +25,7 @@ from dgpo.tokens import TokenBatch, check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.config import DGPOConfig
+from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.fused import add_policy_loss, causal_model, reads_entropy, why_not_fused
 from dgpo.training.metrics import StepMetrics
@@ -31,6 +35,14 @@ from dgpo.training.old_logprob import OldLogProbs
 from dgpo.training.recording import Recording
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
+
+if TYPE_CHECKING:  # optional packages
+    from peft import PeftConfig, PeftModel
+    from transformers import BitsAndBytesConfig
+
+EvalData: TypeAlias = (
+    Dataset | IterableDataset | DatasetDict | IterableDatasetDict | dict[str, Dataset | IterableDataset]
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,9 +67,31 @@ class DGPOTrainer(GRPOTrainer):
     the share of responses left out. `entropy` and `objective/` are over the responses that were not left out, except
     for `objective/advantage/zero_fraction`, which is over all.
 
+    Args:
+        model: a name of the hub, a folder, a causal language model, or a PEFT model.
+        reward_funcs: one reward or several: functions (also asynchronous) that take `prompts`, `completions`,
+            `completion_ids` and the columns of the data, `truncated` among them, and return a number or None for each
+            completion; reward models or their names. Optional where an environment has `get_reward`.
+        args: the configuration; by default a `DGPOConfig` with its defaults.
+        train_dataset: rows with `prompt`, a text or messages. Optional where an environment writes the prompts.
+        eval_dataset: likewise, or several by name.
+        processing_class: the tokenizer or processor; by default the model's.
+        reward_processing_classes: tokenizers of reward models, one per reward; by default the models' own.
+        callbacks: of transformers, beside the default ones.
+        optimizers: optimizer and scheduler; by default those of the configuration.
+        quantization_config: for a model that is loaded by its name.
+        peft_config: wraps the model in adapters.
+        tools: functions with types and docstrings that the model may call while it generates.
+        rollout_func: generates in place of TRL: takes prompts and the trainer; returns `prompt_ids`,
+            `completion_ids`, `logprobs`, and columns for the rewards.
+        environment_factory: makes the environment of a rollout, whose methods the model may call; or several by name.
+
+    The arguments are those of the installed TRL, in its order and with its defaults; its documentation has more.
+
     Raises:
         TypeError: `args` is not a `DGPOConfig`.
-        ValueError: during training, a NaN or infinity at a valid token (see `dgpo.check`).
+        ValueError: at construction, options that exclude each other, or data or rewards that they cannot have; during
+            training, a NaN or infinity at a valid token (see `dgpo.check`).
         RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
     """
 
@@ -75,19 +109,53 @@ class DGPOTrainer(GRPOTrainer):
     _entropy_window_stats: Tensor | None
 
     def __init__(
-        self, model: Any, reward_funcs: Any = None, args: DGPOConfig | None = None, *more: Any, **kwargs: Any
+        self,
+        model: str | PreTrainedModel | PeftModel,
+        reward_funcs: RewardFunc | list[RewardFunc] | None = None,
+        args: DGPOConfig | None = None,
+        train_dataset: Dataset | IterableDataset | None = None,
+        eval_dataset: EvalData | None = None,
+        processing_class: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        reward_processing_classes: PreTrainedTokenizerBase | list[PreTrainedTokenizerBase] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[torch.optim.Optimizer | None, torch.optim.lr_scheduler.LambdaLR | None] = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable[..., Any]] | None = None,
+        rollout_func: RolloutFunc | None = None,
+        environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
     ) -> None:
         if args is None:
             name = model if isinstance(model, str) else model.config._name_or_path
             args = DGPOConfig(f"{name.split('/')[-1] or 'model'}-DGPO")
         elif not isinstance(args, DGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
-        super().__init__(model, reward_funcs, args, *more, **kwargs)
-        self._check_data()
+        if args.correction is not None and not args.use_vllm and rollout_func is None:
+            raise ValueError(
+                f"correction = {args.correction!r} needs the sampler's log-probs: use vLLM, or a rollout_func that "
+                "returns 'logprobs'"
+            )
+        super().__init__(
+            model=model,
+            reward_funcs=reward_funcs,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+            tools=tools,
+            rollout_func=rollout_func,
+            environment_factory=environment_factory,
+        )
+        self._advantage = args.make_advantage()
+        check_data(self, train_dataset)
         self._objective = args.make_objective()
         self._aggregation = args.make_aggregation()
         self._correction = args.make_correction()
-        self._advantage = args.make_advantage()
         self._reward_history: History = {}
         self._totals: tuple[int, StepTotals] | None = None
         self._old = OldLogProbs(self)
@@ -120,16 +188,6 @@ class DGPOTrainer(GRPOTrainer):
             return False
         add_policy_loss(causal_model(self.model), cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
         return True
-
-    def _check_data(self) -> None:
-        prompts = self.args.generation_batch_size // self.args.num_generations
-        if hasattr(self.train_dataset, "__len__") and len(self.train_dataset) < prompts:
-            raise ValueError(
-                f"the data has {len(self.train_dataset)} prompts, but one generation takes {prompts} "
-                f"(generation_batch_size = {self.args.generation_batch_size} completions, num_generations = "
-                f"{self.args.num_generations} of each prompt): no update could be made; set a smaller "
-                "steps_per_generation or per_device_train_batch_size"
-            )
 
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""

@@ -1,0 +1,100 @@
+"""What the data must be for the options of a run, checked before anything is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+
+if TYPE_CHECKING:
+    from dgpo.training.trainer import DGPOTrainer
+
+IMAGE_COLUMNS = ("image", "images")
+"""Columns of a data set that TRL takes for the images of its prompts."""
+
+
+def check_data(trainer: DGPOTrainer, given: Any) -> None:
+    """Refuse data that this configuration cannot train on.
+
+    Args:
+        trainer: with its data and configuration.
+        given: the `train_dataset` that it was made with; None where an environment writes the prompts.
+
+    Raises:
+        ValueError: fewer prompts than one generation takes, or no column of them; images with an option that cannot
+            have them; prompts that do not tell tasks apart, for an advantage that keeps a history by prompt.
+    """
+    args, data = trainer.args, trainer.train_dataset
+    prompts = args.generation_batch_size // args.num_generations
+    if hasattr(data, "__len__") and len(data) < prompts:
+        raise ValueError(
+            f"the data has {len(data)} prompts, but one generation takes {prompts} "
+            f"(generation_batch_size = {args.generation_batch_size} completions, num_generations = "
+            f"{args.num_generations} of each prompt): no update could be made; set a smaller "
+            "steps_per_generation or per_device_train_batch_size"
+        )
+    if (
+        given is not None
+        and trainer.environment_factories is None
+        and "prompt" not in (data.column_names or ["prompt"])
+    ):
+        raise ValueError(f"the data has no column 'prompt'; its columns: {', '.join(data.column_names)}")
+    keeps_history = trainer._advantage is not None and trainer._advantage.reads_history
+    if not args.dynamic_sampling and not keeps_history:
+        return
+    option = "dynamic_sampling = True" if args.dynamic_sampling else f"advantage = {args.advantage!r}"
+    if (where := images_of(data)) is not None:
+        why = "puts its batches together from text" if args.dynamic_sampling else "tells prompts apart by their text"
+        raise ValueError(f"{option} {why}, but the {where} of the data holds images; leave the option unset")
+    if keeps_history and (given is None or "prompt" not in _columns(data)):
+        raise ValueError(
+            f"{option} keeps statistics by prompt, but the data has no column 'prompt': the prompts of an "
+            "environment_factory alone are not told apart; set another advantage"
+        )
+
+
+def images_of(data: Any) -> str | None:
+    """Where the images of a data set are, in words; None without any.
+
+    A column of images that is empty throughout is none. Streams are judged by their first row.
+    """
+    columns = _columns(data)
+    for name in IMAGE_COLUMNS:
+        if name in columns and any(_holds(value) for value in _values(data, name)):
+            return f"column {name!r}"
+    # the rows of a column are of one kind: where the first content is text, so are all others
+    if "prompt" in columns and _has_parts(next(_values(data, "prompt"), None)):
+        return "column 'prompt'" if any(_shows_image(prompt) for prompt in _values(data, "prompt")) else None
+    return None
+
+
+def _columns(data: Any) -> list[str]:
+    return list(data.column_names or _first(data))
+
+
+def _first(stream: Any) -> dict[str, Any]:
+    return next(iter(stream), {})
+
+
+def _values(data: Any, column: str) -> Iterator[Any]:
+    """The values of a column, images undecoded; of a stream the first."""
+    if not isinstance(data, Dataset):
+        yield _first(data).get(column)
+        return
+    for batch in data.select_columns([column]).with_format("arrow").iter(100):
+        yield from batch.column(column).to_pylist()
+
+
+def _holds(value: Any) -> bool:
+    """False for None, and for a list of nothing else."""
+    return any(_holds(inner) for inner in value) if isinstance(value, list) else value is not None
+
+
+def _has_parts(prompt: Any) -> bool:
+    return isinstance(prompt, list) and any(isinstance(message.get("content"), list) for message in prompt)
+
+
+def _shows_image(prompt: Any) -> bool:
+    """True if a message of the prompt has a part of type "image"."""
+    return any(part.get("type") == "image" for message in prompt for part in message.get("content") or ())
