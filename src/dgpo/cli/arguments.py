@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import re
@@ -10,22 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
+from dgpo.cli import yaml_file
+from dgpo.cli.aliases import ALIASES
 from dgpo.cli.errors import UserError, user_input
-from dgpo.registry import did_you_mean
+from dgpo.cli.yaml_file import Entry
+from dgpo.registry import did_you_mean, once
 
 
 def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], description: str = "") -> tuple[Any, ...]:
     """One instance per dataclass, from flags over the YAML file over defaults.
 
-    An `env:` mapping in the file is exported. `--help` prints and exits with 0.
+    An `env:` mapping in the file is exported. `--help` prints and exits with 0. What is wrong with the words themselves
+    is reported before the first dataclass is made; they are made in the order given.
 
     Raises:
         UserError: an unreadable file, an unknown key or flag (with the nearest known one), a value of the wrong type in
-            the file, a value that a dataclass refuses.
-        SystemExit: 2, from argparse, for a flag's value of the wrong type.
+            the file (with its line), a value that a dataclass refuses.
+        SystemExit: 2, from argparse, for a flag's value of the wrong type, or a flag that is missing.
     """
     parser = HfArgumentParser(
         list(dataclass_types),
@@ -34,126 +38,138 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
         allow_abbrev=False,
         usage=f"{prog} [--config FILE] ...",
     )
-    # TRL decodes these itself, but its error would not say which of them was wrong
+    parser._negative_number_matcher = _NEGATIVE  # its own takes -1e-5 for a flag
     mappings = {name for cls in dataclass_types for name in getattr(cls, "_VALID_DICT_FIELDS", ())}
     for action in parser._actions:
         if action.dest in mappings:
-            action.type = _mapping
-    known = {action.dest for action in parser._actions if action.dest != "help"}
+            action.type = _mapping  # TRL decodes these itself, but its error would not say which of them was wrong
+    actions = {action.dest: action for action in parser._actions if f"--{action.dest}" in action.option_strings}
+    actions.pop("help")
     argv, path = _take_config(argv)
+    environment = {}
     if path is not None:
-        hints = {name: hint for cls in dataclass_types for name, hint in get_type_hints(cls).items()}
-        _apply(parser, _read(path, known), hints, path)
-    with user_input():
-        *instances, unknown = parser.parse_args_into_dataclasses(
-            argv, return_remaining_strings=True, look_for_args_file=False
-        )
+        entries = yaml_file.read(path)
+        environment = _environment(entries.pop("env", None))
+        for key, entry in entries.items():
+            if key not in actions:
+                nearest = did_you_mean(key, actions, ALIASES)
+                raise UserError(f"unknown key {key!r} in {entry.where}{nearest}; `{prog} --help` lists the keys")
+        _apply(parser, {actions[key]: entry for key, entry in entries.items()}, dataclass_types, mappings)
+    required = [action for action in parser._actions if action.required]
+    for action in required:
+        action.required = False  # a flag that was misspelled is a better error than the one that is missing then
+    values, unknown = parser.parse_known_args(argv)
     if unknown:
-        flag = next((word for word in unknown if word.startswith("--")), unknown[0])
-        name = flag.lstrip("-").split("=")[0].replace("-", "_")
-        nearest = did_you_mean(name, known) if flag.startswith("--") else ""
-        raise UserError(f"unknown argument {flag!r}{nearest}; `{prog} --help` lists the flags")
-    return tuple(instances)
+        raise UserError(_unknown(prog, unknown, actions))
+    if missing := ["/".join(action.option_strings) for action in required if getattr(values, action.dest) is None]:
+        parser.error(f"the following arguments are required: {', '.join(missing)}")
+    os.environ.update(environment)
+    with user_input():
+        return tuple(
+            cls(**{field.name: getattr(values, field.name) for field in dataclasses.fields(cls) if field.init})
+            for cls in dataclass_types
+        )
 
 
-class _Loader(yaml.SafeLoader):
-    """Booleans and floats of YAML 1.2: `save_strategy: no` is a word, and 5e-5 a number. No key twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML's, which lets the last of two equal keys win."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+_NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
 
 
-_BOOL, _FLOAT = "tag:yaml.org,2002:bool", "tag:yaml.org,2002:float"
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT)]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(_BOOL, re.compile(r"true|True|TRUE|false|False|FALSE$"), list("tTfF"))
-_Loader.add_implicit_resolver(
-    _FLOAT,
-    re.compile(r"([-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-    list("-+.0123456789"),
-)
+def _unknown(prog: str, words: list[str], known: dict[str, argparse.Action]) -> str:
+    flag = next((word for word in words if word.startswith("--")), words[0])
+    nearest = did_you_mean(flag.lstrip("-").split("=")[0], known, ALIASES) if flag.startswith("-") else ""
+    return f"unknown argument {flag!r}{nearest}; `{prog} --help` lists the flags"
 
 
 def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:
-    rest, path, words = [], None, iter(argv)
+    rest, paths, words = [], [], iter(argv)
     for word in words:
         if word == "--config":
             value = next(words, None)
             if value is None:
                 raise UserError("--config needs a file")
-            path = Path(value)
+            paths.append(Path(value))
         elif word.startswith("--config="):
-            path = Path(word.removeprefix("--config="))
+            paths.append(Path(word.removeprefix("--config=")))
         else:
             rest.append(word)
-    return rest, path
+    if len(paths) > 1:
+        raise UserError(f"--config is given {len(paths)} times ({', '.join(map(str, paths))}); expected one file")
+    return rest, paths[0] if paths else None
 
 
-def _read(path: Path, known: set[str]) -> dict[str, Any]:
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except OSError as error:
-        raise UserError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"the config file {str(path)!r} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        kind = "is empty" if config is None else f"holds a {type(config).__name__}"
-        raise UserError(f"the config file {str(path)!r} {kind}; expected a mapping of keys")
-    environment = config.pop("env", {})
-    if not isinstance(environment, dict):
-        raise UserError(f"'env' in {str(path)!r} is of type {type(environment).__name__}; expected a mapping")
-    for key in config:
-        if key not in known:
-            raise UserError(f"unknown key {key!r} in {str(path)!r}{did_you_mean(key, known)}; `--help` lists the keys")
-    os.environ.update({name: str(value) for name, value in environment.items()})
-    return config
+def _environment(entry: Entry | None) -> dict[str, str]:
+    """The variables of `env:`, as they were written."""
+    if entry is None or entry.kind == "nothing":
+        return {}
+    if entry.kind != "mapping":
+        value = entry.value()
+        raise UserError(f"'env' in {entry.where} is of type {type(value).__name__}; expected a mapping")
+    found = {}
+    for name, variable in entry.entries().items():
+        if variable.kind != "text":
+            what = "has no value" if variable.kind == "nothing" else f"is a {variable.kind}"
+            raise UserError(f"env: {name!r} in {variable.where} {what}; expected text, '' for an empty one")
+        if not name or {"=", "\0"} & set(name) or "\0" in variable.text:
+            raise UserError(f"env: {name!r} in {variable.where} is no name of a variable")
+        found[name] = variable.text
+    return found
 
 
-def _apply(parser: HfArgumentParser, config: dict[str, Any], hints: dict[str, Any], path: Path) -> None:
-    for action in parser._actions:
-        if action.dest in config:
-            value = config[action.dest]
-            if _holds(value, hints[action.dest]):
-                action.default = value
-            elif isinstance(value, dict | list):
-                kind = "mapping" if isinstance(value, dict) else "list"
-                raise UserError(f"{action.dest} = {value!r} in {str(path)!r} is a {kind}; expected one value")
-            else:
-                action.default = _convert(parser, action, value, path)
-            action.required = action.required and value is None
+def _apply(
+    parser: HfArgumentParser, entries: dict[argparse.Action, Entry], types: Sequence[type], mappings: set[str]
+) -> None:
+    """Make the values of the file the defaults."""
+    hints = {name: hint for cls in types for name, hint in get_type_hints(cls).items()}
+    of_mappings = {name for cls in types for name in getattr(cls, "LISTS_OF_MAPPINGS", ())}
+    for action, entry in entries.items():
+        hint = hints[action.dest]
+        arms = get_args(hint) or (hint,)
+        kinds = {get_origin(arm) or arm for arm in arms} | {get_origin(hint)}
+        if entry.kind == "nothing":
+            if type(None) not in kinds and (action.required or action.default is not None):
+                raise UserError(f"{action.dest} in {entry.where} has no value; give it one, or leave out the key")
+            action.default = None
+            continue
+        if entry.kind == "mapping" and (dict in kinds or action.dest in mappings):
+            action.default = entry.value()
+        elif entry.kind == "list" and list in kinds:
+            action.default = [_item(parser, action, item, action.dest in of_mappings) for item in entry.items()]
+        elif entry.kind != "text":
+            expected = "a list of values" if action.nargs == "+" else "one value"
+            raise UserError(
+                f"{action.dest} = {entry.value()!r} in {entry.where} is a {entry.kind}; expected {expected}"
+            )
+        else:
+            converted = _convert(parser, action, entry)
+            action.default = [converted] if action.nargs == "+" else converted
+        action.required = False
 
 
-def _holds(value: Any, hint: Any) -> bool:
-    """Whether a value needs no conversion: null, or a mapping or list where the field takes one."""
-    kinds = {get_origin(arm) or arm for arm in (get_args(hint) or (hint,))} | {get_origin(hint)}
-    return value is None or (isinstance(value, dict) and dict in kinds) or (isinstance(value, list) and list in kinds)
+def _item(parser: HfArgumentParser, action: argparse.Action, item: Entry, mapping: bool) -> Any:
+    if item.kind == "text":
+        return _convert(parser, action, item)
+    if item.kind == "mapping" and mapping:
+        return item.value()
+    what = "an empty value" if item.kind == "nothing" else f"a {item.kind}"
+    raise UserError(f"{action.dest} in {item.where} holds {what}; expected a list of values")
 
 
-def _convert(parser: HfArgumentParser, action: argparse.Action, value: Any, path: Path) -> Any:
+def _convert(parser: HfArgumentParser, action: argparse.Action, entry: Entry) -> Any:
     """The value as the flag would give it: `max_steps: 2.5` is as wrong as `--max_steps 2.5`."""
     try:
-        converted = parser._get_value(action, str(value))
+        converted = parser._get_value(action, entry.text)
         parser._check_value(action, converted)
     except argparse.ArgumentError as error:
-        raise UserError(f"{action.dest} in {str(path)!r}: {error.message}") from error
-    return [converted] if action.nargs == "+" else converted
+        raise UserError(f"{action.dest} in {entry.where}: {error.message}") from error
+    return converted
 
 
 def _mapping(text: str) -> str:
+    text = text.strip()
     if text.startswith("{"):
         try:
-            json.loads(text)
-        except json.JSONDecodeError as error:
-            raise argparse.ArgumentTypeError(
-                f"{text!r} is not valid JSON ({error}); expected JSON text such as '{{\"n\": 2}}'"
-            ) from error
+            json.loads(text, object_pairs_hook=lambda pairs: once(pairs, "JSON text"))
+        except ValueError as error:
+            wrong = f"is not valid JSON ({error})" if isinstance(error, json.JSONDecodeError) else f"is wrong: {error}"
+            raise argparse.ArgumentTypeError(f"{text!r} {wrong}; expected JSON text such as '{{\"n\": 2}}'") from error
     return text

@@ -8,7 +8,7 @@ import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig
 from transformers.hf_argparser import string_to_bool
@@ -29,6 +29,9 @@ from dgpo.training.rewards import check_choice
 @dataclass(kw_only=True)
 class TrainArguments(DataArguments):
     """What to train on; the other flags are those of `DGPOConfig` (and so of TRL's GRPOConfig) and `ModelConfig`."""
+
+    LISTS_OF_MAPPINGS: ClassVar[tuple[str, ...]] = ("rewards",)
+    """Options whose lists hold mappings too, in a file."""
 
     rewards: list[str] | None = field(
         default=None,

@@ -1,0 +1,216 @@
+"""A YAML file of options: its keys, the text of every value as it was written, and the line that each stands in.
+
+A value reaches an option as the text that a flag would give it, so that `run_name: true-north`, `seed: 010` and
+`name: 2024-01-01` mean what `--run_name true-north` and so on do. What is nested in a mapping is read by the core
+schema of YAML 1.2: `no` is a word, `5e-5` a number and `12:30` no number of minutes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dgpo.cli.errors import UserError
+
+_TAG = "tag:yaml.org,2002:"
+_NULL, _BOOL, _INT, _FLOAT, _STR = (_TAG + name for name in ("null", "bool", "int", "float", "str"))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's, with the scalars of YAML 1.2 in place of those of 1.1."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    (_BOOL, r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    (_INT, r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        _FLOAT,
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    (_TAG + "merge", "<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(_tag, re.compile(rf"(?:{_pattern})\Z"), _first)
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
+
+
+_Loader.add_constructor(_INT, _integer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A value somewhere in the file.
+
+    Attributes:
+        node: what PyYAML composed.
+        line: counted from 1, of the key; of the value itself in a list.
+        path: of the file.
+    """
+
+    node: yaml.Node
+    line: int
+    path: Path
+
+    @property
+    def where(self) -> str:
+        """For an error."""
+        return f"{str(self.path)!r}, line {self.line}"
+
+    @property
+    def kind(self) -> str:
+        """`nothing`, `text`, `list` or `mapping`."""
+        if isinstance(self.node, yaml.ScalarNode):
+            return "nothing" if self.node.tag == _NULL else "text"
+        return "list" if isinstance(self.node, yaml.SequenceNode) else "mapping"
+
+    @property
+    def text(self) -> str:
+        """Of a scalar, as it was written, quotes and comments apart.
+
+        Raises:
+            UserError: it has a tag that is not one of YAML's scalars.
+        """
+        assert isinstance(self.node, yaml.ScalarNode)
+        if self.node.tag not in (_NULL, _BOOL, _INT, _FLOAT, _STR, _TAG + "merge"):
+            raise UserError(f"{self.where}: the tag {self.node.tag!r} is not read; expected plain or quoted text")
+        value = str(self.node.value)
+        # YAML's spelling of what every parser of numbers takes without the dot
+        return value.replace(".", "") if self.node.tag == _FLOAT and value.lower().endswith((".inf", ".nan")) else value
+
+    def items(self) -> list[Entry]:
+        """The elements of a list."""
+        return [Entry(node=node, line=node.start_mark.line + 1, path=self.path) for node in self.node.value]
+
+    def entries(self) -> dict[str, Entry]:
+        """The values of a mapping by their keys; merged ones (`<<`) count where they are not given anew.
+
+        Raises:
+            UserError: a key that is no text, or stands there twice.
+        """
+        found = {}
+        for key, value in _pairs(self.node, self.path):
+            if not isinstance(key, yaml.ScalarNode):
+                where = f"{str(self.path)!r}, line {key.start_mark.line + 1}"
+                raise UserError(f"{where}: a key is a list or a mapping; expected a word")
+            found[str(key.value)] = Entry(node=value, line=key.start_mark.line + 1, path=self.path)
+        return found
+
+    def value(self) -> Any:
+        """The value as Python has it, by the core schema of YAML 1.2.
+
+        Raises:
+            UserError: a tag that is not read, a key that stands there twice or is no text.
+        """
+        _check(self.node, self.path, set(), ())
+        loader = _Loader("")
+        try:
+            return loader.construct_document(self.node)
+        except (yaml.YAMLError, ValueError) as error:
+            raise UserError(f"{self.where}: {_problem(error)}") from error
+        finally:
+            loader.dispose()
+
+
+def read(path: Path) -> dict[str, Entry]:
+    """The keys of a file. UTF-8, with or without a byte-order mark, or UTF-16 with one.
+
+    Raises:
+        UserError: a file that cannot be read, is not YAML, is empty or no mapping, or has a key twice.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the config file {str(path)!r}: {error.strerror}") from error
+    try:
+        node = yaml.compose(raw, _Loader)
+    except RecursionError as error:
+        raise UserError(f"the config file {str(path)!r} is not valid YAML: it is nested too deeply") from error
+    except yaml.reader.ReaderError as error:
+        what = error.reason if isinstance(error.character, bytes) else f"the character {chr(error.character)!r}"
+        line = raw[: error.position].count(b"\n") + 1
+        raise UserError(
+            f"the config file {str(path)!r} is not valid YAML: line {line}: not UTF-8 text ({what})"
+        ) from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the config file {str(path)!r} is not valid YAML: {_problem(error)}") from error
+    whole = None if node is None else Entry(node=node, line=node.start_mark.line + 1, path=path)
+    if whole is None or whole.kind != "mapping":
+        empty = whole is None or whole.kind == "nothing"
+        kind = "is empty" if empty or whole is None else f"holds {'a list' if whole.kind == 'list' else 'one text'}"
+        raise UserError(f"the config file {str(path)!r} {kind}; expected a mapping of keys")
+    return whole.entries()
+
+
+def _pairs(node: yaml.Node, path: Path) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Keys and values of a mapping, merged ones first."""
+    _no_key_twice(node, path)
+    loader = _Loader("")
+    try:
+        loader.flatten_mapping(node)  # type: ignore[arg-type]
+    except yaml.YAMLError as error:
+        raise UserError(f"the config file {str(path)!r} is not valid YAML: {_problem(error)}") from error
+    finally:
+        loader.dispose()
+    yield from node.value
+
+
+def _no_key_twice(node: yaml.Node, path: Path) -> None:
+    seen: dict[tuple[str, str], int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        identity = (key.tag, str(key.value))
+        if isinstance(key, yaml.ScalarNode) and identity in seen:
+            raise UserError(
+                f"the config file {str(path)!r} is not valid YAML: line {line}: the key {key.value!r} stands there "
+                f"twice, first in line {seen[identity]}"
+            )
+        seen[identity] = line
+
+
+def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) -> None:
+    """Raise UserError for a key that is there twice or is no text, or an alias of what it is in, below a node."""
+    if id(node) in above:
+        raise UserError(f"{str(path)!r}, line {node.start_mark.line + 1}: the value holds itself, by an alias")
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    above = (*above, id(node))
+    if isinstance(node, yaml.MappingNode):
+        _no_key_twice(node, path)
+        for key, value in node.value:
+            if key.tag not in (_STR, _TAG + "merge"):
+                found = f"{key.value!r} is of type {key.tag.removeprefix(_TAG)}" if key.tag != _NULL else "one is empty"
+                found = found if isinstance(key, yaml.ScalarNode) else "one is a list or a mapping"
+                line = key.start_mark.line + 1
+                raise UserError(f"{str(path)!r}, line {line}: keys are words, but {found}; quote it if it is one")
+            _check(value, path, seen, above)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check(item, path, seen, above)
+
+
+def _problem(error: Exception) -> str:
+    """What PyYAML says, on one line and with the line first."""
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    if mark is None:
+        return " ".join(str(error).split())
+    problem = " ".join(str(getattr(error, "problem", None) or error).split())
+    context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
+    text = f"line {mark.line + 1}: {problem}"
+    if context:
+        text += f" {context}" + (f" that begins in line {start.line + 1}" if start is not None else "")
+    if "'\\t'" in problem:
+        text += "; indent with spaces, a tab is not allowed"
+    elif "mapping values are not allowed" in problem:
+        text += "; quote a text with ': ' in it"
+    return text
