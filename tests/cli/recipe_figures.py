@@ -1,9 +1,14 @@
-"""What the tests of the recipes share: the files, and the figures that a head must have, those of its dry run."""
+"""What the tests of the recipes share: the files, and the figures that a head must have, those of its dry run.
+
+python tests/cli/recipe_figures.py       write these figures into the heads
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import textwrap
 import warnings
 from functools import cache
 from pathlib import Path
@@ -12,9 +17,11 @@ from trl import ModelConfig
 
 from dgpo.cli.arguments import parse
 from dgpo.cli.dry_run import plan_of
+from dgpo.cli.plan_tables import run_time, shown
 from dgpo.cli.train import TrainArguments
 from dgpo.training import DGPOConfig
 from dgpo.training.plan import Plan
+from dgpo.training.plan_arithmetic import quantity
 from dgpo.training.plan_memory import GIB, Term, total
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,31 +79,21 @@ def of_plan(plan: Plan) -> dict[str, str]:
     """See `figures`."""
     assert plan.gpu is not None
     assert plan.update_seconds is not None
-    assert plan.update_flops is not None
-    length = plan.prompt_tokens + plan.completion_tokens
-    assert plan.shape is not None
-    forward = plan.shape.forward_flops(length)
-    tokens = plan.completions * length
-    time = (
-        "computed, not measured, with every response at full length: a forward pass is f = "
-        f"{forward:.1e} FLOPs a token (2 x weights + attention) and a generation {plan.completions:,} x {length:,} "
-        "tokens; its "
-        f"{plan.updates_per_generation:g} updates cost {plan.update_flops / forward / tokens:g} f a token, at 35% of "
-        f"{plan.world.processes} x {plan.gpu.tflops:g} TFLOP/s at most {plan.update_seconds:,.0f} s each"
-    )
+    assert plan.logits_not_held is not None
+    time = f"computed, not measured, with every response at full length: an update {shown(plan.update_seconds)}"
     if plan.sampling_seconds is not None:
-        time += f"; sampling 1 f, at 10% {plan.sampling_seconds:,.0f} s"
+        time += f"; sampling a generation {shown(plan.sampling_seconds)}"
     return {
         "memory": "GiB per GPU, computed: " + listed(plan.memory),
         "sums": together(plan.update_gib, plan.generation_gib, plan.gpu.gib),
-        "logits": f"Logits that are never held: {plan.logits_not_held / GIB:.1f}",
+        "logits": f"Logits that are never held: {plan.logits_not_held.value / GIB:.1f} = {plan.logits_not_held}",
         "time": time,
-        "run": f"{plan.generations:,.0f} generations, {plan.updates:,} updates in all",
+        "run": f"the run {run_time(plan)}",
     }
 
 
 def listed(terms: tuple[Term, ...]) -> str:
-    """The terms with their arithmetic; what rounds to nothing would only lengthen the line."""
+    """The terms with their formulas; what rounds to nothing would only lengthen the line."""
     return "; ".join(f"{term.name} {term.bytes / GIB:.1f} = {term.how}" for term in terms if term.bytes >= 0.05 * GIB)
 
 
@@ -114,18 +111,18 @@ def of_verl(plan: Plan, tokens: int) -> dict[str, str | float]:
     shape, gpu = plan.shape, plan.gpu
     assert shape is not None
     assert gpu is not None
-    loss = 5 * 4 * 512 * shape.vocabulary + 2 * shape.head + 2 * shape.hidden * tokens
-    how = "20 B x 512 tokens x vocabulary, and 2 B x head and hidden states"
+    logits = quantity(5) * quantity(4, "B") * quantity(512, "tokens") * quantity(shape.vocabulary, "logits")
+    head = quantity(shape.head, "of the head")
+    hidden = quantity(2, "B") * quantity(tokens, "tokens") * quantity(shape.hidden)
     own = (
-        Term(name="verl's fused kernels", bytes=loss, how=how, phase="update"),
-        Term(name="reduction", bytes=4 * shape.head, how="4 B x head", phase="update"),
+        Term(name="verl's fused kernels", how=logits + quantity(2, "B") * head + hidden, phase="update"),
+        Term(name="reduction", how=quantity(4, "B") * head, phase="update"),
     )
     kept = tuple(term for term in plan.memory if term.name != "loss buffers")
     update = total((*kept, *own), "update") / GIB
     phrases = of_plan(plan)
-    ours = listed(kept).replace("vllm_gpu_memory", "gpu_memory")  # verl's name
     return {
-        "memory": f"GiB per GPU, computed: {ours}; {listed(own)}",
+        "memory": f"GiB per GPU, computed: {listed(kept)}; {listed(own)}",
         "sums": together(update, plan.generation_gib, gpu.gib),
         "time": phrases["time"],
         "run": phrases["run"],
@@ -138,3 +135,73 @@ def under_zero3(argv: list[str]) -> str:
     plan = plan_of([word.replace("fsdp2-8gpu", "zero3-8gpu") for word in argv])
     assert plan.world.sharding == "ZeRO-3"
     return f"With zero3-8gpu.yaml {plan.update_gib:.1f} and {plan.generation_gib:.1f}"
+
+
+# --- the scripts of verl, and writing the heads -----------------------------------------------------------------------
+
+
+def setting(size: str, name: str) -> str:
+    """A variable of verl's script."""
+    found = re.search(rf"^{name}=(\S+)", text_of(f"verl/dapo-math-{size}.sh"), re.MULTILINE)
+    assert found is not None, name
+    return found.group(1)
+
+
+def plan_of_script(size: str) -> Plan:
+    """The YAML's, with flash attention, which is verl's default, and vLLM on the same GPUs in the script's share."""
+    flags = {
+        "attn_implementation": "flash_attention_2",
+        "vllm_mode": "colocate",
+        "vllm_tensor_parallel_size": setting(size, "ROLLOUT_TP"),
+        "vllm_gpu_memory_utilization": setting(size, "ROLLOUT_MEMORY"),
+    }
+    words = [*(f"--{name}={value}" for name, value in flags.items()), "--vllm_enable_sleep_mode"]
+    return plan_of([*dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")), *words])
+
+
+def rewritten(text: str, figures: dict[str, str]) -> str:
+    """A file whose head has these figures in the paragraphs `Memory:` and `Time:`; what follows them there is kept."""
+    logits = f" {figures['logits']}." if "logits" in figures else ""
+    end = r"Logits that are never held: .*?\.(?= [A-Z]|$)" if logits else r"of [\d.]+\.(?= |$)"
+    memory = f"{figures['memory']}. {figures['sums']}.{logits}"
+    text = _paragraph(text, "Memory", rf"GiB per GPU, computed: .*?{end}", memory)
+    time = f"{figures['time']}; {figures['run']}"
+    return _paragraph(
+        text,
+        "Time",
+        r"computed, not measured, .*?(?:updates in all|on (?:one|\d+) (?:RTX )?\w+(?:, and as many that sample)?)",
+        time,
+    )
+
+
+def _paragraph(text: str, word: str, old: str, new: str) -> str:
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"# {word}:"))
+    end = next(i for i in range(start + 1, len(lines)) if not lines[i].startswith("#           "))
+    body = " ".join(line.removeprefix(f"# {word}:").removeprefix("#").strip() for line in lines[start:end])
+    changed, count = re.subn(old, new.replace("\\", r"\\"), body, count=1)
+    assert count == 1, body
+    filled = textwrap.wrap(
+        changed,
+        118,
+        initial_indent=f"# {word}:".ljust(12),
+        subsequent_indent="#".ljust(12),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join([*lines[:start], *filled, *lines[end:], ""])
+
+
+def write_heads() -> None:
+    """Bring the figures in all heads up to date."""
+    os.chdir(ROOT)
+    for name in PLANNED:
+        (RECIPES / name).write_text(rewritten(text_of(name), figures(dry_run_argv(text_of(name)))), encoding="utf-8")
+    for size in SIZES:
+        name, tokens = f"verl/dapo-math-{size}.sh", int(setting(size, "TOKENS_PER_GPU"))
+        phrases = {key: str(value) for key, value in of_verl(plan_of_script(size), tokens).items()}
+        (RECIPES / name).write_text(rewritten(text_of(name), phrases), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_heads()

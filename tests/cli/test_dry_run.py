@@ -108,6 +108,36 @@ def test_the_size_of_the_data(dgpo: Run, hub: list[str], flags: list[str], text:
     assert ("the run" in done.out and "unknown\n" in done.out.replace(" ", "")) == (text == "unknown size")
 
 
+def test_what_does_not_fit_says_so_first_and_last_and_fails(dgpo: Run, hub: list[str]) -> None:
+    """Weights, gradients and Adam are 23.0 GiB; activations come on top."""
+    fits = dgpo("train", *hub, "--dry_run", "--gpu", "h100", "--max_steps", 10)
+    assert fits.code == 0
+    assert fits.out.splitlines()[0].startswith("fits in 79 GiB of an H100 80 GB, by this estimate: ")
+    assert "NOT" not in fits.out
+    large = dgpo("train", *hub, "--dry_run", "--gpu", "rtx4090", "--per_device_train_batch_size", 64)
+    assert large.code == 3
+    first, *_, last = large.out.strip().splitlines()
+    assert first.strip() == last.strip()
+    assert first.startswith("does NOT fit in 23.5 GiB of an RTX 4090 24 GB, by this estimate: ")
+    plan = plan_of([*hub, "--gpu", "rtx4090", "--per_device_train_batch_size", "64"])
+    assert f"{plan.update_gib:.1f} in an update, {plan.generation_gib:.1f} in generation" in first
+
+
+def test_the_time_of_the_run(dgpo: Run, hub: list[str]) -> None:
+    """On the GPUs of the plan, by their name; vLLM on others takes as many again."""
+    vllm = ["--use_vllm", "--vllm_mode", "server", "--num_gpus", 2]
+    for flags, end in (
+        ([], "on one H100; assumed"),
+        (["--num_gpus", 2], "on 2 H100; assumed"),
+        (vllm, "on 2 H100, and as many that sample; assumed"),
+    ):
+        out = " ".join(dgpo("train", *hub, "--dry_run", "--gpu", "h100", "--max_steps", 1000, *flags).out.split())
+        assert end in out
+        assert ("the run without generation at most 1,000 updates x " in out) == ("--use_vllm" not in flags)
+    assert "the run at most 1,000 updates x " in out
+    assert " + 250 generations x " in out
+
+
 def test_without_a_gpu_there_is_no_verdict_and_no_time(dgpo: Run, hub: list[str]) -> None:
     out = dgpo("train", *hub, "--dry_run").out
     assert "fits" not in out
@@ -260,6 +290,7 @@ def test_help_lists_the_flags(dgpo: Run) -> None:
     out = dgpo("train", "--help", "--dry_run").out
     for flag in ("--dry_run", "--accelerate_config", "--num_gpus", "--gpu "):
         assert flag in out
+    assert "Exit code 3 if it does not fit" in " ".join(out.split())
 
 
 def test_an_adaptive_and_a_sequence_level_objective(dgpo: Run, hub: list[str]) -> None:

@@ -6,29 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from recipe_figures import ROOT, SIZES, dry_run_argv, head_of, joined, of_verl, text_of
-
-from dgpo.cli.dry_run import plan_of
-from dgpo.training.plan import Plan
-
-
-def setting(size: str, name: str) -> str:
-    """A variable of the script."""
-    found = re.search(rf"^{name}=(\S+)", text_of(f"verl/dapo-math-{size}.sh"), re.MULTILINE)
-    assert found is not None, name
-    return found.group(1)
-
-
-def plan_of_script(size: str) -> Plan:
-    """The YAML's, with flash attention, which is verl's default, and vLLM on the same GPUs in the script's share."""
-    flags = {
-        "attn_implementation": "flash_attention_2",
-        "vllm_mode": "colocate",
-        "vllm_tensor_parallel_size": setting(size, "ROLLOUT_TP"),
-        "vllm_gpu_memory_utilization": setting(size, "ROLLOUT_MEMORY"),
-    }
-    words = [*(f"--{name}={value}" for name, value in flags.items()), "--vllm_enable_sleep_mode"]
-    return plan_of([*dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")), *words])
+from recipe_figures import ROOT, SIZES, head_of, joined, of_verl, plan_of_script, setting, text_of
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -139,16 +139,47 @@ def test_time_is_flops_over_the_assumed_rate() -> None:
     shape, length = ModelShape.of(TINY), 512 + 32
     tokens = 64 * length
     found = plan(config(gradient_checkpointing=True), gpu=GPUS["h100"])
-    assert found.update_flops == 5 * tokens * shape.forward_flops(length)
-    assert found.update_seconds == pytest.approx(found.update_flops / 989e12 / 0.35 / 4)
+    assert found.update_flops is not None
+    assert found.update_seconds is not None
+    assert found.update_flops.value == 5 * tokens * shape.forward_flops(length)
+    assert found.update_seconds.value == pytest.approx(found.update_flops.value / 989e12 / 0.35 / 4)
     assert found.sampling_seconds is None
     with_vllm = plan(config(gradient_checkpointing=False, use_vllm=True, beta=0.1), gpu=GPUS["h100"])
-    assert with_vllm.update_flops == 5 * tokens * shape.forward_flops(length)
-    assert with_vllm.sampling_seconds == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
+    assert with_vllm.update_flops is not None
+    assert with_vllm.sampling_seconds is not None
+    assert with_vllm.update_flops.value == 5 * tokens * shape.forward_flops(length)
+    assert with_vllm.sampling_seconds.value == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
     assert sizes(with_vllm.memory)["vLLM"] == pytest.approx(0.3 * 79 * GIB)
-    assert plan(config(gradient_checkpointing=False), lora=(4, ("q_proj",))).update_flops == pytest.approx(
-        3 * tokens * shape.forward_flops(length)
-    )
+    adapters = plan(config(gradient_checkpointing=False), lora=(4, ("q_proj",))).update_flops
+    assert adapters is not None
+    assert adapters.value == pytest.approx(3 * tokens * shape.forward_flops(length))
+
+
+def test_the_time_of_a_run_is_that_of_its_updates_and_generations() -> None:
+    """From times as they are shown, in four digits."""
+    sampled = plan(config(use_vllm=True, num_train_epochs=3), gpu=GPUS["rtx4090"], data_rows=17_398)
+    assert (sampled.updates, sampled.generations) == (3 * 1087 * 4, 3 * 1087)
+    assert sampled.update_seconds is not None
+    assert sampled.sampling_seconds is not None
+    assert sampled.run_seconds is not None
+    exact = sampled.updates * sampled.update_seconds.value + sampled.generations * sampled.sampling_seconds.value
+    assert sampled.run_seconds.value == pytest.approx(exact, rel=1e-3)
+    alone = plan(config(max_steps=8), gpu=GPUS["rtx4090"])
+    assert alone.update_seconds is not None
+    assert alone.run_seconds is not None
+    assert alone.run_seconds.value == pytest.approx(8 * alone.update_seconds.value, rel=1e-3)
+    assert plan(config(), gpu=GPUS["rtx4090"]).run_seconds is None  # nobody knows how many updates
+    assert plan(config(max_steps=8)).run_seconds is None
+
+
+def test_whether_it_fits() -> None:
+    assert plan(config()).fits is None
+    assert plan(config(), gpu=GPUS["rtx4090"]).fits is True
+    assert plan(config(), gpu=GPUS["rtx4090"], shape=None).fits is None
+    large = SHAPES[f"{R1}-14B"]
+    assert plan(config(), gpu=GPUS["h200"], shape=large).fits is False
+    # each phase by itself: 0.95 of the GPU is for vLLM, which is there while the weights are
+    assert plan(config(use_vllm=True, vllm_gpu_memory_utilization=1.0), gpu=GPUS["rtx4090"]).fits is False
 
 
 @pytest.mark.parametrize(

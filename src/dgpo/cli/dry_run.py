@@ -35,16 +35,23 @@ REPORTED_ROWS = {
 """(hub data set, configuration) -> rows of its train split, from public notes that quote the data card; the data set
 itself was not within reach. Those of the benchmarks stand in `dgpo.tasks`."""
 
+DOES_NOT_FIT = 3
+"""Exit code of a plan that does not fit on its GPU."""
+
 _LAUNCHER = ("WORLD_SIZE", "RANK", "LOCAL_", "MASTER_", "ACCELERATE_", "FSDP_", "GROUP_", "ROLE_", "TORCHELASTIC_")
 _SHARDED: dict[str, Sharding] = {"1": "ZeRO-1", "2": "ZeRO-2", "3": "ZeRO-3"}
 
 
 def run(argv: list[str]) -> int:
-    """Print the plan of `dgpo train argv`; of several ranks, the first prints."""
+    """Print the plan of `dgpo train argv`; of several ranks, the first prints.
+
+    Returns:
+        0, or `DOES_NOT_FIT` if the estimate is more than the GPU that was named has.
+    """
     plan = plan_of(argv)
     if int(os.environ.get("RANK", "0")) == 0:
         Console().print(Group(*as_tables(plan)))
-    return 0
+    return DOES_NOT_FIT if plan.fits is False else 0
 
 
 def plan_of(argv: list[str]) -> Plan:

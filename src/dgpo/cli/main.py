@@ -1,4 +1,7 @@
-"""`dgpo`: picks the sub-command, and turns errors into exit codes (0 done, 2 the user's input, 1 ours)."""
+"""`dgpo`: picks the sub-command, and turns errors into exit codes.
+
+0 done, 1 our error, 2 the user's input, 3 a plan that does not fit (`dgpo train --dry_run`), 130 interrupted.
+"""
 
 from __future__ import annotations
 

@@ -9,13 +9,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dgpo.training.plan import SAMPLING_UTILISATION, TRAINING_UTILISATION, Plan
+from dgpo.training.plan import Plan
+from dgpo.training.plan_arithmetic import Quantity, duration, quantity
 from dgpo.training.plan_memory import GIB
 from dgpo.training.plan_weights import OLD_PROBABILITY
 
 
 def as_tables(plan: Plan) -> Iterable[Any]:
-    """What rich prints: facts, memory, the objective's weights, notes."""
+    """What rich prints: whether it fits, facts, memory, the objective's weights, notes; a misfit again at the end."""
+    if plan.fits is not None:
+        yield _verdict(plan)
     facts = Table.grid(padding=(0, 2))
     for key, value in _facts(plan):
         facts.add_row(Text(key, style="bold"), Text(value, overflow="fold"))
@@ -25,6 +28,18 @@ def as_tables(plan: Plan) -> Iterable[Any]:
     yield _weights(plan)
     for note in plan.notes:
         yield Text(f"note: {note}")
+    if plan.fits is False:
+        yield _verdict(plan)
+
+
+def _verdict(plan: Plan) -> Text:
+    assert plan.gpu is not None
+    needs = f"{plan.update_gib:.1f} in an update, {plan.generation_gib:.1f} in generation"
+    return Text(
+        f"{'fits' if plan.fits else 'does NOT fit'} in {plan.gpu.gib:g} GiB of an {plan.gpu.name}, by this estimate: "
+        f"{needs}",
+        style="" if plan.fits else "bold red",
+    )
 
 
 def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
@@ -62,9 +77,10 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     for part in ("objective", "aggregation", "advantage", "correction"):
         yield part, getattr(plan, part)
     if plan.update_flops is not None:
-        yield "FLOPs a generation", _flops(plan)
-    if plan.update_seconds is not None:
-        yield "time, computed", _time(plan)
+        yield "FLOPs a generation", f"of updates {plan.update_flops} = {plan.update_flops.value:.3e}"
+        if plan.sampling_flops is not None:
+            yield "", f"of sampling {plan.sampling_flops} = {plan.sampling_flops.value:.3e}"
+    yield from _time(plan)
 
 
 def _count(number: int, noun: str, plural: str = "s") -> str:
@@ -76,25 +92,32 @@ def _worth(plan: Plan) -> str:
     return f"{prompts:g} prompt's worth" if prompts == 1 else f"{prompts:g} prompts' worth"
 
 
-def _flops(plan: Plan) -> str:
-    sampling = "" if plan.sampling_flops is None else f", sampling {plan.sampling_flops:.2e}"
-    return f"updates {plan.update_flops:.2e}{sampling}; at full length, prompts of {plan.prompt_tokens:,} tokens"
-
-
-def _time(plan: Plan) -> str:
-    assert plan.gpu is not None
-    assert plan.update_seconds is not None
-    text = (
-        f"at most {_seconds(plan.update_seconds)} an update ({TRAINING_UTILISATION:.0%} of {plan.gpu.tflops:g} TFLOP/s)"
-    )
+def _time(plan: Plan) -> Iterable[tuple[str, str]]:
+    """Of an update, of sampling and of the run; every response at full length, at guessed shares of the peak."""
+    if plan.update_seconds is None:
+        return
+    yield "time, computed", f"an update at most {shown(plan.update_seconds)}"
     if plan.sampling_seconds is None:
-        return f"{text}; generation with transformers is not estimated"
-    sampling = f"{_seconds(plan.sampling_seconds)} to sample a generation ({SAMPLING_UTILISATION:.0%})"
-    return f"{text}, {sampling}; assumed shares, not measured"
+        yield "", "generation with transformers is not estimated"
+    else:
+        yield "", f"sampling at most {shown(plan.sampling_seconds)}"
+    if plan.run_seconds is not None:
+        alone = " without generation" if plan.sampling_seconds is None else ""
+        yield "", f"the run{alone} at most {run_time(plan)}; assumed shares of the peak, not measured"
 
 
-def _seconds(value: float) -> str:
-    return f"{value:,.0f} s" if value >= 10 else f"{value:.2g} s"
+def shown(seconds: Quantity) -> str:
+    """The formula and its result."""
+    return f"{seconds} = {quantity(seconds.value, 's')}"
+
+
+def run_time(plan: Plan) -> str:
+    """`1,584 updates x 37.59 s + 99 generations x 421.1 s = 28 h on 8 H100`."""
+    assert plan.run_seconds is not None
+    assert plan.gpu is not None
+    gpus = "one" if plan.world.processes == 1 else f"{plan.world.processes:,}"
+    text = f"{plan.run_seconds} = {duration(plan.run_seconds.value)} on {gpus} {plan.gpu.short}"
+    return f"{text}, and as many that sample" if plan.served else text
 
 
 def _memory(plan: Plan) -> Table:
@@ -109,18 +132,13 @@ def _memory(plan: Plan) -> Table:
             term.name,
             size if term.phase in ("both", "update") else "",
             size if term.phase in ("both", "generation") else "",
-            term.how,
+            str(term.how),
         )
     table.add_section()
-    verdict = ""
-    if plan.gpu is not None:
-        fits = max(plan.update_gib, plan.generation_gib) <= plan.gpu.gib
-        verdict = (
-            f"{'fits' if fits else 'does NOT fit'} in {plan.gpu.gib:g} GiB of an {plan.gpu.name}, by this estimate"
-        )
-    table.add_row("sum", f"{plan.update_gib:.1f}", f"{plan.generation_gib:.1f}", verdict)
-    held = f"{plan.logits_not_held / GIB:.1f}"
-    table.add_row("not held: logits", held, "", "of a naive loss; these are computed tile by tile")
+    table.add_row("sum", f"{plan.update_gib:.1f}", f"{plan.generation_gib:.1f}", "")
+    assert plan.logits_not_held is not None
+    held = f"{plan.logits_not_held.value / GIB:.1f}"
+    table.add_row("not held: logits", held, "", f"{plan.logits_not_held}: of a naive loss, here tile by tile")
     return table
 
 

@@ -45,7 +45,8 @@ class TrainArguments(DataArguments):
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop: no download, no GPU."
+            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop: no download, no GPU. Exit "
+            "code 3 if it does not fit on --gpu."
         },
     )
     accelerate_config: str | None = field(

@@ -10,6 +10,7 @@ from dgpo.training.config import DGPOConfig
 from dgpo.training.fused import reads_entropy
 from dgpo.training.machines import Gpu, Sharding, World
 from dgpo.training.model_shapes import ModelShape
+from dgpo.training.plan_arithmetic import Quantity, counted, over, quantity
 from dgpo.training.plan_memory import GIB, MemorySetting, Term, logits_not_held, memory_terms, total
 from dgpo.training.plan_weights import WeightRow, weight_table
 
@@ -44,8 +45,9 @@ class Plan:
         generations, updates: of the whole run; None where unknown.
         trained: parameters with a gradient; None where unknown.
         memory: its terms.
-        logits_not_held: bytes that a naive loss would hold beside.
-        update_flops, sampling_flops: per generation, over all ranks; None where unknown.
+        logits_not_held: bytes that a naive loss would hold beside; None where unknown.
+        update_flops, sampling_flops: per generation, over all ranks, as formulas; None where unknown.
+        served: whether vLLM samples on GPUs of its own.
         fused: whether the loss is computed straight from hidden states.
         objective, aggregation, correction, advantage: as text.
         weights: the objective by region.
@@ -70,9 +72,10 @@ class Plan:
     updates: int | None
     trained: int | None
     memory: tuple[Term, ...]
-    logits_not_held: float
-    update_flops: float | None
-    sampling_flops: float | None
+    logits_not_held: Quantity | None
+    update_flops: Quantity | None
+    sampling_flops: Quantity | None
+    served: bool
     fused: bool
     objective: str
     aggregation: str
@@ -107,19 +110,40 @@ class Plan:
         return total(self.memory, "generation") / GIB
 
     @property
-    def update_seconds(self) -> float | None:
-        """Of one optimiser update: FLOPs / (W · peak · TRAINING_UTILISATION)."""
-        if self.gpu is None or self.update_flops is None:
+    def fits(self) -> bool | None:
+        """Whether memory suffices in both phases, by the estimate; None where it or the GPU is unknown."""
+        if self.gpu is None or not self.memory:
             return None
-        rate = self.world.processes * self.gpu.tflops * 1e12 * TRAINING_UTILISATION
-        return self.update_flops / rate / self.updates_per_generation
+        return max(self.update_gib, self.generation_gib) <= self.gpu.gib
 
     @property
-    def sampling_seconds(self) -> float | None:
-        """Of one generation on as many GPUs: FLOPs / (W · peak · SAMPLING_UTILISATION)."""
+    def update_seconds(self) -> Quantity | None:
+        """Of one optimiser update: FLOPs / updates / (TRAINING_UTILISATION · W · peak)."""
+        if self.gpu is None or self.update_flops is None:
+            return None
+        return over(self.update_flops, self.updates_per_generation, "update") / self._rate(TRAINING_UTILISATION)
+
+    @property
+    def sampling_seconds(self) -> Quantity | None:
+        """Of one generation on as many GPUs: FLOPs / (SAMPLING_UTILISATION · W · peak)."""
         if self.gpu is None or self.sampling_flops is None:
             return None
-        return self.sampling_flops / (self.world.processes * self.gpu.tflops * 1e12 * SAMPLING_UTILISATION)
+        return self.sampling_flops / self._rate(SAMPLING_UTILISATION)
+
+    @property
+    def run_seconds(self) -> Quantity | None:
+        """Of all updates and, where it is estimated, all sampling; None where their number or the time is unknown."""
+        if self.update_seconds is None or self.updates is None or self.generations is None:
+            return None
+        total = counted(self.updates, "update") * quantity(self.update_seconds.value, "s")
+        if self.sampling_seconds is None:
+            return total
+        return total + counted(self.generations, "generation") * quantity(self.sampling_seconds.value, "s")
+
+    def _rate(self, utilisation: float) -> Quantity:
+        assert self.gpu is not None
+        gpus = counted(self.world.processes, "GPU")
+        return quantity(utilisation, "%") * gpus * quantity(self.gpu.tflops, "TFLOP/s", 1e12)
 
 
 def make_plan(
@@ -182,13 +206,12 @@ def make_plan(
             attention=_attention(attention),
             fused=fused,
             device="cpu" if on_cpu else "cuda",
-            vllm_bytes=config.vllm_gpu_memory_utilization * gpu.gib * GIB if colocated and gpu is not None else 0.0,
+            vllm_share=config.vllm_gpu_memory_utilization if colocated and gpu is not None else 0.0,
+            vllm_gib=0.0 if gpu is None else gpu.gib,
             vllm_sleeps=bool(config.vllm_enable_sleep_mode),
             generated_rows=0 if config.use_vllm else completions // world.processes,
         )
-    update_flops, sampling_flops = (
-        (None, None) if shape is None else _flops(config, shape, completions * length, length, lora is not None)
-    )
+    update_flops, sampling_flops = (None, None) if shape is None else _flops(config, shape, prompt, lora is not None)
     correction = config.make_correction()
     advantage = config.make_advantage()
     return Plan(
@@ -210,9 +233,10 @@ def make_plan(
         updates=updates,
         trained=None if setting is None else setting.trainable,
         memory=() if setting is None else memory_terms(setting),
-        logits_not_held=0.0 if setting is None else logits_not_held(setting),
+        logits_not_held=None if setting is None else logits_not_held(setting),
         update_flops=update_flops,
         sampling_flops=sampling_flops,
+        served=config.use_vllm and config.vllm_mode == "server",
         fused=fused,
         objective=str(config.make_objective()),
         aggregation=str(config.make_aggregation()),
@@ -238,19 +262,22 @@ def why_no_fused_loss(config: DGPOConfig, sharding: Sharding, adapters: bool) ->
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def _flops(
-    config: DGPOConfig, shape: ModelShape, tokens: int, length: int, adapters: bool
-) -> tuple[float, float | None]:
+def _flops(config: DGPOConfig, shape: ModelShape, prompt: int, adapters: bool) -> tuple[Quantity, Quantity | None]:
     """Of all updates of a generation, and of sampling it.
 
     A forward pass is f per token. Training is 3·f (2·f where only adapters have weight gradients), one more f with
     gradient checkpointing, and over the generation one f each for log π_old and the reference model. Sampling is f.
     """
-    forward = shape.forward_flops(length) * tokens
+    length = prompt + config.max_completion_length
+    tokens = counted(config.generation_batch_size, "completion") * (
+        quantity(prompt) + quantity(config.max_completion_length)
+    ).of("tokens")
+    forward = quantity(shape.forward_flops(length), "FLOPs a token") * tokens
     passes = (2 if adapters else 3) + bool(config.gradient_checkpointing)
     off_policy = not config.on_policy or config.use_vllm
     once = int(off_policy) + (config.beta != 0)
-    return forward * (passes * config.num_iterations + once), forward if config.use_vllm else None
+    updates = quantity(passes * config.num_iterations + once) * forward
+    return updates, forward if config.use_vllm else None
 
 
 def _attention(name: str | None) -> Any:
@@ -291,6 +318,11 @@ def _notes(
         notes.append(f"optim = {optimiser!r}: counted as two moments in the dtype of the weights")
     if config.use_vllm and config.vllm_mode == "colocate" and gpu is None:
         notes.append("vLLM's share of the GPU is not counted: name the GPU (--gpu)")
+    if config.dynamic_sampling:
+        notes.append(
+            f"dynamic sampling draws up to {config.max_num_gen_batches} generations for one, where groups have no "
+            "spread; time is for one"
+        )
     if config.use_vllm and config.vllm_mode == "server":
         notes.append("vLLM has GPUs of its own, which are not counted; sampling time is for as many as train")
     notes.append("activations are an estimate; CUDA's context, NCCL and the allocator's fragments come on top")

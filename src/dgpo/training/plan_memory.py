@@ -13,6 +13,7 @@ from typing import Literal
 from dgpo.fused.backends import CHUNK_BYTES, CHUNK_TOKENS, LEAST_TOKENS
 from dgpo.training.machines import Sharding
 from dgpo.training.model_shapes import ModelShape
+from dgpo.training.plan_arithmetic import Quantity, counted, over, quantity
 
 GIB = 2.0**30
 Phase = Literal["both", "update", "generation"]
@@ -27,15 +28,18 @@ class Term:
 
     Attributes:
         name: what it is.
-        bytes: how large.
-        how: the arithmetic, in words and symbols.
+        how: the formula that it is computed from.
         phase: when it is there.
     """
 
     name: str
-    bytes: float
-    how: str
+    how: Quantity
     phase: Phase = "both"
+
+    @property
+    def bytes(self) -> float:
+        """How large it is."""
+        return self.how.value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,8 @@ class MemorySetting:
         attention: "sdpa", "flash" or "eager".
         fused: the loss is `linear_policy_loss`; otherwise TRL's tiled head gives log-probs.
         device: "cuda" or "cpu", for the loss's budget.
-        vllm_bytes: what vLLM takes of this GPU; 0 without it or where it has GPUs of its own.
+        vllm_share: of this GPU's memory that vLLM takes; 0 without it or where it has GPUs of its own.
+        vllm_gib: that memory.
         vllm_sleeps: it gives that back while the trainer updates.
         generated_rows: completions that transformers generates at once on this GPU; 0 with vLLM.
     """
@@ -78,7 +83,8 @@ class MemorySetting:
     attention: Literal["sdpa", "flash", "eager"]
     fused: bool
     device: Literal["cuda", "cpu"] = "cuda"
-    vllm_bytes: float = 0.0
+    vllm_share: float = 0.0
+    vllm_gib: float = 0.0
     vllm_sleeps: bool = False
     generated_rows: int = 0
 
@@ -115,60 +121,41 @@ def model_terms(s: MemorySetting) -> list[Term]:
     torch.optim makes them (float32: 16 bytes). accelerate's FSDP2 keeps trained parameters in float32. DeepSpeed in
     bfloat16: 2 + 2 + (4 + 8).
     """
-    shape, n, t = s.shape, s.shape.parameters, s.trainable
+    shape, n = s.shape, s.shape.parameters
     full = s.adapters is None
-    frozen = 0 if full else n * (2 if s.zero else s.weight_bytes)
+    kept = 2 if s.zero else s.weight_bytes
     b = 2 if s.zero else 4 if (s.sharding == "FSDP2" and s.autocast) or not full else s.weight_bytes
-    whole, W = f"{n:,} parameters", s.processes
-    by = {part: s.share(*kinds) for part, kinds in _SHARDED.items()}
-    split = {part: f" / {W} ranks" if count > 1 else "" for part, count in by.items()}
-    trained = whole if full else f"{t:,} of adapters"
+    parameters = quantity(n, "parameters")
+    trained = parameters if full else quantity(s.trainable, "of adapters")
+    weights = _bytes(b) * trained if full else _bytes(kept) * parameters + _bytes(b) * trained
+    states = _bytes(4).of("master") + quantity(s.moments) * _bytes(4) if s.zero else quantity(s.moments) * _bytes(b)
+
+    def shared(part: str, whole: Quantity) -> Quantity:
+        return over(whole, s.share(*_SHARDED[part]), "rank")
+
     terms = [
-        Term(
-            name="weights",
-            bytes=(frozen + b * t) / by["weights"],
-            how=(f"{b} B x {whole}" if full else f"{frozen // n} B x {whole} + {b} B x {trained}") + split["weights"],
-        ),
-        Term(
-            name="gradients",
-            bytes=b * t / by["gradients"],
-            how=f"{b} B x {trained}{split['gradients']}",
-            phase="update",
-        ),
-        Term(
-            name="optimiser",
-            bytes=((4 + 4 * s.moments) if s.zero else b * s.moments) * t / by["optimiser"],
-            how=(f"(4 B master + {s.moments} x 4 B)" if s.zero else f"{s.moments} x {b} B")
-            + f" x {trained}{split['optimiser']}",
-        ),
+        Term(name="weights", how=shared("weights", weights)),
+        Term(name="gradients", how=shared("gradients", _bytes(b) * trained), phase="update"),
+        Term(name="optimiser", how=shared("optimiser", states * trained)),
     ]
     if s.reference:
-        kept = 2 if s.zero else s.weight_bytes
-        terms.append(Term(name="reference model", bytes=kept * n / by["weights"], how=f"{kept} B x {whole}"))
+        terms.append(Term(name="reference model", how=shared("weights", _bytes(kept) * parameters)))
     if s.sharding == "DDP":
-        terms.append(Term(name="DDP buckets", bytes=b * t, how="gradients once more, in flat buffers"))
-    e, layer = s.compute_bytes, shape.layer
-    if by["weights"] > 1:
-        made = layer + shape.head if full else 0
-        terms.append(
-            Term(
-                name="gathered layers",
-                bytes=e * (2 * layer + shape.head) + e * made,
-                how=f"{e} B x (2 layers + head), and gradients of one layer + head before they are scattered",
-                phase="update",
-            )
-        )
+        terms.append(Term(name="DDP buckets", how=(_bytes(b) * trained).of("of gradients once more")))
+    layer, head = quantity(shape.layer, "of a layer"), quantity(shape.head, "of the head")
+    if s.share(*_SHARDED["weights"]) > 1:
+        gathered = _bytes(s.compute_bytes) * (quantity(2) * layer + head)
+        made = _bytes(s.compute_bytes) * (layer + head)
+        how = gathered + made.of("of gradients before they are scattered") if full else gathered
+        terms.append(Term(name="gathered layers", how=how, phase="update"))
     elif s.autocast and s.weight_bytes == 4 and not s.zero:
-        cast = shape.layers * shape.layer_matrices + shape.head
-        terms.append(
-            Term(
-                name="autocast copies",
-                bytes=2 * cast,
-                how="2 B x every matrix, kept through a forward pass",
-                phase="update",
-            )
-        )
+        matrices = counted(shape.layers, "layer") * quantity(shape.layer_matrices) + head
+        terms.append(Term(name="autocast copies", how=_bytes(2) * matrices, phase="update"))
     return terms
+
+
+def _bytes(number: float) -> Quantity:
+    return quantity(number, "B")
 
 
 _SHARDED: dict[str, tuple[Sharding, ...]] = {
@@ -201,30 +188,23 @@ def layer_bytes(s: MemorySetting) -> float:
 
 def activation_terms(s: MemorySetting) -> list[Term]:
     """What the backward pass of one micro-batch of rows · length tokens needs; an estimate."""
-    shape, tokens = s.shape, s.rows * s.length
-    live, stream = layer_bytes(s), s.stream_bytes * shape.hidden
-    backward = 3 * s.compute_bytes * shape.intermediate  # gradients of gate, up and their product
+    shape, tokens = s.shape, quantity(s.rows * s.length, "tokens")
     terms = []
     if s.checkpointing:
         terms.append(
             Term(
                 name="checkpoints",
-                bytes=tokens * stream * shape.layers,
-                how=f"{s.stream_bytes} B x {shape.hidden} x {shape.layers} layers x {tokens:,} tokens",
+                how=_bytes(s.stream_bytes) * quantity(shape.hidden) * counted(shape.layers, "layer") * tokens,
                 phase="update",
             )
         )
-    layers = 1 if s.checkpointing else shape.layers
-    terms.append(
-        Term(
-            name="activations",
-            bytes=tokens * (live * layers + backward),
-            how=f"{live:,.0f} B per token and layer x {tokens:,} tokens x {layers} layer{'s' * (layers > 1)}",
-            phase="update",
-        )
-    )
+    live = _bytes(layer_bytes(s)) * counted(1 if s.checkpointing else shape.layers, "layer")
+    # of gate, up and their product
+    backward = quantity(3) * _bytes(s.compute_bytes) * quantity(shape.intermediate)
+    terms.append(Term(name="activations", how=(live + backward.of("of gradients")) * tokens, phase="update"))
     if s.attention != "flash":
-        terms.append(Term(name="attention mask", bytes=tokens * s.length, how="1 B x rows x length²", phase="update"))
+        rows, length = counted(s.rows, "row"), quantity(s.length)
+        terms.append(Term(name="attention mask", how=_bytes(1) * rows * length * length, phase="update"))
     return terms
 
 
@@ -234,42 +214,37 @@ def loss_terms(s: MemorySetting) -> list[Term]:
     if s.fused:
         fitting = CHUNK_BYTES[s.device] // (shape.vocabulary * 4)
         chunk = min(max(LEAST_TOKENS[s.device], min(CHUNK_TOKENS[s.device], fitting)), positions)
-        logits, what = chunk * shape.vocabulary * 4, f"{chunk:,} tokens of float32 logits"
+        how = _bytes(4) * quantity(chunk, "tokens") * quantity(shape.vocabulary, "logits")
     else:
-        logits, what = TRL_TILE[0] * TRL_TILE[1] * 6, f"TRL's tile of {TRL_TILE[0]:,} x {TRL_TILE[1]:,}"
-    head = 4 * shape.head if s.adapters is None else 0
-    hidden = positions * shape.hidden * (s.stream_bytes if s.fused else 4)
-    how = what + (", float32 gradient of the head" if head else "") + ", gradient of hidden states"
-    return [Term(name="loss buffers", bytes=logits + head + hidden, how=how, phase="update")]
+        how = _bytes(6) * quantity(TRL_TILE[0], "tokens") * quantity(TRL_TILE[1], "logits of TRL's tile")
+    if s.adapters is None:
+        how += (_bytes(4) * quantity(shape.head)).of("of the head's gradient")
+    kept = _bytes(s.stream_bytes if s.fused else 4)
+    how += (kept * quantity(positions, "tokens") * quantity(shape.hidden)).of("of the hidden states' gradient")
+    return [Term(name="loss buffers", how=how, phase="update")]
 
 
-def logits_not_held(s: MemorySetting) -> float:
-    """Bytes of logits, log-softmax and gradients of a naive loss: rows · completion · V · (e + 12)."""
-    return float(s.rows * s.completion * s.shape.vocabulary * (s.compute_bytes + 12))
+def logits_not_held(s: MemorySetting) -> Quantity:
+    """Bytes of logits, log-softmax and gradients of a naive loss: (e + 12) · rows · completion · V."""
+    tokens = counted(s.rows, "row") * quantity(s.completion, "tokens")
+    return (_bytes(s.compute_bytes) + _bytes(12)) * tokens * quantity(s.shape.vocabulary, "logits")
 
 
 def generation_terms(s: MemorySetting) -> list[Term]:
     """What sampling adds: vLLM's share, or the cache of transformers for all completions of a generation at once."""
     terms = []
-    if s.vllm_bytes:
+    if s.vllm_share:
         phase: Phase = "generation" if s.vllm_sleeps else "both"
-        terms.append(Term(name="vLLM", bytes=s.vllm_bytes, how="vllm_gpu_memory_utilization x GPU", phase=phase))
+        terms.append(Term(name="vLLM", how=quantity(s.vllm_share) * quantity(s.vllm_gib, "GiB", GIB), phase=phase))
     if s.generated_rows:
         shape = s.shape
         per_token = (s.stream_bytes + s.compute_bytes) * shape.key_values * shape.layers
-        terms.append(
-            Term(
-                name="key-value cache",
-                bytes=s.generated_rows * s.length * per_token,
-                how=f"{per_token:,} B x {s.generated_rows:,} completions x {s.length:,} tokens",
-                phase="generation",
-            )
-        )
+        completions, length = counted(s.generated_rows, "completion"), quantity(s.length, "tokens")
+        terms.append(Term(name="key-value cache", how=_bytes(per_token) * completions * length, phase="generation"))
         if s.share(*_SHARDED["weights"]) > 1:
             kept = 2 if s.zero else s.weight_bytes
-            terms.append(
-                Term(name="gathered model", bytes=kept * shape.parameters, how=f"{kept} B x all", phase="generation")
-            )
+            whole = _bytes(kept) * quantity(shape.parameters, "parameters")
+            terms.append(Term(name="gathered model", how=whole, phase="generation"))
     return terms
 
 
