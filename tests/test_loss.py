@@ -156,13 +156,15 @@ def test_an_objective_of_the_user_needs_no_registry(make_batch: Callable[..., An
 # --- the KL term and the entropy bonus --------------------------------------------------------------------------------
 
 
-def naive_kl(kl: str, logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor) -> Tensor:
+def naive_kl(kl: str, logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor, mask: Tensor) -> Tensor:
     d = ref_logprob - logprob
     k3 = d.exp() - d - 1
-    return {"k2": d**2 / 2, "k3": k3, "k3_ratio": (logprob - old_logprob).exp() * k3}[kl]
+    ratio = (logprob - old_logprob).exp()
+    by_response = ratio.log().mul(mask).sum(-1, keepdim=True).div(mask.sum(-1, keepdim=True).clamp(min=1)).exp()
+    return {"k2": d**2 / 2, "k3": k3, "k3_ratio": ratio * k3, "k3_sequence_ratio": by_response * k3}[kl]
 
 
-@pytest.mark.parametrize("kl", ["k2", "k3", "k3_ratio"])
+@pytest.mark.parametrize("kl", ["k2", "k3", "k3_ratio", "k3_sequence_ratio"])
 @pytest.mark.parametrize("how", ["token-mean", "seq-mean-token-mean"])
 def test_kl_term(kl: str, how: str, make_batch: Callable[..., Any]) -> None:
     """kl_coef · Σ c·κ over all valid tokens, those with A = 0 included, without ρ."""
@@ -172,7 +174,7 @@ def test_kl_term(kl: str, how: str, make_batch: Callable[..., Any]) -> None:
     out = policy_loss(*positional(batch), ref_logprob=batch.ref_logprob, kl_coef=0.3, kl=kl, **settings)
     plain = policy_loss(*positional(batch), **settings)
     c = aggregation.make(how).coefficient(batch.mask, StepTotals.of(batch.mask), torch.float64)
-    term = 0.3 * (c * naive_kl(kl, batch.logprob, batch.ref_logprob, batch.old_logprob)).sum()
+    term = 0.3 * (c * naive_kl(kl, batch.logprob, batch.ref_logprob, batch.old_logprob, batch.mask)).sum()
     torch.testing.assert_close(out.value, plain.value + term, rtol=1e-11, atol=1e-13)
     expected = gradient_of(plain, batch.logprob)[0] + torch.autograd.grad(term, batch.logprob)[0]
     torch.testing.assert_close(gradient_of(out, batch.logprob)[0], expected, rtol=1e-10, atol=1e-13)
@@ -222,6 +224,20 @@ def test_entropy_bonus(how: str, make_batch: Callable[..., Any]) -> None:
     naive = plain.value - 0.07 * (c * entropy).sum()
     torch.testing.assert_close(out.value, naive, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(found, torch.autograd.grad(naive, logits)[0], rtol=1e-11, atol=1e-14)
+
+
+def test_the_entropy_bonus_may_have_coefficients_of_its_own(make_batch: Callable[..., Any]) -> None:
+    batch = make_batch()
+    arguments = positional(batch)
+    settings = {"aggregation": "seq-mean-token-mean", "entropy": batch.entropy, "entropy_coef": 0.07}
+    plain = policy_loss(*arguments, aggregation="seq-mean-token-mean").value
+    mean = torch.where(batch.mask, batch.entropy, 0.0).sum() / batch.mask.sum()
+    found = policy_loss(*arguments, **settings, entropy_aggregation="token-mean").value
+    torch.testing.assert_close(found, plain - 0.07 * mean, rtol=1e-12, atol=1e-14)
+    some = torch.rand(batch.mask.shape, dtype=torch.float64)
+    found = policy_loss(*arguments, **settings, entropy_aggregation=aggregation.Fixed(values=some)).value
+    expected = plain - 0.07 * torch.where(batch.mask, some * batch.entropy, 0.0).sum()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
 
 
 @every_name
@@ -463,7 +479,10 @@ def test_off_policy_a_clipped_objective_is_biased() -> None:
         ({"objective": "ppo3000"}, "unknown objective 'ppo3000'"),
         ({"aggregation": "token-maen"}, r"unknown aggregation 'token-maen', did you mean 'token-mean'\?"),
         ({"aggregation": "seq-mean-token-sum-norm"}, "aggregation 'seq-mean-token-sum-norm' needs 'length'"),
-        ({"kl_coef": 0.1, "kl": "k33"}, r"unknown kl 'k33', did you mean 'k3'\?; known: k2, k3, k3_ratio"),
+        (
+            {"kl_coef": 0.1, "kl": "k33"},
+            r"unknown kl 'k33', did you mean 'k3'\?; known: k2, k3, k3_ratio, k3_sequence_ratio",
+        ),
         ({"kl_coef": 0.1, "kl": "k1"}, "unknown kl 'k1'"),
         ({"kl_coef": 0.1, "ref_logprob": None}, r"kl_coef != 0 needs ref_logprob \[B, T\], got None"),
         ({"kl_coef": 0.1, "ref_logprob": torch.ones(5)}, r"ref_logprob has shape \(5,\); expected \(5, 7\)"),

@@ -88,6 +88,16 @@ class SeqMeanTokenSumNorm(Aggregation):
         return mask.to(dtype) / self.length / totals.sequences
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Aggregation):
+    """Coefficients c [B, T] that have been computed by other means; 0 where masked. It has no name in the registry."""
+
+    values: Tensor
+
+    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.where(mask, self.values.to(dtype), 0.0)
+
+
 AGGREGATIONS: dict[str, type[Aggregation]] = {
     "token-mean": TokenMean,
     "seq-mean-token-mean": SeqMeanTokenMean,

@@ -6,6 +6,7 @@ ratio clamped to ±`MAX_LOG_RATIO`, with the gradient through the clamp kept.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dgpo.numerics import expm1_minus
@@ -30,6 +31,15 @@ def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
 def k3_ratio(logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor) -> Tensor:
     """r · k3 with r = exp(logprob - old_logprob), both factors differentiated (TRL's `use_bias_correction_kl`)."""
     return _bounded(logprob - old_logprob).exp() * k3(logprob, ref_logprob)
+
+
+def k3_sequence_ratio(logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor, mask: Tensor) -> Tensor:
+    """s · k3 with s = exp(mean over the response of logprob - old_logprob), both factors differentiated.
+
+    TRL's `use_bias_correction_kl` at `importance_sampling_level="sequence"`. Its gradient is not that of the KL.
+    """
+    log_ratio = torch.where(mask, logprob - old_logprob, 0.0).sum(-1, keepdim=True)
+    return _bounded(log_ratio / mask.sum(-1, keepdim=True).clamp(min=1)).exp() * k3(logprob, ref_logprob)
 
 
 def _bounded(d: Tensor) -> Tensor:

@@ -19,7 +19,10 @@ from dgpo.regions import regions
 from dgpo.registry import did_you_mean
 from dgpo.tokens import TokenBatch
 
-KL_LOSSES = ("k2", "k3", "k3_ratio")
+SEQUENCE_KL = ("k3_sequence_ratio",)
+"""Estimators that read the whole response."""
+
+KL_LOSSES = ("k2", "k3", "k3_ratio", *SEQUENCE_KL)
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,11 @@ def policy_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
     entropy_coef: float = 0.0,
+    entropy_aggregation: str | Aggregation | None = None,
 ) -> PolicyLoss:
     """The loss of one (micro-)batch under any objective::
 
-        value = Σ -(c·ρ·A) · (φ + w·(exp(logprob - sg(logprob)) - 1))  +  kl_coef · Σ c·κ  -  entropy_coef · Σ c·H
+        value = Σ -(c·ρ·A) · (φ + w·(exp(logprob - sg(logprob)) - 1))  +  kl_coef · Σ c·κ  -  entropy_coef · Σ c_H·H
 
     with c, ρ, A, φ and w detached, so that the gradient of the policy term is -c·ρ·A·w·∇logprob and its value is
     -Σ c·ρ·A·φ. The last two sums run over all valid tokens and carry no ρ.
@@ -77,8 +81,9 @@ def policy_loss(
         entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
         ref_logprob: [B, T] log-probs under the reference model, for the KL term.
         kl_coef: coefficient of the KL term.
-        kl: estimator κ of KL(π_θ ‖ π_ref): "k2", "k3" or "k3_ratio" (see `dgpo.kl`).
+        kl: estimator κ of KL(π_θ ‖ π_ref): "k2", "k3", "k3_ratio" or "k3_sequence_ratio" (see `dgpo.kl`).
         entropy_coef: coefficient of the entropy bonus.
+        entropy_aggregation: gives c_H; None takes `aggregation`, so that c_H = c.
 
     Arithmetic is float64 for a float64 `logprob`, float32 otherwise.
 
@@ -89,9 +94,12 @@ def policy_loss(
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
     chosen = objectives.make(objective) if isinstance(objective, str) else objective
     how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
+    bonus = entropy_aggregation
+    bonus = aggregations.make(bonus) if isinstance(bonus, str) else bonus
     rho = corrections.make(correction) if isinstance(correction, str) else correction
     _require("objective", chosen, Objective, "a name or an instance of Objective")
     _require("aggregation", how, Aggregation, "a name or an instance of Aggregation")
+    _require("entropy_aggregation", bonus, Aggregation | None, "a name, an instance of Aggregation or None")
     _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
     _require("totals", totals, StepTotals | None, "a StepTotals or None")
     c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
@@ -106,10 +114,12 @@ def policy_loss(
     surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
     value = (scale * surrogate).sum()
     if kl_coef != 0:
-        value = value + kl_coef * (c * _reference_kl(tokens, ref_logprob, kl)).sum()
+        value = value + kl_coef * (c * reference_kl(tokens, ref_logprob, kl)).sum()
     if entropy_coef != 0:
         if entropy is None:
             raise ValueError(f"entropy_coef = {entropy_coef} needs entropy [B, T], got None")
+        if bonus is not None:
+            c = bonus.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
         value = value - entropy_coef * (c * torch.where(tokens.mask, entropy.to(tokens.dtype), 0.0)).sum()
     return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
 
@@ -119,7 +129,12 @@ def _require(name: str, value: object, kind: type | UnionType, expected: str) ->
         raise TypeError(f"{name} is {value!r}; expected {expected}")
 
 
-def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:
+def reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:
+    """κ [B, T], the estimator `kl` of KL(π_θ ‖ π_ref), with gradient; 0 where masked.
+
+    Raises:
+        ValueError: an unknown estimator, no `ref_logprob`, or one of another shape.
+    """
     if kl not in KL_LOSSES:
         raise ValueError(f"unknown kl {kl!r}{did_you_mean(kl, KL_LOSSES)}; known: {', '.join(KL_LOSSES)}")
     if ref_logprob is None:
@@ -131,7 +146,9 @@ def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Te
         return estimators.k2(tokens.logprob, reference)
     if kl == "k3":
         return estimators.k3(tokens.logprob, reference)
-    return estimators.k3_ratio(tokens.logprob, reference, tokens.old_logprob)
+    if kl == "k3_ratio":
+        return estimators.k3_ratio(tokens.logprob, reference, tokens.old_logprob)
+    return estimators.k3_sequence_ratio(tokens.logprob, reference, tokens.old_logprob, tokens.mask)
 
 
 @torch.no_grad()

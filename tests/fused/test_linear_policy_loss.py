@@ -11,6 +11,7 @@ from torch import Tensor
 
 import dgpo
 from dgpo import StepTotals
+from dgpo.aggregation import Fixed
 from dgpo.correction import Band, Correction, Given, Truncate
 from dgpo.objectives import OBJECTIVES
 from dgpo.tokens import TokenBatch
@@ -53,7 +54,9 @@ OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("bias",), {}),
     (("bias",), {"temperature": 2.0, "softcap": 4.0, "entropy_coef": -0.2}),
     ((), {"entropy_coef": 0.3}),
-    *[(("ref_logprob",), {"kl_coef": 0.3, "kl": kl}) for kl in ("k2", "k3", "k3_ratio")],
+    ((), {"entropy_coef": 0.3, "aggregation": "seq-mean-token-mean", "entropy_aggregation": "token-mean"}),
+    ((), {"entropy_coef": 0.3, "entropy_aggregation": Fixed(values=torch.linspace(0.0, 0.2, 35).view(5, 7))}),
+    *[(("ref_logprob",), {"kl_coef": 0.3, "kl": kl}) for kl in ("k2", "k3", "k3_ratio", "k3_sequence_ratio")],
     (("ref_logprob",), {"kl_coef": 0.3, "entropy_coef": 0.1}),
     (("rollout_logprob",), {}),
     *[(("rollout_logprob",), {"correction": name}) for name in ("truncate", "band")],

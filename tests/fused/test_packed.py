@@ -70,6 +70,8 @@ def test_packed_without_offsets() -> None:
     [
         ({"objective": "gspo"}, "objective GSPO"),
         ({"aggregation": "seq-mean-token-mean"}, "aggregation SeqMeanTokenMean"),
+        ({"entropy_aggregation": "seq-mean-token-mean"}, "entropy_aggregation SeqMeanTokenMean"),
+        ({"kl_coef": 0.1, "kl": "k3_sequence_ratio"}, "kl = 'k3_sequence_ratio'"),
         ({"correction": Truncate(level="sequence")}, "correction Truncate"),
         ({"advantage": torch.ones(5)}, "an advantage of shape"),
     ],
@@ -78,6 +80,8 @@ def test_what_needs_sequences_is_named(options: dict[str, Any], culprit: str) ->
     problem = make_problem()
     flat = packed(problem, problem["mask"]) | {"cu_seqlens": None}
     flat["advantage"] = torch.ones(flat["token_ids"].shape)
+    if "kl_coef" in options:
+        flat["ref_logprob"] = torch.zeros(flat["token_ids"].shape)
     with pytest.raises(ValueError, match=rf"{culprit}.*pass cu_seqlens"):
         dgpo.linear_policy_loss(**(flat | options))
 

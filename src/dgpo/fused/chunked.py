@@ -103,7 +103,7 @@ class _Run:
         """Fills logprob, entropy, computed and, where wanted, gradients."""
         inputs, tokens = self._inputs, self._inputs.tokens
         needs = reach(inputs.correction, on_policy=inputs.on_policy)
-        whole = inputs.objective.reads_response or needs == "sequence"
+        whole = inputs.reads_response or needs == "sequence"
         ahead = inputs.objective.adaptive or needs == "batch"
         if not (full or ahead or inputs.kl_coef != 0 or inputs.entropy_coef != 0):
             signed = tokens.mask & (tokens.advantage != 0)

@@ -15,6 +15,7 @@ from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals, TokenMean
 from dgpo.correction import Correction
 from dgpo.fused.layout import Layout
+from dgpo.loss import SEQUENCE_KL
 from dgpo.objectives import Objective
 from dgpo.tokens import TokenBatch
 
@@ -51,8 +52,14 @@ class Inputs:
     kl_coef: float
     kl: str
     entropy_coef: float
+    entropy_aggregation: Aggregation | None
     temperature: float
     softcap: float | None
+
+    @property
+    def reads_response(self) -> bool:
+        """Whether the gradient at a token reads log-probs of its whole response."""
+        return self.objective.reads_response or (self.kl_coef != 0 and self.kl in SEQUENCE_KL)
 
     def loss_arguments(self) -> dict[str, Any]:
         """Keywords of `policy_loss` on [B, T], without logprob and entropy."""
@@ -69,6 +76,7 @@ class Inputs:
             "kl_coef": self.kl_coef,
             "kl": self.kl,
             "entropy_coef": self.entropy_coef,
+            "entropy_aggregation": self.entropy_aggregation,
         }
 
 
@@ -92,6 +100,7 @@ def check_inputs(
     kl_coef: float,
     kl: str,
     entropy_coef: float,
+    entropy_aggregation: str | Aggregation | None,
     cu_seqlens: Tensor | None,
 ) -> Inputs:
     """Arguments as in `linear_policy_loss`.
@@ -108,6 +117,8 @@ def check_inputs(
     chosen = _resolved("objective", objective, objectives.make, Objective)
     how = _resolved("aggregation", aggregation, aggregations.make, Aggregation)
     rho = None if correction is None else _resolved("correction", correction, corrections.make, Correction)
+    bonus = entropy_aggregation
+    bonus = None if bonus is None else _resolved("entropy_aggregation", bonus, aggregations.make, Aggregation)
     if totals is not None and not isinstance(totals, StepTotals):
         raise TypeError(f"totals is {totals!r}; expected a StepTotals or None")
     if kl_coef != 0 and ref_logprob is None:
@@ -119,6 +130,13 @@ def check_inputs(
         per_sequence = advantage.shape != token_ids.shape  # with as many responses as tokens, both readings are one
     if not layout.sequences:
         _check_needs_no_sequences(token_ids, advantage, chosen, how, rho)
+        if kl_coef != 0 and kl in SEQUENCE_KL:
+            raise ValueError(f"kl = {kl!r} needs to know where sequences end: pass cu_seqlens [B + 1], got None")
+        if bonus is not None and not isinstance(bonus, TokenMean):
+            raise ValueError(
+                f"the entropy_aggregation {type(bonus).__name__} needs to know where sequences end: pass cu_seqlens "
+                "[B + 1], got None"
+            )
 
     def per_token(name: str, values: Tensor) -> Tensor:
         if not isinstance(values, Tensor):
@@ -162,6 +180,7 @@ def check_inputs(
         kl_coef=kl_coef,
         kl=kl,
         entropy_coef=entropy_coef,
+        entropy_aggregation=bonus,
         temperature=temperature,
         softcap=softcap,
     )

@@ -44,6 +44,7 @@ def linear_policy_loss(
     kl_coef: float = 0.0,
     kl: str = "k3",
     entropy_coef: float = 0.0,
+    entropy_aggregation: str | Aggregation | None = None,
     statistics: Literal["computed", "full"] = "computed",
     kept: int | None = None,
     cu_seqlens: Tensor | None = None,
@@ -76,6 +77,7 @@ def linear_policy_loss(
         mask: [B, T] or [N], bool or 0/1.
         objective, aggregation, totals, rollout_logprob, correction, ref_logprob, kl_coef, kl, entropy_coef: as in
             `policy_loss`, with tensors of the shape of token_ids.
+        entropy_aggregation: as in `policy_loss`.
         bias: [V], with gradient, or None.
         temperature: > 0; divides the logits, after the cap.
         softcap: > 0, or None.
@@ -122,6 +124,7 @@ def linear_policy_loss(
         "kl_coef": kl_coef,
         "kl": kl,
         "entropy_coef": entropy_coef,
+        "entropy_aggregation": entropy_aggregation,
         "cu_seqlens": cu_seqlens,
     }
     tensors = (hidden, lm_head, token_ids, old_logprob, advantage, mask)

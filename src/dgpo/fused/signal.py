@@ -7,13 +7,12 @@ entropies, the gradient of a logit follows from its derivatives by these two num
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from dgpo.aggregation import Aggregation, StepTotals
+from dgpo.aggregation import Fixed
 from dgpo.correction import Correction, Given
 from dgpo.fused.inputs import Inputs
 from dgpo.loss import PolicyLoss, policy_loss
@@ -31,16 +30,6 @@ def everything(values: Tensor) -> Tensor:
 def at(places: Tensor) -> Pick:
     """The tokens at these places of the flattened [B, T], as one row [1, n]."""
     return lambda values: values.flatten()[places].unsqueeze(0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fixed(Aggregation):
-    """Coefficients that are known: a part of the batch keeps those that it has in the whole."""
-
-    values: Tensor
-
-    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.where(mask, self.values, 0.0)
 
 
 def reach(correction: Correction | None, *, on_policy: bool) -> Literal["none", "token", "sequence", "batch"]:
@@ -63,7 +52,10 @@ class Signal:
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
         tokens = inputs.tokens
+        # a part of the batch keeps the coefficients that it has in the whole
         self._c = inputs.aggregation.coefficient(tokens.mask, inputs.totals, tokens.dtype)
+        how = inputs.entropy_aggregation
+        self._c_entropy = None if how is None else how.coefficient(tokens.mask, inputs.totals, tokens.dtype)
         self._rho: Tensor | None = None
         if inputs.correction is not None and reach(inputs.correction, on_policy=inputs.on_policy) == "none":
             with torch.no_grad():
@@ -93,6 +85,7 @@ class Signal:
             kl_coef=inputs.kl_coef,
             kl=inputs.kl,
             entropy_coef=inputs.entropy_coef,
+            entropy_aggregation=None if self._c_entropy is None else Fixed(values=pick(self._c_entropy)),
         )
 
     def gradient(

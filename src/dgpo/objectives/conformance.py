@@ -380,6 +380,16 @@ CONFORMANCE: dict[str, dict[str, Conformance]] = {
 """method -> framework -> record, for every method of the registry and every framework."""
 
 
+def settings_in_trl(name: str, objective: Objective) -> dict[str, Any]:
+    """TRL's options that give this objective's gradient; empty where none do, or where nobody looked."""
+    record = CONFORMANCE.get(name, {}).get("trl")
+    if record is None or record.setting is None:
+        return {}
+    if any(getattr(objective, field) != required for field, required in (record.only or {}).items()):
+        return {}
+    return record.options(objective)
+
+
 def as_text(name: str, width: int = 100) -> str:
     """The records of one method as plain text, one paragraph per framework."""
     lines: list[str] = []

@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from dgpo.tokens import TokenBatch
+
+HARD_CLIPS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""TRL's `loss_type`s with the clipped surrogate, for which it logs `clip_ratio/...`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Metrics of one micro-batch that are reduced alike.
+
+    Attributes:
+        values: name -> 0-d tensor. NaN: nothing to measure here; left out of a minimum and a maximum.
+        count: 0-d tensor, what a mean is weighted by: the valid tokens, or responses, that the values stand for.
+        how: "mean" over micro-batches and ranks, weighted by `count`; or "sum" over micro-batches and mean over ranks.
+    """
+
+    values: Mapping[str, Tensor]
+    count: Tensor
+    how: Literal["mean", "sum"] = "mean"
 
 
 class StepMetrics:
     """Collects the metrics of micro-batches and reduces them once per optimiser step.
 
     Means are weighted by the tokens they stand for, so they do not depend on micro-batches or ranks (the shares `mass/`
-    and `weight/ess` are such means of per-micro-batch values). A name that ends in `/max` gives the largest of all.
+    and `weight/ess` are such means of per-micro-batch values). A name that ends in `max` gives the largest of all, one
+    that ends in `min` the smallest.
     """
 
     def __init__(self) -> None:
-        self._names: list[list[str]] = []
+        self._parts: list[tuple[list[str], str]] = []
         self._rows: list[Tensor] = []
 
-    def add(self, *parts: tuple[Mapping[str, Tensor], Tensor]) -> None:
-        """The metrics of one micro-batch, in parts: name -> 0-d tensor, and how many valid tokens they stand for.
-
-        All micro-batches of a step have the same parts with the same names.
-        """
-        self._names = [list(values) for values, _ in parts]
+    def add(self, *parts: Part) -> None:
+        """The metrics of one micro-batch. All micro-batches of a step have the same parts with the same names."""
+        self._parts = [(list(part.values), part.how) for part in parts]
         self._rows.append(
-            torch.stack([v.to(count.dtype) for values, count in parts for v in (count, *values.values())])
+            torch.stack([v.to(torch.float32) for part in parts for v in (part.count, *part.values.values())])
         )
 
     def reduce(self, accelerator: Any) -> dict[str, float]:
@@ -39,10 +59,71 @@ class StepMetrics:
         rows = accelerator.gather(torch.stack(self._rows)).cpu().double()
         self._rows.clear()
         found: dict[str, float] = {}
-        for names, part in zip(self._names, rows.split([1 + len(names) for names in self._names], 1), strict=True):
-            count = part[:, :1].sum()
-            share = part[:, :1] / torch.where(count > 0, count, torch.nan)
-            means = (part[:, 1:] * share).sum(0).tolist()
-            largest = torch.where(count > 0, part[:, 1:].amax(0), torch.nan).tolist()
-            found |= {n: (largest if n.endswith("/max") else means)[column] for column, n in enumerate(names)}
+        widths = [1 + len(names) for names, _ in self._parts]
+        for (names, how), part in zip(self._parts, rows.split(widths, 1), strict=True):
+            counts, values = part[:, :1], part[:, 1:]
+            if how == "sum":
+                found |= dict(zip(names, (values.sum(0) / accelerator.num_processes).tolist(), strict=True))
+                continue
+            count = counts.sum()
+            share = counts / torch.where(count > 0, count, torch.nan)
+            # a micro-batch without a token has nothing to average, whatever its value is
+            mean = (torch.where(counts > 0, values, 0.0) * share).sum(0)
+            blank = values.isnan() | (counts == 0)
+            for column, name in enumerate(names):
+                known = values[~blank[:, column], column].tolist()
+                if name.endswith("max"):
+                    found[name] = max(known, default=math.nan)
+                elif name.endswith("min"):
+                    found[name] = min(known, default=math.nan)
+                else:
+                    found[name] = mean[column].item()
         return found
+
+
+def ratio_parts(
+    options: Mapping[str, Any], tokens: TokenBatch, weight: Tensor, all_tokens: Tensor, all_responses: Tensor
+) -> list[Part]:
+    """What TRL logs about its importance ratios: `clip_ratio/...`, `cispo_clip_ratio` or `vespo/phi_seq_mean`.
+
+    Args:
+        options: TRL's options that give the objective's gradient (`CONFORMANCE`); empty where none do, and then there
+            is nothing to log.
+        tokens: those that went through the policy.
+        weight: [B, T] w of them.
+        all_tokens: how many valid tokens there are with those of responses that were left out, which have A = 0.
+        all_responses: the same of responses with a valid token.
+    """
+    loss_type = options.get("loss_type")
+    if loss_type == "vespo":
+        present = tokens.mask.any(-1)
+        mean = _row_mean(weight, tokens.mask)[present].mean()
+        return [Part(values={"vespo/phi_seq_mean": mean}, count=present.sum())]
+    if loss_type == "cispo":
+        clipped = (tokens.ratio > options["epsilon_high"]) & (tokens.advantage > 0)
+        return [Part(values={"cispo_clip_ratio": clipped.sum() / all_tokens.clamp(min=1)}, count=all_tokens)]
+    if loss_type not in HARD_CLIPS:
+        return []
+    by_response = options.get("importance_sampling_level") == "sequence"
+    ratio = tokens.ratio
+    if by_response:
+        ratio = _row_mean(tokens.log_ratio, tokens.mask).nan_to_num().exp().unsqueeze(1)
+    low = (ratio < 1 - options["epsilon"]) & (tokens.advantage < 0) & tokens.mask
+    high = (ratio > 1 + options["epsilon_high"]) & (tokens.advantage > 0) & tokens.mask
+    kinds = {"low": low, "high": high, "region": low | high}
+    rows = {name: _row_mean(kind, tokens.mask) for name, kind in kinds.items()}
+    count = all_responses if by_response else all_tokens
+    sums = {name: (rows[name].nan_to_num() if by_response else kind).sum() for name, kind in kinds.items()}
+    values = {f"clip_ratio/{name}_mean": total / count.clamp(min=1) for name, total in sums.items()}
+    # responses that were left out are clipped nowhere
+    left_out = torch.where(all_responses > tokens.mask.any(-1).sum(), 0.0, torch.nan).to(weight.dtype).view(1)
+    smallest = torch.cat([rows["low"], left_out]).nan_to_num(nan=torch.inf).amin()
+    largest = torch.cat([rows["high"], left_out]).nan_to_num(nan=-torch.inf).amax()
+    values["clip_ratio/low_min"] = torch.where(smallest.isinf(), torch.nan, smallest)
+    values["clip_ratio/high_max"] = torch.where(largest.isinf(), torch.nan, largest)
+    return [Part(values=values, count=count)]
+
+
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[B] means over the valid tokens; NaN where a row has none."""
+    return torch.where(mask, values, 0.0).sum(-1) / mask.sum(-1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dgpo.aggregation import StepTotals
+from dgpo.aggregation import Aggregation, Fixed, StepTotals, TokenMean
 from dgpo.correction import Correction, Given
 from dgpo.fused import linear_policy_loss
 from dgpo.loss import PolicyLoss, policy_loss
@@ -28,12 +28,16 @@ class MicroBatchLoss:
     Attributes:
         out: value, weight and statistics; of a `PolicyLoss`, or of the model's output with the same names.
         tokens: what the loss was computed from, detached, with entropies.
+        bonus: the entropy bonus Σ c_H·H, detached, without its coefficient.
+        kept: [B, T] bool, the tokens that `top_entropy_quantile` keeps; all valid ones where it is 1.
         logprob: [B, T] with gradient, on the way through log-probs; None where the loss is fused.
         aux_loss: of a mixture of experts, where its weight is not 0.
     """
 
     out: Any
     tokens: TokenBatch
+    bonus: Tensor
+    kept: Tensor
     logprob: Tensor | None = None
     aux_loss: Tensor | None = None
 
@@ -54,7 +58,9 @@ class StepLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step."""
         if self._can_fuse(inputs):
             out = self._of_hidden(model, inputs, totals)
-            return MicroBatchLoss(out=out, tokens=self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"]))
+            tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
+            bonus = self._bonus(tokens, TokenMean(), totals)
+            return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask)
         return self._of_logprob(model, inputs, totals)
 
     def logprob(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -85,9 +91,13 @@ class StepLoss:
             temperature=trainer.temperature,
             softcap=softcap_of(trainer.model.config),
             rollout_logprob=_sampler_logprob(inputs, None),
-            correction=self._sampler_correction(inputs),
+            correction=(
+                self._sampler_correction(inputs)
+                or self._trl_factor([self._trl_correction(inputs)], loss_mask(inputs).bool())
+            ),
             # every token: rows without an advantage have been left out before the model
             statistics="full",
+            entropy_aggregation=TokenMean(),
             **self._arguments(inputs, totals),
         )
         with trainer.accelerator.autocast():
@@ -105,15 +115,50 @@ class StepLoss:
         if trainer._advantage is not None:
             advantages = trainer._advantage.shaped(advantages, entropies)
         tokens = self._tokens(inputs, logprob.detach(), entropies, advantages)
+        kept = self._kept(tokens)
+        how = self._bonus_aggregation(tokens, kept, totals)
         out: PolicyLoss = policy_loss(
             logprob,
             advantage=advantages,
             entropy=entropies,
             rollout_logprob=tokens.rollout_logprob,
-            correction=self._factor(inputs, tokens),
+            correction=self._factor(inputs, tokens, kept),
+            entropy_aggregation=how,
             **self._arguments(inputs, totals),
         )
-        return MicroBatchLoss(out=out, tokens=tokens, logprob=logprob, aux_loss=aux_loss)
+        return MicroBatchLoss(
+            out=out,
+            tokens=tokens,
+            bonus=self._bonus(tokens, how, totals),
+            kept=kept,
+            logprob=logprob,
+            aux_loss=aux_loss,
+        )
+
+    def _kept(self, tokens: TokenBatch) -> Tensor:
+        """[B, T] bool: the tokens with the highest entropies on all ranks, as many as `top_entropy_quantile` says."""
+        trainer = self.trainer
+        if trainer.top_entropy_quantile == 1.0:
+            return tokens.mask
+        mask = tokens.mask.to(tokens.dtype)
+        kept: Tensor = trainer.get_high_entropy_mask(tokens.entropy, mask, 1 - trainer.top_entropy_quantile)
+        return kept
+
+    def _bonus_aggregation(self, tokens: TokenBatch, kept: Tensor, totals: StepTotals) -> Aggregation:
+        """c_H of the entropy bonus: a mean over the kept tokens, as in TRL whatever the aggregation of the policy term.
+
+        With a quantile, a micro-batch has the share of the step that its valid tokens have, spread over its kept ones.
+        """
+        trainer = self.trainer
+        if trainer.top_entropy_quantile == 1.0 or not trainer._entropy_bonus_enabled:
+            return TokenMean()
+        counts = torch.stack([tokens.mask.sum(), kept.sum()]).to(tokens.dtype)
+        valid, chosen = trainer.accelerator.reduce(counts, reduction="sum")
+        return Fixed(values=kept * (valid / chosen.clamp(min=1)) / totals.tokens)
+
+    def _bonus(self, tokens: TokenBatch, how: Aggregation, totals: StepTotals) -> Tensor:
+        assert tokens.entropy is not None
+        return (how.coefficient(tokens.mask, totals, tokens.dtype) * tokens.entropy).sum()
 
     def _arguments(self, inputs: dict[str, Any], totals: StepTotals) -> dict[str, Any]:
         """What both ways take."""
@@ -126,7 +171,7 @@ class StepLoss:
             "totals": totals,
             "ref_logprob": inputs.get("ref_per_token_logps"),
             "kl_coef": trainer.beta,
-            "kl": "k3_ratio" if trainer.args.use_bias_correction_kl else "k3",
+            "kl": trainer._kl,
             "entropy_coef": trainer._entropy_coefficient(),
         }
 
@@ -141,46 +186,61 @@ class StepLoss:
         )
 
     def _sampler_correction(self, inputs: dict[str, Any]) -> Correction | None:
-        """ρ against the sampler: ours, or TRL's where vLLM generates."""
+        """ρ of this config against the sampler; None where TRL's stands."""
         trainer = self.trainer
-        if trainer._correction is not None:
-            if inputs.get("sampling_per_token_logps") is None:
-                raise ValueError(
-                    f"correction = {trainer.args.correction!r} needs the sampler's log-probs: use vLLM, or a "
-                    "rollout_func that returns 'logprobs'"
-                )
-            return trainer._correction
-        if trainer.use_vllm and trainer.vllm_importance_sampling_correction:
-            return Given(values=inputs["importance_sampling_ratio"])
-        return None
+        if trainer._correction is not None and inputs.get("sampling_per_token_logps") is None:
+            raise ValueError(
+                f"correction = {trainer.args.correction!r} needs the sampler's log-probs: use vLLM, or a "
+                "rollout_func that returns 'logprobs'"
+            )
+        return trainer._correction
 
-    def _factor(self, inputs: dict[str, Any], tokens: TokenBatch) -> Given | None:
+    def _trl_correction(self, inputs: dict[str, Any]) -> Tensor | None:
+        """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and no other was chosen."""
+        trainer = self.trainer
+        if trainer._correction is not None or not (trainer.use_vllm and trainer.vllm_importance_sampling_correction):
+            return None
+        ratio: Tensor = inputs["importance_sampling_ratio"]
+        return ratio
+
+    def _trl_factor(self, factors: list[Tensor | None], mask: Tensor) -> Given | None:
+        """The product of TRL's factors, as TRL applies them.
+
+        Where TRL's setting for the objective has one ratio per response, each of its tokens gets the gradient of all,
+        so that a factor per token acts as its mean.
+        """
+        product = None
+        for factor in factors:
+            if factor is not None:
+                product = factor if product is None else product * factor
+        if product is None:
+            return None
+        if self.trainer._trl_options.get("importance_sampling_level") == "sequence":
+            product = torch.where(mask, product, 0.0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
+        return Given(values=product)
+
+    def _factor(self, inputs: dict[str, Any], tokens: TokenBatch, kept: Tensor) -> Correction | None:
         """ρ: the sampler correction, times TRL's off-policy and high-entropy masks where they are on."""
         trainer = self.trainer
-        correction = self._sampler_correction(inputs)
-        factors = [] if correction is None else [correction.factor(tokens)]
-        mask = tokens.mask.to(tokens.dtype)
+        factors = [self._trl_correction(inputs)]
         if trainer.off_policy_mask_threshold is not None:
             advantages = inputs["advantages"]
             factors.append(
                 trainer.get_off_policy_mask(
                     advantages=advantages.unsqueeze(1) if advantages.dim() == 1 else advantages,
                     per_token_logps=tokens.logprob,
-                    sampling_per_token_logps=(
-                        tokens.old_logprob if tokens.rollout_logprob is None else tokens.rollout_logprob
-                    ),
-                    mask=mask,
+                    # with its NaN: a token that the sampler could not score is no evidence of drift
+                    sampling_per_token_logps=inputs.get("sampling_per_token_logps", tokens.old_logprob),
+                    mask=tokens.mask.to(tokens.dtype),
                     off_policy_threshold=trainer.off_policy_mask_threshold,
                 )
             )
         if trainer.top_entropy_quantile < 1.0:
-            factors.append(trainer.get_high_entropy_mask(tokens.entropy, mask, 1 - trainer.top_entropy_quantile))
-        if not factors:
-            return None
-        product = torch.ones_like(tokens.logprob)
-        for factor in factors:
-            product = product * factor
-        return Given(values=product)
+            factors.append(kept.to(tokens.dtype))
+        theirs, ours = self._trl_factor(factors, tokens.mask), self._sampler_correction(inputs)
+        if theirs is None or ours is None:
+            return theirs or ours
+        return Given(values=theirs.values * ours.factor(tokens))
 
 
 def _sampler_logprob(inputs: dict[str, Any], logprob: Tensor | None) -> Tensor | None:

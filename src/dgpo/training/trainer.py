@@ -20,15 +20,16 @@ from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic, write_text_atomic
-from dgpo.kl import k3
-from dgpo.tokens import TokenBatch, check
+from dgpo.loss import reference_kl
+from dgpo.objectives.conformance import settings_in_trl
+from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.fused import add_policy_loss, causal_model, reads_entropy, why_not_fused
-from dgpo.training.metrics import StepMetrics
+from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
 from dgpo.training.old_logprob import OldLogProbs
@@ -156,6 +157,8 @@ class DGPOTrainer(GRPOTrainer):
         self._objective = args.make_objective()
         self._aggregation = args.make_aggregation()
         self._correction = args.make_correction()
+        self._trl_options = settings_in_trl(args.objective, self._objective)
+        self._kl = self._kl_estimator()
         self._reward_history: History = {}
         self._totals: tuple[int, StepTotals] | None = None
         self._old = OldLogProbs(self)
@@ -170,6 +173,13 @@ class DGPOTrainer(GRPOTrainer):
         if args.eval_benchmarks:
             self.add_callback(BenchmarkEvaluation(self))
         self._recording = self._record() if args.record is not None else None
+
+    def _kl_estimator(self) -> str:
+        """TRL's: weighted by the ratio that its setting for this objective has, of a token or of a response."""
+        if not self.args.use_bias_correction_kl:
+            return "k3"
+        by_response = self._trl_options.get("importance_sampling_level") == "sequence"
+        return "k3_sequence_ratio" if by_response else "k3_ratio"
 
     def _record(self) -> Recording:
         if self.args.record_sum_pi_squared and not self._step_loss.fused:
@@ -279,7 +289,7 @@ class DGPOTrainer(GRPOTrainer):
             raise
         self._old.record(inputs, batch, found.tokens.logprob)
         self._log_metrics(found, batch, inputs)
-        self._adapt_entropy_coefficient(found.tokens)
+        self._adapt_entropy_coefficient(found)
         return loss
 
     def _forward(self, model: Any, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -342,26 +352,27 @@ class DGPOTrainer(GRPOTrainer):
             return 0.0
         return float(self.entropy_coef)
 
-    def _adapt_entropy_coefficient(self, tokens: TokenBatch) -> None:
+    def _adapt_entropy_coefficient(self, found: MicroBatchLoss) -> None:
         if not self._entropy_bonus_enabled or not self.model.training:
             return
         if self.use_adaptive_entropy:
-            self._adapt(tokens)
+            self._adapt(found)
         if self.accelerator.sync_gradients:
             self._metrics["train"]["entropy_coef"].append(float(self.entropy_coef))
 
-    def _adapt(self, tokens: TokenBatch) -> None:
-        assert tokens.entropy is not None
-        counts = torch.stack([tokens.entropy.sum(), tokens.mask.sum().to(tokens.dtype)])
+    def _adapt(self, found: MicroBatchLoss) -> None:
+        entropy = found.tokens.entropy
+        assert entropy is not None
+        counts = torch.stack([(entropy * found.kept).sum(), found.kept.sum().to(entropy.dtype)])
         window = self._entropy_window_stats
         self._entropy_window_stats = counts if window is None else window + counts
         if not self.accelerator.sync_gradients:
             return
         total, count = self.accelerator.reduce(self._entropy_window_stats, reduction="sum").tolist()
-        entropy = total / max(count, 1.0)
-        step = self.args.entropy_coef_delta if entropy <= self.args.entropy_target else -self.args.entropy_coef_delta
+        mean = total / max(count, 1.0)
+        step = self.args.entropy_coef_delta if mean <= self.args.entropy_target else -self.args.entropy_coef_delta
         self.entropy_coef = min(max(self.entropy_coef + step, self.args.entropy_coef_min), self.args.entropy_coef_max)
-        self._last_world_entropy = entropy
+        self._last_world_entropy = mean
         self._entropy_window_stats = None
 
     # --- the history that some advantages keep, in every checkpoint ------------------------------------------------
@@ -420,20 +431,26 @@ class DGPOTrainer(GRPOTrainer):
         values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
         values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
         if self.beta != 0.0:
-            values["kl"] = _reference_kl(tokens, batch.inputs["ref_per_token_logps"]).sum() / count.clamp(min=1)
-        if found.aux_loss is not None:
-            values["aux_loss"] = found.aux_loss
+            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._kl)
+            values["kl"] = kl.sum() / count.clamp(min=1)
         whole = values.pop("objective/advantage/zero_fraction")
-        everything = count
+        mask = tokens.mask if batch.rows is None else loss_mask(inputs).bool()
+        everything, responses = mask.sum().to(tokens.dtype), mask.any(-1).sum().to(tokens.dtype)
         if batch.rows is not None:
-            mask = loss_mask(inputs).bool()
-            everything = mask.sum().to(tokens.dtype)
             whole = 1 - ((tokens.advantage != 0) & tokens.mask).sum() / everything.clamp(min=1)
         of_all = {
             "objective/advantage/zero_fraction": whole,
             "objective/rows_dropped": torch.full_like(count, batch.dropped),
         }
-        self._step_metrics.add((values, count), (of_all, everything))
+        one = torch.ones_like(count)
+        parts = [Part(values=values, count=count), Part(values=of_all, count=everything)]
+        if found.aux_loss is not None:
+            parts.append(Part(values={"aux_loss": found.aux_loss}, count=one))
+        if self._entropy_bonus_enabled:
+            policy = found.out.value + self._entropy_coefficient() * found.bonus
+            parts.append(Part(values={"policy_loss": policy}, count=one, how="sum"))
+        parts += ratio_parts(self._trl_options, tokens, found.out.weight, everything, responses)
+        self._step_metrics.add(*parts)
         if self.model.training and not self.accelerator.sync_gradients:
             return
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -458,7 +475,3 @@ class _Guard(TrainerCallback):
                 f"{type(self.trainer).compute_loss.__qualname__}), so another loss was trained. Libraries that patch "
                 "TRL (unsloth does) must not be imported before this trainer runs"
             )
-
-
-def _reference_kl(tokens: TokenBatch, ref_logprob: Tensor) -> Tensor:
-    return k3(tokens.logprob, torch.where(tokens.mask, ref_logprob.to(tokens.dtype), 0.0))
