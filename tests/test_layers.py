@@ -21,7 +21,7 @@ ANYTHING = None
 FOUNDATION = {"tokens", "registry", "numerics"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"loss"}
-SHARED = {"registry", "files"}
+SHARED = {"registry", "files", "redaction"}
 """Standard library only, so that any room may use it."""
 
 
@@ -42,6 +42,7 @@ RULES: dict[str, Rule] = {
     "registry": Rule(set(), set()),
     "files": Rule(set(), set()),
     "numerics": Rule(set(), {"torch"}),
+    "redaction": Rule(set(), set()),
     "tokens": Rule(set(), {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
     "loss": Rule(FOUNDATION | FACTORS, {"torch"}),

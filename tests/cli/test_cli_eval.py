@@ -308,6 +308,11 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
         (["--task", "addition", "--ks", "1", "9"], ["ks = [1, 9]", "samples = 8"]),
         (["--task", "addition", "--base-url", "http://x/v1"], ["base_url = 'http://x/v1'", "--backend openai"]),
         (["--task", "addition", "--backend", "openai"], ["needs the server's address", "--base-url"]),
+        (["--task", "addition", "--timeout", "5"], ["timeout = 5.0", "--backend openai"]),
+        (
+            ["--task", "addition", "--backend", "openai", "--base-url", "http://x/v1", "--timeout", "0"],
+            ["timeout = 0; expected a finite number of seconds > 0"],
+        ),
         (["--task", "addition", "--backend", "openai", "--base-url", "x"], ["base_url = 'x'", "http://127.0.0.1:8000"]),
         (["--task", "addition", "--generations", "g.jsonl"], ["model = ", "--generations grades what is there"]),
     ],

@@ -1,7 +1,9 @@
 """The endpoint and vLLM: what they are asked for, and what is made of their answers."""
 
+import base64
 import http.server
 import json
+import logging
 import sys
 import threading
 import time
@@ -21,6 +23,9 @@ from dgpo.evaluation import (
     evaluate,
     generate,
 )
+from dgpo.evaluation.backends import IncompleteError
+from dgpo.evaluation.backends.endpoint import Endpoint
+from dgpo.evaluation.folder import differences
 from dgpo.rewards.verdict import FunctionGrader
 
 SAMPLING = Sampling(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=5)
@@ -39,9 +44,9 @@ def server(answer):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             asked.append((self.path, body, self.headers["Authorization"]))
             status, document = answer(self.path, body)
-            content = json.dumps(document).encode()
+            content = document if isinstance(document, bytes) else json.dumps(document).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/html" if content.startswith(b"<") else "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
@@ -189,9 +194,234 @@ def test_no_server():
         complete(backend, [Request("a", 0, False)])
 
 
+# --- answers that are no completion ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_wait(monkeypatch):
+    monkeypatch.setattr("dgpo.evaluation.backends.openai.FIRST_WAIT", 0.0)
+
+
+def answer_with(**changes):
+    """What `echo` says of "ab", with some of its choice (or of its document, in capitals) changed."""
+
+    def answer(path, body):
+        status, document = echo(path, body)
+        choice = document["choices"][0]
+        for name, value in changes.items():
+            (document if name.isupper() else choice)[name.lower()] = value
+        return status, document
+
+    return answer
+
+
+NOT_ENDED = ["error", "abort", "content_filter", "tool_calls", "function_call", None, "", 7, "eos"]
+INCOMPLETE = [
+    *[
+        ({"finish_reason": reason}, f"finish_reason = {reason!r}; a completion ends by 'stop' or 'length'")
+        for reason in NOT_ENDED
+    ],
+    ({"CHOICES": []}, "no choice in its answer; expected one"),
+    ({"ERROR": {"message": "out of memory"}}, "it answered with an error: .*out of memory"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), INCOMPLETE)
+def test_what_did_not_end_is_asked_again_and_then_named(changes, message, no_wait):
+    left = [2]
+
+    def at_first(path, body):
+        left[0] -= 1
+        return (answer_with(**changes) if left[0] >= 0 else echo)(path, body)
+
+    requests = [Request("ab", 5, False)]
+    with server(at_first) as (url, asked), OpenAIBackend("m", base_url=url, retries=2) as backend:
+        assert complete(backend, requests) == {0: Completion("ba", 2, False)}
+        assert len(asked) == 3
+    with server(answer_with(**changes)) as (url, asked), OpenAIBackend("m", base_url=url, retries=2) as backend:
+        with pytest.raises(
+            IncompleteError, match=rf"{url} with model 'm' failed: request 1 \('ab', seed 5\): {message}.*3 tries"
+        ):
+            complete(backend, requests)
+        assert len(asked) == 3
+
+
+def test_null_without_reasoning_is_no_answer_and_beside_reasoning_an_empty_one(no_wait):
+    def answer(message):
+        return answer_with(message={"role": "assistant", **message})
+
+    request = [Request([{"role": "user", "content": "ab"}], 0, False)]
+    with (
+        server(answer({"content": None})) as (url, _),
+        pytest.raises(IncompleteError, match="content = null, and no reasoning"),
+    ):
+        complete(OpenAIBackend("m", base_url=url, retries=0), request)
+    for said, text in (
+        ({"content": None, "reasoning_content": "hm"}, ""),
+        ({"content": [{"type": "text", "text": "ba"}]}, "ba"),
+    ):
+        with server(answer(said)) as (url, _):
+            assert complete(OpenAIBackend("m", base_url=url, retries=0), request)[0].text == text
+
+
+def test_the_others_are_finished_and_kept_and_the_rest_is_asked_again(tmp_path, no_wait):
+    filtered = {"2", "5"}
+
+    def filters(path, body):
+        return (answer_with(finish_reason="content_filter") if body["prompt"] in filtered else echo)(path, body)
+
+    problems = [{"prompt": str(number), "answer": str(number)} for number in range(8)]
+    suite = Suite("echo", problems, FunctionGrader(lambda text, answer: float(text == answer), "equal"))
+    with server(filters) as (url, asked), OpenAIBackend("m", base_url=url, concurrency=2, retries=1) as backend:
+        with pytest.raises(ConnectionError, match=r"4 requests have no completion, the first is request 5 \('2'"):
+            evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
+        kept = [json.loads(line) for line in (tmp_path / "generations.jsonl").read_text().splitlines()]
+        assert sorted((row["id"], row["sample"]) for row in kept) == [
+            (str(number), sample) for number in (0, 1, 3, 4, 6, 7) for sample in (0, 1)
+        ]
+        assert not (tmp_path / "results.json").exists()
+        filtered.clear()
+        del asked[:]
+        evaluation = evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
+    assert sorted(body["prompt"] for _, body, _ in asked) == ["2", "2", "5", "5"]
+    assert evaluation.benchmarks["echo"].estimates["avg@2"].value == 1.0
+
+
+def test_a_row_that_lacks_something_is_not_kept(tmp_path):
+    suite = Suite("echo", [{"prompt": "1", "answer": "1"}], FunctionGrader(lambda text, answer: 1.0, "any"))
+    with server(echo) as (url, _), OpenAIBackend("m", base_url=url) as backend:
+        evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
+        file = tmp_path / "generations.jsonl"
+        first, second = file.read_text().splitlines(keepends=True)
+        for broken, message in (('"completion": null', "a completion that is no text"), ('"x": "1"', "no completion")):
+            file.write_text(first.replace('"completion": "1"', broken) + second)
+            with pytest.raises(ValueError, match=f"line 1 of .* has {message}; remove it to have it generated again"):
+                evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
+
+
+MALFORMED = [
+    (
+        lambda path, body: (200, b"<html><body>Welcome</body></html>"),
+        "it answered with text/html, not with JSON: '<html><body>Welcome",
+    ),
+    (lambda path, body: (200, b'{"choices": [{"text"'), "it answered with application/json, not with JSON: "),
+    (lambda path, body: (200, b""), "it answered with application/json, not with JSON: ''"),
+    (lambda path, body: (200, [1]), "it answered with a JSON list; expected an object with choices"),
+    (lambda path, body: (200, {}), "choices = None in its answer; expected a list"),
+    (lambda path, body: (200, {"choices": [7]}), r"choices\[0\] = 7 in its answer; expected an object"),
+    (answer_with(text=7), "text = 7 in its answer; expected text"),
+    (answer_with(text=None), "text = None in its answer; expected text"),
+    (answer_with(USAGE={"completion_tokens": "many"}), "usage = .*'many'.* in its answer; expected completion_tokens"),
+    (answer_with(USAGE={"completion_tokens": 1.5}), "usage = .*; expected completion_tokens as a whole number"),
+    (answer_with(USAGE={"completion_tokens": True}), "usage = "),
+    (answer_with(USAGE={"completion_tokens": -1}), "usage = "),
+    (answer_with(USAGE=3), "usage = 3"),
+]
+MALFORMED_CHATS = [
+    (answer_with(message=None), "message = None in its answer; expected an object with content"),
+    (answer_with(message={"content": 7}), "content = 7 in its answer; expected text"),
+    (answer_with(message={"content": [7]}), r"content = \[7\] in its answer; expected text"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "prompt"),
+    [*[(*case, "ab") for case in MALFORMED], *[(*case, CHAT) for case in MALFORMED_CHATS]],
+)
+def test_what_does_not_speak_the_protocol_is_named(answer, message, prompt):
+    with (
+        server(answer) as (url, _),
+        OpenAIBackend("m", base_url=url, retries=0) as backend,
+        pytest.raises(ConnectionError, match=f"the endpoint {url} with model 'm' failed: {message}"),
+    ):
+        complete(backend, [Request(prompt, 0, False)])
+
+
+def test_an_answer_without_counts_has_no_count():
+    with server(answer_with(USAGE={"total_tokens": 3})) as (url, _):
+        assert complete(OpenAIBackend("m", base_url=url), [Request("ab", 0, False)])[0].tokens is None
+
+
+def test_a_timeout():
+    def slow(path, body):
+        time.sleep(0.5)
+        return echo(path, body)
+
+    with (
+        server(slow) as (url, _),
+        OpenAIBackend("m", base_url=url, timeout=0.1, retries=0) as backend,
+        pytest.raises(ConnectionError, match=rf"{url} with model 'm' failed: no answer within 0.1 s \(timeout\)"),
+    ):
+        complete(backend, [Request("a", 0, False)])
+
+
+# --- secrets ----------------------------------------------------------------------------------------------------------
+
+
+def test_passwords_and_keys_in_an_address_are_used_and_never_shown(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "key-of-mine-12345")
+    caplog.set_level(logging.DEBUG)
+    asked = []
+
+    def answer(path, body):
+        asked.append(path)
+        if body["prompt"] == "refused":
+            return 401, {"error": {"message": f"no key-of-mine-12345, no q-secret, no {basic}"}}
+        return echo(path.partition("?")[0], body)
+
+    basic = base64.b64encode(b"me:pass/word").decode()
+    suite = Suite("echo", [{"prompt": "1", "answer": "1"}], FunctionGrader(lambda text, answer: 1.0, "any"))
+    with server(answer) as (url, headers):
+        secret = url.replace("://", "://me:pass%2Fword@") + "?api_key=q-secret&version=2024"
+        with OpenAIBackend("m", base_url=secret, retries=0) as backend:
+            evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
+            with pytest.raises(ConnectionError) as refused:
+                complete(backend, [Request("refused", 0, False)])
+            assert backend.settings()["base_url"] == f"{url}?api_key=***&version=***"
+            shown = [repr(backend.endpoint), str(refused.value), caplog.text]
+    assert asked[0] == "/v1/completions?api_key=q-secret&version=2024"
+    assert [authorization for *_, authorization in headers] == [f"Basic {basic}"] * 3
+    written = [file.read_text() for file in tmp_path.iterdir()]
+    for text in shown + written:
+        for found in ("pass/word", "pass%2Fword", "q-secret", "key-of-mine-12345", basic):
+            assert found not in text
+    assert "no ***, no ***, no ***" in shown[1]
+    assert "POST" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["ftp://me:password@host/v1", "http://me:password@", "http://me:password@host:port/v1", "me:password@host://x@"],
+)
+def test_an_address_that_is_none_keeps_its_password(address):
+    with pytest.raises(
+        ValueError, match="base_url = .*; expected an address such as http://127.0.0.1:8000/v1"
+    ) as error:
+        OpenAIBackend("m", base_url=address)
+    assert "password" not in str(error.value)
+
+
+def test_a_key_with_other_characters_is_not_shown(monkeypatch):
+    monkeypatch.setenv("SOME_KEY", "abc\ndef")
+    with pytest.raises(ValueError, match="the key in SOME_KEY holds characters that no header can carry") as error:
+        Endpoint.of("http://x/v1", "SOME_KEY")
+    assert "abc" not in str(error.value)
+    monkeypatch.setenv("SOME_KEY", " abcdef\n")
+    assert Endpoint.of("http://[::1]:8000/v1", "SOME_KEY").key == "abcdef"
+    assert Endpoint.of("http://[::1]:8000/v1", "SOME_KEY").shown == "http://[::1]:8000/v1"
+
+
+def test_differences_to_an_older_run_hide_what_it_recorded():
+    lines = differences({"base_url": "http://me:password@x/v1?token=abc"}, {"base_url": "http://x/v1"})
+    assert lines == ['base_url: "http://***@x/v1?token=***" -> "http://x/v1"']
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"base_url": "http://x", "timeout": 0}, "timeout = 0; expected a finite number of seconds > 0"),
+        ({"base_url": "http://x", "timeout": float("nan")}, "timeout = nan; expected"),
+        ({"base_url": "http://x", "retries": -1}, "retries = -1; expected at least 0"),
         ({"base_url": "localhost:8000"}, "base_url = 'localhost:8000'; expected an address such as http://"),
         ({"base_url": "http://x", "concurrency": 0}, "concurrency = 0; expected at least 1"),
     ],
@@ -207,6 +437,8 @@ def test_refuses(options, message):
 class Engine:
     """Answers with the seeds; its parameters are those that vLLM documents."""
 
+    reasons = ("stop", "length")
+
     def __init__(self, model, *, dtype, tensor_parallel_size):
         self.calls = []
 
@@ -216,7 +448,7 @@ class Engine:
             types.SimpleNamespace(
                 outputs=[
                     types.SimpleNamespace(
-                        text=f"{parameters.get('seed')}", token_ids=[1, 2], finish_reason=("stop", "length")[at % 2]
+                        text=f"{parameters.get('seed')}", token_ids=[1, 2], finish_reason=self.reasons[at % 2]
                     )
                 ]
             )
@@ -248,6 +480,14 @@ def test_vllm_gets_the_token_ids_and_the_parameters(vllm_backend, tokenizer):
     assert [parameters["temperature"] for _, parameters in first + second] == [0.0, 0.7, 0.7]
     assert first[1][1] == {"temperature": 0.7, "max_tokens": 5, "top_p": 0.9, "seed": 2}
     assert vllm_backend.settings()["weights"] is not None
+
+
+def test_vllm_that_aborts_a_request(vllm_backend, monkeypatch):
+    monkeypatch.setattr(Engine, "reasons", ("stop", "abort"))
+    groups = vllm_backend.complete([Request("ab", 1, False), Request("c", 2, False)], SAMPLING)
+    assert next(groups) == [(0, Completion("1", 2, False))]
+    with pytest.raises(IncompleteError, match="vLLM gave no completion for request 2: finish_reason = 'abort'"):
+        next(groups)
 
 
 def test_vllm_that_is_not_installed(monkeypatch):

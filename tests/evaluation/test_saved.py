@@ -45,6 +45,10 @@ SHAPES = {
     "problem, response": [
         {"problem": f" What is {n}+{n}?\n", "response": said(n, n >= k)} for k in range(2) for n in range(3)
     ],
+    "messages": [
+        {**row, "completion": [{"role": "assistant", "content": [{"type": "text", "text": row["completion"]}]}]}
+        for row in by_completion()
+    ],
     "mixed": [*by_list()[:2], *[row for row in by_completion() if row["id"] == "s1"]],
 }
 
@@ -206,3 +210,25 @@ def test_which_problems_count_does_not_depend_on_the_completions(tmp_path):
     assert result.excluded == ["1"]
     assert result.estimates["avg@1"].value == 1.0
     assert result.rates["bad_gold"] == 0.5
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "content_filter", "tool_calls", None, 7])
+def test_a_completion_that_did_not_end_is_none(tmp_path, reason):
+    rows = by_completion()
+    rows[1]["finish_reason"] = reason
+    message = f"line 2 of .*gens.jsonl' holds no completion: finish_reason = {reason!r}; a completion ends by 'stop'"
+    with pytest.raises(ValueError, match=message):
+        evaluate_saved(write(tmp_path / "gens.jsonl", rows), SUMS, progress=False)
+
+
+def test_a_finish_reason_says_what_was_truncated(tmp_path):
+    rows = [{**row, "finish_reason": "length" if row["id"] == "s0" else "stop"} for row in by_completion()]
+    found = evaluate_saved(write(tmp_path / "gens.jsonl", rows), SUMS, progress=False)
+    assert found.benchmarks["sums"].rates["truncated"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("tokens", [True, -1, 1.5, "3"])
+def test_counts_that_are_none(tmp_path, tokens):
+    rows = [{**row, "tokens": tokens} for row in by_completion()]
+    with pytest.raises(ValueError, match="line 1 of .* has tokens = .*; expected a whole number"):
+        evaluate_saved(write(tmp_path / "gens.jsonl", rows), SUMS, progress=False)

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import policy_loss
 from dgpo.diagnostics import Recorder, load
+from dgpo.redaction import without_secrets
 from dgpo.training import DGPOTrainer
-from dgpo.training.recording import _git, data_of, sum_pi_squared, without_secrets
+from dgpo.training.recording import _git, data_of, sum_pi_squared
 
 
 @pytest.fixture

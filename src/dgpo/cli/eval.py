@@ -23,6 +23,7 @@ from dgpo.evaluation import (
     evaluate_saved,
     table,
 )
+from dgpo.evaluation.backends.openai import TIMEOUT
 
 
 def run(argv: list[str]) -> int:
@@ -84,5 +85,10 @@ def _backend(args: EvalArguments, model: str) -> Backend:
     if args.backend == "vllm":
         return VLLMBackend(model, dtype=args.dtype, group_size=args.batch_size or 2048)
     assert args.base_url is not None
-    concurrency = args.batch_size or 32
-    return OpenAIBackend(model, base_url=args.base_url, api_key_env=args.api_key_env, concurrency=concurrency)
+    return OpenAIBackend(
+        model,
+        base_url=args.base_url,
+        api_key_env=args.api_key_env,
+        concurrency=args.batch_size or 32,
+        timeout=TIMEOUT if args.timeout is None else args.timeout,
+    )

@@ -10,6 +10,7 @@ from dgpo import tasks
 from dgpo.cli.data import DataArguments
 from dgpo.evaluation import Sampling
 from dgpo.evaluation.results import require_ks
+from dgpo.redaction import redacted
 from dgpo.tasks.prompt import BOXED, PROMPTS, PromptFormat
 
 
@@ -77,6 +78,10 @@ class EvalArguments(DataArguments):
     api_key_env: str | None = field(
         default=None, metadata={"help": "Environment variable with the server's key; OPENAI_API_KEY if it is there."}
     )
+    timeout: float | None = field(
+        default=None,
+        metadata={"help": "Seconds for one request to the server, which waits in its queue as well. 3600."},
+    )
     out: str | None = field(
         default=None,
         metadata={
@@ -106,13 +111,13 @@ class EvalArguments(DataArguments):
             self._without_meaning(
                 "generating completions, and --generations grades what is there",
                 *("model", "samples", "temperature", "top_p", "max_new_tokens", "greedy", "no_greedy"),
-                *("batch_size", "base_url", "api_key_env"),
+                *("batch_size", "base_url", "api_key_env", "timeout"),
             )
             return
         if self.model is None:
             raise ValueError("the following arguments are required: --model (or --generations)")
         if self.backend != "openai":
-            self._without_meaning("--backend openai", "base_url", "api_key_env")
+            self._without_meaning("--backend openai", "base_url", "api_key_env", "timeout")
         elif self.base_url is None:
             raise ValueError("backend = 'openai' needs the server's address: --base-url http://127.0.0.1:8000/v1")
         if self.greedy and self.no_greedy:
@@ -192,4 +197,5 @@ class EvalArguments(DataArguments):
     def _without_meaning(self, where: str, *names: str) -> None:
         for name in names:
             if value := getattr(self, name):
-                raise ValueError(f"{name} = {value!r} has no meaning here: it is for {where}")
+                shown = redacted(repr(value))
+                raise ValueError(f"{name} = {shown} has no meaning here: it is for {where}")

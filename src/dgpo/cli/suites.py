@@ -11,6 +11,7 @@ from typing import Any
 from dgpo import tasks
 from dgpo.cli.eval_arguments import EvalArguments
 from dgpo.evaluation import Suite
+from dgpo.redaction import redacted
 from dgpo.rewards import answer_of, exact_match
 from dgpo.rewards.verdict import FunctionGrader, Grader
 from dgpo.tasks.content import content_hash
@@ -72,7 +73,12 @@ def _data_set(args: EvalArguments, stack: ExitStack) -> Problems:
     # of the problems as they are in the data: what they are put into is recorded apart
     bare = replace(args, prompt_template=None, chat=False).load_dataset("test")
     digest = content_hash((json.dumps(row["prompt"]), row["answer"]) for row in bare)
-    source = {"source": args.dataset, "config": args.dataset_config, "split": args.dataset_split, "sha256": digest}
+    source = {
+        "source": redacted(args.dataset),
+        "config": args.dataset_config,
+        "split": args.dataset_split,
+        "sha256": digest,
+    }
     return Problems(name, [Suite(name, problems, grader, source)], 512, {**prompt, "chat": args.chat})
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dgpo.evaluation.folder import CONFIGURATION
 from dgpo.evaluation.paired import Paired, holm, paired
 from dgpo.evaluation.results import RESULTS, SCHEMA
+from dgpo.redaction import redacted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -251,7 +252,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     for key in dict.fromkeys([*first, *second]):
         if first.get(key) == second.get(key) or any(f"{key}.".startswith(f"{one}.") for one in MAY_DIFFER):
             continue
-        shown = f"A {first.get(key, 'not given')}, B {second.get(key, 'not given')}"
+        shown = redacted(f"A {first.get(key, 'not given')}, B {second.get(key, 'not given')}")
         # two templates with the same beginning would look the same if cut
         found.append(f"{key}: {shown if len(shown) <= 160 and shown.isprintable() else 'two long texts that differ'}")
     return found

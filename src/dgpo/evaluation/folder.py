@@ -11,9 +11,12 @@ from typing import Any, BinaryIO
 
 from dgpo.evaluation.suite import Slot
 from dgpo.files import write_json_atomic, write_lines_atomic
+from dgpo.redaction import redacted
 
 CONFIGURATION = "run.json"
 GENERATIONS = "generations.jsonl"
+ROW = ("completion", "extracted", "kind", "reason", "score", "tokens", "truncated")
+"""What every row has beside its place; see `graded_rows`."""
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
@@ -119,6 +122,9 @@ class RunFolder:
             position = self._positions.get((row["benchmark"], row["id"], row["sample"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{where} is not a row of an evaluation; remove it to have it generated again") from error
+        if missing := [key for key in ROW if key not in row] or not isinstance(row["completion"], str):
+            what = f"no {missing[0]}" if isinstance(missing, list) else "a completion that is no text"
+            raise ValueError(f"{where} has {what}; remove it to have it generated again")
         if position is None or position in self.rows:
             how = "is there twice" if position is not None else "does not belong to this run"
             raise ValueError(f"{where} ({row['benchmark']}, {row['id']}, sample {row['sample']}) {how}; remove it")
@@ -144,7 +150,7 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value)
+    text = redacted(json.dumps(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.evaluation.backends.backend import Completion
+from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
 from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, read_configuration
 from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
+from dgpo.rewards.answers import texts_of
 
 CHUNK = 4096
 """Completions graded at a time."""
@@ -45,8 +46,9 @@ def evaluate_saved(
     * `{"id", "completion"}` or `{"id", "completions": [...]}`,
     * `{"problem"` or `"prompt", "response"` or `"responses": [...]}`, with the text of the problem or of its prompt,
 
-    in any combination of these names, optionally with `benchmark`, `kind: "greedy"`, `tokens` and `truncated`. An id
-    or a text that several of the benchmarks have needs `benchmark`. Samples are numbered in the order of the file.
+    in any combination of these names, optionally with `benchmark`, `kind: "greedy"`, `tokens`, `truncated` and
+    `finish_reason` ("stop" or "length"). A completion is text, a message or messages. An id or a text that several of
+    the benchmarks have needs `benchmark`. Samples are numbered in the order of the file.
 
     What is not in the file is not known: model, temperature and the rest are taken from a `run.json` beside our own
     `generations.jsonl`, and are None otherwise.
@@ -183,9 +185,17 @@ def _read(path: Path, index: _Index) -> Iterator[tuple[Suite, int, bool, Complet
                     raise ValueError(f"{where} is sample {row['sample']} of a problem that {seen[key]} has already")
                 seen[key] = where
             tokens, truncated = row.get("tokens"), row.get("truncated")
-            if not isinstance(tokens, int | None) or not isinstance(truncated, bool | None):
+            if not _is_count(tokens) or not isinstance(truncated, bool | None):
                 said = f"tokens = {tokens!r} and truncated = {truncated!r}"
                 raise ValueError(f"{where} has {said}; expected a whole number, and true or false")
+            if "finish_reason" in row:
+                try:
+                    cut = truncated_of(row["finish_reason"])
+                except IncompleteError as error:
+                    raise ValueError(
+                        f"{where} holds no completion: {error}; remove it, or generate it again"
+                    ) from error
+                truncated = cut if truncated is None else truncated
             texts = _texts(row, where)
             if len(texts) > 1:  # what is said of all of them is not the length of each
                 tokens = truncated = None
@@ -196,11 +206,19 @@ def _read(path: Path, index: _Index) -> Iterator[tuple[Suite, int, bool, Complet
 def _texts(row: Mapping[str, Any], where: str) -> list[str]:
     several = next((row[key] for key in _TEXTS if key in row), None)
     single = next((row[key] for key in _TEXT if key in row), None)
-    texts = several if several is not None else [single]
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+    given = several if several is not None else [single]
+    try:
+        texts = texts_of(given) if isinstance(given, list) else []
+    except TypeError:
+        texts = []
+    if not texts:
         expected = f"expected text as {' or '.join(_TEXT)}, or a list of texts as {' or '.join(_TEXTS)}"
         raise ValueError(f"{where} has no completion: {expected}; its keys: {', '.join(row)}")
     return texts
+
+
+def _is_count(tokens: Any) -> bool:
+    return tokens is None or (isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0)
 
 
 def _numbered(found: Iterable[tuple[Suite, int, bool, Completion]]) -> list[tuple[Slot, Completion]]:

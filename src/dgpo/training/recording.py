@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import platform
-import re
 import subprocess
 import uuid
 from importlib.metadata import PackageNotFoundError, version
@@ -27,6 +26,7 @@ from transformers.trainer_callback import ExportableState
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.recorder import Recorder
 from dgpo.diagnostics.recording import INFO
+from dgpo.redaction import without_secrets
 from dgpo.tokens import TokenBatch
 from dgpo.training.fused import softcap_of
 
@@ -38,10 +38,6 @@ logger = logging.getLogger(__name__)
 PACKAGES = ("dgpo", "torch", "trl", "transformers", "accelerate", "peft", "vllm", "deepspeed", "math-verify")
 HASHED_ROWS = 10_000
 """Rows of the data that its hash reads, so that a large set does not delay the start."""
-
-_SECRET_NAME = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_key|access_key)$", re.IGNORECASE)
-_SPECIAL_TOKEN = re.compile(r"(eos|bos|pad|unk|sep|cls|mask|image|stop)_token$", re.IGNORECASE)
-_SECRET_LOOK = re.compile(r"(?<=://)[^/@\s]+(?=@)|\bhf_[A-Za-z0-9]{8,}|\bsk-[A-Za-z0-9-]{16,}")
 
 
 class Recording(TrainerCallback, ExportableState):
@@ -245,19 +241,6 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def without_secrets(value: Any, name: str = "") -> Any:
-    """A configuration in which tokens, keys and passwords are `***`, by the name of the option and by their look."""
-    if isinstance(value, dict):
-        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [without_secrets(inner, name) for inner in value]
-    if isinstance(value, str):
-        if _SECRET_NAME.search(name) and not _SPECIAL_TOKEN.match(name):
-            return "***"
-        return _SECRET_LOOK.sub("***", value)
-    return value
 
 
 def _info(folder: Path) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgpo.evaluation.backends.backend import Backend, Completion, Request, Sampling
+from dgpo.evaluation.backends.backend import Backend, Completion, IncompleteError, Request, Sampling
 from dgpo.evaluation.backends.openai import OpenAIBackend
 from dgpo.evaluation.backends.transformers import TransformersBackend
 from dgpo.evaluation.backends.vllm import VLLMBackend
@@ -17,6 +17,7 @@ __all__ = [
     "BACKENDS",
     "Backend",
     "Completion",
+    "IncompleteError",
     "OpenAIBackend",
     "Request",
     "Sampling",

@@ -86,6 +86,21 @@ class Sampling:
             )
 
 
+class IncompleteError(ConnectionError):
+    """What came back for a request is no completion: it ended neither by itself nor at its limit of tokens."""
+
+
+def truncated_of(finish_reason: Any) -> bool:
+    """Whether a completion was cut off at its limit, by its `finish_reason`: `stop` or `length`.
+
+    Raises:
+        IncompleteError: anything else, such as `abort`, `error`, `content_filter`, `tool_calls` or null.
+    """
+    if finish_reason not in ("stop", "length"):
+        raise IncompleteError(f"finish_reason = {finish_reason!r}; a completion ends by 'stop' or 'length'")
+    return bool(finish_reason == "length")
+
+
 class Backend(ABC):
     """A model that completes requests; a context manager that lets go of the model.
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from dgpo.evaluation.backends.backend import Backend, Completion, Request, Sampling
+from dgpo.evaluation.backends.answer import MalformedError, read_completion
+from dgpo.evaluation.backends.backend import Backend, Completion, IncompleteError, Request, Sampling
+from dgpo.evaluation.backends.endpoint import Endpoint
 
-API_KEY_ENV = "OPENAI_API_KEY"
+TIMEOUT = 3600.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
+"""Seconds before a request is sent again because of its answer; they double from one try to the next."""
+MOST_FAILURES = 10
+"""Requests without a completion after which a run gives up; fewer are named when all others are done."""
 
 
 class OpenAIBackend(Backend):
@@ -23,14 +28,19 @@ class OpenAIBackend(Backend):
     to the server, too, so a run that is repeated need not give the same completions; one that is continued keeps those
     that it has.
 
+    A completion counts only if it ended by itself (`finish_reason` "stop") or at the limit ("length"). A request that
+    was aborted, filtered, answered with a call of a tool or not answered at all is sent again, `retries` times. If that
+    does not help, the others are finished first and the error names it; it is asked again when the run is continued.
+
     Args:
         model: the name by which the server knows the model.
-        base_url: of the server, with the version: `http://127.0.0.1:8000/v1`.
+        base_url: of the server, with the version: `http://127.0.0.1:8000/v1`. A user and password in it are sent as
+            basic authorization and its parameters with every request; neither is shown or recorded.
         api_key_env: environment variable with the key. None takes `OPENAI_API_KEY` if there is one, and otherwise a
             key that says nothing: servers of one's own do not ask for it.
         concurrency: requests under way at a time.
         timeout: seconds for one request, which waits in the server's queue as well.
-        retries: of the client, for lost connections, rate limits and errors of the server.
+        retries: for lost connections, rate limits and errors of the server, and for answers that are no completion.
 
     Raises:
         ImportError: the package `openai` is not installed; says what to install.
@@ -44,26 +54,35 @@ class OpenAIBackend(Backend):
         base_url: str,
         api_key_env: str | None = None,
         concurrency: int = 32,
-        timeout: float = 3600.0,
+        timeout: float = TIMEOUT,
         retries: int = 5,
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"concurrency = {concurrency}; expected at least 1")
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url = {base_url!r}; expected an address such as http://127.0.0.1:8000/v1")
-        if api_key_env is not None and api_key_env not in os.environ:
-            raise ValueError(f"api_key_env = {api_key_env!r}: there is no such environment variable")
+        if not 0 < timeout < float("inf"):
+            raise ValueError(f"timeout = {timeout:g}; expected a finite number of seconds > 0")
+        if retries < 0:
+            raise ValueError(f"retries = {retries}; expected at least 0")
+        self.endpoint = Endpoint.of(base_url, api_key_env)
         try:
             import openai
         except ImportError as error:
             raise ImportError("the backend 'openai' needs its client: pip install 'dgpo[openai]'") from error
 
         self.model = model
-        self.base_url = base_url
         self.concurrency = concurrency
+        self.timeout = timeout
+        self.retries = retries
         self._openai = openai
-        key = os.environ.get(api_key_env or API_KEY_ENV) or "none"
-        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
+        self._client = openai.OpenAI(
+            base_url=self.endpoint.url,
+            api_key=self.endpoint.key,
+            default_headers=self.endpoint.headers,
+            default_query=self.endpoint.query,
+            timeout=timeout,
+            max_retries=retries,
+        )
+        self._log_filter = self.endpoint.watch_logs()
 
     def complete(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[int] = ()
@@ -71,13 +90,14 @@ class OpenAIBackend(Backend):
         """As in `Backend`; whatever has come back.
 
         Raises:
-            ConnectionError: the server cannot be reached or refuses a request; says what it said.
+            ConnectionError: the server cannot be reached, refuses a request, does not speak the protocol, or gives no
+                completion for some requests; says what it said.
         """
         left = sorted(set(range(len(requests))).difference(done))
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         for position in left:
             todo.put(position)
-        finished: queue.SimpleQueue[tuple[int, Completion] | Exception] = queue.SimpleQueue()
+        finished: queue.SimpleQueue[tuple[int, Completion | Exception]] = queue.SimpleQueue()
         stopped = threading.Event()
 
         def work() -> None:
@@ -87,33 +107,56 @@ class OpenAIBackend(Backend):
                 except queue.Empty:
                     return
                 try:
-                    finished.put((position, self._ask(requests[position], sampling)))
+                    finished.put((position, self._insist(requests[position], sampling, stopped)))
                 except Exception as error:  # noqa: BLE001  (raised again where it can be seen)
-                    finished.put(error)
-                    return
+                    finished.put((position, error))
+                    if not isinstance(error, IncompleteError):
+                        return
 
         # daemons, unlike those of an executor: Ctrl-C must not wait for a long answer
         for _ in range(min(self.concurrency, len(left))):
             threading.Thread(target=work, daemon=True).start()
+        failed: list[tuple[int, IncompleteError]] = []
         try:
             count = 0
             while count < len(left):
                 group = list(_drain(finished))
                 count += len(group)
-                good = [one for one in group if not isinstance(one, Exception)]
+                good = [(position, found) for position, found in group if isinstance(found, Completion)]
                 if good:
                     yield good
-                for error in group:
-                    if isinstance(error, Exception):
-                        raise self._explained(error) from error
+                for position, found in group:
+                    if isinstance(found, IncompleteError):
+                        failed.append((position, found))
+                    elif isinstance(found, Exception):
+                        # the cause may hold the address as it was given
+                        raise self._explained(found) from None
+                if len(failed) >= MOST_FAILURES:
+                    break
         finally:
             stopped.set()
+        if failed:
+            position, error = min(failed, key=lambda one: one[0])
+            raise IncompleteError(self._about(f"{_named(position, requests[position], len(failed))}: {error}"))
 
     def settings(self) -> dict[str, Any]:
-        return {"kind": "openai", "base_url": self.base_url, "versions": {"openai": self._openai.__version__}}
+        return {"kind": "openai", "base_url": self.endpoint.shown, "versions": {"openai": self._openai.__version__}}
 
     def close(self) -> None:
         self._client.close()
+        self.endpoint.unwatch_logs(self._log_filter)
+
+    def _insist(self, request: Request, sampling: Sampling, stopped: threading.Event) -> Completion:
+        """`_ask`, again where there was no completion."""
+        wait = FIRST_WAIT
+        for left in range(self.retries, -1, -1):
+            try:
+                return self._ask(request, sampling)
+            except IncompleteError as error:
+                if left == 0 or stopped.wait(wait):
+                    raise IncompleteError(f"{error} ({self.retries + 1 - left} tries)") from error
+                wait = min(2 * wait, LONGEST_WAIT)
+        raise AssertionError("the last try returns or raises")
 
     def _ask(self, request: Request, sampling: Sampling) -> Completion:
         options: dict[str, Any] = {"model": self.model, "n": 1, "max_tokens": sampling.max_new_tokens}
@@ -121,24 +164,31 @@ class OpenAIBackend(Backend):
             options |= {"temperature": 0.0}
         else:
             options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed}
+        # the raw response: the client takes whatever comes for what it should be
         if isinstance(request.prompt, str):
-            answer: Any = self._client.completions.create(prompt=request.prompt, **options)
-            text = answer.choices[0].text
+            raw: Any = self._client.completions.with_raw_response.create(prompt=request.prompt, **options)
         else:
             messages: Any = [dict(message) for message in request.prompt]
-            answer = self._client.chat.completions.create(messages=messages, **options)
-            text = answer.choices[0].message.content
-        return Completion(
-            text=text or "",  # a server that keeps the reasoning apart has nothing to show for one without an end
-            tokens=None if answer.usage is None else answer.usage.completion_tokens,
-            truncated=answer.choices[0].finish_reason == "length",
-        )
+            raw = self._client.chat.completions.with_raw_response.create(messages=messages, **options)
+        answer, chat = raw.http_response, not isinstance(request.prompt, str)
+        return read_completion(answer.text, answer.headers.get("content-type", ""), chat=chat)
 
     def _explained(self, error: Exception) -> Exception:
-        if not isinstance(error, self._openai.OpenAIError):
-            return error
-        said = " ".join(str(error).split())[:300]
-        return ConnectionError(f"the endpoint {self.base_url} with model {self.model!r} failed: {said}")
+        if isinstance(error, self._openai.APITimeoutError):
+            return ConnectionError(self._about(f"no answer within {self.timeout:g} s (timeout)"))
+        if isinstance(error, MalformedError | self._openai.OpenAIError | OSError):
+            return ConnectionError(self._about(str(error)))
+        return error
+
+    def _about(self, said: str) -> str:
+        said = " ".join(self.endpoint.hide(said).split())[:400]
+        return f"the endpoint {self.endpoint.shown} with model {self.model!r} failed: {said}"
+
+
+def _named(position: int, request: Request, failed: int) -> str:
+    prompt = request.prompt if isinstance(request.prompt, str) else str(request.prompt[-1].get("content"))
+    first = f"request {position + 1} ({' '.join(prompt.split())[:60]!r}, seed {request.seed})"
+    return first if failed == 1 else f"{failed} requests have no completion, the first is {first}"
 
 
 def _drain(finished: queue.SimpleQueue[Any]) -> Iterator[Any]:

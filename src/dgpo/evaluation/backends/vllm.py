@@ -12,10 +12,12 @@ from typing import Any
 from dgpo.evaluation.backends.backend import (
     Backend,
     Completion,
+    IncompleteError,
     Request,
     Sampling,
     files_fingerprint,
     template_fingerprint,
+    truncated_of,
 )
 from dgpo.evaluation.prompts import drops_special_tokens, encode
 
@@ -68,6 +70,7 @@ class VLLMBackend(Backend):
 
         Raises:
             ValueError: a prompt without tokens, a chat for a tokenizer without chat template.
+            IncompleteError: vLLM aborted a request; what else its group gave has come before.
         """
         encoded = encode(self._tokenizer, [request.prompt for request in requests])
         left = sorted(set(range(len(requests))).difference(done))
@@ -82,7 +85,16 @@ class VLLMBackend(Backend):
                 [self._parameters(requests[position], sampling) for position in group],
                 use_tqdm=False,
             )
-            yield [(position, _completion(output.outputs[0])) for position, output in zip(group, outputs, strict=True)]
+            good: list[tuple[int, Completion]] = []
+            bad: list[str] = []
+            for position, output in zip(group, outputs, strict=True):
+                try:
+                    good.append((position, _completion(output)))
+                except IncompleteError as error:
+                    bad.append(f"vLLM gave no completion for request {position + 1}: {error}")
+            yield good
+            if bad:
+                raise IncompleteError(bad[0])
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -109,4 +121,7 @@ class VLLMBackend(Backend):
 
 
 def _completion(output: Any) -> Completion:
-    return Completion(text=output.text, tokens=len(output.token_ids), truncated=output.finish_reason == "length")
+    if not output.outputs:
+        raise IncompleteError("no output")
+    first = output.outputs[0]
+    return Completion(first.text, tokens=len(first.token_ids), truncated=truncated_of(first.finish_reason))

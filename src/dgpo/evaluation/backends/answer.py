@@ -1,0 +1,77 @@
+"""The body of a server's answer: a completion, or what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
+from dgpo.rewards.answers import text_of
+
+REASONING = ("reasoning_content", "reasoning")
+"""Fields in which servers keep the reasoning apart from what is said."""
+
+
+class MalformedError(ValueError):
+    """The answer is not what the protocol says."""
+
+
+def read_completion(body: str, kind: str, *, chat: bool) -> Completion:
+    """The completion in the body of an answer with the content type `kind`.
+
+    Args:
+        body: of the HTTP response.
+        kind: its content type.
+        chat: of `chat/completions`; otherwise of `completions`.
+
+    Raises:
+        MalformedError: no JSON, no such fields, fields of another type.
+        IncompleteError: no choice, one that did not end by itself or at its limit of tokens, or one without text.
+    """
+    try:
+        document = json.loads(body)
+    except ValueError as error:
+        start = " ".join(body[:400].split())[:80]
+        raise MalformedError(f"it answered with {kind or 'no content type'}, not with JSON: {start!r}") from error
+    if not isinstance(document, dict):
+        raise MalformedError(f"it answered with a JSON {type(document).__name__}; expected an object with choices")
+    if (said := document.get("error")) is not None:
+        raise IncompleteError(f"it answered with an error: {said!r:.200}")
+    choices = document.get("choices")
+    if not isinstance(choices, list):
+        raise MalformedError(f"choices = {choices!r:.80} in its answer; expected a list")
+    if not choices:
+        raise IncompleteError("no choice in its answer; expected one")
+    choice = choices[0]
+    if not isinstance(choice, dict):
+        raise MalformedError(f"choices[0] = {choice!r:.80} in its answer; expected an object")
+    tokens = _tokens(document.get("usage"))
+    truncated = truncated_of(choice.get("finish_reason"))
+    return Completion(_text(choice, chat, truncated), tokens, truncated)
+
+
+def _text(choice: dict[str, Any], chat: bool, truncated: bool) -> str:
+    if not chat:
+        if not isinstance(choice.get("text"), str):
+            raise MalformedError(f"text = {choice.get('text')!r:.80} in its answer; expected text")
+        return str(choice["text"])
+    message = choice.get("message")
+    if not isinstance(message, dict):
+        raise MalformedError(f"message = {message!r:.80} in its answer; expected an object with content")
+    content = message.get("content")
+    if content is None and not truncated and not any(message.get(name) for name in REASONING):
+        raise IncompleteError("its answer has content = null, and no reasoning")
+    try:
+        # null beside reasoning: the budget ended, or the model did, before it said anything
+        return text_of({"content": content})
+    except TypeError as error:
+        raise MalformedError(f"content = {content!r:.80} in its answer; expected text") from error
+
+
+def _tokens(usage: Any) -> int | None:
+    if usage is None or (isinstance(usage, dict) and usage.get("completion_tokens") is None):
+        return None
+    count = usage["completion_tokens"] if isinstance(usage, dict) else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise MalformedError(f"usage = {usage!r:.80} in its answer; expected completion_tokens as a whole number")
+    return count

@@ -1,0 +1,102 @@
+"""The address of a server: what a client needs of it, and what may be shown."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import os
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
+
+from dgpo.redaction import HIDDEN, redacted
+
+API_KEY_ENV = "OPENAI_API_KEY"
+LOGGERS = ("openai", "httpx", "httpcore")
+"""What the loggers of the client and of its transport start with; they log addresses, where somebody asks for it."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An address, taken apart. Its password, parameters and key are in no `repr`.
+
+    Attributes:
+        shown: for records, logs and errors: without user and password, the values of parameters as `***`.
+        url: for the client: without user, password and parameters.
+        query: the parameters, sent with every request.
+        headers: user and password as HTTP's basic authorization, which takes the place of the key.
+        key: of the server; `none` where there is none, because the client wants one.
+        secrets: every text that must not be shown.
+    """
+
+    shown: str
+    url: str = field(repr=False)
+    query: dict[str, str] = field(repr=False)
+    headers: dict[str, str] = field(repr=False)
+    key: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, base_url: str, api_key_env: str | None) -> Endpoint:
+        """Raises ValueError for an address without http(s) or host, or an environment variable that is not there."""
+        given = repr(redacted(HIDDEN + "@" + base_url.rpartition("@")[2] if "@" in base_url else base_url))
+        expected = "expected an address such as http://127.0.0.1:8000/v1"
+        try:
+            parts = urlsplit(base_url)
+            port = parts.port
+        except ValueError as error:
+            raise ValueError(f"base_url = {given}; {expected}") from error
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"base_url = {given}; {expected}")
+        if api_key_env is not None and api_key_env not in os.environ:
+            raise ValueError(f"api_key_env = {api_key_env!r}: there is no such environment variable")
+        key = os.environ.get(api_key_env or API_KEY_ENV, "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(f"the key in {api_key_env or API_KEY_ENV} holds characters that no header can carry")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        netloc = host if port is None else f"{host}:{port}"
+        url = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        headers = {}
+        secrets = [key, user, password, parts.password or "", *query.values()]
+        if user or password:
+            basic = base64.b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {basic}"
+            secrets.append(basic)
+        shown = url + ("?" + "&".join(f"{name}={HIDDEN}" for name in query) if query else "")
+        # short ones, such as a version or a user "me", would cut up every text
+        hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+        return cls(shown, url, query, headers, key or "none", tuple(hidden))
+
+    def hide(self, text: str) -> str:
+        """The text without the secrets."""
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return redacted(text)
+
+    def watch_logs(self) -> logging.Filter:
+        """Hide the secrets from the logs of the client's libraries until `unwatch_logs`."""
+        filtering = _Hiding(self)
+        for logger in _loggers():
+            logger.addFilter(filtering)
+        return filtering
+
+    @staticmethod
+    def unwatch_logs(filtering: logging.Filter) -> None:
+        for logger in _loggers():
+            logger.removeFilter(filtering)
+
+
+def _loggers() -> list[logging.Logger]:
+    # those of them that are there: a filter does not reach the loggers below
+    return [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LOGGERS)]
+
+
+class _Hiding(logging.Filter):
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = self._endpoint.hide(record.getMessage()), None
+        return True
