@@ -31,7 +31,7 @@ class CISPO(Objective):
 
     Args:
         cap: >= 1, absolute: the largest weight. MiniMax does not disclose its value; 5 is that of ScaleRL
-            (arXiv 2510.13786) and of SkyRL.
+            (arXiv 2510.13786) and of SkyRL after 0.3.0, which clips to 1 … 6.
 
     Source: arXiv 2506.13585, eq. 4-5, "we did not impose a lower bound". TRL and Liger implement it with
     `epsilon_high` as the cap itself (left at its default 0.2, every weight is at most 0.2); verl's `cispo` clips on

@@ -258,7 +258,8 @@ CONFORMANCE: dict[str, dict[str, Conformance]] = {
         "verl": Conformance(
             setting={"policy_loss.loss_mode": "gspo", "clip_ratio_low": _LOW, "clip_ratio_high": _HIGH},
             aggregation="seq-mean-token-mean",
-            note="verl forces seq-mean-token-mean, whatever `loss_agg_mode` says, and clamps log s to at most 10",
+            note="0.9.1 averages as `loss_agg_mode` says, token-mean unless set; 0.10.0.dev forces seq-mean-token-mean. "
+            "log s is clamped to at most 10",
         ),
         "skyrl": Conformance(
             setting={

@@ -22,7 +22,7 @@ class DynamicSampler:
     The batch that the data loader hands over is generated first. Groups without spread in the rewards that decide, or
     in their sum with the others (`Scores.informative`), are replaced by groups from newly drawn prompts, in further
     generation batches of the same size, `max_num_gen_batches` in all. Places that are still empty then keep a group
-    without spread, with advantage exactly 0: verl raises here instead, which loses a run to one hard batch.
+    without spread, with advantage exactly 0: verl's DAPO recipe raises here, which loses a run to one hard batch.
 
     Drawn prompts depend only on the seed and the optimiser step, so a run that is resumed at the end of a generation
     draws what it would have drawn.
