@@ -47,7 +47,10 @@ def lines(*rows: dict[str, Any]) -> str:
         (["--num_generations", "5"], ["generation_batch_size (32)", "divisible by num_generations (5)"]),
         (["--num_generations", "1"], ["at least 2 generations", "You provided 1"]),
         (["--gradient_accumulation_steps", "3", "--steps_per_generation", "4"], ["= 3 does not divide"]),
-        (["--eval_strategy", "steps"], ["eval_strategy", "eval_dataset"]),
+        (["--eval_dataset", "x.jsonl"], ["eval_dataset = 'x.jsonl' needs eval_strategy = 'steps' or 'epoch'"]),
+        (["--dataset_test_split", "test"], ["dataset_test_split = 'test' needs eval_strategy"]),
+        (["--eval_strategy", "steps", "--eval_dataset", "x.jsonl"], ["task = 'addition' has its own"]),
+        (["--eval_strategy", "steps", "--dataset_test_split", "test"], ["task = 'addition' has its own"]),
         (["--use_vllm"], ["vLLM is not available", "pip install"]),
         (["--model_name_or_path", "no/such/folder"], ["cannot load model 'no/such/folder'", "no such folder"]),
         (["--rewards", "answer_rewar"], ["unknown reward 'answer_rewar'", "did you mean 'answer_reward'?"]),
@@ -127,7 +130,8 @@ def test_config_file(
     dgpo: Callable[..., Any], quick_settings: dict[str, str], write: Any, text: str, parts: list[str]
 ) -> None:
     file = write("run.yaml", text)
-    flags = [f"--{name}={value}" for name, value in quick_settings.items() if name not in text]
+    settings = {"task": "addition", **quick_settings}
+    flags = [f"--{name}={value}" for name, value in settings.items() if name not in text]
     dgpo("train", *flags, "--config", file).one_error(*parts)
 
 
@@ -212,6 +216,15 @@ def test_fewer_prompts_than_one_generation_takes(dgpo: Callable[..., Any], quick
     file = write("data.jsonl", lines(*ROWS[:7]))
     done = dgpo("train", *quick, "--dataset", file)
     done.one_error("the data has 7 prompts", "one generation takes 8", "num_generations = 4")
+
+
+def test_evaluation_on_a_file_that_is_not_named(dgpo: Callable[..., Any], quick: list[str], write: Any) -> None:
+    file = write("data.jsonl", lines(*ROWS))
+    for flags in (["--eval_strategy", "steps"], ["--eval_strategy", "epoch"], ["--eval_on_start"]):
+        said = f"{flags[0][2:]} = "
+        dgpo("train", *quick, "--dataset", file, *flags).one_error(said, "give --eval_dataset FILE", "eval_benchmarks")
+    done = dgpo("train", *quick, "--dataset", file, "--eval_strategy", "steps", "--eval_dataset", "none.jsonl")
+    done.one_error("no such data file: 'none.jsonl'")
 
 
 def test_config_of_a_local_file(dgpo: Callable[..., Any], quick: list[str], write: Any) -> None:

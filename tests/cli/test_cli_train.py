@@ -15,6 +15,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.cli import train
+from dgpo.cli.arguments import parse
 from dgpo.training import DGPOConfig, DGPOTrainer
 
 GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks" / "gsm8k_train.jsonl"
@@ -151,6 +152,52 @@ def test_a_data_file(
     assert trainer.train_dataset[3]["prompt"] == "Q: 3+3="
     assert trainer.train_dataset[3]["answer"] == "6"
     assert "rewards/answer_reward/mean" in history(trainer)[0]
+
+
+def test_evaluation_during_training(
+    dgpo: Callable[..., Any], quick: list[str], tmp_path: Path, seen: list[DGPOTrainer]
+) -> None:
+    """TRL's eval_strategy on a file of its own, with the same template; rewards are logged as TRL logs them."""
+    files = []
+    for name, first in (("train", 0), ("held-out", 50)):
+        files.append(tmp_path / f"{name}.jsonl")
+        rows = [{"problem": f"{a}+{a}=", "answer": str(2 * a)} for a in range(first, first + 8)]
+        files[-1].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    flags = [
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        2,
+        "--eval_dataset",
+        files[1],
+        "--prompt_template",
+        "Q {prompt}",
+    ]
+    done = dgpo("train", "--dataset", files[0], *quick, *flags)
+    assert done.code == 0, done.err
+    (trainer,) = seen
+    assert trainer.eval_dataset[0]["prompt"] == "Q 50+50="
+    evaluated = [row for row in trainer.state.log_history if "eval_reward" in row]
+    assert [row["step"] for row in evaluated] == [2, 4]
+    assert all("eval_rewards/answer_reward/mean" in row for row in evaluated)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--task", "addition"], ("addition", "validation")),
+        (["--task", "gsm8k"], ("gsm8k", "test")),
+        (["--dataset", "some/data"], ("some/data", "test")),
+        (["--dataset", "some/data", "--dataset_test_split", "dev"], ("some/data", "dev")),
+        (["--dataset", "x.jsonl", "--eval_dataset", "y.jsonl"], ("y.jsonl", "test")),
+        (["--dataset", "some/data", "--eval_dataset", "other/data"], ("other/data", "test")),
+    ],
+)
+def test_what_is_held_out(words: list[str], expected: tuple[str, str]) -> None:
+    words += ["--model_name_or_path", "m", "--use_cpu", "--bf16", "false", "--eval_strategy", "steps"]
+    kinds = [train.TrainArguments, train.ModelArguments, DGPOConfig]
+    args, _, config = parse("x", kinds, words)
+    assert train._held_out(args, config) == expected
 
 
 def test_gsm8k(dgpo: Callable[..., Any], quick: list[str], seen: list[DGPOTrainer]) -> None:

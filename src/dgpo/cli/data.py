@@ -46,8 +46,8 @@ class DataArguments:
     )
     chat: bool = field(default=False, metadata={"help": "Make each prompt a user message (for chat templates)."})
 
-    def make_task(self) -> tasks.Task | None:
-        """The task; None if it is a data set.
+    def check_source(self) -> None:
+        """Raise what is wrong with these flags by themselves, before anything is loaded.
 
         Raises:
             ValueError: neither or both, an unknown task, or options of data sets beside a task.
@@ -57,7 +57,7 @@ class DataArguments:
         if self.task is None:
             if self.data_dir is not None:
                 raise ValueError(f"data_dir = {self.data_dir!r} has no meaning with a data set; --dataset takes a file")
-            return None
+            return
         known = tasks.options(self.task)
         for option in ("dataset_config", "dataset_split", "columns", "prompt_template", "chat"):
             if getattr(self, option) and option not in known:
@@ -65,15 +65,23 @@ class DataArguments:
                     f"{option} = {getattr(self, option)!r} has no meaning with task = {self.task!r}, which makes its "
                     "own prompts; it is an option of --dataset"
                 )
-        return tasks.make(self.task, data_dir=self.data_dir, chat=self.chat or None)
+
+    def make_task(self) -> tasks.Task | None:
+        """The task; None if it is a data set. Raises ValueError as `check_source` does."""
+        self.check_source()
+        return None if self.task is None else tasks.make(self.task, data_dir=self.data_dir, chat=self.chat or None)
 
     def load_dataset(self, split: str) -> Dataset:
         """The data set, of the user's split or else of this one; see `dgpo.tasks.data.load`."""
         assert self.dataset is not None
+        return self.load_split(self.dataset, self.dataset_split or split)
+
+    def load_split(self, name: str, split: str) -> Dataset:
+        """A split of a hub data set, or a file, with the prompts and columns of these flags."""
         return load(
-            self.dataset,
-            self.dataset_split or split,
-            config=self.dataset_config,
+            name,
+            split,
+            config=self.dataset_config if name == self.dataset else None,
             columns=_mapping(self.columns),
             template=self.prompt_template,
             chat=self.chat,

@@ -21,7 +21,7 @@ class DemoArguments:
 
     out: str = field(default="outputs/demo", metadata={"help": "Folder for everything that is written."})
     seed: int = field(default=0, metadata={"help": "Seed of the starter model and of the training run."})
-    objective: str = field(default="dgpo", metadata={"help": "Objective to train with, with its defaults."})
+    objective: str = field(default="dgpo", metadata={"help": "Objective to train with; fields as in dgpo:n=2,m=2."})
     updates: int = field(default=UPDATES, metadata={"help": "Optimiser updates."})
 
 

@@ -12,14 +12,14 @@ from typing import Any
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from rich.console import Console, Group
-from trl import ModelConfig
 
 from dgpo import tasks
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
-from dgpo.cli.train import TrainArguments, check_settings, set_weights
+from dgpo.cli.train import ModelArguments, TrainArguments, check_settings, set_weights
 from dgpo.registry import did_you_mean
+from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig
 from dgpo.training.machines import GPUS, Sharding, World
 from dgpo.training.model_shapes import lora_targets, shape_of
@@ -67,6 +67,7 @@ def plan_of(argv: list[str]) -> Plan:
     @dataclass(kw_only=True)
     class Arguments(TrainArguments):
         def __post_init__(self) -> None:
+            self.check_source()
             found.append(world_of(self.accelerate_config, self.num_gpus, launched))
 
     @dataclass
@@ -82,9 +83,9 @@ def plan_of(argv: list[str]) -> Plan:
             return found[-1].processes  # the arguments are made before it
 
     with _unlaunched():
-        args, config, model = parse("dgpo train", [Arguments, Config, ModelConfig], argv)
+        args, model, config = parse("dgpo train", [Arguments, ModelArguments, Config], argv)
     with user_input():
-        check_settings(config, model)
+        check_settings(args, config)
         if args.gpu is not None and args.gpu not in GPUS:
             raise ValueError(f"unknown GPU {args.gpu!r}{did_you_mean(args.gpu, GPUS)}; known: {', '.join(GPUS)}")
         if model.load_in_4bit or model.load_in_8bit:
@@ -177,7 +178,7 @@ def _rows(args: TrainArguments, task: tasks.Task | None) -> tuple[int | None, st
         content = tasks.BENCHMARKS[task.name].content.get("train")
         return (None, "unknown") if content is None else (content.hub.rows, "as published")
     assert name is not None
-    if Path(name).suffix in (".jsonl", ".json", ".parquet"):
+    if is_file(name):
         return len(args.load_dataset("train")), "counted"
     hubs = [content.hub for benchmark in tasks.BENCHMARKS.values() for content in benchmark.content.values()]
     published = {(hub.name, hub.config, hub.split): hub.rows for hub in hubs}

@@ -20,6 +20,7 @@ from dgpo.cli.data import DataArguments
 from dgpo.cli.errors import user_input
 from dgpo.cli.models import cannot_load
 from dgpo.rewards import REWARDS, answer_reward, math_reward
+from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 from dgpo.training.rewards import build as build_rewards
@@ -41,6 +42,16 @@ class TrainArguments(DataArguments):
             "(math_reward for benchmarks), or answer_reward for a data set."
         },
     )
+    eval_dataset: str | None = field(
+        default=None,
+        metadata={
+            "help": "With eval_strategy: a hub data set or a file to evaluate on. Default: the dataset_test_split of "
+            "dataset; of a task its own held-out split."
+        },
+    )
+    dataset_test_split: str | None = field(
+        default=None, metadata={"help": "With eval_strategy: split of a hub data set to evaluate on; test."}
+    )
     resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
     dry_run: bool = field(
         default=False,
@@ -61,6 +72,27 @@ class TrainArguments(DataArguments):
         metadata={"help": "With --dry_run: a100, h100, h200, rtx3090 or rtx4090; for what fits, and the time."},
     )
 
+    def __post_init__(self) -> None:
+        """Before the configuration is made, which asks for a GPU."""
+        self.check_source()
+        if self.dry_run:
+            raise ValueError("dry_run is a flag, not a setting of a run: give --dry_run on the command line")
+        for name in ("accelerate_config", "num_gpus", "gpu"):
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} = {getattr(self, name)!r} is for --dry_run; a run takes its ranks from `accelerate launch`"
+                )
+
+
+@dataclass
+class ModelArguments(ModelConfig):
+    """TRL's, with a model that has to be named."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model_name_or_path is None:
+            raise ValueError("--model_name_or_path is required: a hub name or a folder")
+
 
 def run(argv: list[str]) -> int:
     """Run `dgpo train argv`."""
@@ -68,9 +100,8 @@ def run(argv: list[str]) -> int:
         from dgpo.cli import dry_run
 
         return dry_run.run(argv)
-    args, config, model = parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], argv, __doc__ or "")
+    args, model, config = parse("dgpo train", [TrainArguments, ModelArguments, DGPOConfig], argv, __doc__ or "")
     with user_input():
-        _refuse_plan_flags(args)
         checkpoint = _checkpoint(args, config)
         _check_record(config, checkpoint)
         trainer = _build(args, config, model)
@@ -108,14 +139,53 @@ def _save(trainer: DGPOTrainer, config: DGPOConfig, dataset: str | None) -> None
         trainer.push_to_hub(dataset_name=hub_data)
 
 
-def check_settings(config: DGPOConfig, model: ModelConfig) -> None:
+def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
     """Raise ValueError for what no run can do, before anything is loaded."""
-    if model.model_name_or_path is None:
-        raise ValueError("--model_name_or_path is required: a hub name or a folder")
     if config.correction is not None and not config.use_vllm:
         raise ValueError(
             f"correction = {config.correction!r} needs the sampler's log-probs, which vLLM gives: set use_vllm"
         )
+    if _evaluates(config):
+        _held_out(args, config)
+        return
+    for name in ("eval_dataset", "dataset_test_split"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"{name} = {getattr(args, name)!r} needs eval_strategy = 'steps' or 'epoch'")
+
+
+def _evaluates(config: DGPOConfig) -> bool:
+    """Whether TRL evaluates rewards on held-out prompts during training."""
+    return config.eval_strategy != "no" or bool(config.eval_on_start)
+
+
+def _held_out(args: TrainArguments, config: DGPOConfig) -> tuple[str, str]:
+    """Name and split of what `eval_strategy` evaluates on: of a task, a data set or a file.
+
+    Raises:
+        ValueError: there is nothing held out, or flags that say something else.
+    """
+    why = f"eval_strategy = {getattr(config.eval_strategy, 'value', config.eval_strategy)!r}"
+    if config.eval_strategy == "no":
+        why = "eval_on_start = True"
+    benchmarks = "or use eval_benchmarks, which evaluates on tasks and benchmarks with the code of `dgpo eval`"
+    task = args.make_task()
+    if args.eval_dataset is not None:
+        if task is not None:
+            raise ValueError(f"eval_dataset = {args.eval_dataset!r} is for --dataset; task = {args.task!r} has its own")
+        return args.eval_dataset, args.dataset_test_split or "test"
+    if task is not None:
+        if args.dataset_test_split is not None:
+            raise ValueError(
+                f"dataset_test_split = {args.dataset_test_split!r} is for --dataset; task = {args.task!r} has its own"
+            )
+        for split in ("validation", "test"):
+            if split in task.splits:
+                return task.name, split
+        raise ValueError(f"{why}: task = {args.task!r} has only the splits {', '.join(task.splits)}; {benchmarks}")
+    assert args.dataset is not None
+    if is_file(args.dataset):
+        raise ValueError(f"{why} needs data to evaluate on: give --eval_dataset FILE, {benchmarks}")
+    return args.dataset, args.dataset_test_split or "test"
 
 
 def _dry_run(argv: list[str]) -> bool:
@@ -125,20 +195,14 @@ def _dry_run(argv: list[str]) -> bool:
     return bool(parser.parse_known_args(argv)[0].dry_run) and not {"-h", "--help"} & set(argv)
 
 
-def _refuse_plan_flags(args: TrainArguments) -> None:
-    if args.dry_run:
-        raise ValueError("dry_run is a flag, not a setting of a run: give --dry_run on the command line")
-    for name in ("accelerate_config", "num_gpus", "gpu"):
-        if getattr(args, name) is not None:
-            raise ValueError(
-                f"{name} = {getattr(args, name)!r} is for --dry_run; a run takes its ranks from `accelerate launch`"
-            )
-
-
-def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPOTrainer:
-    check_settings(config, model)
+def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> DGPOTrainer:
+    check_settings(args, config)
     task = args.make_task()
     data = args.load_dataset("train") if task is None else task.dataset("train")
+    held_out = None
+    if _evaluates(config):
+        name, split = _held_out(args, config)
+        held_out = args.load_split(name, split) if task is None else task.dataset(split)
     # benchmarks are graded as mathematics; a data set may hold any kind of answer
     rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]
     if args.rewards is not None:
@@ -160,6 +224,7 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelConfig) -> DGPO
         reward_funcs=rewards,
         args=config,
         train_dataset=data,
+        eval_dataset=held_out,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )

@@ -14,6 +14,11 @@ FIELDS = ("prompt", "answer", "id")
 _READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parquet"}
 
 
+def is_file(name: str) -> bool:
+    """Whether `load` takes the name for a file, which has no splits, and not for a hub data set."""
+    return Path(name).suffix in _READERS
+
+
 def load(
     name: str,
     split: str = "train",

@@ -305,6 +305,8 @@ def _notes(
         notes.append(f"sharding not given: {world.sharding} assumed; --accelerate_config FILE says otherwise")
     if config.on_policy:
         notes.append("one update per generation: every ratio is 1, and objectives do not differ")
+    if config.eval_strategy != "no" or config.eval_benchmarks:
+        notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")
     if not fused:
         reason = why_no_fused_loss(config, world.sharding, lora is not None)
         notes.append(f"the loss goes through log-probs, in tiles of TRL's head: {reason}")
