@@ -258,7 +258,7 @@ CONFORMANCE: dict[str, dict[str, Conformance]] = {
         "verl": Conformance(
             setting={"policy_loss.loss_mode": "gspo", "clip_ratio_low": _LOW, "clip_ratio_high": _HIGH},
             aggregation="seq-mean-token-mean",
-            note="0.9.1 averages as `loss_agg_mode` says, token-mean unless set; 0.10.0.dev forces seq-mean-token-mean. "
+            note="0.9.1 averages as `loss_agg_mode` says (token-mean unless set), 0.10.0.dev by seq-mean-token-mean. "
             "log s is clamped to at most 10",
         ),
         "skyrl": Conformance(
