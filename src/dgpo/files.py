@@ -1,9 +1,11 @@
-"""Files that are either whole or not there: a reader never sees half of one, whenever the writer is killed."""
+"""Files that are either whole or not there, and JSON from files that somebody else wrote."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import unicodedata
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -68,3 +70,58 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:
         OSError: the folder cannot be created or written to.
     """
     return write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """What a JSON file holds, as `parse_json` returns it.
+
+    Raises:
+        ValueError: it is not UTF-8 or not JSON; names the file.
+        OSError: it cannot be read.
+    """
+    try:
+        return parse_json(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
+
+
+def parse_json(text: str) -> Any:
+    """JSON from an untrusted source: control characters in its texts are escaped (`printable`), and integers beyond the
+    range of a float are infinite, so that arithmetic on them fails as little as on floats.
+
+    Raises:
+        ValueError: it is no JSON, or is nested too deeply to be read.
+    """
+    try:
+        return _tame(json.loads(text))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _tame(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {printable(name): _tame(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_tame(inner) for inner in value]
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, int) and abs(value) >= 1 << 1023:
+        return math.inf if value > 0 else -math.inf
+    return value
+
+
+def printable(text: str) -> str:
+    """The text with every character escaped that a terminal would obey and not show: control characters (but tabs and
+    line feeds), and those that change the direction of what follows."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in "\t\n" or not _acts(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _acts(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTIONS
+
+
+_DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}

@@ -273,7 +273,8 @@ def test_what_cannot_be_compared(path: str, value: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [(None, "No such file"), ("{", "is not JSON"), ("[]", "schema = None"), ("\udcff", "not JSON")]
+    ("text", "message"),
+    [(None, "No such file"), ("{", "is not valid JSON"), ("[]", "schema = None"), ("\udcff", "is not UTF-8 text")],
 )
 def test_files_that_are_no_results(tmp_path: Path, text: str | None, message: str) -> None:
     file = tmp_path / "results.json"

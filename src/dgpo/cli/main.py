@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from importlib.util import find_spec
 
 from dgpo import __version__
 from dgpo.cli.errors import UserError
+from dgpo.files import printable
 from dgpo.registry import did_you_mean
 
 COMMANDS = {
@@ -75,7 +77,7 @@ def run(argv: list[str]) -> int:
     try:
         return int(importlib.import_module(f"dgpo.cli.{name.replace('-', '_')}").run(rest))
     except UserError as error:
-        print(f"dgpo {name}: error: {error}", file=sys.stderr)
+        print(f"dgpo {name}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         module = (error.name or "dgpo").split(".")[0]
@@ -101,8 +103,14 @@ def _need(name: str, modules: list[str], extra: str) -> int:
     return 2
 
 
+def _one_line(message: Warning | str, category: type[Warning], *where: object, **more: object) -> str:
+    """A warning as a line of a program: where in the code it was raised is nothing to its user."""
+    return f"{category.__name__.removeprefix('User').lower()}: {printable(str(message))}\n"
+
+
 def main() -> None:
     """Console entry point. An exception that gets here is ours: traceback, exit code 1."""
+    warnings.formatwarning = _one_line
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # π and ± on a terminal without UTF-8
     try:

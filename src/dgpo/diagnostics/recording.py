@@ -20,8 +20,10 @@ update within its generation), `rank`, `world_size`, `totals`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +31,21 @@ import torch
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.files import write_bytes_atomic
+from dgpo.files import parse_json, printable, write_bytes_atomic
 from dgpo.tokens import TokenBatch
 
 SCHEMA = "dgpo.tokens/1"
 RUN_SCHEMA = "dgpo.run/1"
 TOKENS, METRICS, INFO = "tokens", "metrics.jsonl", "run.json"
-NAME = re.compile(r"update-(\d+)(?:-rank(\d+))?\.parquet$")
+NAME = re.compile(r"update-([0-9]{1,15})(?:-rank([0-9]{1,9}))?\.parquet$")
 FLOATS = ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy", "sum_pi_squared")
 INTEGERS = ("response", "group", "position", "token_id")
+ALWAYS_KNOWN = ("response", "group", "position", "logprob", "advantage")
+"""Columns without a null."""
+
+MOST_ROWS = (2_000_000, 1)
+"""A file may hold so many rows, and so many more for each of its bytes: compression turns a run of equal values into
+nothing, and a file of a kilobyte could ask for all of the memory."""
 
 
 def record(
@@ -185,11 +193,75 @@ def pyarrow() -> tuple[Any, Any]:
     return pa, parquet
 
 
+@dataclass(frozen=True, kw_only=True)
+class Footer:
+    """What a file of tokens says of itself; see `record`. `rows`: how many tokens it holds."""
+
+    rows: int
+    update: int
+    generation: int
+    index: int | None
+    rank: int
+    world_size: int
+    totals: StepTotals | None
+
+
+def footer(path: str | os.PathLike[str]) -> Footer:
+    """The footer of a file of tokens, checked; the tokens are not read.
+
+    Raises:
+        ValueError: it is no such file, or damaged; names the file and what is wrong with it.
+        ModuleNotFoundError: pyarrow is not installed.
+    """
+    pa, parquet = pyarrow()
+    where = repr(str(path))
+    try:
+        found = parquet.read_metadata(path)
+    except (pa.ArrowException, OSError) as error:  # arrow reports what it cannot decode as either
+        raise ValueError(f"{where} is not a parquet file: {_one_line(error)}") from error
+    try:
+        about = parse_json(((found.metadata or {}).get(b"dgpo") or b"{}").decode())
+    except ValueError as error:
+        raise ValueError(f"{where} has metadata that are not JSON: {error}") from error
+    if not isinstance(about, dict) or about.get("schema") != SCHEMA:
+        schema = about.get("schema") if isinstance(about, dict) else None
+        raise ValueError(f"{where} has schema {schema!r}; expected {SCHEMA!r}")
+    names = ("update", "generation", "index", "rank", "world_size")
+    numbers: dict[str, Any] = {name: about.get(name) for name in names}
+    for name, value in numbers.items():
+        fits = isinstance(value, int) and not isinstance(value, bool) and int(name == "world_size") <= value < 2**31
+        if not fits and not (name == "index" and value is None):
+            raise ValueError(f"{where} says {name} = {value!r}; expected an integer >= {int(name == 'world_size')}")
+    footer = Footer(rows=int(found.num_rows), totals=_totals(about.get("totals"), where), **numbers)
+    if footer.rank >= footer.world_size:
+        raise ValueError(f"{where} says rank = {footer.rank} of world_size = {footer.world_size}")
+    named = NAME.fullmatch(Path(path).name)
+    if named and (int(named[1]), int(named[2] or 0)) != (footer.update, footer.rank):
+        raise ValueError(f"{where} says update = {footer.update}, rank = {footer.rank}; its name says otherwise")
+    size = Path(path).stat().st_size
+    if footer.rows > MOST_ROWS[0] + MOST_ROWS[1] * size:
+        raise ValueError(f"{where} claims {footer.rows:,} tokens in {size:,} bytes")
+    return footer
+
+
+def _totals(given: Any, where: str) -> StepTotals | None:
+    if given is None:
+        return None
+    names = ("tokens", "sequences")
+    values = [given.get(name) for name in names] if isinstance(given, dict) else []
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+    if len(numbers) != len(names) or not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise ValueError(f"{where} says totals = {given!r}; expected tokens and sequences, each a number >= 0")
+    return StepTotals(tokens=numbers[0], sequences=numbers[1])
+
+
+def _one_line(error: Exception) -> str:
+    return printable(" ".join(str(error).split()))
+
+
 def generation_of(path: Path) -> int:
     """The generation that a file of tokens belongs to; -1 where its footer cannot be read."""
-    pa, parquet = pyarrow()
     try:
-        about = json.loads((parquet.read_metadata(path).metadata or {}).get(b"dgpo", b"{}"))
-    except pa.ArrowInvalid:
+        return footer(path).generation
+    except ValueError:
         return -1
-    return int(about.get("generation", -1))

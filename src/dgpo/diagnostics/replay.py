@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from dgpo import objectives as registry
-from dgpo.diagnostics.doctor.case import objective_of
 from dgpo.diagnostics.naming import label, name_of, unregistered
 from dgpo.diagnostics.run import Run
+from dgpo.diagnostics.run_info import objective_of
 from dgpo.diagnostics.weighed import QUANTILES, Valid, complete, figures, whole
 from dgpo.diagnostics.weights import clip_range
 from dgpo.files import write_json_atomic

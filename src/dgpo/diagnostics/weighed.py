@@ -184,7 +184,7 @@ class Holders:
 def complete(parts: Sequence[Recorded]) -> bool:
     """Whether these are the parts of all ranks of an update."""
     size = max((part.world_size for part in parts), default=1)
-    return {part.rank for part in parts} >= set(range(size))
+    return len({part.rank for part in parts}) == size
 
 
 def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:

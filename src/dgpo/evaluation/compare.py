@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dgpo.evaluation.folder import CONFIGURATION
 from dgpo.evaluation.paired import Paired, holm, paired
 from dgpo.evaluation.results import RESULTS, SCHEMA
+from dgpo.files import read_json
 from dgpo.redaction import redacted
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _read(source: Source, side: str) -> Mapping[str, Any]:
         path = path / RESULTS if path.is_dir() else path
         where = f"{side}: {str(path)!r}"
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
         except OSError as error:
             started = (path.parent / CONFIGURATION).is_file() and not path.exists()
             hint = (
@@ -171,7 +171,7 @@ def _read(source: Source, side: str) -> Mapping[str, Any]:
             )
             raise ValueError(f"{where}: {error.strerror}; {hint}") from error
         except ValueError as error:
-            raise ValueError(f"{where} is not JSON ({error}); expected a results.json of `dgpo eval`") from error
+            raise ValueError(f"{side}: {error}; expected a results.json of `dgpo eval`") from error
     schema = document.get("schema") if isinstance(document, Mapping) else None
     if schema != SCHEMA:
         raise ValueError(f"{where}: schema = {schema!r}; expected {SCHEMA!r}, a results.json of `dgpo eval`")

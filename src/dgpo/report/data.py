@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen
-from dgpo.diagnostics.doctor.case import objective_of
 from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.replay import Replay, replay
 from dgpo.diagnostics.run import Run, load
+from dgpo.diagnostics.run_info import objective_of
 from dgpo.objectives import Objective
 from dgpo.report import evaluations, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
@@ -39,7 +39,7 @@ def collect(
         ModuleNotFoundError: pyarrow is not installed, and a run has recorded tokens.
     """
     folders = [Path(path) for path in runs]
-    documents = [evaluations.read(path) for path in evaluation]
+    documents = evaluations.readable(evaluation)
     loaded = [load(folder) for folder in folders]
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
@@ -70,7 +70,7 @@ def collect(
         "weights": weight_curves.curves(chosen, weight_curves.grid(widest), levels),
         "explorer": weight_curves.explored(),
         "evaluations": evaluations.rows(
-            list(zip(labels([_folder(Path(path)) for path in evaluation]), documents, strict=True))
+            list(zip(labels([_folder(path) for path in documents]), documents.values(), strict=True))
         ),
     }
 

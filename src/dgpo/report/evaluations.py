@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from dgpo.files import read_json
 
 SCHEMA = "dgpo.evaluation/1"
 RESULTS = "results.json"
@@ -16,20 +19,63 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     """One `results.json`, or the folder it lies in.
 
     Raises:
-        ValueError: there is none, or it is none; says what was expected.
+        ValueError: there is none, or it is none, or it lacks what the report shows; says what was expected.
     """
     path = Path(path)
-    file = path / RESULTS if path.is_dir() else path
+    file = _file(path)
     if not file.is_file():
         raise ValueError(f"{str(path)!r} holds no {RESULTS}; expected a folder that `dgpo eval` wrote, or the file")
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(file)!r} is not valid JSON: {error}") from error
+    document = read_json(file)
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise ValueError(f"{str(file)!r} has schema {schema!r}; expected {SCHEMA!r}")
+    if wrong := _wrong(document):
+        raise ValueError(f"{str(file)!r} is damaged: {wrong}")
     return dict(document)
+
+
+def readable(paths: Sequence[str | os.PathLike[str]]) -> dict[Path, dict[str, Any]]:
+    """What `read` makes of each; one that is damaged is left out, with a warning that names it.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    found = {}
+    for path in map(Path, paths):
+        try:
+            found[path] = read(path)
+        except (ValueError, OSError) as error:
+            if not _file(path).is_file():
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    return found
+
+
+def _wrong(document: dict[str, Any]) -> str:
+    """The first entry that is not what `rows` reads; empty where all are."""
+    benchmarks = document.get("benchmarks")
+    if not isinstance(benchmarks, dict):
+        return f"benchmarks = {_short(benchmarks)}; expected an object"
+    for name, found in benchmarks.items():
+        if not isinstance(found, dict) or not isinstance(found.get("estimates"), dict):
+            return f"benchmarks.{name} has no object of estimates"
+        if not isinstance(found.get("problems"), int):
+            return f"benchmarks.{name}.problems = {_short(found.get('problems'))}; expected an integer"
+        for estimate, figures in found["estimates"].items():
+            for end in ("value", "low", "high"):
+                figure = figures.get(end) if isinstance(figures, dict) else None
+                if not isinstance(figure, int | float) or not math.isfinite(figure):
+                    return f"benchmarks.{name}.estimates.{estimate}.{end} = {_short(figure)}; expected a number"
+    return ""
+
+
+def _short(value: object) -> str:
+    words = repr(value)
+    return words if len(words) <= 60 else f"{words[:57]}..."
+
+
+def _file(path: Path) -> Path:
+    return path / RESULTS if path.is_dir() else path
 
 
 def rows(documents: Sequence[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:

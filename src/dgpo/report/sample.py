@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +9,7 @@ from itertools import groupby
 from typing import TypeVar
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import pyarrow
+from dgpo.diagnostics.recording import footer
 from dgpo.diagnostics.run import Recorded, Run
 from dgpo.tokens import TokenBatch
 
@@ -120,22 +119,17 @@ def _contents(run: Run) -> tuple[dict[int, int], dict[int, tuple[int, int]], tup
     if not run.files:
         return rows, places, ()
     per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
-    pa, parquet = pyarrow()
     for update, paths in run.files.items():
-        count, ranks, size = 0, set(), 1
+        found = []
         for path in paths:
             try:
-                footer = parquet.read_metadata(path)
-            except pa.ArrowInvalid:  # whoever reads the file names it
+                found.append(footer(path))
+            except ValueError:  # whoever reads the file names it
                 continue
-            about = json.loads((footer.metadata or {}).get(b"dgpo", b"{}"))
-            count += footer.num_rows
-            ranks.add(about.get("rank", 0))
-            size = max(size, about.get("world_size", 1))
-        if ranks >= set(range(size)):
-            rows[update] = count
-            index = about.get("index")
-            places[update] = (about.get("generation", 0), math.floor((update - 1) % per) if index is None else index)
-        elif ranks:
+        if len({one.rank for one in found}) == max((one.world_size for one in found), default=-1):
+            rows[update] = sum(one.rows for one in found)
+            index = found[-1].index
+            places[update] = (found[-1].generation, math.floor((update - 1) % per) if index is None else index)
+        elif found:
             incomplete.append(update)
     return rows, places, tuple(incomplete)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo import aggregation, objectives
-from dgpo.aggregation import Aggregation
 from dgpo.diagnostics.doctor.figures import Figures, figures
 from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.run import Run, load, read_metrics
+from dgpo.diagnostics.run_info import aggregation_of, objective_of
+from dgpo.files import read_json
 from dgpo.objectives import Objective
 
 STATE = "trainer_state.json"
@@ -65,7 +64,7 @@ class Case:
 
 
 def _of_run(run: Run) -> Case:
-    objective, how = objective_of(run.info), _aggregation_of(run.info)
+    objective, how = objective_of(run.info), aggregation_of(run.info)
     weighed = objective is not None or not run.info.get("objective")
     updates = tuple(figures(recorded, objective, how, weighed=weighed) for recorded in run.recorded())
     return Case(log=Log.of(run.metrics), info=run.info, updates=updates)
@@ -73,31 +72,12 @@ def _of_run(run: Run) -> Case:
 
 def _of_file(path: Path) -> Log:
     try:
-        whole = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError):
+        whole = read_json(path)
+    except ValueError:
         whole = None  # not one object but one per line, which the reader of lines checks
     try:
         if isinstance(whole, dict) and isinstance(whole.get("log_history"), list):
             return Log.of(whole["log_history"])
         return Log.of(read_metrics(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(path)!r} is not text: {error}") from error
     except ValueError as error:
         raise error if str(path) in str(error) else ValueError(f"{str(path)!r}: {error}") from error
-
-
-def objective_of(info: Mapping[str, Any]) -> Objective | None:
-    """The objective in a `run.json`; None where there is none, or one of the user's own that is not known here.
-
-    Raises:
-        ValueError: a field that the objective of this name does not have, or a value that it does not allow.
-    """
-    fields = dict(info.get("objective") or {})
-    name = fields.pop("name", None)
-    return objectives.make(name, **fields) if name in objectives.OBJECTIVES else None
-
-
-def _aggregation_of(info: Mapping[str, Any]) -> Aggregation | None:
-    fields = dict(info.get("aggregation") or {})
-    name = fields.pop("name", None)
-    return aggregation.make(name, **fields) if name in aggregation.AGGREGATIONS else None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from dgpo.diagnostics.run import step_of
+
 
 def _ours(name: str) -> tuple[str, ...]:
     """A statistic of the loss: of our trainer, of our plug-ins (`actor/objective/...` in verl), and as a mean."""
@@ -138,18 +140,21 @@ class Log:
         rows: dict[int, dict[str, Any]] = {}
         resumed = []
         for number, line in enumerate(lines, 1):
-            step = line.get("step", line.get("_step"))
-            if isinstance(step, bool) or not isinstance(step, int | float) or step != int(step):
-                raise ValueError(f"entry {number} of the log has step = {step!r}; expected an integer under 'step'")
+            if not isinstance(line, Mapping):
+                raise ValueError(f"entry {number} of the log is a {type(line).__name__}; expected an object")
+            try:
+                step = step_of(line)
+            except ValueError as error:
+                raise ValueError(f"entry {number} of the log has {error}") from error
             if "event" in line:
                 if line["event"] == "begin" and step > 0:
-                    resumed.append(int(step))
+                    resumed.append(step)
                 continue
             data = line.get("data")
             # orjson, which verl writes with, has null for NaN; TRL has null where there was nothing to take a mean of
             if not isinstance(data, Mapping):
                 data = {key: value for key, value in line.items() if value is not None}
-            rows.setdefault(int(step), {}).update(data)
+            rows.setdefault(step, {}).update(data)
         return cls(rows=tuple(sorted(rows.items())), resumed=tuple(resumed))
 
     @cached_property
