@@ -259,6 +259,26 @@ def test_curves(key, value, found):
     assert [(f.rule, f.severity, f.step) for f in diagnose(log_of(**{key: value}))] == found
 
 
+@pytest.mark.parametrize(("reward", "fires"), [(0.7, True), (100.1, True), (100.1, False)])
+def test_a_constant_reward_with_the_rounding_of_its_size(reward, fires):
+    """What TRL logs of 64 equal rewards: 100.1 has a standard deviation of 1e-5, and so no group without spread."""
+    deviation = torch.full((64,), reward).std().item() if fires else 1e-3
+    case = log_of(reward=lambda i: reward, reward_std=lambda i: deviation, frac_reward_zero_std=lambda i: 0.0)
+    assert ("constant_reward" in [found.rule for found in diagnose(case)]) == fires
+
+
+def test_equal_scores_whose_advantages_are_rounding():
+    """verl: the batch has one score, another in every step; its mean in float32 is off by 6e-8, and A by 0.05."""
+    score = {i: 0.1 + 0.01 * (i % 7) for i in range(101)}
+    logged = {"critic/score/mean": score.get, "critic/score/max": score.get, "critic/score/min": score.get}
+    logged |= {"critic/advantages/max": lambda i: 0.05, "critic/advantages/min": lambda i: -0.05}
+    logged |= dict.fromkeys(("reward", "reward_std", "frac_reward_zero_std"), lambda i: None)
+    (found,) = (one for one in diagnose(log_of(**logged)) if one.rule == "zero_variance")
+    assert (found.severity, found.step) == ("error", 1)
+    logged["critic/score/max"] = lambda i: 1.0
+    assert "zero_variance" not in [one.rule for one in diagnose(log_of(**logged))]
+
+
 @pytest.mark.parametrize(("spread", "fires"), [(0.2, True), (1.0, False)])
 def test_a_loss_of_0_without_a_gradient_norm(spread, fires):
     case = log_of(loss=lambda i: 0.0, grad_norm=lambda i: None, frac_reward_zero_std=lambda i: spread)

@@ -23,7 +23,8 @@ TIMEOUTS, MANY_TIMEOUTS = 0.01, 0.2
 """Share of answers not graded in time. Math answers are graded in milliseconds, so one in a hundred is no accident."""
 
 ZERO = 1e-6
-"""Advantages and spreads below this are rounding: rewards are of the order of 1, float32 has seven digits."""
+"""Advantages below this are rounding, and spreads below this times the rewards, where those are above 1: float32 has
+seven digits."""
 
 
 def _spread(case: Case) -> Series:
@@ -39,8 +40,11 @@ def _spread(case: Case) -> Series:
 
 def _is_constant(case: Case) -> bool:
     reward, spread = case.log["reward"], _spread(case)
-    same = len(reward) >= FEWEST and max(reward.values) - min(reward.values) <= ZERO
-    return same and (not len(spread) or max(spread.values) <= ZERO)
+    if len(reward) < FEWEST:
+        return False
+    rounding = ZERO * max(1.0, *map(abs, reward.values))
+    same = max(reward.values) - min(reward.values) <= rounding
+    return same and (not len(spread) or max(spread.values) <= rounding)
 
 
 def _zero_reward(case: Case) -> Found | None:
@@ -75,9 +79,20 @@ def groups_without_spread(case: Case) -> Series:
         return Series(key=f"1 - {mixed.key}", steps=mixed.steps, values=tuple(1 - value for value in mixed.values))
     high, low = case.log["advantage_max"], case.log["advantage_min"]
     if len(high) and high.steps == low.steps:  # all or none is all that the extremes of the advantage can tell
-        none = tuple(float(max(abs(a), abs(b)) <= ZERO) for a, b in zip(high.values, low.values, strict=True))
+        equal = _steps_of_equal_rewards(case)
+        none = tuple(
+            float(step in equal or max(abs(a), abs(b)) <= ZERO)
+            for step, a, b in zip(high.steps, high.values, low.values, strict=True)
+        )
         return Series(key=f"all of {high.key}, {low.key} = 0", steps=high.steps, values=none)
     return Series()
+
+
+def _steps_of_equal_rewards(case: Case) -> set[int]:
+    """Where rounding of their mean may have left advantages: verl divides it by a standard deviation of 0 + 1e-6."""
+    high, low = case.log["reward_max"], case.log["reward_min"]
+    lows = dict(zip(low.steps, low.values, strict=True))
+    return {step for step, value in zip(high.steps, high.values, strict=True) if lows.get(step) == value}
 
 
 def _zero_variance(case: Case) -> Found | None:
