@@ -272,6 +272,10 @@ def test_addition_trains(dgpo: Callable[..., Any], tiny: Path, output: Path) -> 
     done = dgpo("train", "--config", RECIPES / "addition.yaml", *flags)
     assert done.code == 0, done.err
     assert done.out.splitlines()[-1].startswith("done: 4 updates")
+    card = (output / "README.md").read_text(encoding="utf-8")
+    assert f"Trained from the local folder `{tiny}`" in card
+    assert "| data | `addition`, 9,000 prompts |" in card
+    assert "| optimiser updates | 4 |" in card
 
 
 @pytest.mark.usefixtures("no_network", "from_the_root")

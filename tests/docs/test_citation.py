@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -59,3 +60,28 @@ def test_a_linked_title_is_the_title_of_that_paper(root: Path, page: str) -> Non
     for words, arxiv in re.findall(r"\[([^\]]+)\]\(https://arxiv\.org/abs/([\d.]+)\)", text):
         if arxiv in known and not words.startswith("arXiv "):
             assert words == known[arxiv]
+
+
+def test_readme_says_whose_code_the_recorded_figures_are(root: Path) -> None:
+    """The authors', where the repository of a method's figures is the one that its paper declares."""
+    words = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(
+        r": the authors' for (.+?); verl's or TRL's for (.+?)\. (.+?) have no code to compare with", words
+    )
+    assert found is not None
+    theirs, others, none = (
+        {name.strip("`").lower().replace("-", "_") for name in re.split(r", | and ", part)} for part in found.groups()
+    )
+    recorded: dict[str, str] = {}
+    for file in (root / "tests" / "golden").glob("*.json"):
+        cases = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(cases, list):
+            recorded[file.stem] = str(cases[0]["source"]).partition("@")[0]
+    own = {
+        name
+        for name, cls in OBJECTIVES.items()
+        if name in recorded and cls.papers[0].code == f"https://github.com/{recorded[name]}"
+    }
+    assert theirs == own
+    assert others == {name.partition("_")[0] for name in set(recorded) & set(OBJECTIVES) - own}
+    assert none == set(OBJECTIVES) - set(recorded) - {"cispo_two_sided"}, "whose figures are in cispo.json"

@@ -33,6 +33,7 @@ def card_of(trainer, **options):
     trainer.create_model_card(**options)
     card = ModelCard.load(f"{trainer.args.output_dir}/README.md")
     assert "None" not in card.content
+    assert "licen" not in card.data.to_yaml(), "nobody has said under which licence the model is"
     return card
 
 

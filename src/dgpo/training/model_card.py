@@ -77,7 +77,8 @@ class Base:
 
 
 def fill_data(data: ModelCardData, base: Base) -> ModelCardData:
-    """TRL's metadata, with the base model and the library that loads the result."""
+    """TRL's metadata, with the base model and the library that loads the result; without TRL's placeholder licence."""
+    data.pop("licence")
     data.base_model = base.hub
     if base.adapters:
         data.library_name = "peft"
