@@ -94,8 +94,13 @@ def parse_json(text: str) -> Any:
     Raises:
         ValueError: it is no JSON, or is nested too deeply to be read.
     """
+    return _tame(loads(text))
+
+
+def loads(text: str | bytes) -> Any:
+    """`json.loads`, whose one exception is ValueError, also for what is nested too deeply to be read."""
     try:
-        return _tame(json.loads(text))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

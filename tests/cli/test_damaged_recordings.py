@@ -18,8 +18,9 @@ from damage import ESCAPE, METRICS, Damage, damaged, damages, healthy
 
 from dgpo.cli.main import run as dgpo
 from dgpo.diagnostics import load, read
-from dgpo.files import parse_json, printable
+from dgpo.files import loads, parse_json, printable
 from dgpo.report.data import collect
+from dgpo.training.recording import recorded_info
 
 ALL = list(damages())
 SAMPLE = random.Random(12).sample(ALL, 40)
@@ -201,3 +202,15 @@ def test_no_code_that_comes_with_a_run_is_executed(base, tmp_path):
     (found,) = collect([folder / "record"])["runs"]
     assert "trust_remote_code" in found["undecoded"]
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000, "[]", "\udcff"], ids=["cut", "nested", "list", "bytes"])
+def test_a_damaged_run_json_is_not_recorded_over(tmp_path, content):
+    (tmp_path / "run.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ValueError, match=r"run\.json"):
+        recorded_info(tmp_path)
+
+
+def test_nested_json_is_a_value_error():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        loads("[" * 100_000)

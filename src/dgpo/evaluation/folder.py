@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from dgpo.evaluation.suite import Slot
-from dgpo.files import write_json_atomic, write_lines_atomic
+from dgpo.files import loads, write_json_atomic, write_lines_atomic
 from dgpo.redaction import redacted
 
 CONFIGURATION = "run.json"
@@ -118,7 +118,7 @@ class RunFolder:
 
     def _keep(self, line: bytes, where: str) -> None:
         try:
-            row = json.loads(line)
+            row = loads(line)
             position = self._positions.get((row["benchmark"], row["id"], row["sample"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{where} is not a row of an evaluation; remove it to have it generated again") from error
@@ -135,7 +135,7 @@ class RunFolder:
 def read_configuration(file: Path) -> dict[str, Any]:
     """A `run.json`. Raises ValueError for one that is damaged."""
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
+        return dict(loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{str(file)!r} is damaged ({error}); use another folder") from error
 

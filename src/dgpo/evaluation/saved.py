@@ -15,6 +15,7 @@ from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, read_configuratio
 from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
+from dgpo.files import loads
 from dgpo.rewards.answers import texts_of
 
 CHUNK = 4096
@@ -168,7 +169,7 @@ def _read(path: Path, index: _Index) -> Iterator[tuple[Suite, int, bool, Complet
                 continue
             where = f"line {number} of {str(path)!r}"
             try:
-                row = json.loads(line)
+                row = loads(line)
             except ValueError as error:
                 raise ValueError(f"{where} is not JSON: {error}") from error
             if not isinstance(row, dict):

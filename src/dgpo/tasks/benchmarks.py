@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.files import loads
 from dgpo.registry import did_you_mean
 from dgpo.tasks.benchmark_table import BENCHMARKS, Benchmark, Content
 from dgpo.tasks.content import answers_hash, content_hash, text_hash
@@ -203,7 +203,7 @@ def _find(rows: list[Row], problem_sha256: str) -> Row | None:
 
 def _row(line: str, where: str) -> Row:
     try:
-        row = json.loads(line)
+        row = loads(line)
         return str(row["id"]), _text(row["problem"]), _text(row["answer"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

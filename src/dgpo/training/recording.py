@@ -26,6 +26,8 @@ from transformers.trainer_callback import ExportableState
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.recorder import Recorder
 from dgpo.diagnostics.recording import INFO
+from dgpo.diagnostics.run_info import checked
+from dgpo.files import read_json
 from dgpo.redaction import without_secrets
 from dgpo.tokens import TokenBatch
 from dgpo.training.fused import softcap_of
@@ -134,7 +136,7 @@ class Recording(TrainerCallback, ExportableState):
             ValueError: the folder holds another run already, and this one does not continue it.
         """
         accelerator, folder = self.trainer.accelerator, self.recorder.folder
-        before = _info(folder)
+        before = recorded_info(folder)
         mine = self._run or state.stateful_callbacks.get("Recording", {}).get("attributes", {}).get("run")
         accelerator.wait_for_everyone()  # all ranks have looked before one writes
         if before is not None and (mine is None or before.get("run") != mine):
@@ -154,12 +156,12 @@ class Recording(TrainerCallback, ExportableState):
         if before is None:
             now["tokenizer"] = self._save_tokenizer()
         else:
-            old, new = before["config"], now["config"]
+            old, new = before.get("config") or {}, now["config"]
             event["changed"] = {name: [old.get(name), new[name]] for name in new if old.get(name) != new[name]}
             if event["changed"]:
                 changed = ", ".join(event["changed"])
                 logger.warning("the run goes on from update %d with another configuration: %s", step, changed)
-            now |= {"started": before["started"], "tokenizer": before["tokenizer"]}
+            now |= {name: before.get(name) for name in ("started", "tokenizer")}
         self.recorder.info(now)
         self.recorder.metrics(event)
 
@@ -243,10 +245,15 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
     }
 
 
-def _info(folder: Path) -> dict[str, Any] | None:
+def recorded_info(folder: Path) -> dict[str, Any] | None:
+    """What a `run.json` says; None where there is none. Raises ValueError for one that cannot be read."""
     file = folder / INFO
-    found: dict[str, Any] | None = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    return found
+    if not file.exists():
+        return None
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}, no run; give another folder to record to")
+    return checked(found)[0]
 
 
 def data_of(data: Any) -> dict[str, Any]:
