@@ -1,16 +1,19 @@
-"""Files that are either whole or not there, and JSON from files that somebody else wrote."""
+"""Files that are either whole or not there, folders that one process at a time writes into, and foreign JSON."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import socket
 import unicodedata
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
@@ -130,3 +133,97 @@ def _acts(character: str) -> bool:
 
 
 _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
+
+
+class FolderInUse(ValueError):
+    """Another process writes into the folder."""
+
+
+class FolderLock:
+    """Keeps other processes out of a folder, for as long as the context is open or the process lives.
+
+    The lock is `flock` on a file in the folder, which the kernel takes back however the process ends: no stale lock
+    stays behind, and the file means nothing by itself. It holds the number and the machine of the process, for the
+    message to others. Processes forked meanwhile do not share the lock. On NFS it works between machines where the
+    server supports locks; where a file system has none, or on Windows, one warning says so and nothing is locked.
+
+    Args:
+        folder: is created.
+        doing: what the holder does, for the message: "training into".
+        name: of the file. The default begins with an underscore, which uploads to a model hub leave out.
+
+    Raises:
+        FolderInUse: on entering, where another process, or another lock of this one, holds the folder.
+        OSError: the folder or the file cannot be created.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], doing: str, name: str = "_run.lock") -> None:
+        self.folder, self.doing, self.name = Path(folder), doing, name
+        self._file: BinaryIO | None = None
+
+    @staticmethod
+    def held(folder: str | os.PathLike[str]) -> bool:
+        """Whether this process holds a lock on the folder."""
+        return any(os.path.realpath(folder) == where for where in _held.values())
+
+    def __enter__(self) -> FolderLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = open(self.folder / self.name, "a+b")
+        try:
+            self._take(file)
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        _held[file] = os.path.realpath(self.folder)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        del _held[self._file]
+        self._file.close()
+        self._file = None
+
+    def _take(self, file: BinaryIO) -> None:
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            warnings.warn(
+                f"this system has no flock: nothing keeps a second run out of {str(self.folder)!r}", stacklevel=3
+            )
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            holder = " ".join(file.read(200).decode("utf-8", "replace").split())
+            raise FolderInUse(
+                f"another process is {self.doing} {str(self.folder)!r}{f' ({holder})' if holder else ''}; wait for it, "
+                "or use another folder"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            warnings.warn(
+                f"the file system of {str(self.folder)!r} has no locks ({error.strerror}): nothing keeps a second run "
+                "out of it",
+                stacklevel=3,
+            )
+            return
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.flush()
+
+
+_held: dict[BinaryIO, str] = {}
+
+
+def _let_go_in_a_fork() -> None:
+    """A fork shares the open file, and with it the lock, which would outlive the process that took it."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go_in_a_fork)

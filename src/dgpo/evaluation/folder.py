@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
 from dgpo.evaluation.suite import Slot
-from dgpo.files import loads, write_json_atomic, write_lines_atomic
+from dgpo.files import FolderLock, loads, write_json_atomic, write_lines_atomic
 from dgpo.redaction import redacted
 
 CONFIGURATION = "run.json"
@@ -51,27 +52,23 @@ class RunFolder:
         self._configuration = json.loads(json.dumps(configuration, allow_nan=False))
         self._positions = {slot.key: position for position, slot in enumerate(slots)}
         self._in_file: list[int] = []
-        self._lock: BinaryIO | None = None
+        self._lock = FolderLock(self.path, "evaluating into", name=".lock")
         self._file: BinaryIO | None = None
+        self._open = ExitStack()
 
     def __enter__(self) -> RunFolder:
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path / ".lock")
-        try:
+        with ExitStack() as opened:
+            opened.enter_context(self._lock)
             self._check_configuration()
             self._read()
-            self._file = open(self.path / GENERATIONS, "ab")
-        except BaseException:
-            self._lock.close()
-            raise
+            self._file = opened.enter_context(open(self.path / GENERATIONS, "ab"))
+            self._open = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in (self._file, self._lock):
-            if file is not None:
-                file.close()
+        self._open.close()
 
     def append(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
         """Keep rows, each with its position in `slots`; on the disk when this returns."""
@@ -152,17 +149,3 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = redacted(json.dumps(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _locked(path: Path) -> BinaryIO:
-    import fcntl  # not on Windows, where the rest of the room works
-
-    file = open(path, "ab")  # noqa: SIM115  (holds the lock for as long as it is open)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise ValueError(
-            f"another process is evaluating into {str(path.parent)!r}; wait for it, or use another"
-        ) from error
-    return file

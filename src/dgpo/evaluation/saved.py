@@ -15,7 +15,7 @@ from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, read_configuratio
 from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
-from dgpo.files import loads
+from dgpo.files import FolderLock, loads
 from dgpo.rewards.answers import texts_of
 
 CHUNK = 4096
@@ -95,7 +95,9 @@ def evaluate_saved(
     timing = {"completions": len(rows), "seconds": time.perf_counter() - started}
     evaluation = summary(suites, run, rows, require, timing)
     if out is not None:
-        write(evaluation, out)
+        with FolderLock(out, "evaluating into", name=".lock"):
+            _require_own(Path(out), path)  # again: another process may have been there meanwhile
+            write(evaluation, out)
     return evaluation
 
 
