@@ -196,7 +196,7 @@ class FolderLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = " ".join(file.read(200).decode("utf-8", "replace").split())
+            holder = printable(" ".join(file.read(200).decode("utf-8", "replace").split()))
             raise FolderInUse(
                 f"another process is {self.doing} {str(self.folder)!r}{f' ({holder})' if holder else ''}; wait for it, "
                 "or use another folder"

@@ -9,6 +9,7 @@ import re
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -98,6 +99,50 @@ def test_a_second_ctrl_c_stops_at_once_and_handlers_are_put_back(monkeypatch: py
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in StopOnSignal.SIGNALS] == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP there")
+@pytest.mark.parametrize("number", StopOnSignal.SIGNALS)
+@pytest.mark.parametrize("ignored", [False, True])
+def test_every_signal_saves_unless_it_was_ignored(number: signal.Signals, ignored: bool) -> None:
+    """`nohup` starts a process with SIGHUP ignored, a script its background with SIGINT ignored."""
+    before = signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    stop, control = StopOnSignal(), SimpleNamespace(should_save=False, should_training_stop=False)
+    try:
+        with stop:
+            signal.raise_signal(number)
+            stop.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, control)
+        assert control.should_save == control.should_training_stop == stop.stopped == (not ignored)
+        assert signal.getsignal(number) is (signal.SIG_IGN if ignored else signal.SIG_DFL)
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no terminals there")
+def test_a_terminal_that_is_closed() -> None:
+    """The kernel sends SIGHUP, and whatever is printed to the terminal afterwards is an error."""
+    import pty
+
+    child, terminal = pty.fork()
+    if not child:
+        stop, control = StopOnSignal(), SimpleNamespace(should_save=False, should_training_stop=False)
+        code = 3
+        sys.stdout = os.fdopen(1, "w")  # not pytest's
+        with stop:
+            print("ready", flush=True)
+            for _ in range(600):
+                time.sleep(0.05)
+                stop.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, control)
+                if stop.stopped:
+                    print("a log line", flush=True)
+                    code = 0 if control.should_save else 4
+                    break
+        os._exit(code)
+    said = b""
+    while b"ready" not in said:
+        said += os.read(terminal, 100)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 @pytest.mark.parametrize("signalled", [False, True])

@@ -199,7 +199,8 @@ def test_a_resumed_run_forgets_the_way_it_did_not_take(build, tmp_path, caplog):
     options = {"record": str(tmp_path / "record"), "save_strategy": "steps", "save_steps": 4}
     build(DGPOTrainer, max_steps=8, **options).train()
     with caplog.at_level("WARNING", logger="dgpo.training.recording"):
-        trainer = build(DGPOTrainer, max_steps=6, objective="grpo", **options)
+        allowed = {"resume_allow_changed": ["objective"]}
+        trainer = build(DGPOTrainer, max_steps=6, objective="grpo", **options, **allowed)
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
     assert "goes on from update 4 with another configuration: " in caplog.text
     run = load(tmp_path / "record")

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import argparse
 import gc
-import os
-import shlex
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import AutoConfig
 from transformers.hf_argparser import string_to_bool
-from transformers.trainer_utils import get_last_checkpoint
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from dgpo.cli import run_folder
 from dgpo.cli.arguments import parse
 from dgpo.cli.data import DataArguments
 from dgpo.cli.errors import user_input
+from dgpo.cli.launcher import continuing, resume_flags
 from dgpo.cli.models import cannot_load
+from dgpo.files import FolderInUse
 from dgpo.rewards import REWARDS, answer_reward, math_reward
 from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
+from dgpo.training.checkpoint_files import checkpoints, update_of
+from dgpo.training.ranks import on_main
+from dgpo.training.resumable import CheckpointNotWritten, drop
+from dgpo.training.resuming import Resume
 from dgpo.training.rewards import build as build_rewards
 from dgpo.training.rewards import check_choice
 
@@ -52,7 +57,13 @@ class TrainArguments(DataArguments):
     dataset_test_split: str | None = field(
         default=None, metadata={"help": "With eval_strategy: split of a hub data set to evaluate on; test."}
     )
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in output_dir."})
+    resume: bool = field(
+        default=False, metadata={"help": "Continue from the newest complete checkpoint in output_dir."}
+    )
+    overwrite_output_dir: bool = field(
+        default=False,
+        metadata={"help": "Start anew in a folder that holds another run: its checkpoints are deleted."},
+    )
     dry_run: bool = field(
         default=False,
         metadata={
@@ -101,23 +112,34 @@ def run(argv: list[str]) -> int:
 
         return dry_run.run(argv)
     args, model, config = parse("dgpo train", [TrainArguments, ModelArguments, DGPOConfig], argv, __doc__ or "")
-    with user_input():
-        checkpoint = _checkpoint(args, config)
-        _check_record(config, checkpoint)
-        trainer = _build(args, config, model)
-    if checkpoint is not None:
-        trainer.accelerator.print(f"continuing from {checkpoint}")
+    with ExitStack() as held:
+        with user_input():
+            where = run_folder.resume_point(config, resume=args.resume, overwrite=args.overwrite_output_dir)
+            _check_record(config, where)
+            run_folder.occupy(config, where, overwrite=args.overwrite_output_dir, held=held)
+            trainer = _build(args, config, model)
+            resume = trainer.find_checkpoint(where) if where else None
+        return _run(trainer, args, config, argv, resume)
+
+
+def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: list[str], resume: Resume | None) -> int:
+    say = trainer.accelerator.print
+    if resume is not None:
+        for note in resume.notes:
+            say(note)
+        say(f"continuing from {resume.checkpoint}")
+    if args.overwrite_output_dir:
+        on_main(lambda: drop(checkpoints(config.output_dir)))
     stop = StopOnSignal()
     trainer.add_callback(stop)
-    with stop:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    say = trainer.accelerator.print
+    with stop, user_input((CheckpointNotWritten, FolderInUse)):
+        trainer.train(resume_from_checkpoint=None if resume is None else resume.checkpoint)
     if stop.stopped:
-        again = shlex.join([*(word for word in argv if word != "--resume"), "--resume"])
         say(f"stopped at update {trainer.state.global_step}; checkpoint saved in {config.output_dir}. Continue with:")
-        say(f"  dgpo train {again}")
+        say(f"  {continuing(argv, _resume_words(args, config, argv, trainer.state.global_step))}")
     else:
-        _save(trainer, config, args.dataset)
+        with user_input((CheckpointNotWritten,)):
+            _save(trainer, config, args.dataset)
         say(f"done: {trainer.state.global_step} updates; model saved in {config.output_dir}")
     # a rank that leaves while another still writes takes the others down with it, and so can threads of the process
     # group that outlive it because a model still holds on to them
@@ -129,6 +151,20 @@ def run(argv: list[str]) -> int:
     gc.collect()
     accelerator.end_training()
     return 0
+
+
+def _resume_words(args: TrainArguments, config: DGPOConfig, argv: list[str], step: int) -> list[str]:
+    """What goes on from the checkpoint just written, whatever else lies in the folder or stands in the file."""
+    flags, newest = resume_flags(argv), checkpoints(config.output_dir)[0]
+    named_in_file = config.resume_from_checkpoint is not None and "resume_from_checkpoint" not in flags
+    words = ["--resume"]
+    if named_in_file or update_of(newest) != step:
+        words = ["--resume_from_checkpoint", str(newest.with_name(f"checkpoint-{step}"))]
+        if args.resume and "resume" not in flags:
+            words += ["--resume", "false"]
+    if args.overwrite_output_dir and "overwrite_output_dir" not in flags:
+        words += ["--overwrite_output_dir", "false"]
+    return words
 
 
 def _save(trainer: DGPOTrainer, config: DGPOConfig, dataset: str | None) -> None:
@@ -249,25 +285,9 @@ def set_weights(config: DGPOConfig, weights: list[float]) -> None:
     config.reward_weights = weights
 
 
-def _check_record(config: DGPOConfig, checkpoint: str | None) -> None:
+def _check_record(config: DGPOConfig, where: str | bool) -> None:
     """Before a model is loaded; the trainer looks more closely."""
-    if config.record is not None and checkpoint is None and (Path(config.record) / "run.json").exists():
+    if config.record is not None and not where and (Path(config.record) / "run.json").exists():
         raise ValueError(
             f"record = {config.record!r} already holds a run; give another folder, or continue that run with --resume"
         )
-
-
-def _checkpoint(args: TrainArguments, config: DGPOConfig) -> str | None:
-    """The checkpoint to continue from, of `--resume` or of TRL's `--resume_from_checkpoint FOLDER`."""
-    if config.resume_from_checkpoint is not None:
-        if args.resume:
-            raise ValueError("--resume and --resume_from_checkpoint both say where to continue from; give one of them")
-        if not os.path.isdir(config.resume_from_checkpoint):
-            raise ValueError(f"resume_from_checkpoint = {config.resume_from_checkpoint!r}: no such folder")
-        return str(config.resume_from_checkpoint)
-    if not args.resume:
-        return None
-    checkpoint = get_last_checkpoint(config.output_dir) if os.path.isdir(config.output_dir) else None
-    if checkpoint is None:
-        raise ValueError(f"--resume: no checkpoint in {config.output_dir!r}")
-    return str(checkpoint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -18,13 +20,16 @@ ONE_PRESS = 1.0
 
 
 class StopOnSignal(TrainerCallback):
-    """On Ctrl-C or SIGTERM: finish the optimiser step, save a checkpoint and stop. A second Ctrl-C stops at once.
+    """On Ctrl-C, SIGTERM or SIGHUP: finish the optimiser step, save a checkpoint, stop. A second Ctrl-C stops at once.
+
+    A signal that the process was started to ignore stays ignored: SIGHUP under `nohup`, SIGINT in the background of a
+    script. When the terminal is gone, which is what SIGHUP says, output goes nowhere from then on.
 
     Use it as a context manager around `trainer.train()`; `stopped` says afterwards whether training was cut short. All
     ranks stop after the same step, whichever of them a signal reached first.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
     def __init__(self) -> None:
         self.stopped = False
@@ -33,7 +38,11 @@ class StopOnSignal(TrainerCallback):
 
     def __enter__(self) -> StopOnSignal:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            self._previous = {number: signal.signal(number, self._request) for number in self.SIGNALS}
+            self._previous = {
+                number: signal.signal(number, self._request)
+                for number in self.SIGNALS
+                if signal.getsignal(number) is not signal.SIG_IGN
+            }
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,6 +55,8 @@ class StopOnSignal(TrainerCallback):
                 raise KeyboardInterrupt
             return
         self._requested = time.monotonic()
+        for descriptor in (1, 2):
+            _silence(descriptor)
         print("\nstopping after this step and saving a checkpoint; press again to stop at once", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -61,6 +72,17 @@ class StopOnSignal(TrainerCallback):
         flag = torch.tensor(int(requested), device=device)
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
+
+
+def _silence(descriptor: int) -> None:
+    """Point it to the null device where it is a terminal that is gone: a log line must not end what is to be saved."""
+    try:
+        os.get_terminal_size(descriptor)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)
 
 
 class RewardProgress(ProgressCallback):

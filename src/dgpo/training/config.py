@@ -101,6 +101,13 @@ class DGPOConfig(GRPOConfig):
         eval_benchmark_kwargs (`dict` or `str`, *optional*):
             `samples` (4), `temperature`, `top_p`, `max_new_tokens` (those of training), `seed` (0), `batch_size` (64),
             `limit` (all problems), `greedy` (False), `data_dir` (the hub) and `chat` (if the tokenizer has a template).
+        resume_allow_missing (`list[str]`, *optional*):
+            States that a checkpoint to continue from may lack, and that then start afresh: `"optimizer"`,
+            `"scheduler"`, `"rng_state"`, `"scaler"`, `"reward_history"`, `"entropy_controller"`, `"ref_model"`. A
+            checkpoint written with `save_only_model` lacks the first three.
+        resume_allow_changed (`list[str]`, *optional*):
+            Options, or `"model"`, `"data"`, `"rewards"`, `"objective"`, that may differ from those of the run that
+            wrote the checkpoint.
     """
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - TRL's convention
@@ -198,6 +205,17 @@ class DGPOConfig(GRPOConfig):
             "help": 'How: \'{"samples": 4, "limit": 100}\'; also temperature, top_p, max_new_tokens, seed, batch_size, '
             "greedy, data_dir, chat."
         },
+    )
+    resume_allow_missing: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "States that the checkpoint to continue from may lack, and that start afresh: optimizer, "
+            "scheduler, rng_state, scaler, reward_history, entropy_controller, ref_model."
+        },
+    )
+    resume_allow_changed: list[str] | None = field(
+        default=None,
+        metadata={"help": "Options (or model, data, rewards, objective) that may differ from the checkpoint's run."},
     )
 
     # TRL's options about the loss: None where the objective's own value holds, so that what is set can be told

@@ -13,8 +13,6 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.advantages import History
@@ -25,6 +23,7 @@ from dgpo.objectives.conformance import settings_in_trl
 from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
+from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
@@ -34,6 +33,7 @@ from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
 from dgpo.training.old_logprob import OldLogProbs
 from dgpo.training.recording import Recording
+from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 
@@ -47,11 +47,8 @@ EvalData: TypeAlias = (
 
 logger = logging.getLogger(__name__)
 
-HISTORY_FILE = "reward_history.json"
-"""In a checkpoint: statistics of the rewards by prompt, where the advantage keeps them."""
 
-
-class DGPOTrainer(GRPOTrainer):
+class DGPOTrainer(ResumableTrainer):
     """Train with any objective of the registry; takes the arguments of `trl.GRPOTrainer`, with a `DGPOConfig`.
 
     Generation, vLLM, rewards, reference model, PEFT, MoE auxiliary loss, accumulation and distribution are TRL's. The
@@ -94,6 +91,8 @@ class DGPOTrainer(GRPOTrainer):
         ValueError: at construction, options that exclude each other, or data or rewards that they cannot have; during
             training, a NaN or infinity at a valid token (see `dgpo.check`).
         RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
+
+    `train()` also raises what `ResumableTrainer` says, about the output folder and its checkpoints.
     """
 
     _tag_names = ["trl", "dgpo"]  # noqa: RUF012 - TRL's convention
@@ -377,23 +376,15 @@ class DGPOTrainer(GRPOTrainer):
 
     # --- the history that some advantages keep, in every checkpoint ------------------------------------------------
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+    def _save_own_state(self, folder: Path) -> None:
+        super()._save_own_state(folder)
         if self._keeps_history() and self.args.should_save:
-            folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             write_json_atomic(folder / HISTORY_FILE, self._reward_history)
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None or not self._keeps_history():
-            return
-        file = Path(checkpoint) / HISTORY_FILE
-        if not file.is_file():
-            raise ValueError(
-                f"advantage = {self.args.advantage!r} continues the history of rewards by prompt, but "
-                f"{checkpoint!r} holds no {HISTORY_FILE}: it was trained with another advantage"
-            )
-        self._reward_history = json.loads(file.read_text(encoding="utf-8"))
+    def _load_own_state(self, folder: Path) -> None:
+        super()._load_own_state(folder)
+        if self._keeps_history() and (folder / HISTORY_FILE).is_file():
+            self._reward_history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
 
     def _keeps_history(self) -> bool:
         return self._advantage is not None and self._advantage.reads_history

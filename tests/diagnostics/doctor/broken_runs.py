@@ -12,6 +12,7 @@ from transformers.trainer_callback import PrinterCallback
 from dgpo.diagnostics import load, record
 from dgpo.rewards.functions import MathReward
 from dgpo.training import DGPOConfig, DGPOTrainer
+from dgpo.training.checkpoint_files import MANIFEST
 
 QUICK = {
     "per_device_train_batch_size": 32,
@@ -232,17 +233,21 @@ def resumed(other_weights=False, **changed):
         train(taught, tokenizer, data, folder, save_strategy="steps", save_steps=12, max_steps=12,
               lr_scheduler_type="constant")  # fmt: skip
         checkpoint = folder / "run" / "checkpoint-12"
+        allowed = {}
         if changed.get("learning_rate"):
             for state in ("optimizer.pt", "scheduler.pt"):
                 (checkpoint / state).unlink()
+            allowed = {"resume_allow_missing": ["optimizer", "scheduler"], "resume_allow_changed": ["learning_rate"]}
         if other_weights:
             model = AutoModelForCausalLM.from_pretrained(checkpoint)
             with torch.no_grad():
                 model.get_output_embeddings().weight.mul_(0.6)
             model.save_pretrained(checkpoint)
+            (checkpoint / MANIFEST).unlink()
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         assert state["global_step"] == 12
-        train(taught, tokenizer, data, folder, resume=str(checkpoint), lr_scheduler_type="constant", **changed)
+        train(taught, tokenizer, data, folder, resume=str(checkpoint), lr_scheduler_type="constant",
+              **changed, **allowed)  # fmt: skip
 
     return made
 

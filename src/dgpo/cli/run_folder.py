@@ -1,0 +1,68 @@
+"""The output folder of `dgpo train`: one run, one process, and nothing overwritten unasked."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from dgpo.files import FolderLock
+from dgpo.training import DGPOConfig
+from dgpo.training.checkpoint_files import checkpoints
+from dgpo.training.ranks import on_main
+
+_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+
+
+def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | bool:
+    """Where to continue from: the checkpoint of `--resume_from_checkpoint`, True for `--resume`, or False.
+
+    Raises:
+        ValueError: flags that exclude each other, or nothing there; before a model is loaded.
+    """
+    named = config.resume_from_checkpoint
+    if named is not None and resume:
+        raise ValueError("--resume and --resume_from_checkpoint both say where to continue from; give one of them")
+    if overwrite and (resume or named is not None):
+        raise ValueError("--overwrite_output_dir deletes what a resumed run continues from; give one of them")
+    if named is not None and not Path(named).is_dir():
+        raise ValueError(f"resume_from_checkpoint = {named!r}: no such folder")
+    if resume and not checkpoints(config.output_dir):
+        raise ValueError(f"--resume: no checkpoint in {config.output_dir!r}")
+    return named if named is not None else resume
+
+
+def occupy(config: DGPOConfig, where: str | bool, *, overwrite: bool, held: ExitStack) -> None:
+    """See that the output folder is free for this run, before anything is loaded; and lock it, if it is there.
+
+    A folder that is not there yet is made and locked by `train()`, so that a command that fails leaves none behind.
+
+    Args:
+        config: with the folder.
+        where: as `resume_point` has it.
+        overwrite: whether what is there may be replaced.
+        held: the lock is entered there; by the main process, for all.
+
+    Raises:
+        FolderInUse: another process trains there.
+        ValueError: it holds the checkpoints or the model of another run.
+    """
+
+    def look() -> None:
+        if Path(config.output_dir).exists():
+            held.enter_context(FolderLock(config.output_dir, "training into"))
+        continued = where is True or (where and Path(where).resolve().parent == Path(config.output_dir).resolve())
+        if continued or overwrite:
+            return
+        folder = Path(config.output_dir)
+        if there := checkpoints(folder):
+            what = f"checkpoints of an earlier run (the last is {there[0].name}): continue that with --resume"
+        elif models := [name for name in _MODEL if (folder / name).exists()]:
+            what = f"a model already ({models[0]}): keep it"
+        else:
+            return
+        raise ValueError(
+            f"output_dir = {str(folder)!r} holds {what}, give another --output_dir, or replace it with "
+            "--overwrite_output_dir"
+        )
+
+    on_main(look)

@@ -1,0 +1,26 @@
+"""What one rank decides for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+_T = TypeVar("_T")
+
+
+def on_main(work: Callable[[], _T]) -> _T:
+    """What the main process makes of it, on every rank: its value, or its error. All ranks call it."""
+    outcome: list[Any] = [None, None]
+    if PartialState().is_main_process:
+        try:
+            outcome[0] = work()
+        except Exception as error:  # noqa: BLE001 - the others wait for it, and raise it too
+            outcome[1] = error
+    value, failed = broadcast_object_list(outcome)
+    if failed is not None:
+        raise failed
+    result: _T = value
+    return result

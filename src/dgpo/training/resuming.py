@@ -1,0 +1,281 @@
+"""Which checkpoint a run may continue from: a whole one, of this very run, with every state that the run has."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME, SCHEDULER_NAME
+
+from dgpo.evaluation.folder import differences
+from dgpo.redaction import without_secrets
+from dgpo.registry import did_you_mean
+from dgpo.training.checkpoint_files import ENTROPY_FILE, HISTORY_FILE, REFERENCE_FILE, checkpoints, damage, run_of
+from dgpo.training.recording import data_of
+
+if TYPE_CHECKING:
+    from dgpo.training.resumable import ResumableTrainer
+
+STATES = ("optimizer", "scheduler", "rng_state", "scaler", "reward_history", "entropy_controller", "ref_model")
+"""What `resume_allow_missing` may name."""
+
+_RESOLVED = {
+    "objective",
+    "objective_kwargs",
+    "epsilon",
+    "epsilon_high",
+    "loss_type",
+    "aggregation",
+    "aggregation_kwargs",
+    "correction",
+    "advantage",
+    "advantage_kwargs",
+    "preset",
+    "model_init_kwargs",
+}
+"""Options that are compared as what they come to: the objective with all its fields, and so on."""
+
+_FREE_PREFIXES = (
+    *("logging_", "log_", "eval_", "save_", "hub_", "trackio_", "record", "resume_", "do_"),
+    *("ddp_", "fsdp", "dataloader_num", "dataloader_p", "dataloader_m", "dataloader_in", "torch_", "include_"),
+    *("activation_checkpointing", "gradient_checkpointing", "vllm_server_", "transformers_continuous_batching"),
+)
+_FREE = {
+    *("output_dir", "run_name", "project", "report_to", "push_to_hub", "disable_tqdm", "num_completions_to_print"),
+    # how long, which the schedule of the learning rate follows
+    *("max_steps", "num_train_epochs"),
+    # how a batch is split; completions per update and per generation are compared
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "steps_per_generation", "generation_batch_size"),
+    *("per_device_eval_batch_size", "num_generations_eval", "auto_find_batch_size", "use_cpu", "local_rank"),
+    *("deepspeed", "accelerator_config", "parallelism_config", "ds3_gather_for_generation", "trust_remote_code"),
+    *("vllm_mode", "vllm_enable_sleep_mode", "vllm_group_port", "vllm_gpu_memory_utilization", "vllm_model_impl"),
+    *("vllm_tensor_parallel_size", "vllm_max_model_length", "use_transformers_continuous_batching"),
+    *("use_transformers_paged", "cache_implementation", "use_cache"),
+    # the same numbers but for rounding
+    *("fused_loss", "use_liger_kernel", "liger_kernel_config", "tf32", "pad_to_multiple_of", "full_determinism"),
+    *("bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "batch_eval_metrics", "load_best_model_at_end"),
+    *("metric_for_best_model", "greater_is_better", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint"),
+    *("debug", "skip_memory_metrics", "average_tokens_across_devices"),
+}
+_FREE_IN_MODEL = ("attn_implementation", "device_map", "trust_remote_code")
+
+
+class CheckpointError(ValueError):
+    """No checkpoint to continue from, or not this one."""
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where to continue.
+
+    Attributes:
+        checkpoint: the folder.
+        notes: a line for each newer checkpoint that was passed over, with the reason, and for what was not compared.
+    """
+
+    checkpoint: str
+    notes: tuple[str, ...]
+
+
+def describe_run(trainer: ResumableTrainer) -> dict[str, Any]:
+    """What makes a run this run, as JSON: everything that changes a gradient, and the number of ranks."""
+    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
+    options = {name: value for name, value in args.to_dict().items() if not _is_free(name) and name not in _RESOLVED}
+    name = model.config._name_or_path
+    run = {
+        "objective": {"name": args.objective, **_fields(args.make_objective())},
+        "aggregation": {"name": args.aggregation, **_fields(args.make_aggregation())},
+        "advantage": {"name": args.advantage, **_fields(args.make_advantage())},
+        "correction": args.correction and _fields(args.make_correction()),
+        "model": os.path.realpath(name) if os.path.isdir(name) else name,
+        "model_init_kwargs": {
+            key: value
+            for key, value in (args.model_init_kwargs or {}).items()
+            if key not in _FREE_IN_MODEL and value is not None
+        },
+        "parameters": sum(parameter.numel() for parameter in model.parameters()) if not _sharded(trainer) else None,
+        "peft": {key: _peft(config) for key, config in getattr(model, "peft_config", {}).items()},
+        "data": data_of(trainer.train_dataset),
+        "rewards": [_reward(reward) for reward in trainer.reward_funcs],
+        "completions_per_update": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "completions_per_generation": args.generation_batch_size,
+        **options,
+    }
+    plain = without_secrets(json.loads(json.dumps(run, default=str)))
+    return {"compared": plain, "ranks": args.world_size}
+
+
+def _is_free(name: str) -> bool:
+    return name in _FREE or name.startswith(_FREE_PREFIXES)
+
+
+def _fields(made: Any) -> dict[str, Any]:
+    return {} if made is None else dataclasses.asdict(made)
+
+
+def _sharded(trainer: ResumableTrainer) -> bool:
+    """Whether a rank may hold only a part of the weights."""
+    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+
+
+def _peft(config: Any) -> dict[str, Any]:
+    kept = {name: value for name, value in config.to_dict().items() if name not in ("inference_mode", "revision")}
+    return {name: sorted(value) if isinstance(value, set) else value for name, value in kept.items()}
+
+
+def _reward(reward: Any) -> Any:
+    """A reward by its name, with the plain values it was made with."""
+    options: dict[str, Any] = {}
+    if isinstance(reward, functools.partial):
+        options, reward = dict(reward.keywords), reward.func
+    elif not hasattr(reward, "__code__") and hasattr(reward, "__dict__"):
+        options = {name: value for name, value in vars(reward).items() if not name.startswith("_")}
+    if hasattr(reward, "config"):
+        return reward.config._name_or_path
+    plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | bool)}
+    return {"name": getattr(reward, "__name__", type(reward).__name__), **plain}
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+class _Verdict(NamedTuple):
+    reason: str
+    allow: tuple[str, ...] = ()
+    """States that `resume_allow_missing` would have to name."""
+
+
+def find(trainer: ResumableTrainer, where: str | os.PathLike[str] | bool) -> Resume:
+    """The checkpoint to continue from; on the main process, for all.
+
+    Args:
+        trainer: of this run.
+        where: a checkpoint; or True for the newest in `output_dir` that is whole and has every state of the run.
+
+    Raises:
+        CheckpointError: nothing there is whole and has every state, or it belongs to another run.
+    """
+    _check_names(trainer)
+    if where is not True:
+        checkpoint = Path(os.fspath(where))  # type: ignore[arg-type]
+        if verdict := _examine(trainer, checkpoint):
+            raise CheckpointError(f"cannot continue from {str(checkpoint)!r}: {verdict.reason}{_way_out([verdict])}")
+        return _own(trainer, checkpoint, [])
+    folder = trainer.args.output_dir
+    passed: list[tuple[str, _Verdict]] = []
+    for checkpoint in checkpoints(folder):
+        verdict = _examine(trainer, checkpoint)
+        if verdict is None:
+            return _own(trainer, checkpoint, [f"{name} is passed over: {of.reason}" for name, of in passed])
+        passed.append((checkpoint.name, verdict))
+    if not passed:
+        raise CheckpointError(f"no checkpoint in {folder!r} to continue from")
+    reasons = "; ".join(f"{name}: {verdict.reason}" for name, verdict in passed[:3])
+    more = f"; and {len(passed) - 3} more" if len(passed) > 3 else ""
+    raise CheckpointError(
+        f"no checkpoint in {folder!r} can be continued from: {reasons}{more}{_way_out([of for _, of in passed])}"
+    )
+
+
+def _way_out(verdicts: Iterable[_Verdict]) -> str:
+    allow = next((verdict.allow for verdict in verdicts if verdict.allow), ())
+    return f"; to go on with fresh ones: --resume_allow_missing {' '.join(allow)}" if allow else ""
+
+
+def _examine(trainer: ResumableTrainer, checkpoint: Path) -> _Verdict | None:
+    if reason := damage(checkpoint):
+        return _Verdict(reason)
+    missing = missing_states(trainer, checkpoint)
+    lacking = {
+        name: reason for name, reason in missing.items() if name not in (trainer.args.resume_allow_missing or ())
+    }
+    if lacking:
+        return _Verdict("; ".join(lacking.values()), tuple(missing))
+    return None
+
+
+def missing_states(trainer: ResumableTrainer, checkpoint: Path) -> dict[str, str]:
+    """What this run would start afresh after the checkpoint: name, as in `STATES`, -> what is not there."""
+    args, names = trainer.args, {path.name for path in checkpoint.iterdir()}
+    missing = {}
+    engine = trainer.is_deepspeed_enabled and any(name.startswith("global_step") for name in names)
+    parts = any(name.startswith(OPTIMIZER_NAME_BIN.split(".")[0] + "_") for name in names)
+    if not (engine or parts or names & {OPTIMIZER_NAME, OPTIMIZER_NAME_BIN}):
+        missing["optimizer"] = f"it holds no {OPTIMIZER_NAME}"
+    if not (engine or SCHEDULER_NAME in names):
+        missing["scheduler"] = f"it holds no {SCHEDULER_NAME}"
+    if trainer.is_fsdp_enabled and missing:  # there the two are loaded together or not at all
+        missing = dict.fromkeys(("optimizer", "scheduler"), "; ".join(missing.values()))
+    if reason := _missing_generators(trainer, checkpoint, names):
+        missing["rng_state"] = reason
+    if trainer.accelerator.scaler is not None and SCALER_NAME not in names:
+        missing["scaler"] = f"it holds no {SCALER_NAME}"
+    if trainer._keeps_history() and HISTORY_FILE not in names:
+        missing["reward_history"] = (
+            f"advantage = {args.advantage!r} continues the history of rewards by prompt, but it holds no "
+            f"{HISTORY_FILE}: it was trained with another advantage"
+        )
+    if trainer.use_adaptive_entropy and ENTROPY_FILE not in names:
+        missing["entropy_controller"] = f"it holds no {ENTROPY_FILE}"
+    if args.sync_ref_model and REFERENCE_FILE not in names:
+        missing["ref_model"] = f"it holds no {REFERENCE_FILE}, the reference that sync_ref_model has moved"
+    return missing
+
+
+def _missing_generators(trainer: ResumableTrainer, checkpoint: Path, names: set[str]) -> str | None:
+    """Of the random generators of all ranks on this machine."""
+    ranks = trainer.args.world_size
+    machine = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks)
+    wrote = (run_of(checkpoint) or {}).get("ranks")
+    if wrote is None and ranks == machine:
+        numbered = sum(name.startswith("rng_state_") for name in names)
+        wrote = numbered or (1 if "rng_state.pth" in names else None)
+    if wrote is not None and wrote != ranks:
+        return f"its generator states are those of {wrote} ranks, and this run has {ranks}"
+    expected = [f"rng_state_{rank}.pth" for rank in range(machine)] if ranks > 1 else ["rng_state.pth"]
+    if ranks != machine:
+        expected = expected[:1]  # numbered over all machines: this is the first
+    lacking = [name for name in expected if name not in names]
+    return f"it holds no {lacking[0]}" if lacking else None
+
+
+# --- whose it is -----------------------------------------------------------------------------------------------------
+
+
+def _own(trainer: ResumableTrainer, checkpoint: Path, notes: list[str]) -> Resume:
+    before = run_of(checkpoint)
+    if before is None:
+        notes.append(f"{checkpoint.name} does not say which run it is of (it is TRL's, or older); nothing was compared")
+    elif changed := _changes(trainer, before["compared"], trainer._run["compared"]):
+        names = list(dict.fromkeys(line.split(":")[0].split(".")[0] for line in changed))
+        raise CheckpointError(
+            f"{str(checkpoint)!r} belongs to another run. Different (there -> now): {'; '.join(changed)}. Set these as "
+            f"they were, use another output_dir, or say that they are meant to change: --resume_allow_changed "
+            f"{' '.join(names)}"
+        )
+    return Resume(str(checkpoint), tuple(notes))
+
+
+def _changes(trainer: ResumableTrainer, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    defaults = {f.name: f.default for f in dataclasses.fields(trainer.args)}
+    # an option that did not exist then had no other effect than its default
+    then = {name: before.get(name, json.loads(json.dumps(defaults.get(name), default=str))) for name in now}
+    allowed = set(trainer.args.resume_allow_changed or ())
+    return differences(
+        {name: value for name, value in then.items() if name not in allowed},
+        {name: value for name, value in now.items() if name not in allowed},
+    )
+
+
+def _check_names(trainer: ResumableTrainer) -> None:
+    for option, known in (("resume_allow_missing", STATES), ("resume_allow_changed", tuple(trainer._run["compared"]))):
+        for name in getattr(trainer.args, option) or ():
+            if name not in known:
+                hint = did_you_mean(name, known)
+                raise CheckpointError(f"{option} names {name!r}{hint}; known: {', '.join(known)}")
