@@ -78,15 +78,14 @@ def figures(argv: list[str]) -> dict[str, str]:
 def of_plan(plan: Plan) -> dict[str, str]:
     """See `figures`."""
     assert plan.gpu is not None
-    assert plan.update_seconds is not None
-    assert plan.logits_not_held is not None
-    time = f"computed, not measured, with every response at full length: an update {shown(plan.update_seconds)}"
-    if plan.sampling_seconds is not None:
-        time += f"; sampling a generation {shown(plan.sampling_seconds)}"
+    assert plan.update_time is not None
+    time = f"computed, not measured, with every response at full length: an update {shown(plan.update_time)}"
+    if plan.sampling_time is not None:
+        time += f"; sampling a generation {shown(plan.sampling_time)}"
     return {
         "memory": "GiB per GPU, computed: " + listed(plan.memory),
         "sums": together(plan.update_gib, plan.generation_gib, plan.gpu.gib),
-        "logits": f"Logits that are never held: {plan.logits_not_held.value / GIB:.1f} = {plan.logits_not_held}",
+        "logits": f"Logits that are never held: {plan.logits_not_held / GIB:.1f} = {plan.naive_logits}",
         "time": time,
         "run": f"the run {run_time(plan)}",
     }
@@ -115,8 +114,8 @@ def of_verl(plan: Plan, tokens: int) -> dict[str, str | float]:
     head = quantity(shape.head, "of the head")
     hidden = quantity(2, "B") * quantity(tokens, "tokens") * quantity(shape.hidden)
     own = (
-        Term(name="verl's fused kernels", how=logits + quantity(2, "B") * head + hidden, phase="update"),
-        Term(name="reduction", how=quantity(4, "B") * head, phase="update"),
+        Term(name="verl's fused kernels", formula=logits + quantity(2, "B") * head + hidden, phase="update"),
+        Term(name="reduction", formula=quantity(4, "B") * head, phase="update"),
     )
     kept = tuple(term for term in plan.memory if term.name != "loss buffers")
     update = total((*kept, *own), "update") / GIB

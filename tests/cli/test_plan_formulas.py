@@ -39,17 +39,17 @@ def check_plan(plan: Plan) -> int:
     """Compute everything that is printed beside a formula; returns how many formulas there were."""
     text, checked = printed(plan), 0
     for term in plan.memory:
-        assert value(str(term.how)) == pytest.approx(term.bytes, rel=1e-12), term
+        assert value(term.how) == pytest.approx(term.bytes, rel=1e-12), term
         (row,) = re.findall(rf"^ *{re.escape(term.name)}  +(.+?)\s*$", text, re.MULTILINE)
         *sizes, formula = re.split(r"  +", row)
-        assert formula == str(term.how)
+        assert formula == term.how
         assert sizes
         for size in sizes:
             assert agrees(formula, size, GIB), row
         checked += 1
     if plan.memory:
         for column, phase in ((0, "update"), (1, "generation")):
-            of_phase = sum(value(str(term.how)) for term in plan.memory if term.phase in ("both", phase))
+            of_phase = sum(value(term.how) for term in plan.memory if term.phase in ("both", phase))
             (row,) = re.findall(r"^ *sum  +([\d.]+)  +([\d.]+)", text, re.MULTILINE)
             assert abs(of_phase / GIB - float(row[column])) <= 0.0501
         (held,) = re.findall(r"not held: logits +([\d.]+) +(.*?): of a naive loss", text)

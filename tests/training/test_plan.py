@@ -141,18 +141,18 @@ def test_time_is_flops_over_the_assumed_rate() -> None:
     found = plan(config(gradient_checkpointing=True), gpu=GPUS["h100"])
     assert found.update_flops is not None
     assert found.update_seconds is not None
-    assert found.update_flops.value == 5 * tokens * shape.forward_flops(length)
-    assert found.update_seconds.value == pytest.approx(found.update_flops.value / 989e12 / 0.35 / 4)
+    assert found.update_flops == 5 * tokens * shape.forward_flops(length)
+    assert found.update_seconds == pytest.approx(found.update_flops / 989e12 / 0.35 / 4)
     assert found.sampling_seconds is None
     with_vllm = plan(config(gradient_checkpointing=False, use_vllm=True, beta=0.1), gpu=GPUS["h100"])
     assert with_vllm.update_flops is not None
     assert with_vllm.sampling_seconds is not None
-    assert with_vllm.update_flops.value == 5 * tokens * shape.forward_flops(length)
-    assert with_vllm.sampling_seconds.value == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
+    assert with_vllm.update_flops == 5 * tokens * shape.forward_flops(length)
+    assert with_vllm.sampling_seconds == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
     assert sizes(with_vllm.memory)["vLLM"] == pytest.approx(0.3 * 79 * GIB)
     adapters = plan(config(gradient_checkpointing=False), lora=(4, ("q_proj",))).update_flops
     assert adapters is not None
-    assert adapters.value == pytest.approx(3 * tokens * shape.forward_flops(length))
+    assert adapters == pytest.approx(3 * tokens * shape.forward_flops(length))
 
 
 def test_the_time_of_a_run_is_that_of_its_updates_and_generations() -> None:
@@ -162,12 +162,12 @@ def test_the_time_of_a_run_is_that_of_its_updates_and_generations() -> None:
     assert sampled.update_seconds is not None
     assert sampled.sampling_seconds is not None
     assert sampled.run_seconds is not None
-    exact = sampled.updates * sampled.update_seconds.value + sampled.generations * sampled.sampling_seconds.value
-    assert sampled.run_seconds.value == pytest.approx(exact, rel=1e-3)
+    exact = sampled.updates * sampled.update_seconds + sampled.generations * sampled.sampling_seconds
+    assert sampled.run_seconds == pytest.approx(exact, rel=1e-3)
     alone = plan(config(max_steps=8), gpu=GPUS["rtx4090"])
     assert alone.update_seconds is not None
     assert alone.run_seconds is not None
-    assert alone.run_seconds.value == pytest.approx(8 * alone.update_seconds.value, rel=1e-3)
+    assert alone.run_seconds == pytest.approx(8 * alone.update_seconds, rel=1e-3)
     assert plan(config(), gpu=GPUS["rtx4090"]).run_seconds is None  # nobody knows how many updates
     assert plan(config(max_steps=8)).run_seconds is None
 

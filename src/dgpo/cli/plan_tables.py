@@ -77,9 +77,9 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     for part in ("objective", "aggregation", "advantage", "correction"):
         yield part, getattr(plan, part)
     if plan.update_flops is not None:
-        yield "FLOPs a generation", f"of updates {plan.update_flops} = {plan.update_flops.value:.3e}"
+        yield "FLOPs a generation", f"of updates {plan.update_work} = {plan.update_flops:.3e}"
         if plan.sampling_flops is not None:
-            yield "", f"of sampling {plan.sampling_flops} = {plan.sampling_flops.value:.3e}"
+            yield "", f"of sampling {plan.sampling_work} = {plan.sampling_flops:.3e}"
     yield from _time(plan)
 
 
@@ -94,15 +94,15 @@ def _worth(plan: Plan) -> str:
 
 def _time(plan: Plan) -> Iterable[tuple[str, str]]:
     """Of an update, of sampling and of the run; every response at full length, at guessed shares of the peak."""
-    if plan.update_seconds is None:
+    if plan.update_time is None:
         return
-    yield "time, computed", f"an update at most {shown(plan.update_seconds)}"
-    if plan.sampling_seconds is None:
+    yield "time, computed", f"an update at most {shown(plan.update_time)}"
+    if plan.sampling_time is None:
         yield "", "generation with transformers is not estimated"
     else:
-        yield "", f"sampling at most {shown(plan.sampling_seconds)}"
-    if plan.run_seconds is not None:
-        alone = " without generation" if plan.sampling_seconds is None else ""
+        yield "", f"sampling at most {shown(plan.sampling_time)}"
+    if plan.run_time is not None:
+        alone = " without generation" if plan.sampling_time is None else ""
         yield "", f"the run{alone} at most {run_time(plan)}; assumed shares of the peak, not measured"
 
 
@@ -113,10 +113,10 @@ def shown(seconds: Quantity) -> str:
 
 def run_time(plan: Plan) -> str:
     """`1,584 updates x 37.59 s + 99 generations x 421.1 s = 28 h on 8 H100`."""
-    assert plan.run_seconds is not None
+    assert plan.run_time is not None
     assert plan.gpu is not None
     gpus = "one" if plan.world.processes == 1 else f"{plan.world.processes:,}"
-    text = f"{plan.run_seconds} = {duration(plan.run_seconds.value)} on {gpus} {plan.gpu.short}"
+    text = f"{plan.run_time} = {duration(plan.run_time.value)} on {gpus} {plan.gpu.short}"
     return f"{text}, and as many that sample" if plan.served else text
 
 
@@ -132,13 +132,12 @@ def _memory(plan: Plan) -> Table:
             term.name,
             size if term.phase in ("both", "update") else "",
             size if term.phase in ("both", "generation") else "",
-            str(term.how),
+            term.how,
         )
     table.add_section()
     table.add_row("sum", f"{plan.update_gib:.1f}", f"{plan.generation_gib:.1f}", "")
-    assert plan.logits_not_held is not None
-    held = f"{plan.logits_not_held.value / GIB:.1f}"
-    table.add_row("not held: logits", held, "", f"{plan.logits_not_held}: of a naive loss, here tile by tile")
+    held = f"{plan.logits_not_held / GIB:.1f}"
+    table.add_row("not held: logits", held, "", f"{plan.naive_logits}: of a naive loss, here tile by tile")
     return table
 
 

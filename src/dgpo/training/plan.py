@@ -11,7 +11,7 @@ from dgpo.training.fused import reads_entropy
 from dgpo.training.machines import Gpu, Sharding, World
 from dgpo.training.model_shapes import ModelShape
 from dgpo.training.plan_arithmetic import Quantity, counted, over, quantity
-from dgpo.training.plan_memory import GIB, MemorySetting, Term, logits_not_held, memory_terms, total
+from dgpo.training.plan_memory import GIB, MemorySetting, Term, memory_terms, naive_logits, total
 from dgpo.training.plan_weights import WeightRow, weight_table
 
 PROMPT_TOKENS = 512
@@ -45,8 +45,8 @@ class Plan:
         generations, updates: of the whole run; None where unknown.
         trained: parameters with a gradient; None where unknown.
         memory: its terms.
-        logits_not_held: bytes that a naive loss would hold beside; None where unknown.
-        update_flops, sampling_flops: per generation, over all ranks, as formulas; None where unknown.
+        naive_logits: bytes that a naive loss would hold beside, as a formula; None where unknown.
+        update_work, sampling_work: FLOPs per generation, over all ranks, as formulas; None where unknown.
         served: whether vLLM samples on GPUs of its own.
         fused: whether the loss is computed straight from hidden states.
         objective, aggregation, correction, advantage: as text.
@@ -72,9 +72,9 @@ class Plan:
     updates: int | None
     trained: int | None
     memory: tuple[Term, ...]
-    logits_not_held: Quantity | None
-    update_flops: Quantity | None
-    sampling_flops: Quantity | None
+    naive_logits: Quantity | None
+    update_work: Quantity | None
+    sampling_work: Quantity | None
     served: bool
     fused: bool
     objective: str
@@ -110,6 +110,36 @@ class Plan:
         return total(self.memory, "generation") / GIB
 
     @property
+    def update_flops(self) -> float | None:
+        """Of all updates of a generation, over all ranks."""
+        return _value(self.update_work)
+
+    @property
+    def sampling_flops(self) -> float | None:
+        """Of sampling a generation."""
+        return _value(self.sampling_work)
+
+    @property
+    def update_seconds(self) -> float | None:
+        """See `update_time`."""
+        return _value(self.update_time)
+
+    @property
+    def sampling_seconds(self) -> float | None:
+        """See `sampling_time`."""
+        return _value(self.sampling_time)
+
+    @property
+    def run_seconds(self) -> float | None:
+        """See `run_time`."""
+        return _value(self.run_time)
+
+    @property
+    def logits_not_held(self) -> float:
+        """Bytes; 0 where the model is unknown."""
+        return _value(self.naive_logits) or 0.0
+
+    @property
     def fits(self) -> bool | None:
         """Whether memory suffices in both phases, by the estimate; None where it or the GPU is unknown."""
         if self.gpu is None or not self.memory:
@@ -117,33 +147,37 @@ class Plan:
         return max(self.update_gib, self.generation_gib) <= self.gpu.gib
 
     @property
-    def update_seconds(self) -> Quantity | None:
-        """Of one optimiser update: FLOPs / updates / (TRAINING_UTILISATION · W · peak)."""
-        if self.gpu is None or self.update_flops is None:
+    def update_time(self) -> Quantity | None:
+        """Seconds of one optimiser update: FLOPs / updates / (TRAINING_UTILISATION · W · peak)."""
+        if self.gpu is None or self.update_work is None:
             return None
-        return over(self.update_flops, self.updates_per_generation, "update") / self._rate(TRAINING_UTILISATION)
+        return over(self.update_work, self.updates_per_generation, "update") / self._rate(TRAINING_UTILISATION)
 
     @property
-    def sampling_seconds(self) -> Quantity | None:
-        """Of one generation on as many GPUs: FLOPs / (SAMPLING_UTILISATION · W · peak)."""
-        if self.gpu is None or self.sampling_flops is None:
+    def sampling_time(self) -> Quantity | None:
+        """Seconds of one generation on as many GPUs: FLOPs / (SAMPLING_UTILISATION · W · peak)."""
+        if self.gpu is None or self.sampling_work is None:
             return None
-        return self.sampling_flops / self._rate(SAMPLING_UTILISATION)
+        return self.sampling_work / self._rate(SAMPLING_UTILISATION)
 
     @property
-    def run_seconds(self) -> Quantity | None:
-        """Of all updates and, where it is estimated, all sampling; None where their number or the time is unknown."""
-        if self.update_seconds is None or self.updates is None or self.generations is None:
+    def run_time(self) -> Quantity | None:
+        """Seconds of all updates and, where it is estimated, all sampling; None where number or time is unknown."""
+        if self.update_time is None or self.updates is None or self.generations is None:
             return None
-        total = counted(self.updates, "update") * quantity(self.update_seconds.value, "s")
-        if self.sampling_seconds is None:
+        total = counted(self.updates, "update") * quantity(self.update_time.value, "s")
+        if self.sampling_time is None:
             return total
-        return total + counted(self.generations, "generation") * quantity(self.sampling_seconds.value, "s")
+        return total + counted(self.generations, "generation") * quantity(self.sampling_time.value, "s")
 
     def _rate(self, utilisation: float) -> Quantity:
         assert self.gpu is not None
         gpus = counted(self.world.processes, "GPU")
         return quantity(utilisation, "%") * gpus * quantity(self.gpu.tflops, "TFLOP/s", 1e12)
+
+
+def _value(formula: Quantity | None) -> float | None:
+    return None if formula is None else formula.value
 
 
 def make_plan(
@@ -211,7 +245,7 @@ def make_plan(
             vllm_sleeps=bool(config.vllm_enable_sleep_mode),
             generated_rows=0 if config.use_vllm else completions // world.processes,
         )
-    update_flops, sampling_flops = (None, None) if shape is None else _flops(config, shape, prompt, lora is not None)
+    update_work, sampling_work = (None, None) if shape is None else _flops(config, shape, prompt, lora is not None)
     correction = config.make_correction()
     advantage = config.make_advantage()
     return Plan(
@@ -233,9 +267,9 @@ def make_plan(
         updates=updates,
         trained=None if setting is None else setting.trainable,
         memory=() if setting is None else memory_terms(setting),
-        logits_not_held=None if setting is None else logits_not_held(setting),
-        update_flops=update_flops,
-        sampling_flops=sampling_flops,
+        naive_logits=None if setting is None else naive_logits(setting),
+        update_work=update_work,
+        sampling_work=sampling_work,
         served=config.use_vllm and config.vllm_mode == "server",
         fused=fused,
         objective=str(config.make_objective()),

@@ -28,18 +28,23 @@ class Term:
 
     Attributes:
         name: what it is.
-        how: the formula that it is computed from.
+        formula: what it is computed from, in bytes.
         phase: when it is there.
     """
 
     name: str
-    how: Quantity
+    formula: Quantity
     phase: Phase = "both"
 
     @property
     def bytes(self) -> float:
         """How large it is."""
-        return self.how.value
+        return self.formula.value
+
+    @property
+    def how(self) -> str:
+        """The formula in words and symbols."""
+        return str(self.formula)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,23 +139,23 @@ def model_terms(s: MemorySetting) -> list[Term]:
         return over(whole, s.share(*_SHARDED[part]), "rank")
 
     terms = [
-        Term(name="weights", how=shared("weights", weights)),
-        Term(name="gradients", how=shared("gradients", _bytes(b) * trained), phase="update"),
-        Term(name="optimiser", how=shared("optimiser", states * trained)),
+        Term(name="weights", formula=shared("weights", weights)),
+        Term(name="gradients", formula=shared("gradients", _bytes(b) * trained), phase="update"),
+        Term(name="optimiser", formula=shared("optimiser", states * trained)),
     ]
     if s.reference:
-        terms.append(Term(name="reference model", how=shared("weights", _bytes(kept) * parameters)))
+        terms.append(Term(name="reference model", formula=shared("weights", _bytes(kept) * parameters)))
     if s.sharding == "DDP":
-        terms.append(Term(name="DDP buckets", how=(_bytes(b) * trained).of("of gradients once more")))
+        terms.append(Term(name="DDP buckets", formula=(_bytes(b) * trained).of("of gradients once more")))
     layer, head = quantity(shape.layer, "of a layer"), quantity(shape.head, "of the head")
     if s.share(*_SHARDED["weights"]) > 1:
         gathered = _bytes(s.compute_bytes) * (quantity(2) * layer + head)
         made = _bytes(s.compute_bytes) * (layer + head)
         how = gathered + made.of("of gradients before they are scattered") if full else gathered
-        terms.append(Term(name="gathered layers", how=how, phase="update"))
+        terms.append(Term(name="gathered layers", formula=how, phase="update"))
     elif s.autocast and s.weight_bytes == 4 and not s.zero:
         matrices = counted(shape.layers, "layer") * quantity(shape.layer_matrices) + head
-        terms.append(Term(name="autocast copies", how=_bytes(2) * matrices, phase="update"))
+        terms.append(Term(name="autocast copies", formula=_bytes(2) * matrices, phase="update"))
     return terms
 
 
@@ -194,17 +199,17 @@ def activation_terms(s: MemorySetting) -> list[Term]:
         terms.append(
             Term(
                 name="checkpoints",
-                how=_bytes(s.stream_bytes) * quantity(shape.hidden) * counted(shape.layers, "layer") * tokens,
+                formula=_bytes(s.stream_bytes) * quantity(shape.hidden) * counted(shape.layers, "layer") * tokens,
                 phase="update",
             )
         )
     live = _bytes(layer_bytes(s)) * counted(1 if s.checkpointing else shape.layers, "layer")
     # of gate, up and their product
     backward = quantity(3) * _bytes(s.compute_bytes) * quantity(shape.intermediate)
-    terms.append(Term(name="activations", how=(live + backward.of("of gradients")) * tokens, phase="update"))
+    terms.append(Term(name="activations", formula=(live + backward.of("of gradients")) * tokens, phase="update"))
     if s.attention != "flash":
         rows, length = counted(s.rows, "row"), quantity(s.length)
-        terms.append(Term(name="attention mask", how=_bytes(1) * rows * length * length, phase="update"))
+        terms.append(Term(name="attention mask", formula=_bytes(1) * rows * length * length, phase="update"))
     return terms
 
 
@@ -221,10 +226,10 @@ def loss_terms(s: MemorySetting) -> list[Term]:
         how += (_bytes(4) * quantity(shape.head)).of("of the head's gradient")
     kept = _bytes(s.stream_bytes if s.fused else 4)
     how += (kept * quantity(positions, "tokens") * quantity(shape.hidden)).of("of the hidden states' gradient")
-    return [Term(name="loss buffers", how=how, phase="update")]
+    return [Term(name="loss buffers", formula=how, phase="update")]
 
 
-def logits_not_held(s: MemorySetting) -> Quantity:
+def naive_logits(s: MemorySetting) -> Quantity:
     """Bytes of logits, log-softmax and gradients of a naive loss: (e + 12) · rows · completion · V."""
     tokens = counted(s.rows, "row") * quantity(s.completion, "tokens")
     return (_bytes(s.compute_bytes) + _bytes(12)) * tokens * quantity(s.shape.vocabulary, "logits")
@@ -235,16 +240,16 @@ def generation_terms(s: MemorySetting) -> list[Term]:
     terms = []
     if s.vllm_share:
         phase: Phase = "generation" if s.vllm_sleeps else "both"
-        terms.append(Term(name="vLLM", how=quantity(s.vllm_share) * quantity(s.vllm_gib, "GiB", GIB), phase=phase))
+        terms.append(Term(name="vLLM", formula=quantity(s.vllm_share) * quantity(s.vllm_gib, "GiB", GIB), phase=phase))
     if s.generated_rows:
         shape = s.shape
         per_token = (s.stream_bytes + s.compute_bytes) * shape.key_values * shape.layers
         completions, length = counted(s.generated_rows, "completion"), quantity(s.length, "tokens")
-        terms.append(Term(name="key-value cache", how=_bytes(per_token) * completions * length, phase="generation"))
+        terms.append(Term(name="key-value cache", formula=_bytes(per_token) * completions * length, phase="generation"))
         if s.share(*_SHARDED["weights"]) > 1:
             kept = 2 if s.zero else s.weight_bytes
             whole = _bytes(kept) * quantity(shape.parameters, "parameters")
-            terms.append(Term(name="gathered model", how=whole, phase="generation"))
+            terms.append(Term(name="gathered model", formula=whole, phase="generation"))
     return terms
 
 
