@@ -18,7 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ANYTHING = None
 """No restriction on third-party packages."""
 
-FOUNDATION = {"tokens", "registry", "numerics"}
+FOUNDATION = {"tokens", "registry", "numerics", "checks"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"loss"}
 SHARED = {"registry", "files", "redaction"}
@@ -43,7 +43,8 @@ RULES: dict[str, Rule] = {
     "files": Rule(set(), set()),
     "numerics": Rule(set(), {"torch"}),
     "redaction": Rule(set(), set()),
-    "tokens": Rule(set(), {"torch"}),
+    "checks": Rule(set(), {"torch"}),
+    "tokens": Rule({"checks"}, {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
     "loss": Rule(FOUNDATION | FACTORS, {"torch"}),
     "__init__": Rule(CORE | {"fused"}, {"torch"}),

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.registry import build, check_number
+from dgpo.checks import check_tensor
+from dgpo.registry import build, check_number, check_value
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class StepTotals:
     """What one optimiser step holds, over all its micro-batches and ranks.
 
     Args:
-        tokens: valid tokens of the step.
-        sequences: responses of the step with at least one valid token.
+        tokens: valid tokens of the step, > 0; a tensor is looked at on the CPU only.
+        sequences: responses of the step with at least one valid token, > 0.
 
     Where gradients of W ranks are averaged (DDP, FSDP), pass totals / W.
     """
@@ -36,10 +37,20 @@ class StepTotals:
         for name in ("tokens", "sequences"):
             value = getattr(self, name)
             if isinstance(value, Tensor):
+                check_tensor(f"StepTotals: {name}", value, "real")
                 if value.numel() != 1:
                     raise ValueError(f"StepTotals: {name} has shape {tuple(value.shape)}; expected a scalar")
-            else:
-                check_number(self, name, 0, open_low=True)
+                if value.device.type != "cpu":
+                    continue  # a look at it would be a synchronisation
+                value = value.item()
+            check_value(f"StepTotals: {name}", value, 0, open_low=True, open_high=True)
+
+    def check_device(self, anchor: str, device: torch.device) -> None:
+        """Raise ValueError unless both are numbers, on the CPU, or on this device, that of the tensor `anchor`."""
+        for name in ("tokens", "sequences"):
+            value = getattr(self, name)
+            if isinstance(value, Tensor) and value.device not in (device, torch.device("cpu")):
+                raise ValueError(f"totals.{name} is on {value.device}; expected {device}, the device of {anchor}")
 
     @classmethod
     def of(cls, mask: Tensor) -> StepTotals:
@@ -82,7 +93,7 @@ class SeqMeanTokenSumNorm(Aggregation):
     length: float
 
     def __post_init__(self) -> None:
-        check_number(self, "length", 0, open_low=True)
+        check_number(self, "length", 0, open_low=True, open_high=True)
 
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         return mask.to(dtype) / self.length / totals.sequences

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dgpo.checks import check_tensor
 from dgpo.registry import build, check_number
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
@@ -29,15 +30,23 @@ class Correction(ABC):
     def factor(self, tokens: TokenBatch) -> Tensor:
         """ρ [B, T] >= 0, detached."""
 
+    def check(self, tokens: TokenBatch) -> None:
+        """Raise ValueError or TypeError if `factor` cannot be computed for such a batch; log-probs are not read."""
+        return
+
 
 def _mismatch(tokens: TokenBatch, level: str) -> Tensor:
     """π_old/μ of the token, or of the whole response (the product over its valid tokens); log clamped to ±20."""
-    if tokens.rollout_logprob is None:
-        raise ValueError("a correction needs the sampler's log-probs: pass rollout_logprob [B, T], got None")
+    assert tokens.rollout_logprob is not None
     log_mismatch = torch.where(tokens.mask, tokens.old_logprob - tokens.rollout_logprob, 0.0)
     if level == "sequence":
         log_mismatch = log_mismatch.sum(-1, keepdim=True).expand_as(log_mismatch)
     return log_mismatch.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+
+
+def _check_sampler(tokens: TokenBatch) -> None:
+    if tokens.rollout_logprob is None:
+        raise ValueError("a correction needs the sampler's log-probs: pass rollout_logprob [B, T], got None")
 
 
 def _check_level(correction: Correction, level: str) -> None:
@@ -63,7 +72,11 @@ class Truncate(Correction):
         _check_level(self, self.level)
         check_number(self, "cap", 0, open_low=True)
 
+    def check(self, tokens: TokenBatch) -> None:
+        _check_sampler(tokens)
+
     def factor(self, tokens: TokenBatch) -> Tensor:
+        self.check(tokens)
         return _mismatch(tokens, self.level).clamp(max=self.cap)
 
 
@@ -86,18 +99,36 @@ class Band(Correction):
         check_number(self, "band_low", 0, open_high=True)
         check_number(self, "band_high", self.band_low, open_low=True)
 
+    def check(self, tokens: TokenBatch) -> None:
+        _check_sampler(tokens)
+
     def factor(self, tokens: TokenBatch) -> Tensor:
+        self.check(tokens)
         mismatch = _mismatch(tokens, self.level)
         return torch.where((mismatch >= self.band_low) & (mismatch <= self.band_high), mismatch, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Correction):
-    """A factor that a trainer has computed by other means: [B, T], or [B, 1] for one value per response."""
+    """A factor that a trainer has computed by other means: [B, T], or [B, 1] for one value per response.
+
+    Raises:
+        TypeError, ValueError: from `check`, where values are no floating tensor of such a shape on the batch's device.
+    """
 
     values: Tensor
 
+    def check(self, tokens: TokenBatch) -> None:
+        check_tensor("correction.values", self.values, "floating", ("logprob", tokens.mask.device))
+        B, T = tokens.mask.shape
+        if self.values.shape not in ((B, T), (B, 1)):
+            raise ValueError(
+                f"correction.values has shape {tuple(self.values.shape)}; expected [B, T] = [{B}, {T}] or "
+                f"[B, 1] = [{B}, 1]"
+            )
+
     def factor(self, tokens: TokenBatch) -> Tensor:
+        self.check(tokens)
         values = self.values.detach().to(tokens.dtype).expand(tokens.mask.shape)
         return torch.where(tokens.mask, values, 0.0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from types import UnionType
 
@@ -16,7 +17,7 @@ from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.correction import Correction
 from dgpo.objectives import Objective
 from dgpo.regions import regions
-from dgpo.registry import did_you_mean
+from dgpo.registry import check_value, did_you_mean
 from dgpo.tokens import TokenBatch
 
 SEQUENCE_KL = ("k3_sequence_ratio",)
@@ -80,28 +81,33 @@ def policy_loss(
         correction: ρ, a name of `correction.CORRECTIONS` or a `Correction`; None is 1.
         entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
         ref_logprob: [B, T] log-probs under the reference model, for the KL term.
-        kl_coef: coefficient of the KL term.
+        kl_coef: coefficient of the KL term, >= 0.
         kl: estimator κ of KL(π_θ ‖ π_ref): "k2", "k3", "k3_ratio" or "k3_sequence_ratio" (see `dgpo.kl`).
-        entropy_coef: coefficient of the entropy bonus.
+        entropy_coef: coefficient of the entropy bonus; below 0 a penalty.
         entropy_aggregation: gives c_H; None takes `aggregation`, so that c_H = c.
 
-    Arithmetic is float64 for a float64 `logprob`, float32 otherwise.
+    Arithmetic is float64 for a float64 `logprob`, float32 otherwise. Tensors may have any strides.
 
     Raises:
-        ValueError: unknown names, shapes that do not fit, a coefficient without the tensor it needs.
-        TypeError: an argument that is not a tensor, or not of the kind named above.
+        ValueError: unknown names, shapes or devices that do not fit, a coefficient that is not finite or, for the KL
+            term, below 0, a coefficient without the tensor it needs.
+        TypeError: an argument that is not a tensor, of a dtype that does not fit, or not of the kind named above.
     """
+    chosen, how, bonus, rho = check_terms(
+        objective=objective,
+        aggregation=aggregation,
+        entropy_aggregation=entropy_aggregation,
+        correction=correction,
+        totals=totals,
+        kl_coef=kl_coef,
+        kl=kl,
+        has_reference=ref_logprob is not None,
+        entropy_coef=entropy_coef,
+    )
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
-    chosen = objectives.make(objective) if isinstance(objective, str) else objective
-    how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
-    bonus = entropy_aggregation
-    bonus = aggregations.make(bonus) if isinstance(bonus, str) else bonus
-    rho = corrections.make(correction) if isinstance(correction, str) else correction
-    _require("objective", chosen, Objective, "a name or an instance of Objective")
-    _require("aggregation", how, Aggregation, "a name or an instance of Aggregation")
-    _require("entropy_aggregation", bonus, Aggregation | None, "a name, an instance of Aggregation or None")
-    _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
-    _require("totals", totals, StepTotals | None, "a StepTotals or None")
+    reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob).detach()
+    if totals is not None:
+        totals.check_device("logprob", tokens.mask.device)
     c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
 
     with torch.no_grad():
@@ -113,15 +119,51 @@ def policy_loss(
             scale = scale * rho.factor(tokens)
     surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
     value = (scale * surrogate).sum()
-    if kl_coef != 0:
-        value = value + kl_coef * (c * reference_kl(tokens, ref_logprob, kl)).sum()
+    if kl_coef != 0 and reference is not None:
+        value = value + kl_coef * (c * _estimate(tokens, reference, kl)).sum()
     if entropy_coef != 0:
         if entropy is None:
             raise ValueError(f"entropy_coef = {entropy_coef} needs entropy [B, T], got None")
         if bonus is not None:
             c = bonus.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
-        value = value - entropy_coef * (c * torch.where(tokens.mask, entropy.to(tokens.dtype), 0.0)).sum()
+        value = value - entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
     return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
+
+
+def check_terms(
+    *,
+    objective: str | Objective,
+    aggregation: str | Aggregation,
+    entropy_aggregation: str | Aggregation | None,
+    correction: str | Correction | None,
+    totals: StepTotals | None,
+    kl_coef: float,
+    kl: str,
+    has_reference: bool,
+    entropy_coef: float,
+) -> tuple[Objective, Aggregation, Aggregation | None, Correction | None]:
+    """Everything of a loss that is no tensor, for both losses: names resolved, numbers and kinds checked.
+
+    Raises:
+        ValueError: an unknown name, a coefficient outside its range, a KL term without `ref_logprob`.
+        TypeError: not of the kind that is expected.
+    """
+    chosen = objectives.make(objective) if isinstance(objective, str) else objective
+    how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
+    bonus = entropy_aggregation
+    bonus = aggregations.make(bonus) if isinstance(bonus, str) else bonus
+    rho = corrections.make(correction) if isinstance(correction, str) else correction
+    _require("objective", chosen, Objective, "a name or an instance of Objective")
+    _require("aggregation", how, Aggregation, "a name or an instance of Aggregation")
+    _require("entropy_aggregation", bonus, Aggregation | None, "a name, an instance of Aggregation or None")
+    _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
+    _require("totals", totals, StepTotals | None, "a StepTotals or None")
+    check_value("kl_coef", kl_coef, 0, open_high=True)
+    check_value("entropy_coef", entropy_coef, -math.inf, open_low=True, open_high=True)
+    _check_kl(kl)
+    if kl_coef != 0 and not has_reference:
+        raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
+    return chosen, how, bonus, rho
 
 
 def _require(name: str, value: object, kind: type | UnionType, expected: str) -> None:
@@ -129,19 +171,23 @@ def _require(name: str, value: object, kind: type | UnionType, expected: str) ->
         raise TypeError(f"{name} is {value!r}; expected {expected}")
 
 
-def reference_kl(tokens: TokenBatch, ref_logprob: Tensor | None, kl: str) -> Tensor:
+def reference_kl(tokens: TokenBatch, ref_logprob: Tensor, kl: str) -> Tensor:
     """κ [B, T], the estimator `kl` of KL(π_θ ‖ π_ref), with gradient; 0 where masked.
 
     Raises:
-        ValueError: an unknown estimator, no `ref_logprob`, or one of another shape.
+        ValueError: an unknown estimator, or a `ref_logprob` of another shape or device.
+        TypeError: a `ref_logprob` that is no floating tensor.
     """
+    _check_kl(kl)
+    return _estimate(tokens, tokens.masked("ref_logprob", ref_logprob).detach(), kl)
+
+
+def _check_kl(kl: str) -> None:
     if kl not in KL_LOSSES:
         raise ValueError(f"unknown kl {kl!r}{did_you_mean(kl, KL_LOSSES)}; known: {', '.join(KL_LOSSES)}")
-    if ref_logprob is None:
-        raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
-    if ref_logprob.shape != tokens.mask.shape:
-        raise ValueError(f"ref_logprob has shape {tuple(ref_logprob.shape)}; expected {tuple(tokens.mask.shape)}")
-    reference = torch.where(tokens.mask, ref_logprob.to(tokens.dtype), 0.0).detach()
+
+
+def _estimate(tokens: TokenBatch, reference: Tensor, kl: str) -> Tensor:
     if kl == "k2":
         return estimators.k2(tokens.logprob, reference)
     if kl == "k3":

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from dgpo.registry import check_value
 from dgpo.tokens import TokenBatch
 
 REGIONS: tuple[str, ...] = ("inside", "left", "right", "reverse_left", "reverse_right")
@@ -21,7 +22,12 @@ def regions(tokens: TokenBatch, eps_low: float = 0.2, eps_high: float = 0.2) -> 
         reverse_left     A > 0, r < 1 - eps_low      has drifted against its own advantage
         reverse_right    A < 0, r > 1 + eps_high     likewise
         inside           everything else; A = 0 included, on which no boundary acts
+
+    Raises:
+        ValueError: an offset that is NaN or below 0.
     """
+    check_value("eps_low", eps_low, 0)
+    check_value("eps_high", eps_high, 0)
     x, negative, positive = tokens.log_ratio.detach(), tokens.advantage < 0, tokens.advantage > 0
     log_lo = math.log1p(-eps_low) if eps_low < 1 else -math.inf  # a method may leave the left side open
     low, high = x < log_lo, x > math.log1p(eps_high)

@@ -155,7 +155,14 @@ def check_number(
     owner: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
 ) -> None:
     """Raise ValueError unless the field `name` of `owner` is a number in [low, high], without an open end."""
-    value = getattr(owner, name)
+    label, value = f"{type(owner).__name__}: {name}", getattr(owner, name)
+    check_value(label, value, low, high, open_low=open_low, open_high=open_high)
+
+
+def check_value(
+    label: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> None:
+    """Raise ValueError unless `value` is a number in [low, high], without an open end; NaN is in no range."""
     if isinstance(value, Real) and not isinstance(value, bool):
         number = float(value)
         above = low < number if open_low else low <= number
@@ -163,4 +170,4 @@ def check_number(
         if above and below:
             return
     allowed = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise ValueError(f"{type(owner).__name__}: {name} = {value!r} is not allowed; expected a number in {allowed}")
+    raise ValueError(f"{label} = {value!r} is not allowed; expected a number in {allowed}")

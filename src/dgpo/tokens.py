@@ -1,13 +1,16 @@
 """TokenBatch: what the four factors of a policy gradient read.
 
 Validated once, masked once, converted once. After construction nothing downstream has to think about padding,
-dtypes or broadcasting: every tensor is [B, T], of one floating dtype, and holds 0 where `mask` is False.
+dtypes, strides or broadcasting: every tensor is [B, T], contiguous, of one floating dtype, and holds 0 where `mask` is
+False.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from dgpo.checks import check_tensor
 
 MAX_LOG_RATIO = 20.0
 """Log ratios enter a weight clamped to this many nats, as in verl; the gradient through `logprob` is kept."""
@@ -30,8 +33,9 @@ class TokenBatch:
     ±inf included: they are replaced by 0 here, before any arithmetic, so that neither value nor gradient sees them.
 
     Raises:
-        TypeError: something is not a tensor, or `logprob` is not floating point.
-        ValueError: a shape that does not fit, or a mask with values other than 0 and 1.
+        TypeError: something is not a tensor, or of a dtype that does not fit: log-probs and entropies are floating,
+            advantages may be integers.
+        ValueError: a shape or a device that does not fit, or a mask with values other than 0 and 1.
     """
 
     def __init__(
@@ -44,21 +48,19 @@ class TokenBatch:
         rollout_logprob: Tensor | None = None,
         entropy: Tensor | None = None,
     ) -> None:
-        _require_tensor("logprob", logprob)
+        check_tensor("logprob", logprob, "floating")
         if logprob.dim() != 2:
             raise ValueError(f"logprob has shape {tuple(logprob.shape)}; expected [B, T] (responses, tokens)")
-        if not logprob.is_floating_point():
-            raise TypeError(f"logprob has dtype {logprob.dtype}; expected a floating dtype (log-probabilities in nats)")
         shape = logprob.shape
         self.dtype = torch.float64 if logprob.dtype == torch.float64 else torch.float32
 
-        self.mask = _as_mask(mask, shape)
-        self.logprob = self._masked("logprob", logprob)
+        self.mask = _as_mask(mask, shape, logprob.device)
+        self.logprob = self.masked("logprob", logprob)
         if old_logprob is None:
             self.old_logprob = self.logprob.detach()
         else:
-            self.old_logprob = self._masked("old_logprob", old_logprob).detach()
-        _require_tensor("advantage", advantage)
+            self.old_logprob = self.masked("old_logprob", old_logprob).detach()
+        check_tensor("advantage", advantage, "real", ("logprob", logprob.device))
         if advantage.dim() == 1 and advantage.shape[0] == shape[0]:
             advantage = advantage.unsqueeze(1).expand(shape)
         elif advantage.shape != shape:
@@ -66,20 +68,25 @@ class TokenBatch:
                 f"advantage has shape {tuple(advantage.shape)}; expected [B] = [{shape[0]}] (one per response) or "
                 f"[B, T] = {list(shape)}, because logprob has shape {tuple(shape)}"
             )
-        self.advantage = self._masked("advantage", advantage).detach()
+        self.advantage = self.masked("advantage", advantage, "real").detach()
         self.rollout_logprob = (
-            None if rollout_logprob is None else self._masked("rollout_logprob", rollout_logprob).detach()
+            None if rollout_logprob is None else self.masked("rollout_logprob", rollout_logprob).detach()
         )
-        self.entropy = None if entropy is None else self._masked("entropy", entropy).detach()
+        self.entropy = None if entropy is None else self.masked("entropy", entropy).detach()
 
-    def _masked(self, name: str, values: Tensor) -> Tensor:
-        _require_tensor(name, values)
+    def masked(self, name: str, values: Tensor, kind: str = "floating") -> Tensor:
+        """[B, T] values in the form that all tensors of the batch have, with their gradient.
+
+        Raises:
+            TypeError, ValueError: as at construction.
+        """
+        check_tensor(name, values, kind, ("logprob", self.mask.device))
         if values.shape != self.mask.shape:
             raise ValueError(
                 f"{name} has shape {tuple(values.shape)}; expected {tuple(self.mask.shape)}, the shape of logprob"
             )
         # where(), not a product: 0 * NaN is NaN, in the value and in the gradient
-        return torch.where(self.mask, values.to(self.dtype), 0.0)
+        return torch.where(self.mask, values.to(self.dtype), 0.0).contiguous()
 
     @property
     def log_ratio(self) -> Tensor:
@@ -111,7 +118,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
         "advantage": tokens.advantage,
         "rollout_logprob": tokens.rollout_logprob,
         "entropy": tokens.entropy,
-        "ref_logprob": None if ref_logprob is None else tokens._masked("ref_logprob", ref_logprob),
+        "ref_logprob": None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob),
     }
     present = {name: values.detach() for name, values in named.items() if values is not None}
     bad = torch.stack([~torch.isfinite(values) for values in present.values()])
@@ -127,16 +134,11 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
             )
 
 
-def _require_tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
-
-
-def _as_mask(mask: Tensor, shape: torch.Size) -> Tensor:
-    _require_tensor("mask", mask)
+def _as_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
+    check_tensor("mask", mask, "mask", ("logprob", device))
     if mask.shape != shape:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; expected {tuple(shape)}, the shape of logprob")
     if mask.dtype != torch.bool and mask.device.type == "cpu" and not bool(((mask == 0) | (mask == 1)).all()):
         value = mask[(mask != 0) & (mask != 1)][0].item()
         raise ValueError(f"mask holds {value}; expected bool, or only 0 and 1")
-    return mask.bool()
+    return mask.bool().contiguous()

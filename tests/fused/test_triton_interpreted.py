@@ -261,6 +261,34 @@ def test_the_operator_with_this_backend(options: dict[str, object]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
+def test_the_operator_takes_any_strides_with_this_backend() -> None:
+    random = torch.Generator().manual_seed(8)
+
+    def wide(values: Tensor) -> Tensor:
+        """The same values, every second one of a longer tensor in every dimension, the dimensions in reverse order."""
+        longer = values.new_zeros([2 * size for size in reversed(values.shape)])
+        view = longer[tuple(slice(None, None, 2) for _ in values.shape)].permute(*reversed(range(values.dim())))
+        return view.copy_(values).detach()
+
+    plain = {
+        "hidden": torch.randn(6, 8, generator=random),
+        "lm_head": torch.randn(50, 8, generator=random),
+        "bias": torch.randn(50, generator=random),
+        "token_ids": torch.randint(50, (6,), generator=random),
+        "old_logprob": -3 + torch.randn(6, generator=random),
+        "advantage": torch.tensor([1.0, -0.7, 0.3, 0.5, 0.5, -1.0]),
+        "mask": torch.tensor([1, 1, 1, 0, 1, 1], dtype=torch.bool),
+    }
+    found = []
+    for form in (torch.Tensor.contiguous, wide):
+        given = {name: form(values) for name, values in plain.items()}
+        leaves = [given[name].requires_grad_() for name in ("hidden", "lm_head", "bias")]
+        out = dgpo.linear_policy_loss(**given, backend="triton", chunk_tokens=2)
+        found.append((out.value.detach(), *torch.autograd.grad(out.value, leaves)))
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 GOOD = {"logits": torch.zeros(2, 8), "token_ids": torch.zeros(2, dtype=torch.int64)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import warnings
@@ -11,7 +12,7 @@ from transformers import HfArgumentParser
 from trl import GRPOConfig
 
 from dgpo import advantages, aggregation, correction, objectives
-from dgpo.training import DGPOConfig, schedule
+from dgpo.training import DGPOConfig, numbers, schedule
 
 
 def make(**options):
@@ -253,3 +254,65 @@ def test_fields_of_an_advantage_from_a_dict_or_json_text():
     text = '{"alpha": 0.1, "kappa": 3}'
     assert make(advantage="entropy_shaped", advantage_kwargs=text).make_advantage() == expected
     assert make().make_advantage() is None
+
+
+FLOATS = [
+    field.name
+    for field in dataclasses.fields(DGPOConfig)
+    if "float" in str(field.type) and field.name not in ("objective", "reward_weights")
+]
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_nan_is_no_value_of_any_number(name):
+    with pytest.raises(ValueError, match=f"DGPOConfig: {name} = nan is not allowed; expected a"):
+        make(**{name: math.nan})
+
+
+@pytest.mark.parametrize("name", sorted(set(FLOATS) - numbers.LIMITS))
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinity_is_a_value_of_upper_limits_only(name, value):
+    with pytest.raises(ValueError, match=f"DGPOConfig: {name} = {value} is not allowed; expected a finite number"):
+        make(**{name: value})
+
+
+def test_limits_are_fields_and_may_be_infinite():
+    assert set(FLOATS) >= numbers.LIMITS
+    config = make(max_grad_norm=math.inf, correction={"name": "truncate", "cap": math.inf})
+    assert (config.max_grad_norm, config.make_correction().cap) == (math.inf, math.inf)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        *((name, -1e-3, r"[0, inf]") for name in numbers.NOT_NEGATIVE),
+        *((name, value, r"(0, inf]") for name in numbers.POSITIVE for value in (0.0, -1.0)),
+        *((name, value, r"[0, 1]") for name in numbers.SHARES for value in (-0.1, 1.1)),
+        *((name, value, r"[0, 1)") for name in numbers.BELOW_ONE for value in (-0.1, 1.0)),
+        *(("top_p", value, r"(0, 1]") for value in (0.0, 1.5)),
+    ],
+)
+def test_numbers_out_of_range_are_refused(name, value, expected):
+    with pytest.raises(ValueError) as error:
+        make(**{name: value})
+    assert str(error.value) == f"DGPOConfig: {name} = {value} is not allowed; expected a number in {expected}"
+
+
+@pytest.mark.parametrize(
+    ("options", "place"),
+    [
+        ({"reward_weights": [1.0, math.nan]}, "reward_weights[1] = nan"),
+        ({"reward_weights": [math.inf]}, "reward_weights[0] = inf"),
+        ({"objective_kwargs": {"n": math.nan}}, "objective_kwargs['n'] = nan"),
+        ({"generation_kwargs": {"top_p": math.nan}}, "generation_kwargs['top_p'] = nan"),
+    ],
+    ids=str,
+)
+def test_numbers_inside_lists_and_dictionaries_are_looked_at(options, place):
+    with pytest.raises(ValueError) as error:
+        make(**options)
+    assert place in str(error.value)
+
+
+def test_a_penalty_on_the_entropy_is_a_choice():
+    assert make(entropy_coef=-0.01).entropy_coef == -0.01

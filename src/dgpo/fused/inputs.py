@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
-from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals, TokenMean
+from dgpo.checks import check_tensor
 from dgpo.correction import Correction
 from dgpo.fused.layout import Layout
-from dgpo.loss import SEQUENCE_KL
+from dgpo.loss import SEQUENCE_KL, check_terms
 from dgpo.objectives import Objective
+from dgpo.registry import check_value
 from dgpo.tokens import TokenBatch
 
 
@@ -110,19 +109,24 @@ def check_inputs(
         ValueError: shapes or devices that do not fit, token ids outside the vocabulary (verified on the CPU only), a
             number outside its range, something that needs sequences without `cu_seqlens`.
     """
-    _check_matrices(hidden, lm_head, token_ids, bias)
-    _check_positive("temperature", temperature)
+    chosen, how, bonus, rho = check_terms(
+        objective=objective,
+        aggregation=aggregation,
+        entropy_aggregation=entropy_aggregation,
+        correction=correction,
+        totals=totals,
+        kl_coef=kl_coef,
+        kl=kl,
+        has_reference=ref_logprob is not None,
+        entropy_coef=entropy_coef,
+    )
+    check_value("temperature", temperature, 0, open_low=True, open_high=True)
     if softcap is not None:
-        _check_positive("softcap", softcap)
-    chosen = _resolved("objective", objective, objectives.make, Objective)
-    how = _resolved("aggregation", aggregation, aggregations.make, Aggregation)
-    rho = None if correction is None else _resolved("correction", correction, corrections.make, Correction)
-    bonus = entropy_aggregation
-    bonus = None if bonus is None else _resolved("entropy_aggregation", bonus, aggregations.make, Aggregation)
-    if totals is not None and not isinstance(totals, StepTotals):
-        raise TypeError(f"totals is {totals!r}; expected a StepTotals or None")
-    if kl_coef != 0 and ref_logprob is None:
-        raise ValueError("kl_coef != 0 needs ref_logprob, of the shape of token_ids, got None")
+        check_value("softcap", softcap, 0, open_low=True, open_high=True)
+    _check_matrices(hidden, lm_head, token_ids, bias)
+    anchor = ("hidden", hidden.device)
+    if totals is not None:
+        totals.check_device(*anchor)
 
     layout = Layout.of(token_ids.shape, cu_seqlens, hidden.device)
     per_sequence = isinstance(advantage, Tensor) and advantage.dim() == 1 and len(token_ids.shape) == 2
@@ -138,41 +142,43 @@ def check_inputs(
                 "[B + 1], got None"
             )
 
-    def per_token(name: str, values: Tensor) -> Tensor:
-        if not isinstance(values, Tensor):
-            raise TypeError(f"{name} is a {type(values).__name__}; expected a torch.Tensor")
+    def per_token(name: str, values: Tensor, kind: str = "floating") -> Tensor:
+        check_tensor(name, values, kind, anchor)
         if values.shape != token_ids.shape:
             either = f" or [{layout.B}] (one per response)" if name == "advantage" and layout.sequences else ""
             raise ValueError(
                 f"{name} has shape {tuple(values.shape)}; expected {tuple(token_ids.shape)}, the shape of token_ids"
                 f"{either}"
             )
-        if values.device != hidden.device:
-            raise ValueError(f"{name} is on {values.device}; expected {hidden.device}, the device of hidden")
         return layout.pad(values)
 
     def optional(name: str, values: Tensor | None) -> Tensor | None:
         return None if values is None else per_token(name, values)
 
     exact = hidden.dtype == torch.float64  # which autocast leaves alone
-    valid = per_token("mask", mask)
+    valid = per_token("mask", mask, "mask")
+    if per_sequence:
+        check_tensor("advantage", advantage, "real", anchor)
     tokens = TokenBatch(
         torch.zeros(valid.shape, dtype=torch.float64 if exact else torch.float32, device=hidden.device),
         optional("old_logprob", old_logprob),
-        advantage if per_sequence else per_token("advantage", advantage),
+        advantage if per_sequence else per_token("advantage", advantage, "real"),
         valid,
         rollout_logprob=optional("rollout_logprob", rollout_logprob),
     )
+    if rho is not None:
+        rho.check(tokens)
+    reference = optional("ref_logprob", ref_logprob)
     _check_ids(token_ids, layout.unpad(tokens.mask), len(lm_head))
     return Inputs(
         hidden=hidden.reshape(-1, hidden.shape[-1]),
         lm_head=lm_head,
         bias=bias,
-        token_ids=token_ids.reshape(-1).long(),
+        token_ids=token_ids.reshape(-1).long().contiguous(),
         layout=layout,
         tokens=tokens,
         on_policy=old_logprob is None,
-        ref_logprob=optional("ref_logprob", ref_logprob),
+        ref_logprob=None if reference is None else tokens.masked("ref_logprob", reference).detach(),
         objective=chosen,
         aggregation=how,
         totals=totals or StepTotals.of(tokens.mask),
@@ -186,27 +192,13 @@ def check_inputs(
     )
 
 
-def _resolved(name: str, value: Any, make: Any, kind: type) -> Any:
-    resolved = make(value) if isinstance(value, str) else value
-    if not isinstance(resolved, kind):
-        raise TypeError(f"{name} is {value!r}; expected a name or an instance of {kind.__name__}")
-    return resolved
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} = {value!r} is not allowed; expected a finite number > 0")
-
-
 def _check_matrices(hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Tensor | None) -> None:
-    given = {"hidden": hidden, "lm_head": lm_head, "token_ids": token_ids} | ({} if bias is None else {"bias": bias})
-    for name, value in given.items():
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
-        if value.device != hidden.device:
-            raise ValueError(f"{name} is on {value.device}; expected {hidden.device}, the device of hidden")
-        if name != "token_ids" and not value.is_floating_point():
-            raise TypeError(f"{name} has dtype {value.dtype}; expected a floating dtype")
+    check_tensor("hidden", hidden, "floating")
+    anchor = ("hidden", hidden.device)
+    operands = {"lm_head": lm_head} | ({} if bias is None else {"bias": bias})
+    for name, value in operands.items():
+        check_tensor(name, value, "floating", anchor)
+    check_tensor("token_ids", token_ids, "index", anchor)
     if hidden.dim() not in (2, 3):
         raise ValueError(f"hidden has shape {tuple(hidden.shape)}; expected [B, T, H], or packed [N, H]")
     if lm_head.dim() != 2 or lm_head.shape[1] != hidden.shape[-1] or len(lm_head) == 0:
@@ -216,17 +208,18 @@ def _check_matrices(hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Te
         )
     if bias is not None and bias.shape != lm_head.shape[:1]:
         raise ValueError(f"bias has shape {tuple(bias.shape)}; expected [V] = [{len(lm_head)}]")
-    if token_ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"token_ids has dtype {token_ids.dtype}; expected int64 or int32")
     if token_ids.shape != hidden.shape[:-1]:
         raise ValueError(
             f"token_ids has shape {tuple(token_ids.shape)}; expected {tuple(hidden.shape[:-1])}, as hidden has shape "
             f"{tuple(hidden.shape)}"
         )
-    if lm_head.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
-        raise TypeError(
-            f"hidden has dtype {hidden.dtype} and lm_head {lm_head.dtype}; expected one dtype, or torch.autocast"
-        )
+    autocast = torch.is_autocast_enabled(hidden.device.type)
+    for name, value in operands.items():
+        # autocast leaves float64 alone
+        if value.dtype != hidden.dtype and (not autocast or torch.float64 in (value.dtype, hidden.dtype)):
+            raise TypeError(
+                f"hidden has dtype {hidden.dtype} and {name} {value.dtype}; expected one dtype, or torch.autocast"
+            )
 
 
 def _check_needs_no_sequences(

@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dgpo.checks import check_tensor
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
@@ -34,15 +36,16 @@ class Layout:
 
         Raises:
             TypeError: `cu_seqlens` is not a tensor of integers.
-            ValueError: `cu_seqlens` is not 1-D, does not run from 0 to N, decreases, or comes with [B, T].
+            ValueError: `cu_seqlens` is neither on the CPU nor on the device, is not 1-D, does not run from 0 to N,
+                decreases, or comes with [B, T].
         """
         if cu_seqlens is None:
             if len(shape) == 1:
                 return cls(shape=shape, B=1, T=shape[0], sequences=False)
             return cls(shape=shape, B=shape[0], T=shape[1])
-        if not isinstance(cu_seqlens, Tensor) or cu_seqlens.is_floating_point() or cu_seqlens.dtype == torch.bool:
-            given = cu_seqlens.dtype if isinstance(cu_seqlens, Tensor) else type(cu_seqlens).__name__
-            raise TypeError(f"cu_seqlens is {given}; expected a tensor of integers [B + 1]")
+        check_tensor("cu_seqlens", cu_seqlens, "integer")
+        if cu_seqlens.device.type != "cpu":
+            check_tensor("cu_seqlens", cu_seqlens, "integer", ("hidden", device))
         if len(shape) != 1:
             raise ValueError(f"cu_seqlens is for packed token_ids [N]; token_ids has shape {tuple(shape)}")
         if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:

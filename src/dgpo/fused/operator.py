@@ -158,7 +158,7 @@ def _run(
     operands = Operands(
         hidden=inputs.hidden.detach().to(dtype),
         lm_head=inputs.lm_head.detach().to(dtype),
-        bias=None if inputs.bias is None else inputs.bias.detach(),
+        bias=None if inputs.bias is None else inputs.bias.detach().contiguous(),
     )
     with torch.autocast(device, enabled=False):
         middle = make_middle(backend, inputs, operands)

@@ -14,6 +14,7 @@ from dgpo import correction as corrections
 from dgpo.objectives import presets
 from dgpo.registry import check_number, did_you_mean, once, parse
 from dgpo.training import schedule, trl_options
+from dgpo.training.numbers import check_numbers
 
 DEFAULT_AGGREGATION = "token-mean"
 
@@ -242,6 +243,7 @@ class DGPOConfig(GRPOConfig):
     vespo_lambda_neg: float | None = field(default=None, metadata={"help": "Sets lambda_neg of 'vespo'."})
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         sizes = {name: getattr(self, name) for name in schedule.SIZES}
         for name, size in sizes.items():
             if size is not None and size < 1:

@@ -39,8 +39,8 @@ def build(
         name, weight = fields.pop("name", None), fields.pop("weight", 1.0)
         if not isinstance(name, str):
             raise ValueError(f"rewards has the entry {entry!r}; expected a name, or a mapping with 'name'")
-        if isinstance(weight, bool) or not isinstance(weight, int | float):
-            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a number")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a number, and a finite one")
         if name in rewards.REWARDS:
             if "max_completion_length" in option_names(name):
                 fields.setdefault("max_completion_length", max_completion_length)

@@ -1,0 +1,39 @@
+"""What a tensor that is passed in has to be, in one text for every function that takes one."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INTEGER = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+KINDS = {
+    "floating": (FLOATING, "a floating dtype"),
+    "real": (FLOATING + INTEGER, "a floating dtype, or integers"),
+    "mask": ((torch.bool, *FLOATING, *INTEGER), "bool, or 0 and 1 of a real dtype"),
+    "index": ((torch.int64, torch.int32), "int64 or int32"),
+    "integer": (INTEGER, "a tensor of integers"),
+}
+"""Kind -> the dtypes, and how an error calls them."""
+
+
+def check_tensor(name: str, value: object, kind: str, anchor: tuple[str, torch.device] | None = None) -> None:
+    """Raise unless `value` is a tensor of that kind, on the device of the anchor.
+
+    Args:
+        name: what an error calls it.
+        value: what was passed.
+        kind: a key of `KINDS`.
+        anchor: name and device of the tensor that says where all of them have to be; None for that tensor itself.
+
+    Raises:
+        TypeError: no tensor, or a dtype of another kind.
+        ValueError: another device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+    dtypes, expected = KINDS[kind]
+    if value.dtype not in dtypes:
+        raise TypeError(f"{name} has dtype {value.dtype}; expected {expected}")
+    if anchor is not None and value.device != anchor[1]:
+        raise ValueError(f"{name} is on {value.device}; expected {anchor[1]}, the device of {anchor[0]}")
