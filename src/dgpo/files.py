@@ -135,6 +135,14 @@ def _acts(character: str) -> bool:
 _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
 
 
+def move_files(source: Path, target: Path) -> None:
+    """Move every file of a folder into another one of the same file system, over what is there; each appears whole."""
+    for path in [path for path in source.rglob("*") if path.is_file()]:
+        to = target / path.relative_to(source)
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(to)
+
+
 class FolderInUse(ValueError):
     """Another process writes into the folder."""
 
@@ -143,8 +151,8 @@ class FolderLock:
     """Keeps other processes out of a folder, for as long as the context is open or the process lives.
 
     The lock is `flock` on a file in the folder, which the kernel takes back however the process ends: no stale lock
-    stays behind, and the file means nothing by itself. It holds the number and the machine of the process, for the
-    message to others. Processes forked meanwhile do not share the lock. On NFS it works between machines where the
+    stays behind, and the file means nothing by itself. It says what the process does, its number and machine, for
+    the message to others. Processes forked meanwhile do not share the lock. On NFS it works between machines where the
     server supports locks; where a file system has none, or on Windows, one warning says so and nothing is locked.
 
     Args:
@@ -196,10 +204,10 @@ class FolderLock:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = printable(" ".join(file.read(200).decode("utf-8", "replace").split()))
+            doing, _, holder = printable(file.read(200).decode("utf-8", "replace")).strip().partition(": ")
             raise FolderInUse(
-                f"another process is {self.doing} {str(self.folder)!r}{f' ({holder})' if holder else ''}; wait for it, "
-                "or use another folder"
+                f"another process is {doing or self.doing} {str(self.folder)!r}{f' ({holder})' if holder else ''}; "
+                "wait for it, or use another folder"
             ) from error
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
@@ -211,7 +219,7 @@ class FolderLock:
             )
             return
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        file.write(f"{self.doing}: process {os.getpid()} on {socket.gethostname()}\n".encode())
         file.flush()
 
 

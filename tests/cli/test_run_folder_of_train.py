@@ -149,6 +149,46 @@ def test_two_processes_in_one_folder(dgpo: Callable[..., Any], quick: list[str],
         os.kill(fork, signal.SIGKILL)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+@pytest.mark.parametrize("command", ["demo", "starter"])
+def test_two_demos_in_one_folder(dgpo: Callable[..., Any], output: Path, command: str) -> None:
+    with FolderLock(output, "being tested in"):
+        dgpo(command, "--out", output).one_error(f"another process is being tested in {str(output)!r}")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no locks there")
+def test_two_runs_recorded_to_one_folder(dgpo: Callable[..., Any], quick: list[str], tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    ready = context.Queue()
+    holder = context.Process(target=hold, args=(str(tmp_path / "record"), ready))
+    holder.start()
+    ready.get(timeout=30)
+    try:
+        dgpo("train", *quick, *SAVING, "--record", tmp_path / "record").one_error(
+            f"another process is training into {str(tmp_path / 'record')!r}"
+        )
+    finally:
+        holder.kill()
+
+
+@pytest.mark.parametrize(
+    ("command", "file", "message"),
+    [
+        ("demo", "record/mine.txt", "holds 'record', which is of no demo"),
+        ("demo", "model/model.safetensors", "holds 'model', which is of no demo"),
+        ("demo", "starter/config.json", "holds a model (config.json) that is no starter"),
+        ("starter", "model.safetensors", "holds a model (model.safetensors) that is no starter"),
+    ],
+)
+def test_what_is_not_theirs_is_kept(
+    dgpo: Callable[..., Any], output: Path, command: str, file: str, message: str
+) -> None:
+    (output / file).parent.mkdir(parents=True)
+    (output / file).write_text("mine")
+    dgpo(command, "--out", output).one_error(message, "give another folder")
+    assert [path for path in output.rglob("*") if path.is_file()] == [output / file]
+
+
 # --- the command that continues --------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,8 @@ from rich.table import Table
 from dgpo import objectives
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
-from dgpo.training.demo import UPDATES, run_demo
+from dgpo.files import FolderInUse
+from dgpo.training.demo import UPDATES, require_own, run_demo
 
 
 @dataclass
@@ -32,9 +33,11 @@ def run(argv: list[str]) -> int:
         objectives.make(args.objective)
         if args.updates < 1:
             raise ValueError(f"updates = {args.updates} is not allowed; expected >= 1")
+        require_own(args.out)
         Path(args.out).mkdir(parents=True, exist_ok=True)
     console = Console()
-    summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
+    with user_input((FolderInUse,)):
+        summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
     console.print(_table(summary))
     print(f"{args.out}/model, {args.out}/summary.json, {args.out}/record")
     print(f"what happened, to be opened in a browser: {args.out}/report.html")

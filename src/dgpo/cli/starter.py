@@ -8,7 +8,8 @@ from pathlib import Path
 from dgpo import tasks
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import UserError, user_input
-from dgpo.training.starter import NotReached, make_starter
+from dgpo.files import FolderInUse
+from dgpo.training.starter import NotReached, make_starter, require_own
 
 
 @dataclass
@@ -30,10 +31,11 @@ def run(argv: list[str]) -> int:
             raise ValueError(f"task = {args.task!r} is a {task.kind} task; a starter knows {', '.join(tasks.TASKS)}")
         if args.max_steps < 1:
             raise ValueError(f"max_steps = {args.max_steps} is not allowed; expected >= 1")
+        require_own(args.out)
         Path(args.out).mkdir(parents=True, exist_ok=True)
     try:
         summary = make_starter(task, args.out, seed=args.seed, max_steps=args.max_steps)
-    except NotReached as error:
+    except (NotReached, FolderInUse) as error:
         raise UserError(str(error)) from error
     print(
         f"{args.out}: {summary['parameters']:,} parameters, {summary['validation_accuracy']:.1%} greedy on validation "

@@ -12,13 +12,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, evaluate, write
-from dgpo.files import write_json_atomic
+from dgpo.files import FolderLock, write_json_atomic
 from dgpo.report import write_report
 from dgpo.tasks import Addition
 from dgpo.tasks.task import grader_of
 from dgpo.training.callbacks import RewardProgress
 from dgpo.training.config import DGPOConfig
+from dgpo.training.starter import SUMMARY as STARTER
 from dgpo.training.starter import make_starter, one_thread
+from dgpo.training.starter import require_own as require_own_starter
 from dgpo.training.trainer import DGPOTrainer
 
 UPDATES = 800
@@ -54,19 +56,37 @@ def run_demo(
         objective: any name of `dgpo.objectives.OBJECTIVES`, with its defaults.
         updates: optimiser updates.
         say: called with a line of text before each stage.
+
+    Raises:
+        FolderInUse: another process runs it there.
+        ValueError: the folder holds something that no demo made and that it would write over.
     """
+    with FolderLock(out, "running the demo in"):
+        require_own(out)
+        return _run(Path(out), seed, objective, updates, say)
+
+
+def require_own(out: str | Path) -> None:
+    """Raise ValueError for a folder with something that no demo made and that it would write over."""
+    out = Path(out)
+    there = [name for name in ("model", "before", "after", "record", "summary.json") if (out / name).exists()]
+    if there and not (out / "starter" / STARTER).exists():  # what a demo writes first
+        raise ValueError(f"{str(out)!r} holds {there[0]!r}, which is of no demo; give another folder")
+    require_own_starter(out / "starter")
+
+
+def _run(out: Path, seed: int, objective: str, updates: int, say: Any) -> dict[str, Any]:
     started = time.perf_counter()
-    out, task = Path(out), Addition()
-    starter = out / "starter"
-    if _starter_seed(starter) == seed:
-        say(f"1/4 starter model: found in {starter}")
+    task, model = Addition(), out / "starter"
+    if _starter_seed(model) == seed:
+        say(f"1/4 starter model: found in {model}")
     else:
         say("1/4 starter model: supervised warm-up to 45 % greedy accuracy")
-        make_starter(task, starter, seed=seed)
+        make_starter(task, model, seed=seed)
     say("2/4 evaluate it on 500 held-out sums")
-    before = _evaluate(starter, task, out / "before")
+    before = _evaluate(model, task, out / "before")
     say(f"3/4 train it with {objective}, {updates} updates")
-    _train(starter, task, out, seed=seed, objective=objective, updates=updates)
+    _train(model, task, out, seed=seed, objective=objective, updates=updates)
     say("4/4 evaluate it again")
     after = _evaluate(out / "model", task, out / "after")
     summary = {
@@ -84,7 +104,7 @@ def run_demo(
 
 def _starter_seed(folder: Path) -> int | None:
     try:
-        return int(json.loads((folder / "starter.json").read_text())["seed"])
+        return int(json.loads((folder / STARTER).read_text())["seed"])
     except FileNotFoundError:
         return None
 
@@ -105,7 +125,7 @@ def _evaluate(model: Path, task: Addition, out: Path) -> Evaluation:
     return evaluation
 
 
-def _train(starter: Path, task: Addition, out: Path, *, seed: int, objective: str, updates: int) -> None:
+def _train(model_folder: Path, task: Addition, out: Path, *, seed: int, objective: str, updates: int) -> None:
     shutil.rmtree(out / "record", ignore_errors=True)  # of a demo before this one
     config = DGPOConfig(
         output_dir=str(out / "model"),
@@ -117,7 +137,7 @@ def _train(starter: Path, task: Addition, out: Path, *, seed: int, objective: st
         dataloader_pin_memory=False,
         **SETTINGS,
     )
-    model = AutoModelForCausalLM.from_pretrained(starter, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     trainer = DGPOTrainer(model, task.reward, config, train_dataset=task.dataset("train"))
     RewardProgress.install(trainer, "reward")
     trainer.data_name = task.name

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from dgpo.files import FolderLock
+from dgpo.files import FolderLock, move_files
 from dgpo.training import reference
 from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_folder, seal
 from dgpo.training.config import DGPOConfig
@@ -45,7 +45,7 @@ class ResumableTrainer(GRPOTrainer):
     drops are renamed away before they are deleted. `train()` holds a lock on the output folder.
 
     Raises:
-        FolderInUse: from `train()`: another process trains into `output_dir`.
+        FolderInUse: from `train()`: another process trains into `output_dir`, or records into `record`.
         CheckpointError: from `train(resume_from_checkpoint=...)`: nothing whole to continue from, a state that is
             missing, or a checkpoint of another run.
         CheckpointNotWritten: during training: the disk is full, or fails otherwise.
@@ -119,12 +119,14 @@ class ResumableTrainer(GRPOTrainer):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """The lock of the output folder, which the main process holds, unless this process has it already."""
-        folder = self.args.output_dir
+        """The locks of the folders that the run writes, which the main process holds, unless it has them already."""
 
         def lock() -> None:
-            if not FolderLock.held(folder):
-                held.enter_context(FolderLock(folder, "training into"))
+            if not FolderLock.held(self.args.output_dir):
+                held.enter_context(FolderLock(self.args.output_dir, "training into"))
+            if self.args.record is not None and not FolderLock.held(self.args.record):
+                with suppress(OSError):  # a disk that cannot be written to ends no run: the recorder will say so
+                    held.enter_context(FolderLock(self.args.record, "recording into"))
 
         with ExitStack() as held:
             on_main(lock)
@@ -174,7 +176,7 @@ class ResumableTrainer(GRPOTrainer):
             super().save_model(str(folder / STAGING / "model"), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
-                _move_files(folder / STAGING / "model", folder)
+                move_files(folder / STAGING / "model", folder)
             self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
@@ -278,16 +280,9 @@ def _publish_part(staged: Path, final: Path) -> None:
     """
     with suppress(FileNotFoundError):  # renamed by the main process
         if final.exists():
-            _move_files(staged, final)
+            move_files(staged, final)
         else:
             staged.rename(final)
-
-
-def _move_files(source: Path, target: Path) -> None:
-    for path in [path for path in source.rglob("*") if path.is_file()]:
-        to = target / path.relative_to(source)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(to)
 
 
 __all__ = ["CheckpointError", "CheckpointNotWritten", "ResumableTrainer", "drop"]

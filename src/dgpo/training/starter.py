@@ -24,11 +24,12 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM,
 from trl import SFTConfig, SFTTrainer
 
 from dgpo.evaluation.sampling import generate
-from dgpo.files import write_json_atomic
+from dgpo.files import FolderLock, move_files, write_json_atomic
 from dgpo.tasks import Procedural
 from dgpo.training.callbacks import RewardProgress
 
 TARGET_ACCURACY = 0.45
+SUMMARY = "starter.json"
 
 
 class NotReached(RuntimeError):
@@ -105,7 +106,23 @@ def make_starter(task: Procedural, out: str | Path, *, seed: int = 0, max_steps:
 
     Raises:
         NotReached: the validation accuracy did not reach 45 % within `max_steps`.
+        FolderInUse: another process makes one there.
+        ValueError: the folder holds another model.
     """
+    with FolderLock(out, "making a starter in"):
+        require_own(out)
+        return _make(task, Path(out), seed, max_steps)
+
+
+def require_own(out: str | Path) -> None:
+    """Raise ValueError for a folder with a model that no `make_starter` made, before anything is loaded."""
+    out = Path(out)
+    models = sorted(path.name for path in [out / "config.json", *out.glob("*.safetensors")] if path.exists())
+    if models and not (out / SUMMARY).exists():
+        raise ValueError(f"{str(out)!r} holds a model ({models[0]}) that is no starter; give another folder")
+
+
+def _make(task: Procedural, out: Path, seed: int, max_steps: int) -> dict[str, Any]:
     started = time.perf_counter()
     tokenizer = character_tokenizer()
     model = tiny_model(tokenizer, seed=seed)
@@ -143,8 +160,6 @@ def make_starter(task: Procedural, out: str | Path, *, seed: int = 0, max_steps:
             f"the starter model reached {stop.accuracy:.1%} on the validation split of {task.name!r} after {steps} "
             f"steps; expected at least {TARGET_ACCURACY:.0%} within max_steps = {max_steps}"
         )
-    out = Path(out)
-    trainer.save_model(str(out))
     summary = {
         "task": task.name,
         "seed": seed,
@@ -153,7 +168,11 @@ def make_starter(task: Procedural, out: str | Path, *, seed: int = 0, max_steps:
         "parameters": model.num_parameters(),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    write_json_atomic(out / "starter.json", summary)  # last, so that its presence means a complete folder
+    with tempfile.TemporaryDirectory(prefix="_saving", dir=out) as staged:
+        trainer.save_model(staged)
+        (out / SUMMARY).unlink(missing_ok=True)
+        move_files(Path(staged), out)
+    write_json_atomic(out / SUMMARY, summary)  # last, so that its presence means a complete folder
     return summary
 
 
