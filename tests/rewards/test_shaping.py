@@ -88,3 +88,23 @@ def test_rewards_of_the_outcome(reward):
 def test_the_mark_leaves_the_reward_as_it_is():
     assert slow.__name__ == "slow"
     assert Penalty().method(["a"]) == [0.0]
+
+
+def test_the_rewards_of_trl():
+    """All that the installed TRL has: a new one of theirs must be told here which it is."""
+    rewards = pytest.importorskip("trl.rewards")
+    made = {
+        "accuracy_reward": (rewards.accuracy_reward, False),
+        "get_cosine_scaled_reward": (rewards.get_cosine_scaled_reward(10), False),
+        "reasoning_accuracy_reward": (rewards.reasoning_accuracy_reward, False),
+        "think_format_reward": (rewards.think_format_reward, True),
+        "get_repetition_penalty_reward": (rewards.get_repetition_penalty_reward(), True),
+        "get_soft_overlong_punishment": (rewards.get_soft_overlong_punishment(10, 5), True),
+    }
+    assert set(made) == {name for name in dir(rewards) if name.endswith(("_reward", "_punishment"))}
+    assert {name: is_shaping(reward) for name, (reward, _) in made.items()} == {
+        name: expected for name, (_, expected) in made.items()
+    }
+    own = functools.partial(rewards.think_format_reward)
+    own.shaping = False
+    assert not is_shaping(own)

@@ -300,3 +300,23 @@ def test_correct_are_right_answers_and_not_short_ones(build):
     lengths = [1 + i % 6 for i in range(16)]
     expected = [i >= 8 and lengths[i] > 3 for i in range(16)]
     assert trainer._generate_once(data)[0]["correct"].tolist() == expected
+
+
+def test_a_group_whose_rewards_are_none_for_some_has_spread(build):
+    """Constant and None: no spread in either reward alone, and in their sum."""
+
+    def some(completions, **kwargs):
+        return [2.0 if i % 4 < 2 else None for i in range(len(completions))]
+
+    def one(completions, **kwargs):
+        return [1.0] * len(completions)
+
+    trainer = build(prompts(0, 16), [one, some], lengths_differ, max_steps=1)
+    batches = record(trainer)
+    trainer.train()
+    assert batches[0]["advantages"].tolist() == pytest.approx([0.866, 0.866, -0.866, -0.866] * 4, abs=1e-3)
+    (row,) = (row for row in trainer.state.log_history if "loss" in row)
+    assert row["dynamic_sampling/generation_batches"] == 1
+    assert row["frac_reward_zero_std"] == 0
+    assert row["objective/advantage/zero_fraction"] == 0
+    assert row["grad_norm"] > 0

@@ -50,6 +50,12 @@ ATTRIBUTES = [
     "_last_world_entropy",
     "_entropy_window_stats",
     "_entropy_bonus_enabled",
+    "environment_factories",
+    "multi_objective_aggregation",
+    "reward_func_names",
+    "reward_funcs",
+    '_logs["advantages"]',
+    '_metrics[mode]["frac_reward_zero_std"]',
 ]
 INPUTS = [
     "prompt_ids",

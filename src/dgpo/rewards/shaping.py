@@ -8,6 +8,9 @@ from typing import Any, TypeVar, cast
 
 Reward = TypeVar("Reward", bound=Callable[..., Any])
 
+TRL_MODULES = ("trl.rewards.format_rewards", "trl.rewards.other_rewards")
+"""TRL 1.16's rewards of format, length and repetition. They cannot carry the attribute, as TRL does not know it."""
+
 
 def shaping_term(reward: Reward) -> Reward:
     """Mark a reward as a shaping term, such as a penalty on length; it works as a decorator and as a call.
@@ -24,8 +27,10 @@ def is_shaping(reward: Any) -> bool:
     """True where the attribute `shaping` of the reward is True; of what it wraps, for a `functools.partial`.
 
     Anything that TRL takes as a reward may be passed: a function, an object, a model. Without the attribute a reward is
-    no shaping term.
+    no shaping term, unless it is one of TRL's own that are (`TRL_MODULES`).
     """
     while isinstance(reward, partial) and not hasattr(reward, "shaping"):
         reward = reward.func
-    return getattr(reward, "shaping", False) is True
+    if not hasattr(reward, "shaping"):
+        return getattr(reward, "__module__", None) in TRL_MODULES
+    return reward.shaping is True
