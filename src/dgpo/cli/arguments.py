@@ -76,7 +76,7 @@ _NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
 
 def _unknown(prog: str, words: list[str], known: dict[str, argparse.Action]) -> str:
     flag = next((word for word in words if word.startswith("--")), words[0])
-    nearest = did_you_mean(flag.lstrip("-").split("=")[0], known, ALIASES) if flag.startswith("-") else ""
+    nearest = did_you_mean(flag.lstrip("-").split("=")[0], [*known, "config"], ALIASES) if flag.startswith("-") else ""
     return f"unknown argument {flag!r}{nearest}; `{prog} --help` lists the flags"
 
 
