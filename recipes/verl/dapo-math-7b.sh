@@ -2,7 +2,7 @@
 # DeepSeek-R1-Distill-Qwen-7B on DAPO-Math-17k with verl 0.9: recipes/dapo-math/7b-*.yaml on the papers' engine.
 # NOT A RESULT: we have not run it. What is tested: verl's own configuration takes every override.
 #
-#   pip install 'verl[vllm,fsdp]==0.9.1' 'dgpo[verl]'                   # on every node; not run by us
+#   pip install 'verl[vllm,fsdp]==0.9.1' '.[verl]'   # in a clone, on every node; not run by us
 #   python recipes/verl/data.py recipes/dapo-math/7b-dgpo.yaml data/dapo-math.parquet
 #   dgpo doctor --engine verl
 #   bash recipes/verl/dapo-math-7b.sh dgpo                            # or maspo, grpo; then any override of verl

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dgpo.installation import hint
 from dgpo.rewards import exact_match
 from dgpo.tasks import Addition
 
@@ -332,7 +333,7 @@ def test_vllm_that_is_not_installed(dgpo: Callable[..., Any], tiny: Path, output
     if find_spec("vllm") is not None:
         pytest.skip("vLLM is installed")
     done = dgpo("eval", "--model", tiny, "--task", "addition", "--backend", "vllm", "--out", output)
-    done.one_error("pip install 'dgpo[vllm]'")
+    done.one_error(hint("vllm"))
 
 
 def test_a_server_that_is_not_there(dgpo: Callable[..., Any], output: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,6 @@ def test_what_the_head_has_to_say(size: str) -> None:
     for word in ("Hardware:", "Memory:", "Time:", "Expect:"):
         assert re.search(rf"^{word} +\S", head, re.MULTILINE), word
     assert "NOT A RESULT: we have not run it" in head
-    assert "pip install 'verl[vllm,fsdp]==0.9.1' 'dgpo[verl]'" in head
+    assert "pip install 'verl[vllm,fsdp]==0.9.1' '.[verl]'" in head
     assert f"bash recipes/verl/dapo-math-{size}.sh dgpo" in head
     assert Path(f"dapo-math-{size}.sh").name in text_of("README.md")

@@ -85,6 +85,5 @@ def test_the_wheel_works_with_torch_alone(tmp_path: Path) -> None:
         if extra:
             error = run(scripts / "dgpo", command, "--help", code=2).stderr.splitlines()[-1]
             needs = ", ".join(EXTRAS[extra])
-            assert error == (
-                f"dgpo {command}: error: needs {needs}, which are not installed: pip install 'dgpo[{extra}]'"
-            )
+            assert error.startswith(f"dgpo {command}: error: needs {needs}, which are not installed: pip install '/")
+            assert error.endswith(f".whl[{extra}]'")  # pip's own record of where the package came from

@@ -231,7 +231,7 @@ def test_the_page_holds_the_tables_of_the_committed_results(run: ModuleType) -> 
 
 
 def test_committed_figures_are_those_of_the_results(run: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    matplotlib = pytest.importorskip("matplotlib", reason="the figures need matplotlib: pip install 'dgpo[docs]'")
+    matplotlib = pytest.importorskip("matplotlib", reason="the figures need matplotlib: the extra docs")
     pinned = next(
         line.partition("==")[2]
         for line in (ROOT / "constraints.txt").read_text().splitlines()

@@ -39,7 +39,7 @@ def script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def weights_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/figures/weights.py as a module."""
-    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: pip install 'dgpo[docs]'")
+    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: the extra docs")
     return script("figures/weights.py", monkeypatch)
 
 

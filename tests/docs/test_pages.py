@@ -55,7 +55,7 @@ def test_architecture_names_every_room(root: Path) -> None:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The built pages; a warning fails the build."""
     for package in ("sphinx", "myst_parser", "furo"):
-        pytest.importorskip(package, reason="the documentation needs: pip install 'dgpo[docs]'")
+        pytest.importorskip(package, reason="the documentation needs: the extra docs")
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "doctrees")]
     done = subprocess.run(

@@ -4,6 +4,7 @@ import base64
 import http.server
 import json
 import logging
+import re
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from dgpo.evaluation import (
 from dgpo.evaluation.backends import IncompleteError
 from dgpo.evaluation.backends.endpoint import Endpoint
 from dgpo.evaluation.folder import differences
+from dgpo.installation import hint
 from dgpo.rewards.verdict import FunctionGrader
 
 SAMPLING = Sampling(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=5)
@@ -492,7 +494,7 @@ def test_vllm_that_aborts_a_request(vllm_backend, monkeypatch):
 
 def test_vllm_that_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ImportError, match=r"pip install 'dgpo\[vllm\]'"):
+    with pytest.raises(ImportError, match=re.escape(hint("vllm"))):
         VLLMBackend("m")
 
 

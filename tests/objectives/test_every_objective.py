@@ -142,7 +142,7 @@ def test_make_round_trips_asdict(name: str, fields: dict[str, Any]) -> None:
 def test_survives_pickle_and_yaml(name: str, fields: dict[str, Any]) -> None:
     objective = objectives.make(name, **fields)
     assert pickle.loads(pickle.dumps(objective)) == objective
-    yaml = pytest.importorskip("yaml", reason="needs pyyaml: pip install 'dgpo[train]'")
+    yaml = pytest.importorskip("yaml", reason="needs pyyaml: the extra train")
     text = yaml.safe_dump(dataclasses.asdict(objective))
     assert objectives.make(name, **yaml.safe_load(text)) == objective
 

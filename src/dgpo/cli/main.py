@@ -9,9 +9,8 @@ import importlib
 import os
 import sys
 import warnings
-from importlib.util import find_spec
 
-from dgpo import __version__
+from dgpo import __version__, installation
 from dgpo.cli.errors import UserError
 from dgpo.files import printable
 from dgpo.registry import did_you_mean
@@ -35,9 +34,9 @@ COMMANDS = {
 _REPORT = ("matplotlib", "plotly", "pyarrow")
 EXTRAS = {
     "": (),
-    "train": (*("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify"), *_REPORT),
-    "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify"),
-    "report": ("rich", *_REPORT),
+    "train": (*("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"), *_REPORT),
+    "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"),
+    "report": ("rich", "packaging", *_REPORT),
     "verl": ("verl", "ray", "hydra"),
 }
 """extra -> the modules that its commands cannot do without"""
@@ -72,12 +71,18 @@ def run(argv: list[str]) -> int:
         return 2
     extra = COMMANDS[name][0]
     # looked for before anything is imported: TRL and transformers turn a missing package into errors of their own
-    if missing := [module for module in EXTRAS[extra] if not _is_there(module)]:
+    if missing := [module for module in EXTRAS[extra] if not installation.is_installed(module)]:
         return _need(name, missing, extra)
+    if extra and (wrong := installation.wrong_versions(extra, *EXTRAS[extra])):
+        print(f"dgpo {name}: error: needs {wrong[0]}", file=sys.stderr)
+        return 2
     try:
         return int(importlib.import_module(f"dgpo.cli.{name.replace('-', '_')}").run(rest))
     except UserError as error:
         print(f"dgpo {name}: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except installation.WrongVersionError as error:
+        print(f"dgpo {name}: error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         module = (error.name or "dgpo").split(".")[0]
@@ -90,16 +95,9 @@ def run(argv: list[str]) -> int:
         return 130  # 128 + SIGINT, as shells have it
 
 
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:
-        return False
-
-
 def _need(name: str, modules: list[str], extra: str) -> int:
     missing = f"{', '.join(modules)}, which {'is' if len(modules) == 1 else 'are'} not installed"
-    print(f"dgpo {name}: error: needs {missing}: pip install 'dgpo[{extra}]'", file=sys.stderr)
+    print(f"dgpo {name}: error: needs {missing}: {installation.hint(extra)}", file=sys.stderr)
     return 2
 
 

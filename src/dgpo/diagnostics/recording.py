@@ -32,6 +32,7 @@ from torch import Tensor
 
 from dgpo.aggregation import StepTotals
 from dgpo.files import parse_json, printable, write_bytes_atomic
+from dgpo.installation import require
 from dgpo.tokens import TokenBatch
 
 SCHEMA = "dgpo.tokens/1"
@@ -183,13 +184,10 @@ class TokenTable:
 
 def pyarrow() -> tuple[Any, Any]:
     """pyarrow and pyarrow.parquet, or an error that says how to get them."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as parquet
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "recorded tokens are parquet files, which need pyarrow: pip install 'dgpo[report]'", name="pyarrow"
-        ) from error
+    require("recorded tokens are parquet files, which need", "report", "pyarrow")
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
     return pa, parquet
 
 

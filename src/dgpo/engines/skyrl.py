@@ -17,6 +17,13 @@ from functools import partial
 from typing import Any
 
 import torch
+
+from dgpo.installation import WrongVersionError, unsupported
+
+TESTED = "skyrl>=0.3,<0.4"
+if _text := unsupported(TESTED, "skyrl"):  # before its modules are imported, which other versions name otherwise
+    raise WrongVersionError(f"the plug-in for SkyRL was read and tested with {_text}")
+
 from skyrl.backends.skyrl_train.utils.off_policy_correction_utils import (
     compute_off_policy_correction,
     off_policy_correction_enabled,

@@ -12,6 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from dgpo.installation import require
+
+# before its modules are: another version fails on a name, or gives our losses other arguments
+require("the plug-in for verl needs", "verl", "verl")
 from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register_policy_loss
 from verl.workers.config import ActorConfig
 

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dgpo import __version__
 from dgpo.engines.verl_overrides import PREFIX
+from dgpo.installation import hint
 from dgpo.objectives import OBJECTIVES
 
 NAME = "dgpo"
@@ -70,7 +71,7 @@ class Worker:
         if self.entry_point is None:
             found.append(
                 f"no entry point {NAME!r} in the group 'verl.plugins': dgpo is not installed there with its metadata "
-                "(a folder on PYTHONPATH has none); pip install 'dgpo[verl]' on every node"
+                f"(a folder on PYTHONPATH has none); {hint('verl')} on every node"
             )
         elif self.switch == "none" or (self.switch != "auto" and NAME not in allowed):
             found.append(f"{SWITCH}={self.switch} keeps the plug-in out; unset it, or add {NAME!r} to the list")

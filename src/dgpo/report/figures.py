@@ -15,6 +15,7 @@ from dgpo.diagnostics.naming import label
 from dgpo.diagnostics.replay import replay
 from dgpo.diagnostics.run import Run, load
 from dgpo.diagnostics.run_info import objective_of
+from dgpo.installation import require
 from dgpo.objectives import Objective
 from dgpo.report import series, tokens, weight_curves
 from dgpo.report.data import NO_TOKENS, labels
@@ -241,13 +242,9 @@ def _plain(text: str) -> str:
 
 
 def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "static figures are drawn with matplotlib, which is not installed: pip install 'dgpo[report]'",
-            name="matplotlib",
-        ) from error
+    require("static figures are drawn with", "report", "matplotlib")
+    from matplotlib.figure import Figure
+
     return Figure(figsize=(width, height), layout="constrained")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import dgpo
 from dgpo.files import write_text_atomic
+from dgpo.installation import require
 from dgpo.report import cards, sections
 from dgpo.report.data import collect
 from dgpo.report.markup import escaped
@@ -111,10 +112,7 @@ def _asset(name: str) -> str:
 
 
 def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "the report draws with plotly, which is not installed: pip install 'dgpo[report]'", name="plotly"
-        ) from error
+    require("the report draws with", "report", "plotly")
+    from plotly.offline import get_plotlyjs
+
     return str(get_plotlyjs())

@@ -20,11 +20,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from dgpo.installation import require
 from dgpo.rewards import numbers
 from dgpo.rewards.answers import Completion, boxed_answer, last_box, marked_answer, text_of
 from dgpo.rewards.batch import Outcome
@@ -83,8 +83,7 @@ class MathGrader:
         recycle: int = 1000,
         answer_marker: str | None = None,
     ) -> None:
-        if find_spec("math_verify") is None:
-            raise ImportError("MathGrader needs math-verify, which is not installed: pip install 'dgpo[math]'")
+        require("MathGrader needs", "math", "math_verify")
         if answer_marker is not None and not answer_marker.strip():
             raise ValueError(f"answer_marker = {answer_marker!r} is not allowed; expected text such as '####', or None")
         self.answer_marker = answer_marker

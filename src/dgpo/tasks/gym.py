@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.installation import require
 from dgpo.registry import did_you_mean
 from dgpo.rewards.answers import texts_of
 from dgpo.tasks.content import content_hash
@@ -173,12 +174,9 @@ def _generate(task: str, config: tuple[tuple[str, Any], ...], first: int, size: 
 
 
 def _package() -> Any:
-    try:
-        import reasoning_gym  # type: ignore[import-untyped]
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            f"{PREFIX}NAME needs the package reasoning-gym ({error}): pip install 'dgpo[reasoning-gym]'"
-        ) from error
+    require(f"{PREFIX}NAME needs", "reasoning-gym", "reasoning_gym")
+    import reasoning_gym  # type: ignore[import-untyped]
+
     return reasoning_gym
 
 

@@ -1,11 +1,12 @@
 """Training with TRL: `DGPOConfig` and `DGPOTrainer` take the places of `GRPOConfig` and `GRPOTrainer`."""
 
-try:
-    import trl as _trl  # noqa: F401
-except ImportError as error:
-    raise ImportError(
-        "dgpo.training needs TRL and its companions, which are not installed: pip install 'dgpo[train]'"
-    ) from error
+from dgpo.installation import require
+
+# before anything of theirs is imported: another TRL fails in the middle of a run, on a name that it does not have
+require("dgpo.training needs", "train", "trl", "transformers", "datasets")
+import trl as _trl  # noqa: F401
+
+require("dgpo.training needs", "train", "trl", imported=True)
 
 from dgpo.training.config import DGPOConfig
 from dgpo.training.trainer import DGPOTrainer

@@ -10,6 +10,7 @@ from typing import Any
 from dgpo.evaluation.backends.answer import MalformedError, read_completion
 from dgpo.evaluation.backends.backend import Backend, Completion, IncompleteError, Request, Sampling
 from dgpo.evaluation.backends.endpoint import Endpoint
+from dgpo.installation import require
 
 TIMEOUT = 3600.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
@@ -64,10 +65,8 @@ class OpenAIBackend(Backend):
         if retries < 0:
             raise ValueError(f"retries = {retries}; expected at least 0")
         self.endpoint = Endpoint.of(base_url, api_key_env)
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError("the backend 'openai' needs its client: pip install 'dgpo[openai]'") from error
+        require("the backend 'openai' needs", "openai", "openai")
+        import openai
 
         self.model = model
         self.concurrency = concurrency

@@ -20,6 +20,7 @@ from dgpo.evaluation.backends.backend import (
     truncated_of,
 )
 from dgpo.evaluation.prompts import drops_special_tokens, encode
+from dgpo.installation import require
 
 
 class VLLMBackend(Backend):
@@ -47,12 +48,8 @@ class VLLMBackend(Backend):
     ) -> None:
         if group_size < 1:
             raise ValueError(f"group_size = {group_size}; expected at least 1")
-        try:
-            import vllm  # type: ignore[import-not-found]
-        except ImportError as error:
-            raise ImportError(
-                "the backend 'vllm' needs vLLM, which is not installed: pip install 'dgpo[vllm]'"
-            ) from error
+        require("the backend 'vllm' needs", "vllm", "vllm")
+        import vllm  # type: ignore[import-not-found]
         from transformers import AutoTokenizer
 
         self.model = model

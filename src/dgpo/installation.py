@@ -1,0 +1,182 @@
+"""What an extra needs, whether that is here in a supported version, and the command that installs it.
+
+The ranges have one home, `pyproject.toml`: read from it in a clone, whose installed metadata may be older, and from the
+metadata of the package elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import shlex
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+PACKAGE = "dgpo"
+
+DISTRIBUTIONS = {"yaml": "pyyaml", "hydra": "hydra-core", "antlr4": "antlr4-python3-runtime"}
+"""Module -> the package that it is in, where that is not the same name with dashes."""
+
+
+class WrongVersionError(ImportError):
+    """A package is installed in a version that dgpo does not support."""
+
+
+def hint(extra: str) -> str:
+    """The command that installs an extra: from the clone or file that this dgpo came from, or else package by package.
+
+    dgpo is on no package index, so that its name alone leads nowhere.
+    """
+    place = _clone() or _installed_from()
+    if place is None:
+        return f"pip install {' '.join(shlex.quote(line) for line in requirements(extra))}"
+    source = "." if place == Path.cwd() else str(place)
+    return f"pip install {_quoted(f'{source}[{extra}]')}"
+
+
+def requirements(extra: str) -> list[str]:
+    """The requirements of an extra, such as `trl>=1.16,<1.17`, those of the extras that it includes too.
+
+    Raises:
+        KeyError: there is no such extra.
+    """
+    found: dict[str, None] = {}
+    for line in _declared()[extra]:
+        if own := re.fullmatch(rf"{PACKAGE}\[(.*)\]", line):
+            for name in own[1].split(","):
+                found.update(dict.fromkeys(requirements(name.strip())))
+        else:
+            found[line] = None
+    return list(found)
+
+
+def require(what: str, extra: str, *modules: str, imported: bool = False) -> None:
+    """Raise unless all modules are here, each in a version that the extra allows.
+
+    Args:
+        what: the beginning of the sentence, such as "the report draws with".
+        extra: of `pyproject.toml`.
+        modules: import names; the first that is missing or wrong is the one that the error is about.
+        imported: they are, and it is their `__version__` that counts: the path may have led to another copy than the
+            one whose metadata comes first. For packages that keep it right, which not all do.
+
+    Raises:
+        ModuleNotFoundError: a module is not installed.
+        WrongVersionError: its version is out of the range.
+    """
+    for module in modules:
+        if not is_installed(module):
+            raise ModuleNotFoundError(f"{what} {module}, which is not installed: {hint(extra)}", name=module)
+    if wrong := wrong_versions(extra, *modules, imported=imported):
+        raise WrongVersionError(f"{what} {wrong[0]}")
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be found, without importing it."""
+    if sys.modules.get(module) is not None:
+        return True
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
+
+
+def wrong_versions(extra: str, *modules: str, imported: bool = False) -> list[str]:
+    """One text per module whose version the extra does not allow: what is needed, what is there, how to change it.
+
+    `imported` as for `require`.
+    """
+    by_name = {_name_of(line): line for line in requirements(extra)}
+    texts = []
+    for module in modules:
+        line = by_name.get(DISTRIBUTIONS.get(module, module.replace("_", "-")))
+        if line is not None and (text := unsupported(line, module, imported=imported)) is not None:
+            texts.append(text)
+    return texts
+
+
+def unsupported(requirement: str, module: str, *, imported: bool = False) -> str | None:
+    """What is wrong with the version of a module under a requirement such as `skyrl>=0.3,<0.4`; None if nothing is.
+
+    A package without metadata, on a path alone, is taken for right unless `imported` asks for its `__version__`, as for
+    `require`.
+    """
+    from packaging.requirements import Requirement
+
+    wanted = Requirement(requirement)
+    version = (_loaded_version(module) if imported else None) or _installed_version(wanted.name)
+    if not version or wanted.specifier.contains(version, prereleases=True):
+        return None
+    plain = f"{wanted.name}{_ordered(str(wanted.specifier))}"
+    return f"{plain}, and {wanted.name} {version} is installed: pip install {shlex.quote(plain)}"
+
+
+def _loaded_version(module: str) -> str | None:
+    version = getattr(sys.modules.get(module), "__version__", None)
+    return version if isinstance(version, str) else None
+
+
+def _installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _ordered(specifier: str) -> str:
+    """The lower bound first, as people write it."""
+    return ",".join(sorted(specifier.split(","), key=lambda part: part.startswith("<")))
+
+
+def _name_of(requirement: str) -> str:
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower()
+
+
+def _declared() -> dict[str, list[str]]:
+    """extra -> its lines."""
+    clone = _clone()
+    if clone is not None:
+        project = tomllib.loads((clone / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        return dict(project["optional-dependencies"])
+    found: dict[str, list[str]] = {}
+    for line in importlib.metadata.requires(PACKAGE) or []:
+        requirement, _, marker = line.partition(";")
+        if extra := re.search(r"extra\s*==\s*['\"]([^'\"]+)['\"]", marker):
+            found.setdefault(extra[1], []).append(requirement.strip())
+    return found
+
+
+def _clone() -> Path | None:
+    """The folder of the source tree that this file is in; None where it is an installed copy."""
+    root = Path(__file__).resolve().parents[2]
+    return root if _is_source(root) else None
+
+
+def _is_source(folder: Path) -> bool:
+    file = folder / "pyproject.toml"
+    if not file.is_file():
+        return False
+    project = tomllib.loads(file.read_text(encoding="utf-8")).get("project", {})
+    return bool(project.get("name") == PACKAGE)
+
+
+def _installed_from() -> Path | None:
+    """The folder or file that pip installed this dgpo from, if it is still there (PEP 610)."""
+    try:
+        text = importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    url = urlparse(str(json.loads(text or "{}").get("url", "")))
+    place = Path(url2pathname(url.path))
+    return place if url.scheme == "file" and (place.is_file() or _is_source(place)) else None
+
+
+def _quoted(text: str) -> str:
+    """In quotes even where this shell would not need them: others expand brackets."""
+    quoted = shlex.quote(text)
+    return quoted if quoted.startswith("'") else f"'{quoted}'"
