@@ -77,6 +77,13 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
     return name.strip(), once(pairs, f"{kind} {spec!r}")
 
 
+def written(name: str, made: object) -> str:
+    """What `parse` reads back: the name, and the fields of a dataclass that differ from their defaults."""
+    fields = dataclasses.fields(made)  # type: ignore[arg-type]
+    given = [f"{f.name}={getattr(made, f.name)}" for f in fields if getattr(made, f.name) != f.default]
+    return ":".join([name, ",".join(given)] if given else [name])
+
+
 def once(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
     """A dict of the pairs. Raises ValueError for a key that is there twice."""
     found: dict[str, Any] = {}

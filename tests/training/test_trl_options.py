@@ -7,7 +7,8 @@ import warnings
 
 import pytest
 
-from dgpo import objectives
+from dgpo import advantages, objectives
+from dgpo import correction as corrections
 from dgpo.aggregation import AGGREGATIONS, SeqMeanTokenMean, SeqMeanTokenSumNorm, TokenMean
 from dgpo.objectives.conformance import CONFORMANCE
 from dgpo.training import DGPOConfig, trl_options
@@ -156,6 +157,42 @@ def test_everything_else_is_translated_in_lines_that_can_be_written(options, wri
 )
 def test_contradictions(options, said):
     assert said in error(**options)
+
+
+def test_an_advantage_beside_the_scale_that_it_is():
+    assert make(advantage="none", scale_rewards="none").make_advantage() == advantages.make("none")
+    assert make(advantage="none", scale_rewards=False).make_advantage() == advantages.make("none")
+    assert make(advantage="std", scale_rewards=True).make_advantage() == advantages.make("std")
+    assert make(preset="dr_grpo", loss_type="dr_grpo", scale_rewards="none").make_advantage() == advantages.make("none")
+    assert "set one of them; that one is advantage='none' here" in error(advantage="std", scale_rewards="none")
+    assert "scale_rewards = 'batch'; set one of them" in error(advantage="std", scale_rewards="batch")
+    said = error(advantage="std", multi_objective_aggregation="normalize_then_sum")
+    assert "takes the place of multi_objective_aggregation" in said
+
+
+@pytest.mark.parametrize(
+    ("vllm", "correction"),
+    [
+        ({"mode": "token_truncate", "clip_max": 2.0}, "truncate"),
+        ({"mode": "token_truncate"}, "truncate:cap=3.0"),
+        ({"mode": "token_truncate", "cap": 4.0}, "truncate:cap=4.0"),
+        ({"mode": "sequence_truncate", "clip_max": 5.0}, "truncate:level=sequence,cap=5.0"),
+        ({"mode": "token_mask", "clip_min": 0.5, "clip_max": 2.0}, "band"),
+        ({"mode": "token_mask"}, "band:band_low=0.0,band_high=3.0"),
+        ({"clip_max": None, "clip_min": 0.1}, "band:band_low=0.1,band_high=inf,level=sequence"),
+    ],
+    ids=str,
+)
+def test_a_correction_beside_the_one_of_trl_that_it_is(vllm, correction):
+    options = {f"vllm_importance_sampling_{name}": value for name, value in vllm.items()}
+    assert make(correction=correction, **options).make_correction() == corrections.make(correction)
+    other = "truncate:cap=9"
+    assert f"set one of them; TRL's would be written correction={correction!r}" in error(correction=other, **options)
+
+
+def test_no_correction_here_cuts_both_ends():
+    options = {"vllm_importance_sampling_mode": "token_truncate", "vllm_importance_sampling_clip_min": 0.5}
+    assert error(correction="truncate", **options).endswith("set one of them")
 
 
 def test_name_and_fields_in_one_text():

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 from dgpo.objectives import OBJECTIVES, Objective
+from dgpo.registry import written
 
 
 def label(objective: Objective) -> str:
     """`name:field=value,...`, as `dgpo.registry.parse` reads it, with the fields that differ from their defaults."""
-    values = {field.name: getattr(objective, field.name) for field in fields(objective)}
-    given = [f"{field.name}={values[field.name]}" for field in fields(objective) if values[field.name] != field.default]
-    return ":".join([name_of(objective), ",".join(given)] if given else [name_of(objective)])
+    return written(name_of(objective), objective)
 
 
 def name_of(objective: Objective) -> str:

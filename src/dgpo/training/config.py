@@ -12,7 +12,7 @@ from dgpo import advantages, objectives
 from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
 from dgpo.objectives import presets
-from dgpo.registry import check_number, did_you_mean, once, parse
+from dgpo.registry import check_number, did_you_mean, once, parse, written
 from dgpo.training import schedule, trl_options
 from dgpo.training.numbers import check_numbers
 
@@ -332,12 +332,19 @@ class DGPOConfig(GRPOConfig):
         """The correction of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
         if self.correction is None:
             return None
-        if changed := self._changed(f.name for f in _vllm_correction_fields()):
+        made = corrections.make(self.correction)
+        changed = self._changed(f.name for f in _vllm_correction_fields())
+        high = self.vllm_importance_sampling_cap or self.vllm_importance_sampling_clip_max
+        theirs = trl_options.sampler_correction(
+            self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_min, high
+        )
+        if changed and (theirs is None or theirs[1] != made or not self.vllm_importance_sampling_correction):
+            here = "" if theirs is None else f"; TRL's would be written correction={written(*theirs)!r}"
             raise ValueError(
                 f"correction = {self.correction!r} takes the place of TRL's correction, but {changed[0]} was changed "
-                "from TRL's default too; set one of them"
+                f"from TRL's default too; set one of them{here}"
             )
-        return corrections.make(self.correction)
+        return made
 
     def make_advantage(self) -> advantages.Advantage | None:
         """The advantage of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
@@ -347,11 +354,12 @@ class DGPOConfig(GRPOConfig):
                 raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
             return None
         changed = self._changed(["scale_rewards", "multi_objective_aggregation"])
-        # TRL's own reading of True comes after this
-        if changed and not (changed == ["scale_rewards"] and self.scale_rewards is True):
+        same = trl_options.SCALES.get(self.scale_rewards)
+        if changed and not (changed == ["scale_rewards"] and same == self.advantage):
+            here = f"; that one is advantage={same!r} here" if changed[0] == "scale_rewards" and same else ""
             raise ValueError(
                 f"advantage = {self.advantage!r} takes the place of {changed[0]} = {getattr(self, changed[0])!r}; "
-                "set one of them"
+                f"set one of them{here}"
             )
         made = advantages.make(self.advantage, **fields)
         if made.reads_history and self.dynamic_sampling:

@@ -7,11 +7,13 @@ whichever weight that is. Here the weight is the objective with its fields, and 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from dgpo import aggregation, objectives
+from dgpo import correction as corrections
 from dgpo.diagnostics.naming import label
 from dgpo.objectives.conformance import CONFORMANCE, Of
 from dgpo.registry import did_you_mean
@@ -117,6 +119,19 @@ def average(loss_type: str | None) -> str | None:
         return loss_type
     known = AVERAGES.get(loss_type or "")
     return None if known is None else known[0]
+
+
+SCALES: Mapping[Any, str] = {"group": "std", True: "std", "none": "none", False: "none"}
+"""`scale_rewards` -> the advantage that divides as it does; TRL adds 1e-4 to the standard deviation, ours 1e-6."""
+
+
+def sampler_correction(mode: str, low: float | None, high: float | None) -> tuple[str, corrections.Correction] | None:
+    """Name and correction that TRL's `vllm_importance_sampling_mode` and its two bounds mean; None if there is none."""
+    level: Literal["token", "sequence"] = "sequence" if mode.startswith("sequence") else "token"
+    if mode.endswith("mask"):
+        band = corrections.Band(level=level, band_low=low or 0.0, band_high=math.inf if high is None else high)
+        return "band", band
+    return None if low is not None or high is None else ("truncate", corrections.Truncate(level=level, cap=high))
 
 
 def weighs_by_length(objective: objectives.Objective, name: str, chosen: str) -> bool:
