@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from dgpo.rewards import (
+    REWARDS,
     MathReward,
     answer_reward,
     format_reward,
     is_shaping,
+    make,
     math_reward,
     shaping_term,
     soft_overlong_reward,
@@ -83,6 +85,12 @@ def test_shaping_terms(reward):
 )
 def test_rewards_of_the_outcome(reward):
     assert not is_shaping(reward)
+
+
+def test_the_rewards_by_name():
+    options = {"soft_overlong_reward": {"max_completion_length": 10, "buffer": 5}}
+    marked = {name for name in REWARDS if is_shaping(make(name, **options.get(name, {})))}
+    assert marked == {"format_reward", "soft_overlong_reward"}
 
 
 def test_the_mark_leaves_the_reward_as_it_is():

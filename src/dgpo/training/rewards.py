@@ -81,11 +81,9 @@ def deciding_columns(
         Two lists of indices of rewards.
 
     Raises:
-        ValueError: a reward weight that is not finite, an unknown name in `dynamic_sampling_rewards`, no reward that
-            decides, or none that says which responses are correct, where the configuration needs one.
+        ValueError: an unknown name in `dynamic_sampling_rewards`, no reward that decides, or none that says which
+            responses are correct, where the configuration needs one.
     """
-    if not all(math.isfinite(weight) for weight in weights):
-        raise ValueError(f"reward_weights = {list(weights)}; expected finite numbers")
     names, chosen = [name for name, _ in named], config.dynamic_sampling_rewards
     outcomes = [column for column, (_, reward) in enumerate(named) if not rewards.is_shaping(reward)]
     for name in chosen or ():
