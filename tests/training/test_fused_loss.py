@@ -141,10 +141,11 @@ def test_an_objective_that_reads_entropies(build, micro_batch, gradient_of, fuse
     [
         (Qwen3Config, {"tie_word_embeddings": False}, {}),
         (Gemma2Config, {"final_logit_softcapping": 0.5, "initializer_range": 0.3}, {"temperature": 0.8}),
+        (GraniteConfig, {"logits_scaling": 4.0, "initializer_range": 0.2}, {"temperature": 0.8}),
         (PhiConfig, {"initializer_range": 0.2}, {}),  # its head has a bias
         (Qwen3Config, {"tie_word_embeddings": False}, {"cast_lm_head_to_fp32": True}),
     ],
-    ids=["untied", "softcap", "bias", "float32-head"],
+    ids=["untied", "softcap", "scale", "bias", "float32-head"],
 )
 def test_other_heads(build, micro_batch, gradient_of, fused_calls, config, changes, options):
     def model():
@@ -272,7 +273,6 @@ def odd_head():
         ({"advantage": "entropy_shaped"}, "advantage = 'entropy_shaped' reads the current entropies"),
         ({"model": experts}, "the auxiliary loss of a mixture of experts"),
         ({"model": odd_head}, "the output head is a Scaled, not a torch.nn.Linear"),
-        ({"model": lambda: causal(GraniteConfig, logits_scaling=4.0)}, r"scales its logits \(logits_scaling\)"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
@@ -24,8 +24,8 @@ from trl.trainer.utils import maybe_gather_lm_head_ctx
 
 from dgpo.advantages import Advantage
 
-_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
-_LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
+_WRAPPERS = ("torch.distributed.", "accelerate.", "deepspeed.")
+"""Whose hooks gather the weights of a head that is sharded, as `add_policy_loss` does itself."""
 
 
 @dataclass
@@ -103,22 +103,19 @@ def why_not_fused(trainer: Any) -> str | None:
     """What keeps this trainer from the fused loss, in words; None where it can be used.
 
     Everything named here needs the log-probs before the loss, with a gradient of their own, or another head than
-    `hidden @ weight.T + bias`.
+    `hidden @ weight.T + bias`. What the model does to the product is compared afterwards (`Heads`).
     """
     args, model = trainer.args, causal_model(trainer.model)
     head = model.get_output_embeddings()
-    config = model.config.get_text_config()
     adapters = getattr(trainer.model, "peft_config", {}).values()
-    scales = [name for name in _LOGIT_SCALES if getattr(config, name, None) not in (None, 1, 1.0)]
-    hooks = [*head._forward_hooks.values(), *head._forward_pre_hooks.values()] if head is not None else []
+    if (bypassed := why_bypassed(trainer)) is not None:
+        return bypassed
     reasons = {
         "the model reads images": trainer._is_vlm,
         "float16 gradients vanish before the loss is scaled": args.fp16 or model.dtype == torch.float16,
-        "hooks on the output head would not be called": bool(hooks),
         "ZeRO-3 has let go of the head when its gradient is made": is_deepspeed_zero3_enabled()
         and any(parameter.requires_grad for parameter in head.parameters()),
         f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
-        f"the model scales its logits ({', '.join(scales)})": bool(scales),
         "the model is spread over devices": len(set(getattr(model, "hf_device_map", {}).values())) > 1,
         "prompt-learning adapters lengthen the sequence": any(a.is_prompt_learning for a in adapters),
         "the auxiliary loss of a mixture of experts is computed beside the log-probs": trainer.aux_loss_enabled,
@@ -131,10 +128,18 @@ def why_not_fused(trainer: Any) -> str | None:
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def softcap_of(config: Any) -> float | None:
-    """The cap of the logits, under the names that models give it."""
-    text = config.get_text_config()
-    return next((cap for name in _SOFTCAPS if (cap := getattr(text, name, None)) is not None), None)
+def why_bypassed(trainer: Any) -> str | None:
+    """What somebody put in the way of log-probs, and the fused loss would go around; None where there is nothing."""
+    if (name := trainer._overridden()) is not None:
+        return f"{type(trainer).__name__} has a {name} of its own, which the fused loss would not call"
+    head = causal_model(trainer.model).get_output_embeddings()
+    return "hooks on the output head would not be called" if head is not None and hooks_of(head) else None
+
+
+def hooks_of(module: nn.Module) -> list[Any]:
+    """Forward hooks of a module, without those of the wrappers of distributed training."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith(_WRAPPERS)]
 
 
 def reads_entropy(advantage: Advantage | None) -> bool:

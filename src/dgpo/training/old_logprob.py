@@ -28,8 +28,8 @@ class OldLogProbs:
     columns that the loss will read.
 
     TRL's pass stays where that would not be exact, or the log-probs are needed earlier: with dropout (two passes
-    differ), for TRL's own sampler correction, and with `dynamic_sampling`, which assembles a batch from several
-    generations.
+    differ), under a subclass with a forward of its own, for TRL's own sampler correction, and with `dynamic_sampling`,
+    which assembles a batch from several generations.
     """
 
     def __init__(self, trainer: DGPOTrainer) -> None:
@@ -42,7 +42,9 @@ class OldLogProbs:
         asked = args.gradient_accumulation_steps % (args.steps_per_generation * trainer.num_iterations) != 0
         early = trainer.use_vllm and trainer.vllm_importance_sampling_correction
         random = draws_at_random(trainer.model) or bool(args.neftune_noise_alpha)
-        return asked and not early and not args.dynamic_sampling and not random
+        # a method of somebody's own is to see every pass, and its result
+        own = trainer._overridden() is not None
+        return asked and not early and not args.dynamic_sampling and not random and not own
 
     @contextmanager
     def generation(self) -> Iterator[None]:

@@ -30,7 +30,6 @@ from dgpo.diagnostics.run_info import checked
 from dgpo.files import read_json
 from dgpo.redaction import without_secrets
 from dgpo.tokens import TokenBatch
-from dgpo.training.fused import softcap_of
 
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer
@@ -110,7 +109,7 @@ class Recording(TrainerCallback, ExportableState):
 
         def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
             value = sum_pi_squared(
-                hidden, lm_head, bias, temperature=trainer.temperature, softcap=softcap_of(trainer.model.config)
+                hidden, lm_head, bias, **trainer._step_loss.heads.head.arguments(trainer.temperature)
             )
             return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
 

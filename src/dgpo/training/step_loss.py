@@ -14,7 +14,7 @@ from dgpo.correction import Correction, Given
 from dgpo.fused import linear_policy_loss
 from dgpo.loss import PolicyLoss, policy_loss
 from dgpo.tokens import TokenBatch
-from dgpo.training.fused import softcap_of
+from dgpo.training.head import Heads
 from dgpo.training.micro_batches import loss_mask
 
 if TYPE_CHECKING:
@@ -47,15 +47,20 @@ class StepLoss:
 
     Args:
         trainer: gives the model's forward, the options and the factors.
-        fused: whether the model has been made ready for the loss from hidden states (`add_policy_loss`).
     """
 
-    def __init__(self, trainer: DGPOTrainer, fused: bool) -> None:
+    def __init__(self, trainer: DGPOTrainer) -> None:
         self.trainer = trainer
-        self.fused = fused
+        self.heads = Heads(trainer)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the loss comes straight from hidden states."""
+        return self.heads.fused
 
     def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals) -> MicroBatchLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step."""
+        self.heads.compare(model)
         if self._can_fuse(inputs):
             out = self._of_hidden(model, inputs, totals)
             tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
@@ -65,6 +70,7 @@ class StepLoss:
 
     def logprob(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """[B, T] log π_θ, detached, by the arithmetic of the loss; 0 where masked. Call it under `no_grad`."""
+        self.heads.compare(model)
         if not self._can_fuse(inputs):
             return self.trainer._forward(model, inputs)[0]
         mask = loss_mask(inputs).bool()
@@ -88,8 +94,7 @@ class StepLoss:
             linear_policy_loss,
             token_ids=inputs["completion_ids"],
             advantage=inputs["advantages"],
-            temperature=trainer.temperature,
-            softcap=softcap_of(trainer.model.config),
+            **self.heads.head.arguments(trainer.temperature),
             rollout_logprob=_sampler_logprob(inputs, None),
             correction=(
                 self._sampler_correction(inputs)

@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from trl import GRPOTrainer
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.advantages import History
@@ -27,7 +28,7 @@ from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
-from dgpo.training.fused import add_policy_loss, causal_model, reads_entropy, why_not_fused
+from dgpo.training.fused import reads_entropy
 from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
@@ -46,6 +47,8 @@ EvalData: TypeAlias = (
 )
 
 logger = logging.getLogger(__name__)
+
+_TRL_LOGPROB = GRPOTrainer._get_per_token_logps_and_entropies
 
 
 class DGPOTrainer(ResumableTrainer):
@@ -162,7 +165,14 @@ class DGPOTrainer(ResumableTrainer):
         self._totals: tuple[int, StepTotals] | None = None
         self._old = OldLogProbs(self)
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
-        self._step_loss = StepLoss(self, fused=self._fuse())
+        if type(self).get_gamma_weights is not GRPOTrainer.get_gamma_weights and self.accelerator.is_main_process:
+            logger.warning(
+                "%s.get_gamma_weights is not called here: the weight is that of objective = %r",
+                type(self).__name__,
+                args.objective,
+            )
+        self._recording: Recording | None = None
+        self._step_loss = StepLoss(self)
         self._rewards_per_func: Tensor | None = None
         self._scoring = Scoring(self)
         self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
@@ -171,7 +181,8 @@ class DGPOTrainer(ResumableTrainer):
         self.add_callback(_Guard(self))
         if args.eval_benchmarks:
             self.add_callback(BenchmarkEvaluation(self))
-        self._recording = self._record() if args.record is not None else None
+        if args.record is not None:
+            self._recording = self._record()
 
     def _kl_estimator(self) -> str:
         """TRL's: weighted by the ratio that its setting for this objective has, of a token or of a response."""
@@ -187,16 +198,15 @@ class DGPOTrainer(ResumableTrainer):
         self.add_callback(recording)
         return recording
 
-    def _fuse(self) -> bool:
-        """Make the model ready for the loss from hidden states, where that is asked for and possible."""
-        if not self.args.fused_loss:
-            return False
-        if reason := why_not_fused(self):
-            if self.accelerator.is_main_process:
-                logger.warning("fused_loss is off, log-probs are computed first: %s", reason)
-            return False
-        add_policy_loss(causal_model(self.model), cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
-        return True
+    def _overridden(self) -> str | None:
+        """The first method on the way to log-probs that is not ours or TRL's: of a subclass, or patched."""
+        for name in ("_get_per_token_logps_and_entropies", "_forward"):
+            found = getattr(self, name)
+            if getattr(found, "__func__", found) is not DGPOTrainer.__dict__[name]:
+                return name
+        theirs = GRPOTrainer._get_per_token_logps_and_entropies
+        patched = theirs is not _TRL_LOGPROB or theirs.__module__ != GRPOTrainer.__module__
+        return "_get_per_token_logps_and_entropies" if patched else None
 
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
@@ -204,6 +214,7 @@ class DGPOTrainer(ResumableTrainer):
             self._step, self._buffered_inputs, self._totals = 0, None, None
         self._step_metrics = StepMetrics()
         self._entropy_window_stats = None
+        self._step_loss.heads.begin()
 
     # --- rewards and advantages --------------------------------------------------------------------------------
 
@@ -460,9 +471,12 @@ class _Guard(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         if not self.trainer._loss_was_called:
+            kind = type(self.trainer)
+            name = "compute_loss" if kind._compute_loss is DGPOTrainer._compute_loss else "_compute_loss"
+            found = getattr(kind, name)
             raise RuntimeError(
-                "DGPOTrainer._compute_loss was not called during the first optimiser step: something replaced "
-                f"compute_loss (found {type(self.trainer).compute_loss.__module__}."
-                f"{type(self.trainer).compute_loss.__qualname__}), so another loss was trained. Libraries that patch "
-                "TRL (unsloth does) must not be imported before this trainer runs"
+                f"DGPOTrainer._compute_loss was not called during the first optimiser step: something replaced {name} "
+                f"(found {found.__module__}.{found.__qualname__}), so another loss was trained. A subclass calls "
+                f"super().{name}(...); libraries that patch TRL (unsloth does) must not be imported before this "
+                "trainer runs"
             )
