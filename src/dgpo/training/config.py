@@ -102,6 +102,9 @@ class DGPOConfig(GRPOConfig):
         eval_benchmark_kwargs (`dict` or `str`, *optional*):
             `samples` (4), `temperature`, `top_p`, `max_new_tokens` (those of training), `seed` (0), `batch_size` (64),
             `limit` (all problems), `greedy` (False), `data_dir` (the hub) and `chat` (if the tokenizer has a template).
+        rank_timeout (`float`, defaults to `300.0`):
+            Seconds without a sign of life from another rank (a stopped process, a machine that hangs) after which the
+            others end with an error that names it; 0 waits for `ddp_timeout` alone.
         resume_allow_missing (`list[str]`, *optional*):
             States that a checkpoint to continue from may lack, and that then start afresh: `"optimizer"`,
             `"scheduler"`, `"rng_state"`, `"scaler"`, `"reward_history"`, `"entropy_controller"`, `"ref_model"`. A
@@ -207,6 +210,10 @@ class DGPOConfig(GRPOConfig):
             "greedy, data_dir, chat."
         },
     )
+    rank_timeout: float = field(
+        default=300.0,
+        metadata={"help": "Seconds without a sign of life from a rank after which the others end; 0: ddp_timeout."},
+    )
     resume_allow_missing: list[str] | None = field(
         default=None,
         metadata={
@@ -267,6 +274,7 @@ class DGPOConfig(GRPOConfig):
         if self.eval_benchmark_steps < 1:
             raise ValueError(f"eval_benchmark_steps = {self.eval_benchmark_steps} is not allowed; expected >= 1")
         self.eval_benchmark_options()
+        check_number(self, "rank_timeout", 0, open_high=True)
         if self.record_every < 1:
             raise ValueError(f"record_every = {self.record_every} is not allowed; expected >= 1")
         check_number(self, "record_limit_mb", 0, open_low=True)

@@ -21,6 +21,7 @@ from dgpo.files import FolderLock, move_files
 from dgpo.training import reference
 from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_folder, seal
 from dgpo.training.config import DGPOConfig
+from dgpo.training.heartbeat import Heartbeat
 from dgpo.training.ranks import on_main
 from dgpo.training.resuming import CheckpointError, Resume, describe_run, find
 
@@ -89,7 +90,8 @@ class ResumableTrainer(GRPOTrainer):
             if resume_from_checkpoint:
                 checkpoint = self._checked(resume_from_checkpoint)
             on_main(lambda: self._clear(fresh=checkpoint is None))
-            trained: TrainOutput = super().train(checkpoint, *more, **kwargs)
+            with Heartbeat(self.args.rank_timeout):
+                trained: TrainOutput = super().train(checkpoint, *more, **kwargs)
             return trained
 
     def _checked(self, where: str | os.PathLike[str] | bool) -> str:

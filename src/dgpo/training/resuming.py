@@ -61,7 +61,7 @@ _FREE = {
     *("fused_loss", "use_liger_kernel", "liger_kernel_config", "tf32", "pad_to_multiple_of", "full_determinism"),
     *("bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "batch_eval_metrics", "load_best_model_at_end"),
     *("metric_for_best_model", "greater_is_better", "restore_callback_states_from_checkpoint", "enable_jit_checkpoint"),
-    *("debug", "skip_memory_metrics", "average_tokens_across_devices"),
+    *("debug", "skip_memory_metrics", "rank_timeout", "average_tokens_across_devices"),
 }
 _FREE_IN_MODEL = ("attn_implementation", "device_map", "trust_remote_code")
 
