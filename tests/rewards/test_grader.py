@@ -314,7 +314,7 @@ def test_a_marker_stands_in_for_a_box():
 
 
 def test_the_version_names_rules_and_parser(grader):
-    assert grader.version.startswith("dgpo MathGrader 1 (math-verify ")
+    assert grader.version.startswith("dgpo MathGrader 2 (math-verify ")
     assert "deadline 10 s" in grader.version
 
 

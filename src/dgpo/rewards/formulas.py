@@ -7,25 +7,34 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 # relative: a worker loads this room by its folder, without the package around it, which would import torch
+from .explicit import explicit
 from .numbers import number, rounds_to, within_tolerance
 
-_LETTERS = [  # that the parser takes for a function, for a power of ten, or not at all
+_LETTERS: list[
+    tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
+] = [  # that the parser takes for a function, for a power of ten, or not at all
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\psi_{\\gamma}"),
     (re.compile(r"\\hbar(?![A-Za-z])"), r"\\psi_{h}"),
     (re.compile(r"(?<![A-Za-z\\])E\s*_"), r"\\Psi_"),
+    (re.compile(r"\\ldots(?![A-Za-z])"), r"\\psi_{d}"),  # it reads over dots: they are a term of their own
+    (re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*('+)(?!\s*_)"), lambda match: f"{match[1]}_{{q{len(match[2])}}}"),
 ]
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)")
 _LOST = re.compile(r"[\d)\]}|]\s*_")  # the parser drops a subscript of anything but a letter
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
-_PARAMETERS = "kntmlKN"
+_PARAMETERS = "knmlKN"
+# it takes \coth x for \cot hx, and adds numbers with a space between them
+_MISREAD = re.compile(r"\\(?:coth|sech|csch|sinc)(?![A-Za-z])|\d\s+[\d.]")
 
 
 ATTEMPTS, AGREEMENTS = 20, 10
+VANISHING = 1e-100
 """Points that are tried, and that have to agree; half of them if there are no more where both can be evaluated."""
 
 
@@ -59,12 +68,25 @@ def equal_formulas(gold: str, answer: str) -> bool:
     return _agree(first, second)
 
 
+def parses(latex: str) -> bool:
+    """Whether a formula can be read."""
+    return _parse(latex) is not None
+
+
 def _renamed_parameter(gold: Any, answer: Any, latex: str) -> Any:
-    r"""`n\pi` with the letter of `k\pi`: the letter of an integer parameter is free."""
+    r"""`n\pi` with the letter of `k\pi`: the letter of an integer that counts turns is free, and no other."""
+    from sympy import expand, pi
+
     if r"\pi" not in latex or len(gold.free_symbols) != 1 or len(answer.free_symbols) != 1:
         return None
     (ours,), (theirs,) = gold.free_symbols, answer.free_symbols
-    return answer.subs(theirs, ours) if {str(ours), str(theirs)} <= set(_PARAMETERS) else None
+    if not {str(ours), str(theirs)} <= set(_PARAMETERS):
+        return None
+    turns = expand(gold.doit())
+    step = turns.coeff(ours, 1)
+    if ours in (turns - step * ours).free_symbols or not (step / pi).is_Rational:
+        return None
+    return answer.subs(theirs, ours)
 
 
 def _equal_constants(first: Any, second: Any) -> bool:
@@ -112,9 +134,15 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
         signs = [-1 if negative and (place == 0 or dice.random() < 0.5) else 1 for place in range(len(symbols))]
         dice.shuffle(signs)
         scale = 97 if attempt % 4 < 2 else 7
-        point = {s: Fraction(sign * dice.randint(11, 199), scale) for s, sign in zip(symbols, signs, strict=True)}
+        # never an integer, where formulas like to be 0 or to meet
+        point = {
+            s: Fraction(sign * (scale * dice.randint(0, 199 // scale + 1) + dice.randint(1, scale - 1)), scale)
+            for s, sign in zip(symbols, signs, strict=True)
+        }
         values = [_at(expression, point) for expression in (first, second)]
         if values[0] is None or values[1] is None or (negative and not all(value.is_real for value in values)):
+            continue
+        if all(abs(value) < VANISHING for value in values):  # two zeros say nothing
             continue
         if ratio is None:
             if abs(values[0]) < 1e-9 or abs(values[1]) < 1e-9:
@@ -167,22 +195,25 @@ def _parsed(latex: str) -> Any:
     keeps 2), lowers the case of symbols (N - n is 0) and limits its time by SIGALRM.
     """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
-    from sympy import Basic, MatrixBase, nan, zoo
+    from sympy import Basic, I, MatrixBase, Symbol, nan, zoo
 
     for pattern, letter in _LETTERS:
         latex = pattern.sub(letter, latex)
     if _LOST.search(latex):
         raise ValueError(f"a subscript of something other than a letter in {latex!r}")
-    latex = _DECIMAL.sub(_exactly, latex)
+    latex = _DECIMAL.sub(_exactly, explicit(latex))
+    if _MISREAD.search(latex):
+        raise ValueError(f"{latex!r} would be misread")
+    imaginary = _IMAGINARY.search(latex) is not None and r"\sum" not in latex and r"\prod" not in latex
     parsed = latex2sympy(
         latex,
-        is_real=_IMAGINARY.search(latex) is None,
+        is_real=not imaginary,
         normalization_config=NormalizationConfig(malformed_operators=True, boxed="none"),
         conversion_config=ConversionConfig(lowercase_symbols=False),
     )
     if not isinstance(parsed, Basic | MatrixBase) or parsed.has(nan, zoo):
         raise ValueError(f"no mathematics in {latex!r}")
-    return parsed
+    return parsed.xreplace({Symbol("i", real=False): I}) if imaginary and isinstance(parsed, Basic) else parsed
 
 
 def _exactly(decimal: re.Match[str]) -> str:

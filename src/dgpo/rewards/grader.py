@@ -13,6 +13,7 @@ Steps 1 to 3 run in the calling process, in time linear in the response; no text
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import warnings
@@ -33,11 +34,10 @@ from dgpo.rewards.pool import Pool
 from dgpo.rewards.spelling import clean
 from dgpo.rewards.verdict import Reason, Verdict
 
-PROBE = "x_{9} + y_{9}"
-"""An answer that no gold has."""
-
-RULES = 1
+RULES = 2
 """Counted up when verdicts change, so that results of different rules are not taken for comparable."""
+
+_MISSING = re.compile(r"[-+]?\s*(?:\\?(?:text|mathrm)\s*\{)?\s*(?:nan|null|<na>|nat)\s*\}?", re.I)
 
 MAX_GOLD = 4096
 """Longer golds are not read: a gold is an answer, or a solution that ends in one."""
@@ -149,12 +149,11 @@ class MathGrader:
         problems out, so that which problems count does not depend on the model.
         """
         answers = [gold_answer(gold) for gold in golds]
-        asked = {text for text in answers if text and len(text) <= MAX_GOLD and numbers.number(_bare(text)) is None}
+        asked = {text for text in answers if _usable(text) and numbers.number(_bare(text)) is None}
         jobs = sorted(asked)
-        # compared with something that it is not: "bad_gold" is all that is asked for
-        outcomes = self._pool.run([(job, PROBE) for job in jobs]) if jobs else []
-        bad = {job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.value == "bad_gold"}
-        return [bool(text) and len(text) <= MAX_GOLD and text not in bad for text in answers]
+        outcomes = self._pool.run([(job,) for job in jobs]) if jobs else []
+        good = {job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.value == "readable"}
+        return [_usable(text) and (text in good or text not in asked) for text in answers]
 
     def _decide(self, response: str, gold: str) -> Verdict | _Job:
         started = time.perf_counter()
@@ -167,15 +166,16 @@ class MathGrader:
         answer = boxed_answer(response)
         if answer is None and self.answer_marker is not None:
             answer = marked_answer(response, self.answer_marker)
-        if not expected or len(expected) > MAX_GOLD:
+        if not _usable(expected):
             return verdict("bad_gold", answer)
         if answer is None:
             return verdict("no_answer", None)
         if numbers.squeeze(answer) == numbers.squeeze(expected):
             return verdict("match", answer)
-        values = numbers.number(_bare(expected)), numbers.number(_bare(answer))
+        bare = _bare(expected), _bare(answer)
+        values = numbers.number(bare[0]), numbers.number(bare[1])
         if values[0] is not None and values[1] is not None:
-            same = numbers.equal(_bare(expected), values[0], _bare(answer), values[1])
+            same = numbers.equal(bare[0], values[0], bare[1], values[1])
             return verdict("match" if same else "mismatch", answer)
         if guard(answer, expected) is not None:
             return verdict("guarded", answer)
@@ -239,6 +239,11 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+def _usable(gold: str) -> bool:
+    """Whether a gold is worth reading: there, not endless, and no missing value that became text."""
+    return 0 < len(gold) <= MAX_GOLD and _MISSING.fullmatch(gold) is None
 
 
 def gold_answer(gold: str) -> str:

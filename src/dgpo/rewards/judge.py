@@ -8,22 +8,29 @@ from __future__ import annotations
 import logging
 import re
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 # relative: a worker loads this room by its folder, without the package around it, which would import torch
-from .formulas import Unreadable, equal_equations, equal_formulas, value_of
+from .formulas import Unreadable, equal_equations, equal_formulas, parses, value_of
 from .numbers import equal as equal_numbers
 from .numbers import number, squeeze
-from .reading import NAME, read
-from .units import words_of
+from .plain import is_word
+from .reading import CALL, NAME, read, split_names
+from .units import same_unit, words_of
 
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
-_SPACED = re.compile(r"\d\s+[\d.]")
 _CLOCK = re.compile(r"\d{1,2}:\d\d")
 _DEGREE = r"^{\circ}"
 _PERCENT = re.compile(r"\\?%")
 _CHAIN = re.compile(r"(?<![<>!:\\])=(?!=)")
-_LABEL = re.compile(rf"\s*(?P<name>{NAME})(?P<call>\s*\(\s*(?P<argument>[A-Za-z])\s*\))?\s*$")
+_LABEL = re.compile(rf"\s*(?P<name>{NAME})(?P<call>{CALL})?\s*$")
+_DOTS = "\\ldots"
+_CUT_OFF = re.compile(r"[\d.]\s*\\ldots")
+_RUN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]*\}|\\[A-Za-z]+|(?P<letters>[A-Za-z]+)")
+_SMALL = "no on or is if in of to it at as by be do go he me my so up us we an am"
+_SMALL_WORDS = frozenset(_SMALL.split())
+_LETTER = re.compile(r"\x02[^\x03]*\x03|\\[A-Za-z]+|[A-Za-z](?!\s*_)")
 
 
 def warm_up() -> None:
@@ -32,19 +39,45 @@ def warm_up() -> None:
     _equal_expressions(r"x+\frac{1}{2}", r"\frac{1}{2}+x")
 
 
-def judge(gold: str, answer: str) -> str:
-    """`match`, `mismatch`, `unparsed` (the answer) or `bad_gold`, of two texts of LaTeX."""
+def judge(gold: str, answer: str | None = None) -> str:
+    """`match`, `mismatch`, `unparsed` (the answer) or `bad_gold`, of two texts of LaTeX; or the word on a gold alone.
+
+    A gold alone is `readable` or `bad_gold`: with every part of it, so that what is compared first plays no role.
+    """
+    expected = read(gold, trusted=True)
+    if answer is None:
+        return "readable" if _readable(expected) else "bad_gold"
     try:
-        readings = read(gold, trusted=True), read(answer, known=words_of(gold))
-        return "match" if _same(*readings) else "mismatch"
+        verdict = "match" if _same(expected, read(answer, known=words_of(gold))) else "mismatch"
     except Unreadable as unreadable:
-        return "bad_gold" if unreadable.gold else "unparsed"
+        verdict = "bad_gold" if unreadable.gold else "unparsed"
+    return verdict if verdict == "match" or _readable(expected) else "bad_gold"
+
+
+def _readable(reading: Any) -> bool:
+    if reading[0] != "expr":
+        return all(_readable(item) for item in (reading[3] if reading[0] == "tuple" else reading[1]))
+    chain = _CHAIN.split(reading[1])
+    sides = [side for part in (chain[1:] if _label(chain) else chain) for side in re.split(r"\\approx|\\doteq", part)]
+    return all(_is_readable(side.strip()) for side in sides)
+
+
+def _is_readable(side: str) -> bool:
+    """Words, dots and numbers in a base are compared as they are; everything else has to be mathematics."""
+    if number(side) is not None or _based(side) is not None or '"' in side:
+        return True
+    if "\x02" in side or not _is_mathematics(side):
+        return bool(_words(side))
+    like = _like_units(side, side)[0]
+    return number(like) is not None or parses(like)
 
 
 def _same(gold: Any, answer: Any) -> bool:
     kinds = (gold[0], answer[0])
     if kinds == ("expr", "expr"):
-        if gold[2] and answer[2] and gold[2] != answer[2]:  # 10 cm and 10 mm
+        if not same_unit(gold[2], answer[2]):  # 10 cm and 10 mm
+            return False
+        if (gold[2] and _PERCENT.search(answer[1])) or (answer[2] and _PERCENT.search(gold[1])):
             return False
         if "radian" in (gold[2], answer[2]) and _DEGREE in gold[1] + answer[1]:
             return False
@@ -52,9 +85,14 @@ def _same(gold: Any, answer: Any) -> bool:
     if kinds == ("tuple", "tuple"):
         squares = [(reading[1] == "[", reading[2] == "]") for reading in (gold, answer)]
         return squares[0] == squares[1] and _names_fit(gold[4], answer[4]) and _in_order(gold[3], answer[3])
-    if kinds == ("list", "tuple") and answer[1] + answer[2] == "()":  # 1, 2, 3 and (x, y, z) = (1, 2, 3)
-        return _names_fit("", answer[4]) and _in_order(gold[1], answer[3])
+    if set(kinds) == {"list", "tuple"}:
+        return _listed(gold, answer)
+    if "without" in kinds and kinds[0] != kinds[1]:
+        gold, answer = (_pieces(reading) if reading[0] == "without" else reading for reading in (gold, answer))
+        return gold[0] == answer[0] == "union" and _in_any_order(gold[1], answer[1])
     if "expr" not in kinds and "tuple" not in kinds:  # lists, sets, unions
+        if any(item[0] == "expr" and _DOTS in item[1] for item in gold[1] + answer[1]):  # 1, 2, 3, ...
+            return _in_order(gold[1], answer[1])
         labelled = [_distinct_labels(reading) for reading in (gold, answer)]
         if labelled[0] != labelled[1]:  # x = 1, y = 2 is not 2, 1
             return _in_order(gold[1], answer[1])
@@ -71,18 +109,55 @@ def _same(gold: Any, answer: Any) -> bool:
     return False
 
 
+def _listed(gold: Any, answer: Any) -> bool:
+    """1, 2, 3 and (x, y, z) = (1, 2, 3); x = 5, y = 6 and (5, 6), in the order of the names; x = 5 or y = 6 is none."""
+    tuple_first = gold[0] == "tuple"
+    pair, items = (gold, answer) if tuple_first else (answer, gold)
+    if pair[1] + pair[2] != "()" or (tuple_first and "or" in items[2:]):
+        return False
+    parts, members = list(pair[3]), list(items[1])
+    if _distinct_labels(items):
+        if "or" in items[2:]:
+            return False
+        names = [_name_of(item) for item in members]
+        places = sorted(range(len(members)), key=lambda place: names[place].strip("\\").casefold())
+        members = [members[place] for place in places]
+        if pair[4]:
+            own = split_names(pair[4])
+            if sorted(own) != sorted(names):
+                return False
+            parts = [parts[own.index(names[place])] for place in places]
+    elif tuple_first or any(map(_name_of, items[1])) or not _names_fit("", pair[4]):
+        return False
+    return _in_order(parts, members) if tuple_first else _in_order(members, parts)
+
+
+def _name_of(item: Any) -> str:
+    label = _label(_CHAIN.split(item[1])) if item[0] == "expr" else None
+    return squeeze(label["name"] + (label["call"] or "")) if label is not None else ""
+
+
+def _pieces(without: Any) -> Any:
+    """The real line without some points, as the intervals between them; itself where they have no values."""
+    values = [value for item in without[1] if item[0] == "expr" and (value := value_of(item[1])) is not None]
+    if len(values) < len(without[1]):
+        return without
+    ordered = [without[1][place] for place in sorted(range(len(values)), key=values.__getitem__)]
+    ends = [["expr", "-\\infty", ""], *ordered, ["expr", "\\infty", ""]]
+    return ["union", [["tuple", "(", ")", [low, high], ""] for low, high in pairwise(ends)]]
+
+
 def _names_fit(gold: str, answer: str) -> bool:
     """(x, y) = (1, 2) is not (y, x) = (1, 2). Names that only one of them has are taken to be in alphabetical order."""
     if gold and answer:
         return gold == answer
-    names = [name.strip("\\").casefold() for name in (gold or answer).split(",")]
+    names = [name.strip("\\").casefold() for name in split_names(gold or answer)]
     return names == sorted(names)
 
 
 def _distinct_labels(reading: Any) -> bool:
     """Whether every item has a name of its own, as in x = 1, y = 2."""
-    labels = [_label(_CHAIN.split(item[1])) if item[0] == "expr" else None for item in reading[1]]
-    names = [squeeze(label["name"] + (label["call"] or "")) for label in labels if label is not None]
+    names = [name for item in reading[1] if (name := _name_of(item))]
     return len(names) == len(reading[1]) > 1 and len(set(names)) == len(names)
 
 
@@ -127,7 +202,7 @@ def _equal_expressions(gold: str, answer: str) -> bool:
     if answer_label:
         answer_sides = answer_sides[1:]
         if gold_label:
-            answer_sides = [_renamed(side, answer_label, gold_label) for side in answer_sides]
+            gold_sides, answer_sides = _renamed(gold_sides, gold_label, answer_sides, answer_label)
     if len(gold_sides) > 1:  # an equation, or a gold that says the same twice
         return _equal_equations(*equations)
     target, *rounded = re.split(r"\\approx|\\doteq", gold_sides[0])
@@ -151,14 +226,35 @@ def _label(sides: list[str]) -> re.Match[str] | None:
 
 
 def _compatible(gold: re.Match[str], answer: re.Match[str]) -> bool:
-    """`y = 2` and `x = 2` are two lines; `f(x) = x` and `g(t) = t` are one function."""
-    return bool(gold["call"] and answer["call"]) or squeeze(gold["name"]) == squeeze(answer["name"])
+    """`y = 2` and `x = 2` are two lines; `f(x) = x`, `g(t) = t` and `y = x` are one function."""
+    if gold["call"] or answer["call"]:
+        one = answer if gold["call"] else gold
+        return bool(one["call"]) or squeeze(one["name"]) == "y" or squeeze(gold["name"]) == squeeze(answer["name"])
+    return squeeze(gold["name"]) == squeeze(answer["name"])
 
 
-def _renamed(side: str, answer: re.Match[str], gold: re.Match[str]) -> str:
-    if not (answer["call"] and gold["call"]) or answer["argument"] == gold["argument"]:
-        return side
-    return re.sub(rf"(?<![A-Za-z\\]){answer['argument']}(?![A-Za-z])", gold["argument"], side)
+def _renamed(
+    gold_sides: list[str], gold: re.Match[str], answer_sides: list[str], answer: re.Match[str]
+) -> tuple[list[str], list[str]]:
+    """Both right-hand sides with new letters for the arguments: f(x) = x is f(t) = t, but f(x) = n is not f(n) = n."""
+    if not (answer["call"] and gold["call"]):
+        return gold_sides, answer_sides
+    arguments = [[squeeze(name) for name in label["arguments"].split(",")] for label in (gold, answer)]
+    if arguments[0] == arguments[1] or len(arguments[0]) != len(arguments[1]):
+        return gold_sides, answer_sides
+    if any("_" in name or "'" in name for name in arguments[0] + arguments[1]):
+        return gold_sides, answer_sides
+    used = {match.group() for side in gold_sides + answer_sides for match in _LETTER.finditer(side)}
+    fresh = [letter for letter in "uvwpqrsxyzabcdhjklmnt" if letter not in used.union(*arguments)]
+    if len(fresh) < len(arguments[0]):
+        return gold_sides, answer_sides
+
+    def with_new(sides: list[str], names: list[str]) -> list[str]:
+        new = dict(zip(names, fresh, strict=False))
+        return [_LETTER.sub(lambda match: f" {new[match.group()]} " if match.group() in new else match.group(), side)
+                for side in sides]  # fmt: skip
+
+    return with_new(gold_sides, arguments[0]), with_new(answer_sides, arguments[1])
 
 
 def _equal_values(gold: str, answer: str) -> bool:
@@ -167,7 +263,9 @@ def _equal_values(gold: str, answer: str) -> bool:
         return True
     if not gold or not answer:
         return False
-    if ("'" in answer) != ("'" in gold):  # 30' is not 30
+    if any((mark in answer) != (mark in gold) for mark in "'\""):  # 30' is not 30
+        return False
+    if _CUT_OFF.search(gold) or _CUT_OFF.search(answer):  # 588... is not 588
         return False
     based = _equal_based(gold, answer)
     if based is not None:
@@ -176,8 +274,6 @@ def _equal_values(gold: str, answer: str) -> bool:
     numbers = number(gold), number(answer)
     if numbers[0] is not None and numbers[1] is not None:
         return equal_numbers(gold, numbers[0], answer, numbers[1])
-    if _SPACED.search(answer):  # 1 2 is not 12
-        return False
     if "\x02" in gold + answer or not (_is_mathematics(gold) and _is_mathematics(answer)):
         return _words(gold) == _words(answer) != ""
     return equal_formulas(gold, answer)
@@ -225,14 +321,9 @@ def _near(target: str, value: str) -> bool:
 
 
 def _is_mathematics(text: str) -> bool:
-    if _CLOCK.fullmatch(text):
+    if _CLOCK.fullmatch(text) or text.casefold() in _SMALL_WORDS:
         return False
-    words = re.findall(
-        r"(?<![\\A-Za-z])[A-Za-z]{3,}", re.sub(r"\\[A-Za-z]+|\{[pbvBV]?matrix\}|\{cases\}|\{array\}", " ", text)
-    )
-    return all(
-        word in ("sin", "cos", "tan", "log", "sqrt", "exp", "abs", "xyz", "abc", "sec", "csc", "cot") for word in words
-    )
+    return not any(match["letters"] and is_word(match["letters"]) for match in _RUN.finditer(text))
 
 
 def _words(text: str) -> str:

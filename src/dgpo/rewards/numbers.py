@@ -24,12 +24,12 @@ _FRACTION = re.compile(
 )
 _LIST = re.compile(r",\s")  # 32, 349 is two numbers
 _MIXED = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+)\s+(?P<over>\d+)\s*/\s*(?P<under>\d+)")
-_BETWEEN_DIGITS = re.compile(r"(?<=[\d.])(?:\s|\\[,;:! ]|~)+(?=[\d.])")
+_BETWEEN_DIGITS = re.compile(r"(?<=[\d.,])(?:\s|\\[,;:! ]|~)+(?=[\d.])")
 _SPACE = re.compile(r"\s+|\\[,;:! ]")
 
 
 def squeeze(text: str) -> str:
-    """Without any kind of space, except one between two digits: 1 2 is not 12."""
+    """Without any kind of space, except one between two digits: 1 2 is not 12, and 1, 234 is not 1,234."""
     kept = _BETWEEN_DIGITS.sub("\x00", text)
     return _SPACE.sub("", kept).replace("\x00", " ")
 
@@ -40,7 +40,7 @@ def number(text: str) -> Fraction | None:
         return None
     mixed = _MIXED.fullmatch(text.strip())
     if mixed is not None:
-        if not int(mixed["under"]):
+        if not 0 < int(mixed["over"]) < int(mixed["under"]):
             return None
         sum_of = int(mixed["whole"]) + Fraction(int(mixed["over"]), int(mixed["under"]))
         return -sum_of if mixed["sign"] == "-" else sum_of
@@ -53,8 +53,10 @@ def number(text: str) -> Fraction | None:
         under = _decimal(fraction["under"] or fraction["under_digit"])
         if over is None or not under:
             return None
-        value = Fraction(fraction["whole"] or 0) + over / under
-        return -value if fraction["sign"] == "-" else value
+        whole = Fraction(fraction["whole"] or 0)
+        if whole and not 0 < over < under:  # a product
+            return None
+        return -(whole + over / under) if fraction["sign"] == "-" else whole + over / under
     over_text, slash, under_text = text.partition("/")
     over = _decimal(over_text)
     if not slash:

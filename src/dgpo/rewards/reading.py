@@ -9,6 +9,9 @@ list of two, and a list of two is not the number 42.
     ["list", [items]]                    bare, separated by commas, "and", "or"; in any order
     ["set", [items]]                     in braces
     ["union", [items]]                   of intervals and sets
+    ["without", [items]]                 the real line without these points
+
+A list whose items are joined by "or" says so in a third place.
 """
 
 from __future__ import annotations
@@ -32,8 +35,10 @@ _GREEK = (
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".replace(" ", "|")
 )
 _LETTER = rf"(?:\\(?:{_GREEK})(?![A-Za-z])|[A-Za-z])"
-NAME = rf"{_LETTER}(?:\s*_\s*(?:\{{[^{{}}]*\}}|\\?[A-Za-z0-9]+))?'*"
-_CALL = rf"{NAME}(?:\s*\(\s*{NAME}(?:\s*,\s*{NAME})*\s*\))?"
+_GEOMETRY = r"(?:m\s*)?\\angle\s*(?:[A-Z]{1,3}|\{\s*[A-Z]{1,3}\s*\})|[A-Z]{2,4}(?![A-Za-z])"  # \angle ABC, AB
+NAME = rf"(?:{_GEOMETRY}|{_LETTER}(?:\s*_\s*(?:\{{[^{{}}]*\}}|\\?[A-Za-z0-9]+))?'*)"
+CALL = rf"(?:\s*\^\s*\{{\s*-1\s*\}})?\s*\(\s*(?P<arguments>{NAME}(?:\s*,\s*{NAME})*)\s*\)"
+_CALL = rf"{NAME}(?:{CALL.replace('?P<arguments>', '?:')})?"
 _VARIABLE = re.compile(NAME)
 _LABEL = re.compile(rf"\s*(?P<name>{_CALL}|\(\s*{_CALL}(?:\s*,\s*{_CALL})*\s*\))\s*(?P<sign>=|\\in(?![A-Za-z]))\s*")
 # `Minimum: 1`, `\text{Sequence 2: } 3`: a colon has to say that the words are a label
@@ -60,7 +65,17 @@ _JOINING = re.compile(f"{_JOINING_BEFORE.pattern}|{_JOINING_AFTER.pattern}")
 _SET_BUILDER = re.compile(
     r"^\s*[A-Za-z](?:\s*\\in\s*\\mathbb\s*\{?[A-Z]\}?)?\s*(?:\||:)\s*(?P<condition>.+)$", re.DOTALL
 )
+_REALS = re.compile(
+    r"(?:\\mathbb\s*\{\s*R\s*\}|\x02?\s*(?:the set of )?(?:all|any|the) (?:the )?reals?(?: numbers?)?\s*\x03?)\s*\.?",
+    re.I,
+)
+_EMPTY = re.compile(
+    r"\\emptyset|\x02?\s*(?:(?:the )?(?:empty|null) set|(?:there (?:is|are) )?no (?:real )?solutions?)\s*\x03?", re.I
+)
+_OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
 _GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_ONE_LETTER = re.compile(r"\x02\s*([A-Za-z])\s*\x03")
+_ENDLESS = re.compile(r"(.*\w)\s*\\ldots\s*", re.DOTALL)
 _OPEN, _CLOSE = "([{", ")]}"
 
 
@@ -80,26 +95,36 @@ class _Reader:
         self.trusted, self.known = trusted, known
 
     def expression(self, text: str) -> Reading:
-        return ["expr", *take_unit(text.strip(), trusted=self.trusted, known=self.known)]
+        rest, unit = take_unit(text.strip(), trusted=self.trusted, known=self.known)
+        if not _ONE_LETTER.fullmatch(rest):  # 5\text{i} is 5i
+            rest = _ONE_LETTER.sub(r" \1 ", rest).strip()
+        return ["expr", rest, unit]
 
     def collection(self, text: str, depth: int = 0) -> Reading:
         if depth > MAX_NESTING or r"\begin" in text:
             return ["expr", text, ""]
+        joined_by_or = _OR.search(text) is not None
         text = ";".join(
             _strip_quantifier(piece, self.trusted) for piece in _split(_SEPARATOR_WORDS.sub(_separator, text), ";")
         )
         label, body = _take_label(text)
-        if label is not None and _bracketed(body) and body[0] in "([\\":
+        if label is not None and _bracketed(body):
             return _named(self.collection(body, depth + 1), label)
-        if _GROUPED.fullmatch(text.strip()):
-            return ["expr", text.strip(), ""]
+        if "," in text and _GROUPED.match(text.strip()):  # 1,000 km
+            number = self.expression(text)
+            if _GROUPED.fullmatch(number[1]):
+                return number
         parts = [part for piece in _split(text, ";") for part in _split(piece, ",")]
         parts = [part.strip() for part in parts if part.strip()]
         if len(parts) > 1:
+            endless = _ENDLESS.fullmatch(parts[-1])
+            if endless is not None:  # 1, 2, 3\ldots
+                parts[-1:] = [endless[1], "\\ldots"]
             if all(_FUNCTIONS.search(part) is None and "\x02" in part and not re.search(r"\d", part) for part in parts):
                 return ["expr", text, ""]
             items = [self.item(part, depth + 1) for part in _unlabelled(parts)]
-            return ["list", [inner for item in items for inner in (item[1] if item[0] == "list" else [item])]]
+            flat = [inner for item in items for inner in (item[1] if item[0] == "list" else [item])]
+            return ["list", flat, "or"] if joined_by_or else ["list", flat]
         return self.item(parts[0], depth + 1) if parts else ["expr", "", ""]
 
     def item(self, text: str, depth: int) -> Reading:
@@ -109,9 +134,18 @@ class _Reader:
         union = _split(text, "\\cup")
         if len(union) > 1:
             return ["union", [self.item(part, depth + 1) for part in union]]
+        difference = _split(text, "\\setminus") if "\\setminus" in text else []
+        if len(difference) == 2:
+            whole, points = (self.item(part, depth + 1) for part in difference)
+            if whole == _line() and points[0] == "set":
+                return ["without", points[1]]
         label, body = _take_label(text)
-        if label is not None and _bracketed(body):
+        if label is not None and (_bracketed(body) or _REALS.fullmatch(body)):
             return _named(self.item(body, depth + 1), label)
+        if _REALS.fullmatch(text):
+            return _line()
+        if _EMPTY.fullmatch(text):
+            return ["set", []]
         found = self.brackets(text, depth) if _bracketed(text) else None
         if found is None:
             found = self.interval(text)
@@ -124,7 +158,7 @@ class _Reader:
     def brackets(self, text: str, depth: int) -> Reading | None:
         """What one pair of brackets around all of the text holds; None for [x], which is no structure."""
         inside = _inside(text)
-        if text.startswith("\\{"):
+        if text.startswith("\\{") or (text.startswith("{") and _is_set(inside)):
             builder = _SET_BUILDER.match(inside)
             if builder is not None:
                 return self.collection(builder["condition"], depth + 1)
@@ -137,7 +171,7 @@ class _Reader:
                 ["tuple", text[0], text[-1], list(choice), ""] for choice in islice(product(*spread), 16)
             ]
             return tuples[0] if len(tuples) == 1 else ["list", tuples]
-        return self.item(inside, depth + 1) if text.startswith("(") else None
+        return self.item(inside, depth + 1) if text[0] in "({" else None
 
     def interval(self, text: str) -> Reading | None:
         r"""`a < x \leq b`, `x < b` and the like as ["tuple", ...]; None for anything else."""
@@ -164,12 +198,27 @@ class _Reader:
         return ["tuple", "(" if opened else "[", ")" if closed else "]", [low, high], squeeze(name)]
 
 
+def _line() -> Reading:
+    return ["tuple", "(", ")", [["expr", "-\\infty", ""], ["expr", "\\infty", ""]], ""]
+
+
+def _is_set(inside: str) -> bool:
+    """Whether bare braces hold a set: {1,2}, {}, {x | x > 2}; {73} is grouping."""
+    return not inside.strip() or len(_split(inside, ",")) > 1 or _SET_BUILDER.match(inside) is not None
+
+
 def _named(reading: Reading, label: str) -> Reading:
     """A tuple with the names that it was given; other structures have no use for them."""
-    names = squeeze(label).strip("()")
-    if reading[0] == "tuple" and names.count(",") == len(reading[3]) - 1:
+    names = squeeze(label)
+    names = names[1:-1] if names[0] == "(" else names
+    if reading[0] == "tuple" and len(split_names(names)) == len(reading[3]):
         return [*reading[:4], names]
     return reading
+
+
+def split_names(names: str) -> list[str]:
+    """`x,y` and `f(x,y),g` at their outer commas."""
+    return _split(names, ",")
 
 
 def _separator(match: re.Match[str]) -> str:
@@ -252,6 +301,8 @@ def _bracketed(text: str) -> bool:
     text = text.strip()
     if text.startswith("\\{") and text.endswith("\\}"):
         return _closing(text, 1) == len(text) - 1
+    if text.startswith("{"):
+        return text.endswith("}") and not text.endswith("\\}") and _closing(text, 0) == len(text) - 1
     return len(text) > 1 and text[0] in "([" and text[-1] in ")]" and _closing(text, 0) == len(text) - 1
 
 
@@ -303,4 +354,4 @@ def _collapse(reading: Reading) -> Reading:
     items = [_collapse(item) for item in reading[1]]
     if kind == "union":
         items = [inner for item in items for inner in (item[1] if item[0] in ("union", "set", "list") else [item])]
-    return items[0] if len(items) == 1 and kind != "set" else [kind, items]
+    return items[0] if len(items) == 1 and kind not in ("set", "without") else [kind, items, *reading[2:]]

@@ -1,73 +1,60 @@
-r"""What may stand behind a number without being part of the answer: `10 \text{ cm}`, `15 weeks`, `18 apples`.
+r"""What may stand behind a number without being part of the answer: `10 \text{ cm}`, `10 m/s`, `15 weeks`, `18 apples`.
 
-Not every word may: `42 \text{ minus one}` is 41, and `42 \text{ if even}` is no answer. Behind an answer, words count
-as a unit if they are few, hold letters alone and none that changes the number or hedges; behind a gold all do: a gold
-does not try to be accepted. If both have a unit, the units have to be the same.
+Behind an answer that is a list of known words (`unit_table.py`), and those of the gold; behind a gold it is all words
+but those that change the number, count or hedge: a gold does not try to be accepted. Nothing is taken from words:
+`C \text{ D}` is not C. If both have a unit, the units have to be the same.
 """
 
 from __future__ import annotations
 
 import re
 
-MAX_WORDS = 3
+from .unit_table import ADJECTIVES, BEHIND, COUNTED, SINGLE, UNITS, named
 
-_SYNONYMS = {
-    "meter": ("m", "metre", "meters", "metres"),
-    "centimeter": ("cm", "centimetre", "centimeters", "centimetres"),
-    "millimeter": ("mm", "millimetre", "millimeters", "millimetres"),
-    "kilometer": ("km", "kilometre", "kilometers", "kilometres"),
-    "inch": ("in", "inches"),
-    "foot": ("ft", "feet"),
-    "yard": ("yd", "yards"),
-    "mile": ("mi", "miles"),
-    "gram": ("g", "grams"),
-    "kilogram": ("kg", "kilograms"),
-    "milligram": ("mg", "milligrams"),
-    "pound": ("lb", "lbs", "pounds"),
-    "ounce": ("oz", "ounces"),
-    "second": ("s", "sec", "secs", "seconds"),
-    "minute": ("min", "mins", "minutes"),
-    "hour": ("h", "hr", "hrs", "hours"),
-    "liter": ("L", "l", "litre", "liters", "litres"),
-    "milliliter": ("mL", "ml", "millilitre", "milliliters", "millilitres"),
-    "dollar": ("dollars", "usd", "USD"),
-    "cent": ("cents",),
-    "square": ("sq", "squared"),
-    "cubic": ("cu", "cubed"),
-    "unit": ("units",),
-    "radian": ("rad", "radians"),
-    "km/h": ("kph", "kmph"),
-    "mile/hour": ("mph",),
-}
-_CANONICAL = {spelling: name for name, spellings in _SYNONYMS.items() for spelling in (name, *spellings)}
+MAX_WORDS = 6
 
 _CHANGING = (
     # numbers
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred hundreds thousand "
-    "thousands million millions billion billions trillion trillions dozen dozens half halves third thirds quarter "
-    "quarters fourth fifth tenth tenths twice thrice double triple percent pct "
+    "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy "
+    "eighty ninety dozen dozens half halves quarter quarters score gross pair pairs couple couples twice thrice "
+    "double triple percent pct lakh lakhs crore crores fold mille permille ppm ppb infinity inf pi googol "
     # operations and bases
     "plus minus times over divided multiplied by squared cubed factorial mod modulo root power base binary octal "
-    "decimal hex hexadecimal negative positive reciprocal inverse sum difference product "
+    "decimal hex hexadecimal negative positive reciprocal inverse sum difference product sqrt sin cos tan cot csc "
+    "log ln exp max gcd lcm abs det lim arg dim theta choose "
     # hedges and conditions
     "not no none neither nor never or and but also if unless else otherwise except without maybe perhaps possibly "
     "either between versus vs than more less least most approximately approx about around nearly roughly almost "
-    "unknown undefined wrong incorrect false true right correct is are was be isn aren when where while for to "
-    "from until instead rather alternatively should could might may what which "
+    "unknown undefined wrong incorrect false true right correct is are was be isn aren when where while for to from "
+    "until instead rather alternatively should could might may what which"
 )
 _CHANGES = frozenset(_CHANGING.split())
-_MATHEMATICAL = "sin cos tan cot sec csc log ln exp sqrt pi mod max min gcd lcm abs det lim deg arg dim"
-_FUNCTIONS = frozenset(_MATHEMATICAL.split())
-_SQUARES = frozenset(("square", "cubic"))  # "square" and "squared" in front of or behind a unit
-_TEXT = re.compile(
-    r"(?<=[\w)}\]])\s*\x02(?P<words>[^\x03]*)\x03\s*(?:\^\s*\{?\s*(?P<power>-?\d)\s*\}?)?"
-    r"(?:\s*/\s*\x02(?P<per>[^\x03]*)\x03)?\s*$"
+_COUNTS = re.compile(
+    r"[a-z]*(?:teen|illion|hundred|thousand|illiard)(?:th)?s?|[a-z]*(?:third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|"
+    r"eleventh|twelfth|teenth|tieth)s?"
 )
-_PLAIN = re.compile(
-    r"^(?P<number>[-+]?[\d.,]*\d(?:\s*/\s*\d+)?)(?P<space>\s*)(?P<words>[A-Za-z]{2,}(?:\s+[A-Za-z]+)*)\.?"
-    r"(?:\s*\^\s*\{?(?P<power>\d)\}?)?$"
+_TOKEN = re.compile(
+    r"\x02[^\x03]*\x03|\^\{\\circ\}\s*(?:\x02\s*[CF]\s*\x03|[CF](?![A-Za-z]))|\\[A-Za-z]+|"
+    r"\^\s*(?:\{\s*-?\s*\d\s*\}|-?\d)|[A-Za-z]+(?:-[A-Za-z]+)*|\s+|.",
+    re.DOTALL,
 )
+_ATOM = re.compile(
+    r"\^\{\\circ\}\s*[CF](?![A-Za-z])|[A-Za-z]+(?:['-][A-Za-z]+)*[23]?(?![A-Za-z\d])|\\[A-Za-z]+|\^\s*\{?\s*-?\s*\d\s*\}?|\S"
+)
+_GREEK = {r"\mu": "micro", r"\Omega": "ohm", r"\AA": "angstrom"}
+_FRACTION = re.compile(
+    r"\\frac\s*\{\s*(\x02[^\x03]*\x03(?:\s*\^\s*\{?-?\d\}?)?)\s*\}\s*\{\s*(\x02[^\x03]*\x03(?:\s*\^\s*\{?-?\d\}?)?)\s*\}\s*$"
+)
+_NUMBER = re.compile(r"[-+]?(?:[\d.,]*\d\.?(?:\s*/\s*\d+)?|\\frac\{[-\d.]+\}\{[\d.]+\}|\\frac\d\d)")
+_WORD_INSIDE = re.compile(r"\x02|(?<![\\A-Za-z])[A-Za-z]{2,}")
+_CONSTANT = re.compile(r"(?:\\(?:pi|sqrt|frac|cdot|times)(?![A-Za-z])|[^A-Za-z\\\x02])*")
+_VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!e(?![A-Za-z]))[A-Za-z]")
+# read behind a digit without a space: 10cm, but 10ms is a product
+_WITHOUT_SPACE = (
+    "cm mm km kg mg ml mL ft lb lbs oz hr hrs min mins sec mph kph rpm Hz kHz MHz GHz kW MW kWh GB MB KB TB eV keV "
+    "MeV GeV kJ nm dB psi yd gal usd USD kPa MPa pm am PM AM"
+)
+_JOINED = frozenset(_WITHOUT_SPACE.split())
 
 
 def take_unit(text: str, *, trusted: bool, known: frozenset[str] = frozenset()) -> tuple[str, str]:
@@ -78,53 +65,162 @@ def take_unit(text: str, *, trusted: bool, known: frozenset[str] = frozenset()) 
         trusted: whether it is a gold.
         known: words of the gold, which an answer may repeat.
     """
-    match = _TEXT.search(text)
-    if match is not None and text[: match.start()].strip():
-        unit = _unit(match["words"], trusted=trusted, known=known)
-        per = _unit(match["per"], trusted=trusted, known=known) if match["per"] is not None else ""
-        if unit is not None and per is not None and (unit or trusted or not match["power"]):
-            return text[: match.start()].strip(), _joined(unit, match["power"], per)
+    text = _FRACTION.sub(r"\1/\2", text)
+    tokens = _TOKEN.findall(text)
+    start = _start(tokens, trusted, known)
+    if start is None:
         return text, ""
-    plain = _PLAIN.match(text)
-    if plain is None:
+    head = "".join(tokens[:start]).strip().removesuffix(r"\cdot").strip()
+    tail = tokens[start:]
+    if trusted and _VARIABLE.search(head):  # x \text{ odd} is not x
+        trusted = False
+    if not head or head[-1] in "/^_=<>+-*,;:(" or not _fits(head, tokens[start - 1], tail):
         return text, ""
-    words = plain["words"].split()
-    listed = all(word in _CANONICAL or word.casefold() in _CANONICAL for word in words)
-    apart = bool(plain["space"]) and all(len(word) > 2 and word.casefold() not in _FUNCTIONS for word in words)
-    unit = _unit(plain["words"], trusted=trusted, known=known) if listed or apart else None
-    return (text, "") if unit is None else (plain["number"], _joined(unit, plain["power"], ""))
+    unit = _unit(tail, trusted, known)
+    return (text, "") if unit is None else (head, unit)
 
 
 def words_of(text: str) -> frozenset[str]:
-    """All words of a gold."""
-    return frozenset(word.casefold() for word in re.findall(r"(?<!\\)\b[A-Za-z]{2,}", text))
+    """All words of a gold that do not change a number."""
+    words = {word.casefold() for word in re.findall(r"(?<!\\)\b[A-Za-z]{2,}", text)}
+    return frozenset(word for word in words if not changes(word))
 
 
-def _unit(text: str, *, trusted: bool, known: frozenset[str]) -> str | None:
+def changes(word: str) -> bool:
+    """Whether a word counts, calculates, denies or conditions."""
+    return word.casefold() in _CHANGES or _COUNTS.fullmatch(word.casefold()) is not None
+
+
+def same_unit(gold: str, answer: str) -> bool:
+    """Whether two units agree: one is left out, or they are the same; of things counted one may say more."""
+    if not gold or not answer or gold == answer:
+        return True
+    ours, theirs = (set(unit.split()) for unit in (gold, answer))
+    return all(word in COUNTED | ADJECTIVES for word in ours | theirs) and (ours <= theirs or theirs <= ours)
+
+
+def _start(tokens: list[str], trusted: bool, known: frozenset[str]) -> int | None:
+    """Where the tokens that may be a unit begin: as far back from the end as they go, but at a word."""
+    first, place = None, len(tokens) - 1
+    while place >= 0:
+        token = tokens[place]
+        if token[0] == "\x02" or token in _GREEK or token.startswith(r"^{\circ}"):
+            first = place
+        elif token[0].isalpha():
+            if not (_allowed(token, trusted, known) or token in ("per", "a", "an")):
+                break
+            first = place
+        elif not (token.isspace() or token in ("/", r"\cdot", "*", ".") or token[0] == "^"):
+            break
+        place -= 1
+    return first if first else None
+
+
+def _allowed(word: str, trusted: bool, known: frozenset[str]) -> bool:
+    """Whether a plain word can be (part of) a unit."""
+    if word in UNITS or word.casefold() in BEHIND or word.casefold() in ADJECTIVES or named(word) is not None:
+        return True
+    if word.casefold() in ("square", "sq", "squared", "cubic", "cubed", "cu"):
+        return True
+    return len(word) > 2 and (trusted or word.casefold() in known) and not changes(word)
+
+
+def _fits(head: str, before: str, tail: list[str]) -> bool:
+    r"""Whether what stands before can have a unit: mathematics, and for plain words a constant."""
+    if _WORD_INSIDE.search(head):
+        return False
+    word = tail[0]
+    if word == "\x02K\x03" and not before.isspace():  # 5K is also short for 5000
+        return False
+    if word[0] == "\x02":
+        return len(head) > 1 or head.isdigit() or len(word.strip("\x02\x03 .")) > 1
+    if word.startswith(r"^{\circ}"):
+        return True
+    head = re.split(r"=|\\approx", head)[-1].strip()
+    if not _CONSTANT.fullmatch(head):
+        return False
+    number = _NUMBER.fullmatch(head) is not None
+    if before.isspace():
+        single = len(word) == 1
+        return number and word in SINGLE if single else number or named(word) is not None or word in _GREEK
+    plain = [token for token in tail if token[0].isalpha()]
+    joined = word in _JOINED or (len(word) > 3 and named(word) is not None) or word in _GREEK
+    return joined or (number and plain == ["m", "s"] and "/" in tail)
+
+
+def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
     """In one spelling; None if it is more than a unit."""
-    words = re.findall(r"[A-Za-z]+", text)
-    if trusted:
-        return " ".join(_spelling(word) for word in words) if _only_words(text) else ""
-    if not words or len(words) > MAX_WORDS or not _only_words(text):
-        return "" if not text.strip() else None
-    if any(word.casefold() in _CHANGES and word.casefold() not in known | {"squared", "cubed"} for word in words):
+    upright = any(token[0] == "\x02" for token in tail)
+    text = "".join(tail)
+    if upright and re.search(r"\d", re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|[A-Za-z][23](?!\d)", "", text)):
         return None
-    if words[0].casefold() in ("squared", "cubed"):
+    text = text.replace("\x02", " ").replace("\x03", " ").replace("light year", "light-year")
+    atoms = [atom for atom in _ATOM.findall(text) if atom not in (r"\cdot", "*", ".")]
+    if len(atoms) > 4 * MAX_WORDS:
         return None
-    return " ".join(_spelling(word) for word in words)
+    powers: dict[str, int] = {}
+    sign, square, last, micro = 1, 0, "", ""
+    for place, atom in enumerate(atoms):
+        lower = atom.casefold()
+        if atom[0] == "^" and r"\circ" not in atom:
+            if not last:
+                return None
+            powers[last] *= int(re.sub(r"[^-\d]", "", atom))
+        elif lower in ("/", "per") or (lower in ("a", "an") and place):
+            sign = -1
+        elif atom in "()":
+            continue
+        elif lower in ("square", "sq", "cubic", "cu") and place + 1 < len(atoms):
+            square = 2 if lower[0] == "s" else 3
+        elif lower in ("squared", "cubed"):
+            if not last:
+                return None
+            powers[last] *= 2 if lower == "squared" else 3
+        elif lower in BEHIND and (last or lower in ("in", "of")) and not (lower == "in" and not last):
+            continue
+        elif atom == r"\mu":
+            micro = "micro"
+        else:
+            exponent = int(atom[-1]) if atom[-1] in "23" else 1
+            name = _name(atom.rstrip("23"), trusted, known)
+            if name is None:
+                return None
+            for part, power in _parts(micro + name):
+                powers[part] = powers.get(part, 0) + sign * power * exponent * (square or 1)
+                last = part
+            sign, square, micro = 1, 0, ""
+    if micro or (atoms and not powers):
+        return None
+    if powers.keys() & {"celsius", "fahrenheit"}:
+        powers.pop("degree", None)
+    return " ".join(f"{name}^{power}" if power != 1 else name for name, power in sorted(powers.items()) if power)
 
 
-def _only_words(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z\s.]*", text) is not None
+def _name(word: str, trusted: bool, known: frozenset[str]) -> str | None:
+    if word in _GREEK:
+        return _GREEK[word]
+    if word.startswith(r"^{\circ}"):
+        return "celsius" if word.rstrip().endswith("C") else "fahrenheit"
+    found = named(word)
+    if found is None and word.casefold() in ADJECTIVES:
+        found = word.casefold()
+    if (
+        found is None
+        and len(word) > 1
+        and word[0].isalpha()
+        and not changes(word)
+        and (trusted or word.casefold() in known)
+    ):
+        found = word.casefold()
+    return found
 
 
-def _spelling(word: str) -> str:
-    return _CANONICAL.get(word) or _CANONICAL.get(word.casefold()) or word.casefold()
-
-
-def _joined(unit: str, power: str | None, per: str) -> str:
-    """`cm` to the second is `square centimeter`."""
-    words = unit.split()
-    power = power or ("2" if "square" in words else "3" if "cubic" in words else "")
-    name = " ".join(word for word in words if word not in _SQUARES)
-    return (f"{name}^{power}" if power and name else name) + (f"/{per}" if per else "")
+def _parts(name: str) -> list[tuple[str, int]]:
+    """`km/h` as kilometer and hour^-1."""
+    over, _, under = name.partition("/")
+    parts = []
+    for sign, part in ((1, over), (-1, under)):
+        base, _, power = part.partition("^")
+        if base:
+            parts.append((UNITS.get(base, base), sign * int(power or 1)))
+    return parts
