@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import dgpo
 from dgpo import kl
 
 V = 7
@@ -130,3 +131,52 @@ def test_far_apart_the_value_is_that_of_the_clamp_and_the_gradient_is_kept(d: fl
         (gradient,) = torch.autograd.grad(estimate.sum(), logprob)
         assert estimate.item() == pytest.approx(value, rel=1e-5)
         assert gradient.item() == pytest.approx(slope, rel=1e-5)
+
+
+def cut_off(pi: Tensor, kind: str) -> Tensor:
+    """μ: π without its tail, normalised again, as samplers make it."""
+    ordered, order = pi.sort(descending=True)
+    if kind == "top_p":  # the smallest set of tokens that holds 0.9
+        kept = ordered.cumsum(0) - ordered < 0.9
+    elif kind == "top_k":
+        kept = torch.arange(len(pi)) < 50
+    else:  # min_p: a twentieth of the likeliest
+        kept = ordered >= 0.05 * ordered[0]
+    mu = torch.where(kept, ordered, 0.0).gather(0, order.argsort())
+    return mu / mu.sum()
+
+
+@pytest.mark.parametrize("kind", ["top_p", "top_k", "min_p"])
+def test_expectations_under_a_sampler_that_cuts_its_tail(kind: str) -> None:
+    """Enumerated over 1000 tokens: k1 is the KL, the cut mass what is never drawn, and k3 misses one by the other."""
+    generator = torch.Generator().manual_seed(0)
+    zipf = -1.2 * torch.arange(1, 1001, dtype=torch.float64).log()
+    pi = (zipf + 0.3 * torch.randn(1000, generator=generator, dtype=torch.float64)).softmax(0)
+    mu = cut_off(pi, kind)
+    support = mu > 0
+    kept = pi[support].sum()
+    assert 0.3 < kept < 0.95
+    log_mu, log_pi = mu[support].log(), pi[support].log()
+
+    def expectation(estimator: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return (mu[support] * estimator(log_mu, log_pi)).sum()
+
+    true = -kept.log()
+    torch.testing.assert_close((mu[support] * (log_mu - log_pi)).sum(), true)
+    torch.testing.assert_close(expectation(kl.k1), true)
+    torch.testing.assert_close(expectation(kl.cut_mass), 1 - kept)
+    torch.testing.assert_close(expectation(kl.k3), true - (1 - kept))
+    # drawn instead of enumerated, and as the loss logs them
+    drawn = mu.multinomial(40_000, replacement=True, generator=generator).view(200, 200)
+    old, rollout = pi.log()[drawn], mu.log()[drawn]
+    mask = torch.ones_like(drawn, dtype=torch.bool)
+    logged = dgpo.policy_loss(old, None, torch.ones(200), mask, rollout_logprob=rollout).statistics
+    for name, exact in (("kl/sampler_k1", true), ("sampler/cut_mass", 1 - kept), ("kl/sampler", true - (1 - kept))):
+        torch.testing.assert_close(logged[name], exact)  # μ/π is one number, so that there is no noise
+
+
+def test_a_sampler_that_covers_the_policy_has_no_cut_mass() -> None:
+    logits, reference, _ = policies()
+    logprob = logits.detach().log_softmax(0)
+    assert (logprob.exp() * kl.cut_mass(logprob, reference)).sum().abs() < 1e-15
+    torch.testing.assert_close(kl.cut_mass(logprob, reference), kl.k1(logprob, reference) - kl.k3(logprob, reference))

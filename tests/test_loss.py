@@ -259,7 +259,7 @@ def test_entropy_is_differentiated_by_the_bonus_only(name: str, make_batch: Call
 def statistics_in_plain_python(batch: Any, weight: Tensor, eps_low: float, eps_high: float) -> dict[str, float]:
     count, fraction, mass = 0, dict.fromkeys(REGIONS, 0), dict.fromkeys(REGIONS, 0.0)
     weights: list[float] = []
-    kl_old = kl_sampler = idle = 0.0
+    kl_old = kl_sampler = k1 = cut = idle = 0.0
     B, T = batch.mask.shape
     for i in range(B):
         for t in range(T):
@@ -281,6 +281,8 @@ def statistics_in_plain_python(batch: Any, weight: Tensor, eps_low: float, eps_h
             kl_old += r - x - 1
             d = (batch.old_logprob[i, t] - batch.rollout_logprob[i, t]).item()
             kl_sampler += math.exp(d) - d - 1
+            k1 -= d
+            cut += 1 - math.exp(d)
             idle += advantage == 0
     return {
         **{f"fraction/{region}": fraction[region] / count for region in REGIONS},
@@ -291,6 +293,8 @@ def statistics_in_plain_python(batch: Any, weight: Tensor, eps_low: float, eps_h
         "weight/ess": sum(map(abs, weights)) ** 2 / (count * sum(w * w for w in weights)),
         "kl/old": kl_old / count,
         "kl/sampler": kl_sampler / count,
+        "kl/sampler_k1": k1 / count,
+        "sampler/cut_mass": cut / count,
         "advantage/zero_fraction": idle / count,
     }
 
@@ -325,7 +329,7 @@ def test_statistics_have_the_same_keys_for_every_objective(name: str, make_batch
     out = policy_loss(*positional(batch), name)
     assert set(out.statistics) == STATISTICS
     with_sampler = policy_loss(*positional(batch), name, rollout_logprob=batch.rollout_logprob)
-    assert set(with_sampler.statistics) == STATISTICS | {"kl/sampler"}
+    assert set(with_sampler.statistics) == STATISTICS | {"kl/sampler", "kl/sampler_k1", "sampler/cut_mass"}
     for figure in out.statistics.values():
         assert (figure.dim(), figure.requires_grad) == (0, False)
 

@@ -1,7 +1,18 @@
-"""Estimators of KL(π_θ ‖ π_ref) from sampled tokens (Schulman, "Approximating KL divergence", 2020).
+"""Estimators of KL(p ‖ q) from sampled tokens (Schulman, "Approximating KL divergence", 2020).
 
-All take [B, T] log-probs in nats of tokens sampled from the first argument and return [B, T]. k2 and k3 see the log
-ratio clamped to ±`MAX_LOG_RATIO`, with the gradient through the clamp kept.
+All take [B, T] log-probs in nats under p and q of tokens **sampled from p**, the first argument, and return [B, T].
+k2, k3 and `cut_mass` see the log ratio clamped to ±`MAX_LOG_RATIO`, with the gradient through the clamp kept.
+
+What an expectation over p says, by what p and q may be 0 on:
+
+* k1 is unbiased wherever q > 0 on all tokens that p can draw. Where p = 0 does not matter.
+* k3 = k1 - (1 - q/p) needs p to cover q as well: the expectation of q/p is 1 less the mass m that q has where p = 0.
+  Under a sampler that cuts its tail (top-p, top-k, min-p) k3 is too small by m, which is most of the KL: it says
+  -log(1 - m) - m, about m²/2, for -log(1 - m).
+* `cut_mass` is the difference, k1 - k3: its expectation is that mass m, and 0 where p covers q.
+
+A loss or a metric that takes tokens of a sampler μ for tokens of π_old or π_θ (the KL term, `kl/old`) assumes that they
+are the same policy: no estimator here corrects for μ.
 """
 
 from __future__ import annotations
@@ -14,7 +25,10 @@ from dgpo.tokens import MAX_LOG_RATIO
 
 
 def k1(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """logprob - ref_logprob: unbiased, signed. Its gradient has expectation 0, so it is a metric and never a loss."""
+    """logprob - ref_logprob: unbiased, signed, and noisier than k3.
+
+    Its gradient has expectation 0, so it is a metric and never a loss.
+    """
     return logprob - ref_logprob
 
 
@@ -23,8 +37,16 @@ def k2(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
     return 0.5 * _bounded(logprob - ref_logprob).square()
 
 
+def cut_mass(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
+    """1 - exp(ref_logprob - logprob): in expectation the probability under the reference of what cannot be sampled."""
+    return -torch.expm1(_bounded(ref_logprob - logprob))
+
+
 def k3(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
-    """exp(d) - d - 1 with d = ref_logprob - logprob: unbiased and >= 0; its gradient is not that of the KL."""
+    """exp(d) - d - 1 with d = ref_logprob - logprob: >= 0, unbiased if the sampling policy covers the reference.
+
+    Its gradient is not that of the KL.
+    """
     return expm1_minus(_bounded(ref_logprob - logprob))
 
 

@@ -36,7 +36,9 @@ class PolicyLoss:
         statistics: name -> 0-d tensor on the device of the batch, the same keys for every objective; over the valid
             tokens of this batch. `fraction/R` and `mass/R` (share of Σ|A·w|) for the five regions R, `weight/mean`,
             `weight/max`, `weight/zero_fraction`, `weight/ess` = (Σ|w|)²/(N·Σw²), `kl/old` (k3 estimate of
-            KL(π_old ‖ π_θ)), `advantage/zero_fraction`, and `kl/sampler` (of KL(μ ‖ π_old)) if μ was given.
+            KL(π_old ‖ π_θ)), `advantage/zero_fraction`, and, if μ was given, of KL(μ ‖ π_old) the k3 and k1 estimates
+            `kl/sampler` and `kl/sampler_k1`, and their difference `sampler/cut_mass` = mean(1 - π_old/μ), an estimate
+            of π_old's probability of tokens that μ never draws (see `dgpo.kl`).
     """
 
     value: Tensor
@@ -77,7 +79,7 @@ def policy_loss(
         aggregation: a name of `aggregation.AGGREGATIONS` that needs no fields, or an `Aggregation`.
         totals: tokens and sequences of the whole optimiser step; None takes those of this batch. With gradient
             accumulation or several ranks the gradient is only right with the step's totals.
-        rollout_logprob: [B, T] log μ of the sampler; read by `correction` and by `kl/sampler`.
+        rollout_logprob: [B, T] log μ of the sampler; read by `correction` and by the statistics of μ.
         correction: ρ, a name of `correction.CORRECTIONS` or a `Correction`; None is 1.
         entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
         ref_logprob: [B, T] log-probs under the reference model, for the KL term.
@@ -217,5 +219,8 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count
     statistics["advantage/zero_fraction"] = ((tokens.advantage == 0) & valid).sum() / count
     if tokens.rollout_logprob is not None:
-        statistics["kl/sampler"] = estimators.k3(tokens.rollout_logprob, tokens.old_logprob).sum() / count
+        pair = tokens.rollout_logprob, tokens.old_logprob
+        statistics["kl/sampler"] = estimators.k3(*pair).sum() / count
+        statistics["kl/sampler_k1"] = estimators.k1(*pair).sum() / count
+        statistics["sampler/cut_mass"] = estimators.cut_mass(*pair).sum() / count
     return statistics

@@ -100,7 +100,7 @@ def distances(found: Expectation, truth: Tensor, on_policy: Expectation) -> dict
 
 
 def corrections(length: int, samplers: list[str], names: list[str]) -> dict[str, Any]:
-    """Distances by sampler and correction, and what `kl/sampler` would show."""
+    """Distances by sampler and correction, and what the metrics about the sampler would show."""
     responses, logits, reward = problem(length)
     truth = true_gradient(responses, logits, reward)
     expected = partial(expected_gradient, responses, logits, reward=reward, aggregation=SeqMeanTokenSumNorm(length=1.0))
@@ -109,8 +109,9 @@ def corrections(length: int, samplers: list[str], names: list[str]) -> dict[str,
     for sampler in samplers:
         log_mu = SAMPLERS[sampler](logits)
         outcomes = {name: expected(log_mu=log_mu, correction=CORRECTIONS[name]) for name in names}
-        kl = over_draws(next(iter(outcomes.values())).kl)
-        found[sampler] = {"kl": kl, **{name: distances(one, truth, on_policy) for name, one in outcomes.items()}}
+        one = next(iter(outcomes.values()))
+        metrics = {"kl": over_draws(one.kl), "k1": over_draws(one.k1), "cut": over_draws(one.cut)}
+        found[sampler] = {**metrics, **{name: distances(one, truth, on_policy) for name, one in outcomes.items()}}
     return found
 
 
@@ -188,7 +189,9 @@ def tables(results: dict[str, Any]) -> list[str]:
         [
             *_head("bias (cosine)", by_sampler),
             *rows("bias", "cosine"),
-            _row("*`kl/sampler`, nats per token*", [_show(one["kl"]) for one in by_sampler.values()]),
+            _row("*`kl/sampler` (k3), nats per token*", [_show(one["kl"]) for one in by_sampler.values()]),
+            _row("*`kl/sampler_k1`, nats per token*", [_show(one["k1"]) for one in by_sampler.values()]),
+            _row("*`sampler/cut_mass`*", [_show(one["cut"]) for one in by_sampler.values()]),
         ],
         [*_head("variance (error)", by_sampler), *rows("variance", "error")],
         [

@@ -76,12 +76,16 @@ class Expectation:
     Attributes:
         mean: [D, S·V] E g, of the objective that is maximised.
         variance: [D] E |g - E g|².
-        kl: [D] expected `kl/sampler` of a token.
+        kl: [D] expected `kl/sampler` of a token, the k3 estimate.
+        k1: [D] expected `kl/sampler_k1` of a token.
+        cut: [D] expected `sampler/cut_mass` of a token.
     """
 
     mean: Tensor
     variance: Tensor
     kl: Tensor
+    k1: Tensor
+    cut: Tensor
 
 
 def true_gradient(responses: Responses, logits: Tensor, reward: Tensor) -> Tensor:
@@ -147,5 +151,10 @@ def expected_gradient(
     taken = taken.scatter_add(1, where, mass.flatten(1)).view_as(logits)
     mean = (taken - taken.sum(-1, keepdim=True) * pi).flatten(1)
     difference = torch.where(responses.mask, logprob.detach() - sampler, 0.0)
-    kl = (mu * (difference.expm1() - difference).sum(-1)).sum(-1) / (mu * responses.lengths).sum(-1)
-    return Expectation(mean=mean, variance=(mu * size).sum(-1) - mean.square().sum(-1), kl=kl)
+
+    def per_token(values: Tensor) -> Tensor:
+        return (mu * values.sum(-1)).sum(-1) / (mu * responses.lengths).sum(-1)
+
+    k1, cut = per_token(-difference), per_token(-difference.expm1())
+    variance = (mu * size).sum(-1) - mean.square().sum(-1)
+    return Expectation(mean=mean, variance=variance, kl=k1 - cut, k1=k1, cut=cut)

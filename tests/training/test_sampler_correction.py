@@ -14,6 +14,7 @@ from datasets import Dataset
 from enumeration import LONGEST, PROMPT, Rollouts, gradient, log_probs, micro_batch, policy, responses, tokenizer
 
 from dgpo import StepTotals, aggregation, correction, policy_loss
+from dgpo.kl import k1, k3
 from dgpo.training import DGPOConfig, DGPOTrainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,16 +169,20 @@ def test_no_cap_can_be_written(given, tmp_path):
 
 
 def divergence(temperature, trained=1.0):
-    """`kl/sampler` of a token of n sampled responses: expectation, and standard deviation times √n, by enumeration."""
+    """KL(μ ‖ π) of a token of n sampled responses: expectation, and standard deviation times √n of k3 and of k1."""
     with torch.no_grad():
         model = policy()
         known = [(log_probs(model, y, temperature), log_probs(model, y, trained)) for y in responses()]
     mu = torch.stack([log_mu.sum() for log_mu, _ in known]).exp()
-    size = torch.stack([((log_pi - log_mu).expm1() - (log_pi - log_mu)).sum() for log_mu, log_pi in known])
     length = torch.tensor([len(log_mu) for log_mu, _ in known]).double()
-    mean = (mu * size).sum() / (mu * length).sum()
-    spread = (mu * (size - mean * length).square()).sum().sqrt() / (mu * length).sum()
-    return mean.item(), spread.item()
+    found = []
+    for estimator in (k3, k1):
+        size = torch.stack([estimator(log_mu, log_pi).sum() for log_mu, log_pi in known])
+        mean = (mu * size).sum() / (mu * length).sum()
+        spread = (mu * (size - mean * length).square()).sum().sqrt() / (mu * length).sum()
+        found.append((mean.item(), spread.item()))
+    assert found[0][0] == pytest.approx(found[1][0])  # nothing is cut off, so that both are unbiased
+    return found
 
 
 def logged(trainer, name):
@@ -190,13 +195,17 @@ def test_the_sampler_shows_in_the_log(trainer_of, sampled, trained):
     rollouts = Rollouts(sampled)
     trainer = trainer_of(rollouts, temperature=trained, per_device_train_batch_size=256, max_steps=4, learning_rate=0.0)
     trainer.train()
-    mean, spread = divergence(sampled, trained)
-    shown = logged(trainer, "objective/kl/sampler")
-    assert len(shown) == 4
     assert [len(call) for call in rollouts.calls] == [1024]
-    # every update weighs its own tokens, so this is a mean of four ratios
-    assert sum(shown) / 4 == pytest.approx(mean, abs=4 * spread / math.sqrt(1024))
-    assert mean > 6 * spread / math.sqrt(1024)  # not to be mistaken for 0
+    for (mean, spread), name in zip(divergence(sampled, trained), ("kl/sampler", "kl/sampler_k1"), strict=True):
+        shown = logged(trainer, f"objective/{name}")
+        assert len(shown) == 4
+        # every update weighs its own tokens, so this is a mean of four ratios
+        assert sum(shown) / 4 == pytest.approx(mean, abs=4 * spread / math.sqrt(1024))
+        if name == "kl/sampler":
+            assert mean > 6 * spread / math.sqrt(1024)  # not to be mistaken for 0
+    metrics = [logged(trainer, f"objective/{name}") for name in ("kl/sampler", "kl/sampler_k1", "sampler/cut_mass")]
+    for third, first, cut in zip(*metrics, strict=True):
+        assert third == pytest.approx(first - cut, abs=1e-7)  # over the same tokens; metrics are float32
 
 
 @pytest.mark.parametrize("rollouts", [Rollouts(1.0), Rollouts(0.6, reported=1.0)])
@@ -296,6 +305,9 @@ def results():
     return json.loads((STUDY / "results.json").read_text(encoding="utf-8"))
 
 
+METRICS = ("kl", "k1", "cut")
+
+
 def flat(values, name=""):
     if not isinstance(values, dict):
         return {name: values}
@@ -314,8 +326,8 @@ def test_the_page_shows_the_results(study, results):
 
 def test_what_the_page_says_of_them(results):
     found = results["corrections"]
-    bias = {sampler: {n: one[n]["bias"]["median"] for n in one if n != "kl"} for sampler, one in found.items()}
-    error = {sampler: {n: one[n]["error"]["median"] for n in one if n != "kl"} for sampler, one in found.items()}
+    bias = {sampler: {n: one[n]["bias"]["median"] for n in one if n not in METRICS} for sampler, one in found.items()}
+    error = {sampler: {n: one[n]["error"]["median"] for n in one if n not in METRICS} for sampler, one in found.items()}
     with_support = [sampler for sampler in found if sampler != "top-p 0.9"]
     for sampler in with_support:
         assert found[sampler]["sequence, no cap"]["bias"] == {"median": 0, "low": 0, "high": 0}
@@ -323,6 +335,11 @@ def test_what_the_page_says_of_them(results):
         assert error[sampler]["sequence, cap 2"] <= 1.03 * min(error[sampler].values())
     assert min(bias["top-p 0.9"].values()) == bias["top-p 0.9"]["sequence, no cap"] > 0.18
     assert found["top-p 0.9"]["kl"]["median"] < 0.003
+    assert found["top-p 0.9"]["k1"]["median"] > 0.04
+    assert found["top-p 0.9"]["cut"]["median"] > 0.04
+    for sampler in with_support:
+        assert found[sampler]["cut"] == {"median": 0, "low": 0, "high": 0}
+        assert found[sampler]["k1"] == found[sampler]["kl"]
     assert found["noise 0.1"]["kl"]["median"] < 0.003
     assert 1 - bias["τ = 0.8"]["token, no cap"] / bias["τ = 0.8"]["none"] == pytest.approx(0.19, abs=0.01)
     assert found["τ = 0.6"]["sequence, no cap"]["variance"]["median"] == pytest.approx(4.0, abs=0.1)

@@ -45,7 +45,8 @@ CHARTS: dict[str, Chart] = {
         lines=(
             ("from π_old", ("kl_old",)),
             ("from the reference model", ("kl", "actor/kl_loss", "actor/reward_kl_penalty")),
-            ("sampler to trainer", ("kl_sampler",)),
+            ("sampler to trainer (k3)", ("kl_sampler",)),
+            ("sampler to trainer (k1)", ("kl_sampler_k1",)),
         ),
     ),
     "grad_norm": Chart(

@@ -47,7 +47,7 @@ FAULTS = {
 
 HEALTHY = [name for name in RUNS if name.startswith("healthy")]
 
-NEED_TOKENS = {"normaliser", "concentration", "sampler_temperature", "sampler_truncation"}
+NEED_TOKENS = {"normaliser", "concentration", "sampler_temperature"}
 """Rules that a log alone cannot serve."""
 
 

@@ -85,6 +85,7 @@ def as_verl(rows, rewards=(0.0, 1.0)):
             }
         if "objective/kl/sampler" in row:
             data["rollout_corr/k3_kl"] = row["objective/kl/sampler"]
+            data["rollout_corr/kl"] = row["objective/kl/sampler_k1"]
         yield {"step": row["step"], "data": data}
 
 
@@ -99,6 +100,7 @@ VERL = {
     "drift": ["drift"],
     "sampler_stale": ["sampler_stale"],
     "sampler_mismatch": ["sampler_mismatch"],
+    "sampler_truncation": ["sampler_truncation"],
 }
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import random
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 
-from dgpo import StepTotals, TokenBatch, aggregation, objectives, policy_loss
+from dgpo import StepTotals, TokenBatch, aggregation, kl, objectives, policy_loss
 from dgpo.diagnostics import Recorded, record
 from dgpo.diagnostics.doctor import RULES, Case, Finding, as_markdown, diagnose, text
 from dgpo.diagnostics.doctor.figures import figures
@@ -181,6 +182,46 @@ def test_a_temperature_is_measured(temperature, entropy):
 @pytest.mark.parametrize(("kind", "value"), [("top_p", 0.7), ("top_p", 0.9), ("top_k", 3), ("top_k", 10)])
 def test_a_distribution_that_was_cut_off(kind, value):
     assert [finding.rule for finding in diagnose(case_of(kind, value))] == ["sampler_truncation"]
+
+
+def sampler_log(kind, value, tokens=1024, words=("objective/kl/sampler", "objective/kl/sampler_k1")):
+    """The metrics of five updates of so many tokens, without the tokens themselves."""
+    rows = []
+    for seed in range(5):
+        batch = drawn(kind, value, seed)
+        old, sampled = batch.old_logprob.flatten()[:tokens], batch.rollout_logprob.flatten()[:tokens]
+        figures = [float(estimator(sampled, old).mean()) for estimator in (kl.k3, kl.k1)]
+        rows.append({"step": seed + 1, **dict(zip(words, figures, strict=True))})
+        if words[0].startswith("objective"):
+            rows[-1]["objective/sampler/cut_mass"] = float(kl.cut_mass(sampled, old).mean())
+    return Case(log=Log.of(rows))
+
+
+@pytest.mark.parametrize(
+    "words", [("objective/kl/sampler", "objective/kl/sampler_k1"), ("rollout_corr/k3_kl", "rollout_corr/kl")]
+)
+@pytest.mark.parametrize(
+    ("kind", "value"), [("top_p", 0.7), ("top_p", 0.9), ("top_p", 0.97), ("top_k", 3), ("top_k", 10)]
+)
+def test_a_cut_shows_in_the_log_alone(kind, value, words):
+    """k3 stays below the limit of a mismatch for top-p 0.9 and above."""
+    (found,) = diagnose(sampler_log(kind, value, words=words))
+    assert found.rule == "sampler_truncation"
+    mass = fmean(
+        float(kl.cut_mass(t.rollout_logprob, t.old_logprob).mean()) for t in (drawn(kind, value, s) for s in (2, 3, 4))
+    )
+    assert f"{mass:.1%}" in found.title
+
+
+@pytest.mark.parametrize("tokens", [64, 1024])
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("temperature", t) for t in (0.5, 0.7, 0.9, 1.1, 1.5)] + [("noise", n) for n in (0.02, 0.2, 0.5, 1.0)],
+)
+def test_a_sampler_that_covers_the_policy_is_not_called_cut_off(kind, value, tokens):
+    found = {finding.rule for finding in diagnose(sampler_log(kind, value, tokens))}
+    assert found <= {"sampler_mismatch"}
+    assert found == ({"sampler_mismatch"} if value in (0.5, 0.7, 1.0) and tokens == 1024 else found)
 
 
 @pytest.mark.parametrize(("noise", "rules"), [(0.02, []), (0.5, ["sampler_mismatch"])])

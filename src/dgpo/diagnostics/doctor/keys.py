@@ -52,6 +52,8 @@ KEYS: dict[str, tuple[str, ...]] = {
     "weight_zero": _ours("weight/zero_fraction"),
     "advantage_zero": _ours("advantage/zero_fraction"),
     "kl_sampler": (*_ours("kl/sampler"), "rollout_corr/k3_kl"),
+    "kl_sampler_k1": (*_ours("kl/sampler_k1"), "rollout_corr/kl"),
+    "sampler_cut": _ours("sampler/cut_mass"),
     "sampler_difference": ("sampling/sampling_logp_difference/mean",),
     "sampler_probability": ("training/rollout_probs_diff_mean",),
     "kl_sampler_and_old": ("mismatch_kl/all/mean",),

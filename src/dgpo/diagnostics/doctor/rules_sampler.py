@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -38,6 +39,10 @@ SLOPE = 0.03
 NEVER_BELOW = 0.99
 """Share of the tokens that μ does not make less likely, under a μ that is π_old cut off and normalised again. A small
 part may fall below by rounding."""
+
+CUT = 0.01
+"""Mass of π_old outside of μ that is called a cut. Rounding gives none; at 0.01 the policy itself would leave what μ
+can write within 100 tokens in 63 % of its responses."""
 
 JUMP = 4.0
 """Factor between the level of the mismatch before and after; that of the staleness stays below half of it."""
@@ -102,6 +107,30 @@ def _truncated_distribution(found: Fit | None) -> bool:
     return found is not None and 1 - found.below >= NEVER_BELOW and found.mean > ROUNDING
 
 
+def _cut_mass(case: Case) -> Series:
+    """Mean of 1 - π_old/μ over the run: logged by us, and k1 - k3 of verl's two estimates."""
+    logged = case.log["sampler_cut"]
+    if len(logged):
+        return logged
+    first, third = case.log["kl_sampler_k1"], case.log["kl_sampler"]
+    at = dict(zip(third.steps, third.values, strict=True))
+    points = {step: k1 - at[step] for step, k1 in zip(first.steps, first.values, strict=True) if step in at}
+    return Series(key=f"{first.key} - {third.key}", steps=tuple(points), values=tuple(points.values()))
+
+
+def _cut(case: Case) -> tuple[Series, float] | None:
+    """The logged cut mass and its mean over the tail of the log, where it is more than noise of another mismatch.
+
+    Under a μ that covers π_old it is 0 in expectation, whatever μ is, and its noise goes with k3; under a μ that is cut
+    off by a mass m, k3 is about m²/2. A mean and no median: with a sharper μ single tokens make up for many.
+    """
+    series, third = _cut_mass(case), case.log["kl_sampler"]
+    if len(series) < FEWEST or len(third) < FEWEST:
+        return None
+    mass = fmean(series.tail.values)
+    return (series, mass) if mass >= CUT and fmean(third.tail.values) <= mass else None
+
+
 def _temperature(case: Case) -> Found | None:
     found = fit(case)
     if found is None or _truncated_distribution(found):
@@ -122,9 +151,23 @@ def _temperature(case: Case) -> Found | None:
 
 
 def _truncation(case: Case) -> Found | None:
-    found = fit(case)
+    found, logged = fit(case), _cut(case)
     if found is None or not _truncated_distribution(found):
-        return None
+        if logged is None:
+            return None
+        cut, mass = logged
+        first = case.log["kl_sampler_k1"]
+        return Found(
+            title="The sampler's log-probs are those of a distribution that was cut off and normalised again: it never "
+            f"draws about {mass:.1%} of the policy's probability.",
+            evidence=[
+                str(cut.tail),
+                str(case.log["kl_sampler"].tail),
+                *([str(first.tail)] if len(first) else []),
+                "k3 is too small by that mass; k1 is the KL",
+            ],
+            step=cut.steps[0],
+        )
     series, _ = _mismatch_series(case)
     return Found(
         title=f"The sampler's log-probs are those of a distribution that was cut off and normalised again: it kept "
@@ -201,7 +244,8 @@ RULES = (
         name="sampler_truncation",
         severity="warning",
         fires=f"over at least {ENOUGH} recorded tokens log μ - log π_old is above {ROUNDING} on average, and below "
-        f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them",
+        f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them; or a logged cut mass, mean(1 - π_old/μ) = k1 - k3, "
+        f"of {CUT} on average over the last third of the log, and not below k3",
         cause="top_p, top_k or min_p on the sampler's side: μ is π_old without its tail, so every token that was drawn "
         "is more likely under μ, and tokens of the tail are never drawn.",
         remedy="Sample for training with top_p = 1, top_k off and no min_p: the trainer's own log-probs are over the "
