@@ -118,7 +118,7 @@ def test_a_task(dgpo: Callable[..., Any], tiny: Path, output: Path) -> None:
     graded = [Addition.grade(row["completion"], row["answer"]) for row in generations]
     assert [row["score"] for row in generations] == graded
 
-    for name in ("6 problems", "95 % interval", *names):
+    for name in ("6 problems", "95 % interval", "smallest detectable difference", *names):
         assert name in done.out
     assert done.out.splitlines()[-2:] == [str(output / "results.json"), str(output / "generations.jsonl")]
     assert "| addition | 6 |" in (output / "results.md").read_text()
@@ -309,6 +309,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
         (["--task", "addition", "--ks", "1", "9"], ["ks = [1, 9]", "samples = 8"]),
         (["--task", "addition", "--base-url", "http://x/v1"], ["base_url = 'http://x/v1'", "--backend openai"]),
         (["--task", "addition", "--backend", "openai"], ["needs the server's address", "--base-url"]),
+        (["--dataset", "https://me:password@127.0.0.1:9/x.jsonl"], ["https://***@127.0.0.1:9/x.jsonl"]),
         (["--task", "addition", "--timeout", "5"], ["timeout = 5.0", "--backend openai"]),
         (
             ["--task", "addition", "--backend", "openai", "--base-url", "http://x/v1", "--timeout", "0"],

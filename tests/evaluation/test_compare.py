@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo.evaluation.compare import COLUMNS, compare
-from dgpo.evaluation.estimates import interval
+from dgpo.evaluation.intervals import interval_of_differences
 from dgpo.evaluation.paired import holm, paired, sign_flip_p_value
 
 
@@ -60,7 +60,7 @@ def test_paired_by_hand() -> None:
     d = (np.array(B) - np.array(A)) / 8
     assert (found.problems, found.better, found.worse, found.equal) == (6, 3, 1, 2)
     assert (found.a, found.b) == (pytest.approx(20 / 48), pytest.approx(23 / 48))
-    assert found.difference == interval(d)
+    assert found.difference == interval_of_differences(d)
     assert found.difference.value == pytest.approx(3 / 48)
     assert found.difference.se == pytest.approx(np.std(d, ddof=1) / math.sqrt(6))
     variances = [c / 8 * (1 - c / 8) / 7 for c in A + B]
@@ -81,9 +81,7 @@ def test_other_numbers_of_samples_and_single_ones() -> None:
     assert (found.better, found.worse, found.equal) == (1, 0, 2)
     greedy = paired(([1, 0, 1], 1), ([1, 1, 1], 1))
     assert greedy.generation_se is None
-    assert (greedy.two_level.low, greedy.two_level.high) == pytest.approx(
-        (greedy.difference.low, greedy.difference.high), abs=0.02
-    )
+    assert (greedy.two_level.low, greedy.two_level.high) == (0, 1)
 
 
 def test_the_generation_error_is_what_generating_again_gives() -> None:
@@ -99,7 +97,9 @@ def test_the_generation_error_is_what_generating_again_gives() -> None:
 def test_nothing_differs() -> None:
     found = paired((A, 8), (A, 8))
     assert (found.p_value, found.equal) == (1.0, 6)
-    assert (found.difference.value, found.difference.low, found.difference.high) == (0, 0, 0)
+    # six problems without a difference do not say that others have none
+    assert (found.difference.value, found.difference.low) == (0, -found.difference.high)
+    assert found.difference.high == pytest.approx(0.447, abs=1e-3)
 
 
 @pytest.mark.parametrize(("a", "b"), [(([1], 8), ([1, 2], 8)), (([], 8), ([], 8)), (([9], 8), ([1], 8))])
@@ -291,7 +291,7 @@ def test_the_dictionary_is_json_and_complete() -> None:
     found = json.loads(json.dumps(compare(a, b).as_dict(), allow_nan=False))
     assert (found["schema"], found["comparisons"], found["warnings"]) == ("dgpo.comparison/1", 1, [])
     (row,) = found["rows"]
-    assert set(row["difference"]) == {"value", "low", "high", "se"} == set(row["two_level"])
+    assert set(row["difference"]) == {"value", "low", "high", "se", "detectable"} == set(row["two_level"])
     assert row["difference"]["value"] == pytest.approx(3 / 48)
     counts = ("problems", "better", "worse", "equal")
     assert [row[key] for key in counts] == [6, 3, 1, 2]
@@ -307,9 +307,9 @@ def test_the_markdown_table() -> None:
     assert rows[2][:6] == ["aime", "avg@8", "6", "3 / 1 / 2", "41.7", "47.9"]
     assert rows[2][6].startswith("+6.2 ± ")
     assert rows[3][:6] == ["amc", "avg@8", "12", "12 / 0 / 0", "0.0", "100.0"]
-    assert rows[3][6:] == ["+100.0 ± 0.0", "+100.0 .. +100.0", "< 0.001", "< 0.001"]
+    assert rows[3][6:] == ["+100.0 ± 0.0", "+54.9 .. +100.0", "< 0.001", "< 0.001", "43.3"]
     assert len({len(row) for row in rows}) == 1
-    assert "corrected for 2 comparisons" in "\n".join(lines)
+    assert "Holm p is corrected for 2 comparisons; the intervals are not" in "\n".join(lines)
     assert lines[-1] == "* warning: sampling.top_p: A 0.95, B 1"
 
 
@@ -325,5 +325,5 @@ def test_the_table_of_a_terminal_of_80_columns_cuts_nothing() -> None:
             console.print(comparison.as_table())
         text = captured.get()
         assert "…" not in text
-        for cell in ("olympiadbench", "avg@8", "1319 / 0 / 0", "+100.0 .. +100.0", "95 % interval", "0 / 0 / 1319"):
+        for cell in ("olympiadbench", "avg@8", "1319 / 0 / 0", "+99.6 .. +100.0", "95 %, unadjusted", "0 / 0 / 1319"):
             assert cell in text

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo.evaluation.estimates import (
-    Estimate,
     avg_at_k,
     best_at_k,
     interval,
@@ -106,8 +105,16 @@ def test_maj_at_k_is_the_expected_grade_under_a_random_tie_break(answers, gold):
         (["7", "8", "9"], [0, 0, 1], 1 / 3),
         ([None, None, "7"], [0, 0, 1], 1.0),  # no answer is no vote
         ([None, None], [0, 0], 0.0),
-        (["1/2", "0.5", "3", "3"], [1, 1, 0, 0], 0.0),  # equal values, but not equal texts
-        (["7", "7"], [1, 0], 0.5),  # one of the two was graded too late
+        (["7", "7"], [1, 0], 1.0),  # one of the two was graded too late
+        # right ones are one answer, however they are written
+        (["1/2", "0.5", r"\frac12", "3", "3"], [1, 1, 1, 0, 0], 1.0),
+        (["x+1", "1+x", "3", "3", "3"], [1, 1, 0, 0, 0], 0.0),
+        # and so are wrong ones that are one number, or one text in normal spelling
+        (["1/2", "0.5", r"\frac12", "3", "3"], [0, 0, 0, 1, 1], 0.0),
+        (["1,000", "1000", "3", "3", "3"], [0, 0, 1, 1, 1], 1.0),
+        (["x + 1", "x+1", "7"], [0, 0, 1], 0.0),
+        (["1/2", "0.5", "3", "3"], [1, 1, 0, 0], 0.5),
+        (["3", "3.0", "3.0"], [1, 0, 0], 0.0),  # a grader that tells them apart
     ],
 )
 def test_maj_at_k(answers, correct, value):
@@ -137,46 +144,13 @@ def test_avg_at_k_refuses(correct):
         avg_at_k(correct)
 
 
-def test_interval_is_deterministic_and_moves_with_the_seed():
-    values = np.random.default_rng(1).random(30)
-    first = interval(values, resamples=1000)
-    assert first == interval(values, resamples=1000)
-    assert first != interval(values, resamples=1000, seed=1)
-    assert first.value == pytest.approx(values.mean())
-    assert first.low < first.value < first.high
-
-
-def test_interval_does_not_depend_on_how_the_resamples_are_batched(monkeypatch):
-    values = np.random.default_rng(1).random(30)
-    whole = interval(values, resamples=1000)
-    monkeypatch.setattr("dgpo.evaluation.estimates.RESAMPLED_VALUES", 30 * 7)
-    assert interval(values, resamples=1000) == whole
-
-
-def test_interval_widens_with_confidence_and_stays_within_the_data():
-    values = [0.0] * 2 + [1.0] * 28  # 1.96 standard errors would end above 1
-    widths = [interval(values, confidence=level, resamples=2000) for level in (0.5, 0.9, 0.99)]
-    assert all(0 <= found.low <= found.value <= found.high <= 1 for found in widths)
-    assert widths[0].low >= widths[1].low >= widths[2].low
-
-
-@pytest.mark.parametrize("values", [[0.25], [1.0] * 5, [0.1] * 3])
-def test_interval_without_spread_has_no_width(values):
-    assert interval(values) == Estimate(values[0], values[0], values[0], 0.0)
-
-
-def test_the_standard_error_is_that_of_a_mean_over_problems():
-    values = np.random.default_rng(3).random(17)
-    assert interval(values).se == pytest.approx(np.std(values, ddof=1) / math.sqrt(17))
-
-
 def test_two_levels_have_the_same_value_and_a_wider_interval():
     rng = np.random.default_rng(5)
-    successes = rng.binomial(4, 0.5, 300)  # problems alike: all the noise is that of the samples, counted twice
+    successes = rng.binomial(4, 0.5, 3000)  # problems alike: all the noise is that of the samples, counted twice
     one, two = interval(successes / 4), interval_two_level(successes, 4)
     assert (two.value, two.se) == (pytest.approx(one.value), pytest.approx(one.se))
     assert (two.high - two.low) / (one.high - one.low) == pytest.approx(math.sqrt(2), rel=0.07)
-    assert two == interval_two_level(successes, np.full(300, 4))
+    assert two == interval_two_level(successes, np.full(3000, 4))
     assert two != interval_two_level(successes, 4, seed=1)
 
 
@@ -227,15 +201,6 @@ def test_two_levels_do_not_depend_on_how_many_resamples_are_held_at_once(monkeyp
 def test_two_levels_refuse(successes, samples, options):
     with pytest.raises(ValueError, match="expected"):
         interval_two_level(successes, samples, **options)
-
-
-@pytest.mark.parametrize(
-    ("values", "options"),
-    [([], {}), ([[1.0]], {}), ([0.0, float("nan")], {}), ([0.0, 1.0], {"confidence": 1.0})],
-)
-def test_interval_refuses(values, options):
-    with pytest.raises(ValueError, match=r"expected"):
-        interval(values, **options)
 
 
 def test_summarise_names_and_values():

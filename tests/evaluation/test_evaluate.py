@@ -19,6 +19,8 @@ from dgpo.evaluation import (
     table,
     write,
 )
+from dgpo.evaluation.intervals import detectable_of_samples
+from dgpo.evaluation.votes import same_by
 from dgpo.rewards.verdict import FunctionGrader, Verdict
 
 PROBLEMS = [{"prompt": prompt, "answer": answer} for prompt, answer in [("1+1=", 2), ("7+8=", 15), ("a", "b")]]
@@ -79,7 +81,13 @@ def test_end_to_end(evaluation):
 
     correct = np.array([row["score"] == 1 for row in rows]).reshape(3, 7)
     answers = [[row["extracted"] for row in rows[7 * at + 1 : 7 * at + 7]] for at in range(3)]
-    assert result.estimates == summarise(correct[:, 1:], correct[:, 0], answers=answers)
+    same = same_by(suite().grader)
+    assert result.estimates == summarise(correct[:, 1:], correct[:, 0], answers=answers, same=same)
+    assert result.detectable == {
+        "metric": "avg@6",
+        "unpaired": result.estimates["avg@6"].detectable,
+        "paired": detectable_of_samples([(6, int(count)) for count in correct[:, 1:].sum(axis=1)]),
+    }
     names = ["greedy", "avg@6", "pass@1", "pass@2", "pass@4", "pass@6", "best@6", "maj@6"]
     assert list(result.estimates) == names
     assert [one["correct"] for one in result.per_problem] == correct[:, 1:].sum(1).tolist()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dgpo.redaction import redacted
+
 
 class UserError(Exception):
     """Wrong input: printed as one line, exit code 2."""
@@ -21,8 +23,8 @@ def user_input(kinds: tuple[type[Exception], ...] = (ValueError, TypeError, OSEr
     try:
         yield
     except kinds as error:
-        raise UserError(str(error).strip() or type(error).__name__) from error
+        raise UserError(redacted(str(error).strip()) or type(error).__name__) from error
     except (ImportError, RuntimeError) as error:
         if not any(words in str(error) for words in ("pip install", "to be installed")):
             raise
-        raise UserError(str(error).strip()) from error
+        raise UserError(redacted(str(error).strip())) from error

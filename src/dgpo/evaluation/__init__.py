@@ -14,8 +14,9 @@ from dgpo.evaluation.backends import (
     TransformersBackend,
     VLLMBackend,
 )
-from dgpo.evaluation.estimates import Estimate, avg_at_k, best_at_k, interval, maj_at_k, pass_at_k, summarise
+from dgpo.evaluation.estimates import avg_at_k, best_at_k, maj_at_k, pass_at_k, summarise
 from dgpo.evaluation.evaluate import evaluate
+from dgpo.evaluation.intervals import Estimate, interval, interval_of_differences
 from dgpo.evaluation.results import BenchmarkResult, Evaluation, write
 from dgpo.evaluation.sampling import generate
 from dgpo.evaluation.saved import evaluate_saved
@@ -41,6 +42,7 @@ __all__ = [
     "evaluate_saved",
     "generate",
     "interval",
+    "interval_of_differences",
     "maj_at_k",
     "markdown",
     "pass_at_k",

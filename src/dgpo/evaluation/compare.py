@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-COLUMNS = ("benchmark", "metric", "problems", "+ / - / =", "A, %", "B, %", "B - A ± SE", "95 % interval", "p", "Holm p")
+COLUMNS = (
+    *("benchmark", "metric", "problems", "+ / - / =", "A, %", "B, %", "B - A ± SE", "95 %, unadjusted"),
+    *("p", "Holm p", "detects"),
+)
 
 MAY_DIFFER = (
     "sampling.seed",
@@ -100,8 +104,9 @@ class Comparison:
         number = len(self.rows)
         count = "1 comparison" if number == 1 else f"{number} comparisons"
         return (
-            "Paired by problem; SE and interval over problems (bootstrap); + / - / =: problems where B is better, "
-            f"worse, equal; p: sign-flip test, Holm p: corrected for {count}."
+            "Paired by problem; SE and interval over problems; + / - / =: problems where B is better, worse, equal; "
+            f"p: sign-flip test. Holm p is corrected for {count}; the intervals are not (each is for its row alone). "
+            "detects: smallest true difference that such a comparison finds (paired, two-sided 5 %, power 80 %)."
         )
 
 
@@ -114,7 +119,7 @@ def compare(a: Source, b: Source, *, resamples: int = 10_000, seed: int = 0) -> 
     Args:
         a: results.json of `dgpo eval`: its path, its folder, or what it holds.
         b: the same of the other model.
-        resamples: of the bootstrap and of the sign-flip test.
+        resamples: of the sign-flip test, and of the bootstrap of `two_level`.
         seed: the same results and seed give the same comparison.
 
     Raises:
@@ -280,10 +285,11 @@ def _cells(row: Row) -> tuple[str, ...]:
         f"{100 * difference.value:+.1f} ± {100 * difference.se:.1f}",
         f"{100 * difference.low:+.1f} .. {100 * difference.high:+.1f}",
         *("< 0.001" if p < 0.001 else f"{p:.3f}" for p in (found.p_value, row.p_holm)),
+        f"{100 * detects:.1f}" if (detects := difference.detectable or 0.0) <= 1 else "none",
     )
 
 
 def _two_by_two(cells: tuple[str, ...]) -> list[Text]:
     from rich.text import Text
 
-    return [Text(f"{upper}\n{lower}") for upper, lower in zip(cells[::2], cells[1::2], strict=True)]
+    return [Text(f"{upper}\n{lower}") for upper, lower in zip_longest(cells[::2], cells[1::2], fillvalue="")]

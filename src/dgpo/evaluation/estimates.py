@@ -12,32 +12,17 @@ best@32 = 0.638. See `best_at_k` for which one a paper's P@32 is.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dgpo.evaluation.intervals import Estimate, interval, interval_of_differences, require_confidence
+from dgpo.evaluation.votes import Same, majority
+
 RESAMPLED_VALUES = 2_000_000
 """Resampled problems held at once; bounds the memory of an interval at some tens of MB, whatever P is."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over problems, as fraction.
-
-    Attributes:
-        value: the mean.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        se: standard error over problems: standard deviation (P - 1) of the per-problem values / sqrt(P); 0 for one.
-    """
-
-    value: float
-    low: float
-    high: float
-    se: float
 
 
 def avg_at_k(correct: ArrayLike) -> float:
@@ -102,16 +87,17 @@ def best_at_k(n: int, c: int, k: int) -> float:
     return 1.0 - (1.0 - c / n) ** k
 
 
-def maj_at_k(answers: Sequence[str | None], correct: ArrayLike) -> float:
+def maj_at_k(answers: Sequence[str | None], correct: ArrayLike, same: Same | None = None) -> float:
     """Expected grade of the most frequent answer among a problem's k samples.
 
-    Votes are grouped by equal text: `0.5` and `1/2` are two answers, which can only cost votes. A sample without answer
-    (None) does not vote; if nobody votes, the grade is 0. Answers that tie for the most votes share: the value is the
-    expectation under a random tie break. So do equal texts with different grades (one of them was graded too late).
+    Answers that are equal vote together; see `dgpo.evaluation.votes` for when they are. A sample without answer (None)
+    does not vote; if nobody votes, the grade is 0. Answers that tie for the most votes share: the value is the
+    expectation under a random tie break.
 
     Args:
         answers: [k] the extracted answers.
         correct: [k] bool or 0/1, their grades.
+        same: compares wrong answers with each other where the result depends on it; see `votes.same_by`.
 
     Raises:
         ValueError: lengths that differ, no samples, grades other than 0 and 1.
@@ -119,53 +105,7 @@ def maj_at_k(answers: Sequence[str | None], correct: ArrayLike) -> float:
     grades = _graded(np.asarray(correct)[None])[0]
     if len(answers) != grades.size:
         raise ValueError(f"{len(answers)} answers and {grades.size} grades; expected one grade for each answer")
-    votes = Counter(answer for answer in answers if answer is not None)
-    most = max(votes.values(), default=0)
-    return math.fsum(
-        grade for answer, grade in zip(answers, grades, strict=True) if answer is not None and votes[answer] == most
-    ) / max(1, most * sum(count == most for count in votes.values()))
-
-
-def interval(per_problem: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Estimate:
-    """Mean over problems with its percentile bootstrap interval: problems are resampled, with replacement.
-
-    The percentile interval stays within the range of the data, which ± 1.96 standard errors do not for few problems
-    (arXiv 2503.01747). With few problems it is a little short: of 30 nearly hopeless or nearly certain ones, it holds
-    the truth in 94 % of simulations. One problem, or values that are all equal, give an interval of width 0: nothing in
-    the sample says how far other problems would differ. That is not certainty.
-
-    Args:
-        per_problem: [P] one value per problem, e.g. its mean over samples or its pass@k.
-        confidence: in (0, 1).
-        resamples: bootstrap resamples.
-        seed: the same values and seed give the same interval.
-
-    Raises:
-        ValueError: not one-dimensional, empty, values that are not finite, a confidence outside (0, 1).
-    """
-    values = np.asarray(per_problem, dtype=np.float64)
-    if values.ndim != 1 or values.size == 0:
-        raise ValueError(f"per_problem has shape {values.shape}; expected [P], one value for each of P >= 1 problems")
-    if not np.isfinite(values).all():
-        raise ValueError(f"per_problem[{int(np.argmin(np.isfinite(values)))}] is not finite; expected finite values")
-    _require_confidence(confidence)
-    if (values == values[0]).all():
-        constant = float(values[0])
-        return Estimate(constant, constant, constant, 0.0)
-
-    from scipy.stats import bootstrap
-
-    low, high = bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, RESAMPLED_VALUES // values.size),
-        vectorized=True,
-        confidence_level=confidence,
-        method="percentile",
-        random_state=np.random.default_rng(seed),  # `rng` in newer scipy, which takes this name too
-    ).confidence_interval
-    return Estimate(float(values.mean()), float(low), float(high), _standard_error(values))
+    return majority(answers, grades.tolist(), same)
 
 
 def interval_two_level(
@@ -194,12 +134,12 @@ def interval_two_level(
         seed: the same counts and seed give the same interval.
 
     Returns:
-        the same `value` and `se` as `interval` has for the per-problem means, and these ends.
+        what `interval` has for the per-problem means or `interval_of_differences` for their difference, and these ends.
 
     Raises:
         ValueError: not one-dimensional, empty, counts outside 0..n, a confidence outside (0, 1).
     """
-    _require_confidence(confidence)
+    require_confidence(confidence)
     models = [_counts(successes, samples)] + ([] if baseline is None else [_counts(*baseline)])
     size = models[0][0].size
     if models[-1][0].size != size:
@@ -214,7 +154,8 @@ def interval_two_level(
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     first, *rest = [c / n for c, n in models]
     observed = np.asarray(first - sum(rest))
-    return Estimate(float(observed.mean()), float(low), float(high), _standard_error(observed))
+    found = interval_of_differences(observed, confidence) if rest else interval(observed, confidence)
+    return replace(found, low=float(low), high=float(high))
 
 
 def summarise(
@@ -222,6 +163,7 @@ def summarise(
     greedy: ArrayLike | None = None,
     ks: Iterable[int] | None = None,
     answers: Sequence[Sequence[str | None]] | None = None,
+    same: Same | None = None,
 ) -> dict[str, Estimate]:
     """Every figure of one evaluation, each with its standard error and its 95 % interval over problems.
 
@@ -230,6 +172,7 @@ def summarise(
         greedy: [P] bool or 0/1, the greedy completion of every problem; None if there is none.
         ks: the k of pass@k; None takes the powers of two up to n, and n.
         answers: [P][n] the answers found in the samples, None where there is none; for maj@n.
+        same: see `maj_at_k`.
 
     Returns:
         "greedy" (if given), "avg@n", "pass@k" for every k, "best@n" and "maj@n" (if there are answers), in this order;
@@ -258,22 +201,13 @@ def summarise(
         estimates[f"pass@{k}"] = interval([pass_at_k(n, int(c), k) for c in successes])
     estimates[f"best@{n}"] = interval([best_at_k(n, int(c), n) for c in successes])
     if answers is not None:
-        estimates[f"maj@{n}"] = interval([maj_at_k(*problem) for problem in zip(answers, graded, strict=True)])
+        estimates[f"maj@{n}"] = interval([maj_at_k(*one, same) for one in zip(answers, graded, strict=True)])
     return estimates
-
-
-def _standard_error(values: NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else 0.0
 
 
 def _require_counts(n: int, c: int) -> None:
     if not 0 <= c <= n:
         raise ValueError(f"c = {c} with n = {n} samples; expected 0 <= c <= n")
-
-
-def _require_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a value in (0, 1), such as 0.95")
 
 
 def _counts(successes: ArrayLike, samples: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

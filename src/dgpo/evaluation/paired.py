@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgpo.evaluation.estimates import RESAMPLED_VALUES, Estimate, interval, interval_two_level
+from dgpo.evaluation.estimates import RESAMPLED_VALUES, interval_two_level
+from dgpo.evaluation.intervals import Estimate, interval_of_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +21,8 @@ class Paired:
         problems: P.
         a: accuracy of A.
         b: accuracy of B.
-        difference: mean of d_i, its standard error over problems and its percentile interval: problems are resampled,
-            both models' answers to one together. For other problems of the same kind.
+        difference: mean of d_i with its standard error over problems and `interval_of_differences`. For other problems
+            of the same kind. Its `detectable` is the smallest true difference that such a comparison finds.
         two_level: the same difference with the interval that draws each problem's samples again, too; wider, see
             `interval_two_level`; much wider where the models are alike and the noise of the samples is all there is.
         generation_se: the part of the standard error that comes from the samples, and that more samples would take
@@ -62,7 +63,7 @@ def paired(
         a: (successes [P], samples [P] or one number) of the first model.
         b: the same of the second, problems in the same order.
         confidence: of the intervals, in (0, 1).
-        resamples: of the bootstrap, and sign flips of the test.
+        resamples: sign flips of the test, and of the bootstrap of `two_level`.
         seed: the same counts and seed give the same result.
 
     Raises:
@@ -82,7 +83,7 @@ def paired(
         problems=d.size,
         a=float(rates[0].mean()),
         b=float(rates[1].mean()),
-        difference=interval(d, confidence, resamples, seed),
+        difference=interval_of_differences(d, confidence),
         two_level=two_level,
         generation_se=math.sqrt(np.sum(variances)) / d.size if np.min(samples) > 1 else None,
         better=int((d > 0).sum()),

@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import sqrt
 from pathlib import Path
 from statistics import fmean
@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 
 import dgpo
-from dgpo.evaluation.estimates import Estimate, summarise
+from dgpo.evaluation.estimates import summarise
 from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, as_lines
+from dgpo.evaluation.intervals import Estimate, detectable_of_samples
 from dgpo.evaluation.suite import Suite
+from dgpo.evaluation.votes import same_by
 from dgpo.files import write_json_atomic, write_lines_atomic, write_text_atomic
 
 SCHEMA = "dgpo.evaluation/1"
@@ -41,6 +43,10 @@ class BenchmarkResult:
             length is known) and the share of each reason in `RATES`; None for what is not known.
         per_problem: per counted problem `id`, `n` samples, `correct` ones, and `greedy` (0, 1, or None).
         excluded: ids of the problems whose reference answer the grader cannot use; they count in no estimate.
+        detectable: the smallest true difference to another model that accuracy here would have shown (two-sided test at
+            5 %, power 80 %), of `metric` ("avg@n", or "greedy" without samples): `unpaired`, a model on problems of its
+            own; `paired`, on the same problems, if both solve each with the same chance, so that the noise of the
+            samples is all there is: models that differ need more. None where it is not known (one sample, greedy).
     """
 
     problems: int
@@ -50,6 +56,7 @@ class BenchmarkResult:
     rates: dict[str, float | None]
     per_problem: list[dict[str, Any]]
     excluded: list[str]
+    detectable: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def summary(
     rows: dict[str, list[dict[str, Any]]] = {suite.name: [] for suite in suites}
     for row in generations:
         rows[row["benchmark"]].append(row)
-    benchmarks = {suite.name: _result(run["benchmarks"][suite.name], rows[suite.name], ks) for suite in suites}
+    benchmarks = {suite.name: _result(run["benchmarks"][suite.name], rows[suite.name], ks, suite) for suite in suites}
     return Evaluation(
         model=run["model"],
         backend=dict(run["backend"]),
@@ -165,7 +172,9 @@ def recorded_timing(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
     return dict(json.loads(file.read_text(encoding="utf-8"))["timing"])
 
 
-def _result(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], ks: Sequence[int] | None) -> BenchmarkResult:
+def _result(
+    about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], ks: Sequence[int] | None, suite: Suite
+) -> BenchmarkResult:
     by_problem: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_problem.setdefault(row["id"], []).append(row)
@@ -182,6 +191,7 @@ def _result(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], ks: Seq
             [greedy[name] for name in counted] if greedy else None,
             ks,
             answers=answers if correct.size else None,
+            same=same_by(suite.grader),
         )
     per_problem = [
         {
@@ -199,8 +209,17 @@ def _result(about: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], ks: Seq
         estimates=estimates,
         rates=_rates(rows),
         per_problem=per_problem,
+        detectable=_detectable(estimates, [(one["n"], one["correct"]) for one in per_problem]),
         excluded=excluded,
     )
+
+
+def _detectable(estimates: Mapping[str, Estimate], counts: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    metric = next((name for name in estimates if name.startswith("avg@")), "greedy")
+    if metric not in estimates:
+        return {"metric": metric, "unpaired": None, "paired": None}
+    paired = detectable_of_samples(counts) if all(n > 1 for n, _ in counts) else None
+    return {"metric": metric, "unpaired": estimates[metric].detectable, "paired": paired}
 
 
 def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

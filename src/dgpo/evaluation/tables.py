@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -110,12 +110,28 @@ def caption(evaluation: Evaluation, benchmark: str | None = None) -> list[str]:
     told = [drawn, ", ".join(lengths), f"{f'prompt {prompt}, ' if prompt else ''}graded by {', '.join(graders)}"]
     lines = [line for line in told if line]
     for name, result in evaluation.benchmarks.items():
+        if benchmark in (None, name):
+            lines += detectable(result.detectable, "" if benchmark else f"{name}: ")
         found = [f"{reason} {100 * (result.rates[reason] or 0):.2g} %" for reason in RATES[1:] if result.rates[reason]]
         if found:
             lines.append(f"{name}: {', '.join(found)}")
         if result.excluded:
             lines.append(f"{name}: not counted, the reference cannot be used: {', '.join(result.excluded)}")
     return lines
+
+
+def detectable(found: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What a benchmark can tell apart, as a line; none where nothing was counted."""
+    if found.get("unpaired") is None:
+        return []
+    shown = [f"{_points(found['unpaired'])} unpaired (other problems)"]
+    if found["paired"] is not None:
+        shown.append(f"{_points(found['paired'])} paired (same problems) at best")
+    return [f"{prefix}smallest detectable difference of {found['metric']} (5 %, power 80 %): {', '.join(shown)}"]
+
+
+def _points(difference: float) -> str:
+    return f"{100 * difference:.1f} points" if difference <= 1 else "none"
 
 
 def _headers(n: int) -> list[tuple[str, str]]:

@@ -110,15 +110,15 @@ class BenchmarkEvaluation(TrainerCallback):
             suites = self._suites(grader)
             slots = plan(suites, self.sampling, self.greedy)
             rows = self._rows(slots)
-        run = {
-            "model": f"{trainer.args.output_dir} at update {step}",
-            "backend": {"kind": "transformers", "batch_size": self.batch_size},
-            "sampling": {**asdict(self.sampling), "greedy": self.greedy},
-            "prompt": describe_all([task.prompt for task in self.tasks], trainer._tokenizer),
-            "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
-        }
-        timing = {"completions": len(rows), "seconds": time.perf_counter() - started}
-        evaluation = summary(suites, run, rows, None, timing)
+            run = {
+                "model": f"{trainer.args.output_dir} at update {step}",
+                "backend": {"kind": "transformers", "batch_size": self.batch_size},
+                "sampling": {**asdict(self.sampling), "greedy": self.greedy},
+                "prompt": describe_all([task.prompt for task in self.tasks], trainer._tokenizer),
+                "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
+            }
+            timing = {"completions": len(rows), "seconds": time.perf_counter() - started}
+            evaluation = summary(suites, run, rows, None, timing)
         if trainer.accelerator.is_main_process:
             write(evaluation, Path(trainer.args.output_dir, "eval", str(step)))
         # not the trainer's own log: TRL's would take along, and forget, what training has gathered so far

@@ -1,0 +1,82 @@
+r"""Majority votes: which answers of a problem's samples are one answer.
+
+A class of answers is, in this order,
+
+1. all that the grader calls equal to the gold, and every other one with the same text as one of these;
+2. all that are the same exact number (`0.5`, `1/2`, `\frac12`), or the same text in normal spelling;
+3. what the grader calls equal when it compares wrong answers with each other: where the result depends on it, and for
+   the `COMPARED` classes with the most votes. The others can only be smaller than they would be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from fractions import Fraction
+
+from dgpo.rewards import numbers
+from dgpo.rewards.answers import Completion
+from dgpo.rewards.spelling import clean
+from dgpo.rewards.verdict import Grader
+
+COMPARED = 6
+"""Classes of wrong answers that are compared in pairs, at most: 15 comparisons for a problem."""
+
+Same = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
+"""Pairs of answers -> whether each is equal."""
+
+
+def majority(answers: Sequence[str | None], grades: Sequence[float], same: Same | None = None) -> float:
+    """Chance that the class with the most votes, under a random tie break, is the right one; 0 if nobody votes.
+
+    Args:
+        answers: [k] the extracted answers; None does not vote.
+        grades: [k] 1 for right ones.
+        same: compares wrong answers with each other, for rule 3; None leaves it out.
+    """
+    right = {answer.strip() for answer, grade in zip(answers, grades, strict=True) if answer is not None and grade == 1}
+    votes = [answer.strip() for answer in answers if answer is not None]
+    gold = sum(answer in right for answer in votes)
+    wrong: dict[Hashable, list[str]] = {}
+    for answer in votes:
+        if answer not in right:
+            wrong.setdefault(_key(answer), []).append(answer)
+    classes = sorted(wrong.values(), key=len, reverse=True)
+    most = len(classes[0]) if classes else 0
+    if same is not None and len(classes) > 1 and most <= gold <= len(votes) - gold:
+        classes = _merged(classes, same)
+        most = max(map(len, classes))
+    if gold == 0 or gold < most:
+        return 0.0
+    return 1 / (1 + sum(len(one) == gold for one in classes))
+
+
+def same_by(grader: Grader) -> Same:
+    """Compares two answers as this grader compares an answer with a gold."""
+
+    def same(pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        responses: list[Completion] = [rf"\boxed{{{answer}}}" for answer, _ in pairs]
+        return [verdict.score == 1.0 for verdict in grader.grade_many(responses, [other for _, other in pairs])]
+
+    return same
+
+
+def _key(answer: str) -> Fraction | str:
+    if len(answer) > numbers.MAX_CHARACTERS:
+        return answer
+    spelled = clean(answer)
+    value = numbers.number(spelled)
+    return numbers.squeeze(spelled) if value is None else value
+
+
+def _merged(classes: list[list[str]], same: Same) -> list[list[str]]:
+    """Classes of which the first answers are equal become one; by one representative each, the larger one first."""
+    compared, others = classes[:COMPARED], classes[COMPARED:]
+    pairs = [(later, earlier) for later in range(len(compared)) for earlier in range(later)]
+    equal = dict(zip(pairs, same([(compared[a][0], compared[b][0]) for a, b in pairs]), strict=True))
+    belongs: list[int] = []
+    for later in range(len(compared)):
+        belongs.append(next((belongs[earlier] for earlier in range(later) if equal[later, earlier]), later))
+    found: dict[int, list[str]] = {}
+    for place, to in enumerate(belongs):
+        found.setdefault(to, []).extend(compared[place])
+    return [*found.values(), *others]
