@@ -186,6 +186,8 @@ COMPLETIONS = [
     ([{"role": "assistant", "content": TEXT}], 1.0),
     ({"role": "assistant", "content": TEXT}, 1.0),
     ([{"content": TEXT}], 1.0),
+    ([{"role": "gpt", "content": TEXT}], 1.0),
+    ([{"role": "user", "content": TEXT}], 0.0),
     ([{"role": "assistant", "content": [{"type": "text", "text": TEXT}]}], 1.0),
     (
         [{"role": "assistant", "content": [{"type": "text", "text": TEXT[:15]}, {"type": "text", "text": TEXT[15:]}]}],

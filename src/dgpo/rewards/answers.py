@@ -52,6 +52,7 @@ CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
 
 _MODEL = {"", "assistant", "model", "chatbot"}
 _OTHERS = {"user", "system", "developer", "human"}
+_TOOLS = {"tool", "function", "ipython", "observation", "environment"}
 
 _TOOL_RESULT = "<tool_response>"
 """How Qwen's template begins the result of a tool, which it puts into a message of the user."""
@@ -139,7 +140,8 @@ def text_of(completion: Completion, name: str = "a completion") -> str:
     if not isinstance(message, Mapping):
         expected = 'expected text, or messages such as {"role": "assistant", "content": "..."}'
         raise TypeError(f"{name} is of type {type(completion).__name__}: {completion!r:.80}; {expected}")
-    if _first(str(message.get("role") or "")) not in _MODEL:
+    # in messages, unlike in transcripts, a tool has no name of its own: any other role is what a model is called
+    if _first(str(message.get("role") or "")) in _OTHERS | _TOOLS:
         return ""
     content = message.get("content")
     if content is None or isinstance(content, str):
