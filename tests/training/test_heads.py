@@ -100,7 +100,7 @@ def test_every_architecture(build, micro_batch, name):
     try:
         model = tiny(name, odd=True)
         ids = torch.arange(1, 13).view(2, 6)
-        model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
     except Exception as error:  # noqa: BLE001 - said in the report of the skipped
         pytest.skip(f"{type(error).__name__}: {error}"[:200])
     check_trainer(build(DGPOTrainer, model=model, router_aux_loss_coef=0.0), micro_batch)
@@ -344,6 +344,19 @@ def test_a_hook_that_comes_after_the_trainer_is_heard(build):
     trainer = build(DGPOTrainer, max_steps=1)
     called = []
     trainer.model.lm_head.register_forward_hook(lambda *args: called.append(1))
+    trainer.train()
+    assert not trainer._step_loss.fused
+
+
+def test_a_head_that_comes_after_the_trainer_is_compared_again(build):
+    trainer = build(DGPOTrainer, model=qwen3(), max_steps=1)
+    assert trainer._step_loss.fused
+
+    class Scaled(torch.nn.Linear):
+        def forward(self, hidden):
+            return 2 * super().forward(hidden) + 1e-3 * hidden.sum(-1, keepdim=True) * self.weight[:, 0]
+
+    trainer.model.set_output_embeddings(Scaled(32, 101, bias=False))
     trainer.train()
     assert not trainer._step_loss.fused
 

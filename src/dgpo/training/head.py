@@ -82,6 +82,7 @@ class Heads:
     def __init__(self, trainer: DGPOTrainer) -> None:
         self.trainer = trainer
         self.head = Head()
+        self._own_logits = False
         asked = trainer.args.fused_loss
         reason = why_not_fused(trainer) if asked else None
         self.fused = asked and reason is None
@@ -89,6 +90,7 @@ class Heads:
             add_policy_loss(causal_model(trainer.model), cast_lm_head_to_fp32=trainer.args.cast_lm_head_to_fp32)
         # text alone does not say what a model makes of images
         self._to_compare = not trainer._is_vlm
+        self._compared: tuple[Any, ...] | None = None
         if self._to_compare and self._all_here():
             self.compare(trainer.model, reason)
         else:
@@ -114,18 +116,29 @@ class Heads:
             self.fused, reason = False, report.why_not_fused
             if trainer._recording is not None and trainer.args.record_sum_pi_squared:
                 raise ValueError(f"record_sum_pi_squared = True needs the fused loss, which is off here: {reason}")
-        if report.why_not_trl is not None:
+        why_not_trl = None if self._own_logits else report.why_not_trl
+        if why_not_trl is not None:
+            self._own_logits = True
             for one in (model, trainer.ref_model):
                 if one is not None:
                     add_own_logits(causal_model(trainer.accelerator.unwrap_model(one)), trainer.temperature)
-        self._say(reason, report.why_not_trl)
+        self._compared = self._looks()
+        self._say(reason, why_not_trl)
 
     def begin(self) -> None:
-        """At the beginning of `train()`: turn the fused loss off where a hook or an override has come since."""
+        """At the beginning of `train()`: look again where somebody changed the model or the trainer since."""
+        if self._compared is not None and self._compared != self._looks():
+            self._to_compare = True
         reason = why_bypassed(self.trainer) if self.fused else None
         if reason is not None:
             self.fused = False
             self._say(reason, None)
+
+    def _looks(self) -> tuple[Any, ...]:
+        """What another head, or another forward, would change."""
+        causal = causal_model(self.trainer.model)
+        head = causal.get_output_embeddings()
+        return head, type(head), head is None or vars(head).get("forward"), vars(causal).get("forward")
 
     def _say(self, reason: str | None, why_not_trl: str | None) -> None:
         parts = []
