@@ -299,6 +299,15 @@ def statistics_in_plain_python(batch: Any, weight: Tensor, eps_low: float, eps_h
     }
 
 
+def test_the_effective_sample_size_of_huge_weights_is_a_number() -> None:
+    """Squares of float32 weights of 1e20 overflow, and inf/inf is no number; it is scale-free."""
+    old = torch.tensor([[-25.0, -0.01, -1.0]])
+    arguments = torch.tensor([[-0.01, -30.0, -1.0]]), old, torch.tensor([-1.0]), torch.ones(1, 3, dtype=torch.bool)
+    out = policy_loss(*arguments, objective=objectives.make("drpo", delta=1e-20))
+    assert out.weight.abs().max() > 1e20
+    assert out.statistics["weight/ess"].item() == pytest.approx(1 / 3)  # one token holds everything
+
+
 @pytest.mark.parametrize(
     ("objective", "eps"),
     [

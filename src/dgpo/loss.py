@@ -215,7 +215,9 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     largest = torch.where(valid, w, -torch.inf).amax() if w.numel() else w.sum()
     statistics["weight/max"] = torch.where(valid.any(), largest, 0.0)
     statistics["weight/zero_fraction"] = ((w == 0) & valid).sum() / count
-    statistics["weight/ess"] = size.sum().square() / (count * w.square().sum()).clamp(min=tiny)
+    # in units of the largest weight: the square of one above 1e19 is more than a float32 holds
+    relative = size / size.amax().clamp(min=tiny) if size.numel() else size
+    statistics["weight/ess"] = relative.sum().square() / (count * relative.square().sum()).clamp(min=tiny)
     statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count
     statistics["advantage/zero_fraction"] = ((tokens.advantage == 0) & valid).sum() / count
     if tokens.rollout_logprob is not None:
