@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
+from itertools import product
 
 import pytest
 
 from dgpo import advantages, objectives
 from dgpo import correction as corrections
 from dgpo.aggregation import AGGREGATIONS, SeqMeanTokenMean, SeqMeanTokenSumNorm, TokenMean
+from dgpo.aggregation import make as make_aggregation
 from dgpo.objectives.conformance import CONFORMANCE
+from dgpo.registry import parse
 from dgpo.training import DGPOConfig, trl_options
 
 GSPO = {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
@@ -84,7 +87,6 @@ def test_what_agrees_is_taken_over(options, objective, aggregation):
             "aggregation='seq-mean-token-sum-norm'",
         ),
         ({"loss_type": "dapo", "epsilon_high": 0.28}, "objective='grpo:eps_high=0.28', aggregation='token-mean'", None),
-        ({"loss_type": "bnpo"}, "objective='grpo', aggregation='token-mean'", None),
         ({"loss_type": "cispo", "epsilon_high": 3.0}, "objective='cispo:cap=3.0', aggregation='token-mean'", None),
         (
             {"objective": "grpo", "loss_type": "sapo", "sapo_temperature_neg": 2.0},
@@ -129,7 +131,34 @@ def test_everything_else_is_translated_in_lines_that_can_be_written(options, wri
         ({"loss_type": "grop"}, "unknown loss_type 'grop', did you mean 'grpo'?"),
         ({"objective": "grpo", "loss_type": "bnpo"}, "it averages over a micro-batch"),
         ({"importance_sampling_level": "word"}, "importance_sampling_level = 'word' is not allowed"),
-        ({"objective": "cispo", "loss_type": "cispo", "importance_sampling_level": "sequence"}, "no objective here is"),
+        (
+            {"objective": "cispo", "loss_type": "cispo", "importance_sampling_level": "sequence"},
+            "no objective here has TRL's 'cispo' with importance_sampling_level='sequence'; nearest: objective="
+            "'cispo', aggregation='token-mean', in place of loss_type and importance_sampling_level",
+        ),
+        (
+            {"loss_type": "luspo", "importance_sampling_level": "token"},
+            "no objective here has TRL's 'luspo' with importance_sampling_level='token'",
+        ),
+        (
+            {"importance_sampling_level": "sequence", "sapo_temperature_neg": 1.1},
+            "no objective here has TRL's 'sapo' with importance_sampling_level='sequence'; nearest: objective='sapo",
+        ),
+        ({"loss_type": "bnpo"}, "micro-batch (loss_type='bnpo'); nearest: objective='grpo', aggregation='token-mean'"),
+        (
+            {"loss_type": "cispo", "epsilon": 0.1},
+            "no objective here has a cap below 1 (TRL takes 0.1 from epsilon_high or epsilon); nearest: objective",
+        ),
+        ({"loss_type": "grpo", "delta": 1.1}, "no objective here has a delta below 1 + epsilon_high"),
+        (
+            {"loss_type": "grpo", "importance_sampling_level": "sequence", "delta": 4.0},
+            "no objective here has delta at the level of the sequence; nearest: objective='gspo'",
+        ),
+        (
+            {"objective": "dgpo:n=2", "loss_type": "grpo", "epsilon": 0.1},
+            "in place of loss_type and epsilon, or objective='dgpo:n=2,eps_low=0.1,eps_high=0.1', "
+            "aggregation='seq-mean-token-mean' to keep objective='dgpo'",
+        ),
         ({"objective": "cispo", "epsilon_high": 3.0}, "Write objective='cispo:cap=3.0' for the cap"),
         ({"objective": "grpo", "delta": 1.1}, "Write objective='grpo:dual_clip=1.1' for a ceiling of negative"),
         (
@@ -157,6 +186,46 @@ def test_everything_else_is_translated_in_lines_that_can_be_written(options, wri
 )
 def test_contradictions(options, said):
     assert said in error(**options)
+
+
+PARAMETERS = [
+    {},
+    {"epsilon": 0.1},
+    {"epsilon": 0.2, "epsilon_high": 5.0},
+    {"delta": 4.0},
+    {"delta": 1.1, "epsilon_high": 0.3},
+    {"sapo_temperature_pos": 1.5, "sapo_temperature_neg": 2.0},
+    {"vespo_lambda_neg": 1.5},
+]
+
+
+@pytest.mark.parametrize("objective", objectives.OBJECTIVES)
+def test_every_refusal_says_what_to_write_and_what_to_remove(objective):
+    """Pasted in place of the options that it names, every line is accepted; so is the rest without what it removes."""
+
+    def take(name, options):
+        name, fields = parse("objective", name)
+        options = {option: value for option, value in options.items() if value is not None}
+        settings = {"objective": name, "fields": fields, "aggregation": None, "aggregation_fields": {}}
+        return objectives.make(name, **trl_options.meaning(options, **settings).fields)
+
+    refused = 0
+    for loss_type, level, more in product([None, *trl_options.WEIGHTS], [None, "token", "sequence"], PARAMETERS):
+        options = {"loss_type": loss_type, "importance_sampling_level": level, **more}
+        try:
+            take(objective, options)
+        except ValueError as caught:
+            said, refused = str(caught), refused + 1
+        else:
+            continue
+        written = re.findall(r"objective='([^']*)'(?! \(its)|aggregation='([^']*)'", said)
+        assert written or "remove it" in said, said
+        for name, aggregation in written:
+            take(name or objective, {})
+            make_aggregation(aggregation or "token-mean", **({"length": 4} if aggregation.endswith("norm") else {}))
+        if removed := re.search("or remove (.*) to keep", said):
+            take(objective, {k: v for k, v in options.items() if k not in re.split(", | and ", removed[1])})
+    assert refused > 50
 
 
 def test_an_advantage_beside_the_scale_that_it_is():

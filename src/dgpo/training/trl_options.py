@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
@@ -89,11 +89,11 @@ def meaning(
         ValueError: an option that says something else than the objective or the aggregation, with what to write
             instead; two settings of one quantity that differ.
     """
-    name, given = _average(options, objective, aggregation, dict(aggregation_fields))
+    name, given = _average(options, objective, fields, aggregation, dict(aggregation_fields))
     if "importance_sampling_level" in options:
-        _check_level(options, objective)
+        _check_level(options, objective, fields)
     found = dict(fields)
-    for option, field in _taken(options, objective).items():
+    for option, field in _taken(options, objective, fields).items():
         value = options[option]
         if found.setdefault(field, value) != value:
             shown = "epsilon_high (or epsilon)" if field in ("eps_high", "cap") else option
@@ -141,7 +141,11 @@ def weighs_by_length(objective: objectives.Objective, name: str, chosen: str) ->
 
 
 def _average(
-    options: Mapping[str, Any], objective: str, chosen: str | None, fields: dict[str, Any]
+    options: Mapping[str, Any],
+    objective: str,
+    objective_fields: Mapping[str, Any],
+    chosen: str | None,
+    fields: dict[str, Any],
 ) -> tuple[str | None, dict[str, Any]]:
     """Name and fields of the aggregation, after a look at `loss_type`."""
     loss_type = options.get("loss_type")
@@ -155,7 +159,7 @@ def _average(
             f"here it may name an aggregation: {', '.join(aggregation.AGGREGATIONS)}"
         )
     elif objective not in WEIGHTS[loss_type]:
-        _refuse("loss_type", options, objective)
+        _refuse("loss_type", options, objective, objective_fields)
     else:
         found = AVERAGES[loss_type]
     if found is None:
@@ -178,20 +182,20 @@ def _average(
     return name, fields
 
 
-def _check_level(options: Mapping[str, Any], objective: str) -> None:
+def _check_level(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> None:
     level = options["importance_sampling_level"]
     if level not in ("token", "sequence"):
         raise ValueError(f"importance_sampling_level = {level!r} is not allowed; expected 'token' or 'sequence'")
     if level not in _levels_of(objective):
-        _refuse("importance_sampling_level", options, objective)
+        _refuse("importance_sampling_level", options, objective, fields)
 
 
-def _taken(options: Mapping[str, Any], objective: str) -> dict[str, str]:
+def _taken(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> dict[str, str]:
     """option -> the objective's field that it sets, for the parameters among the options."""
     known = _parameters_of(objective)
     for option in options:
         if option in PARAMETERS and option not in known:
-            _refuse(option, options, objective)
+            _refuse(option, options, objective, fields)
     high = known.get("epsilon_high")
     own = _setting_of(objective).get("loss_type")
     if "epsilon_high" in options and high != "eps_high" and options.get("loss_type") != own:
@@ -241,37 +245,79 @@ def _check_delta(delta: float, objective: str, fields: Mapping[str, Any]) -> Non
         )
 
 
-def _refuse(option: str, options: Mapping[str, Any], objective: str) -> NoReturn:
+def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> NoReturn:
     """Raise the error for an option that does not fit the objective, with the translation of what was set."""
-    instead = _translated(options)
-    loss_type = options.get("loss_type")
-    other = AVERAGES.get(loss_type or "") if option == "loss_type" else None
-    if instead is None:
-        advice = f"no objective here is loss_type={loss_type!r} at the level of the sequence; remove {option}"
+    there = _translated(options)
+    place = f", in place of {_listed(options)}" if len(options) > 1 else ""
+    if there.lost:
+        advice = f"no objective here has {there.lost}; nearest: {there.text}{place}"
+    elif there.name == objective:
+        advice = f"remove it: {objective!r} has no field for it"
     else:
-        name, text = instead
-        advice = f"write {text} for what TRL calls this"
-        if other is not None and name != objective:
-            advice += f", or {_written(other)} alone to keep objective={objective!r}"
-        elif name == objective:
-            advice = f"remove it: {objective!r} has no field for it"
-        elif (field := _parameters_of(name).get(option)) in _fields_of(objective):
+        advice = f"write {there.text} for what TRL calls this{place}"
+    if there.name != objective:
+        other = AVERAGES.get(options["loss_type"]) if option == "loss_type" else None
+        if other is not None:
+            own = _with_its_fields(options, objective, fields)
+            text = _written(other) + " alone" if own == objective else f"objective={own!r}, {_written(other)}"
+            advice += f", or {text} to keep objective={objective!r}"
+        elif (field := _parameters_of(there.name).get(option)) in _fields_of(objective):
             advice += f", or objective='{objective}:{field}={options[option]}' for the field of {objective!r}"
         else:
-            advice += f", or remove it to keep objective={objective!r}"
-    fields = ", ".join(_fields_of(objective)) or "none"
-    lacks = ""
-    if option in PARAMETERS:
-        bound = {"epsilon": "eps_low", "epsilon_high": "eps_high"}.get(option)
-        lacks = f"objective {objective!r} has no {bound!r} (its fields: {fields}); " if bound else ""
+            advice += f", or remove {_listed(_foreign(options, objective))} to keep objective={objective!r}"
+    names = ", ".join(_fields_of(objective)) or "none"
+    bound = {"epsilon": "eps_low", "epsilon_high": "eps_high"}.get(option)
+    lacks = f"objective {objective!r} has no {bound!r} (its fields: {names}); " if bound else ""
     raise ValueError(
         f"{option} = {options[option]!r} has no meaning here with objective = {objective!r}: {lacks}{advice}"
     )
 
 
-def _translated(options: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The objective that TRL means by the options, and how it and its average are written; None if there is none."""
+def _foreign(options: Mapping[str, Any], objective: str) -> list[str]:
+    """The options that do not fit the objective."""
+    known, level = _parameters_of(objective), options.get("importance_sampling_level")
+    found = [name for name in options if name in PARAMETERS and name not in known]
+    if "delta" in options and "delta" in known:
+        high = options.get("epsilon_high", options.get("epsilon", objectives.make(objective).eps_high))  # type: ignore[attr-defined]
+        found += ["delta"] if options["delta"] < 1 + high else []
+    if level is not None and level not in _levels_of(objective):
+        found.append("importance_sampling_level")
+    if objective not in WEIGHTS.get(options.get("loss_type", ""), (objective,)):
+        found.append("loss_type")
+    if "epsilon_high" in options and known.get("epsilon_high") == "cap" and options.get("loss_type") != "cispo":
+        found.append("epsilon_high")
+    return found
+
+
+def _listed(names: Iterable[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _with_its_fields(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> str:
+    """The objective as it is written with its fields, those that the options set among them."""
+    found = dict(fields)
+    for option, field in _parameters_of(objective).items():
+        if option in options and field != "cap":
+            found.setdefault(field, options[option])
+    if "epsilon" in options and "eps_high" in _fields_of(objective):
+        found.setdefault("eps_high", options["epsilon"])
+    return label(objectives.make(objective, **found))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Translation:
+    """Attributes: the objective, how it and its average are written, and what TRL has there that it has not."""
+
+    name: str
+    text: str
+    lost: str
+
+
+def _translated(options: Mapping[str, Any]) -> _Translation:
+    """What TRL means by the options, or the nearest to it. Options that TRL does not read there are left out."""
     loss_type, level = str(options.get("loss_type")), options.get("importance_sampling_level")
+    lost = []
     if loss_type not in WEIGHTS:
         tuned = [kind for kind in ("sapo", "vespo") if any(option.startswith(f"{kind}_") for option in options)]
         candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
@@ -279,22 +325,31 @@ def _translated(options: Mapping[str, Any]) -> tuple[str, str] | None:
         candidates = WEIGHTS[loss_type]
     wanted = level if len(candidates) > 1 else level or objectives.OBJECTIVES[candidates[0]].level
     fitting = [name for name in candidates if (wanted or "token") in _levels_of(name)]
+    name = (fitting or candidates)[0]
     if not fitting:
-        return None
-    name = fitting[0]
+        lost.append(f"TRL's {BY_LENGTH if loss_type == BY_LENGTH else name!r} with importance_sampling_level={level!r}")
     known = _parameters_of(name)
     fields = {known[option]: options[option] for option in options if option in known}
     if "epsilon" in options and "epsilon_high" in known:
         fields.setdefault(known["epsilon_high"], options["epsilon"])
+    if name == "cispo" and fields.get("cap", 1) < 1:
+        lost.append(f"a cap below 1 (TRL takes {fields.pop('cap')} from epsilon_high or epsilon)")
+    delta = options.get("delta")
+    if delta is not None and name == "gspo":
+        lost.append("delta at the level of the sequence")
+    elif delta is not None and "dual_clip" in fields and delta < 1 + objectives.GRPO(**fields).eps_high:
+        lost.append("a delta below 1 + epsilon_high, with which TRL lowers the bound of positive advantages")
+        del fields["dual_clip"]
     text = f"objective={label(objectives.make(name, **fields))!r}"
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
-    if level == "sequence" and goes_with is None:
+    if level == "sequence" and name == "gspo" and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
-    elif loss_type == "bnpo":
+    if loss_type == "bnpo":
+        lost.append("an average over a micro-batch (loss_type='bnpo')")
         goes_with = ("token-mean", {})
     if goes_with is not None:
         text += f", {_written(goes_with)}"
-    return name, text
+    return _Translation(name=name, text=text, lost=", or ".join(lost))
 
 
 def _written(average: tuple[str, Mapping[str, Any]]) -> str:
