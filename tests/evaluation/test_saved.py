@@ -232,3 +232,17 @@ def test_counts_that_are_none(tmp_path, tokens):
     rows = [{**row, "tokens": tokens} for row in by_completion()]
     with pytest.raises(ValueError, match="line 1 of .* has tokens = .*; expected a whole number"):
         evaluate_saved(write(tmp_path / "gens.jsonl", rows), SUMS, progress=False)
+
+
+def test_a_password_that_an_older_version_recorded_is_not_copied(tmp_path):
+    backend = {"kind": "openai", "base_url": "http://me:password@host/v1?api_key=secret-one"}
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"model": "m", "backend": backend}))
+    write(folder / "generations.jsonl", by_completion())
+    evaluate_saved(folder / "generations.jsonl", SUMS, out=tmp_path / "new", progress=False)
+    found = json.loads((tmp_path / "new" / "results.json").read_text())["backend"]["generated_by"]
+    assert found["base_url"] == "http://***@host/v1?api_key=***"
+    for file in (tmp_path / "new").iterdir():
+        assert "password" not in file.read_text()
+        assert "secret-one" not in file.read_text()

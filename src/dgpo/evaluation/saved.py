@@ -16,6 +16,7 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
 from dgpo.files import FolderLock, loads
+from dgpo.redaction import without_secrets
 from dgpo.rewards.answers import texts_of
 
 CHUNK = 4096
@@ -86,7 +87,7 @@ def evaluate_saved(
     backend = {"kind": KIND, "file": path.name, "sha256": digest}
     run = {
         "model": before.get("model", path.name),
-        "backend": {**backend, "generated_by": before.get("backend")},
+        "backend": {**backend, "generated_by": without_secrets(before.get("backend"))},
         "sampling": before.get("sampling", dict.fromkeys(("temperature", "top_p", "max_new_tokens", "seed"))),
         "prompt": before.get("prompt", {}),
         "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
