@@ -228,6 +228,7 @@ def figures(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]:
     """
     advantage, r, size = valid.advantage.abs(), valid.ratio, w.abs()
     mass, signed, kept = advantage * size, advantage * w * valid.norm, advantage * r * valid.norm
+    relative = size / size.amax().clamp(min=torch.finfo(w.dtype).tiny)
     gradient = signed.abs()
     off = advantage * (w - r).abs()
     whole_is = (advantage * r).sum()
@@ -236,7 +237,7 @@ def figures(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]:
         "weight/mean": w.mean(),
         "weight/max": w.amax(),
         "weight/zero_fraction": (w == 0).to(w.dtype).mean(),
-        "weight/ess": share(size.sum().square(), len(w) * w.square().sum()),
+        "weight/ess": share(relative.sum().square(), len(w) * relative.square().sum()),
         "bias": share(off.sum(), whole_is),
         "bias_equal_step": equal_step,
         "cosine": share((signed * kept).sum(), signed.norm() * kept.norm()),
