@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from grader_kinds import ACCEPTED, DIFFERENT, SAME
+from grader_kinds import ACCEPTED, DIFFERENT, FURTHER_DIFFERENT, FURTHER_SAME, SAME
 
 from dgpo.rewards.plain import FUNCTIONS
 from dgpo.rewards.unit_table import COUNTED, UNITS, named
@@ -44,6 +44,15 @@ def test_what_is_accepted_in_one_direction(grader, kind):
 def test_what_is_different_is_refused_both_ways(grader, kind):
     pairs = both_ways(DIFFERENT[kind])
     assert [pair for pair, verdict in graded(grader, pairs) if verdict.score or verdict.reason == "timeout"] == []
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(None, marks=pytest.mark.soak)])
+def test_further_pairs(grader, count):
+    same, different = both_ways(FURTHER_SAME), both_ways(FURTHER_DIFFERENT)
+    if count is not None:
+        same, different = (random.Random(0).sample(pairs, count) for pairs in (same, different))
+    assert [(pair, verdict.reason) for pair, verdict in graded(grader, same) if verdict.score != 1.0] == []
+    assert [pair for pair, verdict in graded(grader, different) if verdict.score or verdict.reason == "timeout"] == []
 
 
 @pytest.mark.parametrize("gold", ["nan", "NaN", "-nan", r"\text{nan}", "null", "<NA>", "NaT"])

@@ -29,11 +29,15 @@ _GROUP_NUMBER = re.compile(r"(\\[A-Za-z]+\s*[\^_]\{[^{}]*\}|\})\s*(?=\d)")
 _NAMED_PRODUCT = re.compile(r"(?<![A-Za-z\\])([ie])\s*(?=\()")
 
 
+_NEGATIVE_POWER = re.compile(r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))")
+
+
 def explicit(latex: str) -> str:
     """The formula with nothing left to guess between its numbers."""
     latex = _FRAC_FIRST.sub(_braced_first, latex)
     latex = _FRAC_SECOND.sub(r"\\frac\1{\2}", latex)
     latex = _ROOT.sub(lambda match: rf"\sqrt{match[1] or ''}{{{match[2]}}}", latex)
+    latex = _NEGATIVE_POWER.sub(r"^{-\1}", latex)
     latex = _SCRIPT.sub(r"\1{\2}", latex)
     if r"\begin" in latex:
         return latex

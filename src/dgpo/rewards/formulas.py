@@ -213,7 +213,12 @@ def _parsed(latex: str) -> Any:
     )
     if not isinstance(parsed, Basic | MatrixBase) or parsed.has(nan, zoo):
         raise ValueError(f"no mathematics in {latex!r}")
-    return parsed.xreplace({Symbol("i", real=False): I}) if imaginary and isinstance(parsed, Basic) else parsed
+    if imaginary and isinstance(parsed, Basic):  # its other letters are real, as they are where no i is
+        letters = {
+            symbol: Symbol(symbol.name, real=True) for symbol in parsed.free_symbols if isinstance(symbol, Symbol)
+        }
+        return parsed.xreplace(letters | {Symbol("i", real=False): I})
+    return parsed
 
 
 def _exactly(decimal: re.Match[str]) -> str:

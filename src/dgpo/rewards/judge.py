@@ -26,6 +26,7 @@ _PERCENT = re.compile(r"\\?%")
 _CHAIN = re.compile(r"(?<![<>!:\\])=(?!=)")
 _LABEL = re.compile(rf"\s*(?P<name>{NAME})(?P<call>{CALL})?\s*$")
 _DOTS = "\\ldots"
+_ANGLE_OF = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CUT_OFF = re.compile(r"[\d.]\s*\\ldots")
 _RUN = re.compile(r"\\(?:begin|end)\s*\{[a-zA-Z*]*\}|\\[A-Za-z]+|(?P<letters>[A-Za-z]+)")
 _SMALL = "no on or is if in of to it at as by be do go he me my so up us we an am"
@@ -300,6 +301,8 @@ def _like_units(gold: str, answer: str) -> tuple[str, str]:
 
 def _degrees(text: str, other: str) -> str:
     r"""Degrees at the end set aside, unless the other one is in radians; those inside a formula as \pi/180."""
+    if _ANGLE_OF.search(text):
+        return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
     if text.endswith(_DEGREE) and not (r"\pi" in other and _DEGREE not in other):
         text = text.removesuffix(_DEGREE)
     elif text.endswith(_DEGREE):

@@ -24,7 +24,7 @@ _FRACTION = re.compile(
 )
 _LIST = re.compile(r",\s")  # 32, 349 is two numbers
 _MIXED = re.compile(r"(?P<sign>[-+]?)(?P<whole>\d+)\s+(?P<over>\d+)\s*/\s*(?P<under>\d+)")
-_BETWEEN_DIGITS = re.compile(r"(?<=[\d.,])(?:\s|\\[,;:! ]|~)+(?=[\d.])")
+_BETWEEN_DIGITS = re.compile(r"(?<=[\d.,])(?:\s|\\[,;:! ]|~)+(?=[\d.])|(?<=\d)\s+(?=,\s*\d)")
 _SPACE = re.compile(r"\s+|\\[,;:! ]")
 
 

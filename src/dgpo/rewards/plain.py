@@ -36,6 +36,7 @@ _AROUND = {
     "ceil": (r"\lceil ", r"\rceil "),
 }
 FUNCTIONS = frozenset((*_TAKING, *_AROUND))
+_BEHIND_A_LETTER = frozenset(("sin", "cos", "tan", "ln", "log", "exp", "sqrt"))
 _PAIRS = frozenset(("binom", "binomial", "comb"))
 _COMMANDS = {rf"\{name}": name for name in ("sqrt", "abs")}
 _BACKSLASH_LOST = frozenset(("frac", "dfrac", "tfrac"))
@@ -64,7 +65,9 @@ def latex_of(text: str) -> str:
     partner = _partners(tokens)
     out = list(tokens)
     for place, token in enumerate(tokens):
-        if token in _COMMANDS or (token[0].isalpha() and token.isascii() and not _is_subscript(tokens, place)):
+        if token == "^" and tokens[place + 1 : place + 2] == ["("] and place + 1 in partner:  # x^(n+1)
+            out[place + 1], out[partner[place + 1]] = "{", "}"
+        elif token in _COMMANDS or (token[0].isalpha() and token.isascii() and not _is_subscript(tokens, place)):
             _translate(tokens, partner, out, place)
     return "".join(out)
 
@@ -93,6 +96,10 @@ def _translate(tokens: list[str], partner: dict[int, int], out: list[str], place
             out[place] = " " + _TAKING[name]
     elif name in _NAMES:
         out[place] = " " + _NAMES[name]
+    elif following == "(" and name[1:] in _BEHIND_A_LETTER:  # rcos(x)
+        tokens[place] = name[1:]
+        _translate(tokens, partner, out, place)
+        out[place] = name[0] + out[place]
     else:
         out[place] = _taken_apart(tokens[place])
 

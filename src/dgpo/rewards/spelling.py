@@ -57,7 +57,7 @@ _IN_MATRICES: Rewrites = [
     (re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|strut|mathstrut)(?![A-Za-z])"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
-    (re.compile(r"\\(?:c|h|l|)dots[cbmio]?(?![A-Za-z])|\.{3,}"), r"\\ldots "),
+    (re.compile(r"\\(?:c|h|l|)dots[cbmio]?(?![A-Za-z])|\.{2,}"), r"\\ldots "),
     (re.compile(r"\$|(?<=\})\s*\.\s*$"), ""),
 ]
 _REWRITES: Rewrites = _IN_MATRICES[:4] + [
@@ -81,7 +81,10 @@ _REWRITES: Rewrites = _IN_MATRICES[:4] + [
         (r"\\(?:degree|textdegree)(?![A-Za-z])", r"^{\\circ}"),
         (r"\^\s*\{?\s*\\circ\s*\}?", r"^{\\circ}"),
         (r"\\(?:varnothing)(?![A-Za-z])", r"\\emptyset"),
-        (r"\\(?:mathbb|Bbb)\s*([RZNQC])(?![A-Za-z])|\\([RZNQC])(?![A-Za-z])", r"\\mathbb{\1\2}"),
+        (
+            r"\\(?:Bbb|mathbf)\s*\{\s*([RZNQC])\s*\}|\\(?:mathbb|Bbb)\s*([RZNQC])(?![A-Za-z])|\\([RZNQC])(?![A-Za-z])",
+            r"\\mathbb{\1\2\3}",
+        ),
         (r"\\backslash(?![A-Za-z])|(?<=\\mathbb\{R\})\s*-(?=\s*\\?\{)", r"\\setminus "),
         # behind a number it may be a unit: 10\,\mathrm{m}, \frac{\mathrm{m}}{\mathrm{s}}
         (r"(?<=[\d}{)\x03/,;~ ])\s*\\mathrm\s*\{\s*([mgshLlNJWVAKCFTH])\s*\}", r"\\text{\1}"),
@@ -92,9 +95,16 @@ _REWRITES: Rewrites = _IN_MATRICES[:4] + [
         (r"(?<=\d)\s*[eE]\s*([+-]?\d{1,3})(?!\d|\.\d)", r" \\times 10^{\1}"),
         (r"\*\*\s*\(([^()]*)\)", r"^{\1}"),
         (r"\*\*\s*(-?\d+(?:\.\d+)?|[a-z])", r"^{\1}"),
+        (r"(?<=[\w)\]}])\s*\*\*\s*(?=[\w(\\-])", "^"),
         (r"(?<=\d)\.(?=\s*[/*+)-])", ""),  # Python's 1./3
         (r"\.\s*(?=[\])}]$)", ""),
+        (
+            r"(?<=[\d}])\s*\\q?quad\s*(?=\\(?:text|mathrm|mbox|textrm)\s*\{[\s~]*"
+            r"(?!(?:and|or|but|if|when|for|not|where|with)\b)[A-Za-z])",
+            " ",
+        ),
         (r"\\(?:quad|qquad)(?![A-Za-z])", " ; "),
+        (r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])", r"\\cup "),
         (r"\\[,;:!> ]|~|\\(?:thinspace|medspace|enspace)(?![A-Za-z])", " "),
         (r"\\text\s*\{\s*(?:degrees?|deg\.?)\s*\}|(?<=\d)\s*degrees?(?![A-Za-z])", r"^{\\circ}"),
         (r"(?<=[\d})])\s*(?:\\text\s*\{\s*(?:per ?cent|pct)\.?\s*\}|(?:per ?cent|pct)(?![A-Za-z]))", r"\\%"),
@@ -114,6 +124,11 @@ _WORDS = re.compile(
 )
 _SPACES = re.compile(r"\s+")
 _ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?\s*)?(?:\x02\s*(?:st|nd|rd|th)\s*\x03|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?")
+_LEADING_EQUALS = re.compile(r"^\s*=(?!=)|\\\s*$")
+_BOLD_NUMBER = re.compile(r"^\s*\*\*\s*([^*\s]+)\s*\*\*(?!\*)")
+_WORDED_LIST = re.compile(r"\x02\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\x03")
+_WORDED_NUMBER = re.compile(r"^\s*\x02\s*([-+]?\d[\d.,]*)\s*\x03")
+_WORDED_COMMA = re.compile(r"\x02\s*([,;])\s*\x03")
 _TIGHT_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d)")
 # 10\,000 and 10 000, but not the mixed number 2 100/300 or the product 2^6 343
 _GROUPED = re.compile(r"(?<![\d.,^_])(\d{1,3})((?:(?:\\[,;:! ]|\s|~)\d{3})+)(?!\d|\s*/\s*\d{3})")
@@ -125,7 +140,11 @@ _CURRENCIES = {
     "₹": "rupees", "₩": "won", "₽": "rubles", "¢": "cents", r"\textcent": "cents",
 }  # fmt: skip
 _SIGN = r"(?P<sign>\\\$|[€£¥₹₩₽¢]|\\(?:textdollar|euro|texteuro|pounds|textsterling|textcent)(?![A-Za-z]))"
-_AMOUNT = r"(?P<amount>[-+]?\d[\d.,]*(?<![.,])|[-+]?\.\d+)"
+# a fraction or a number word goes on: what it counts stands behind that, and the sign is dropped
+_AMOUNT = (
+    r"(?P<amount>[-+]?\d[\d.,]*(?<![.,])|[-+]?\.\d+)"
+    r"(?![\d.,]*\d|\s*(?:\\[dtc]?frac|/|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion)))"
+)
 _MONEY_FIRST = re.compile(rf"(?<![A-Za-z\\])(?:US|AU|CA|NZ|HK|A|C)?{_SIGN}\s*{_AMOUNT}")
 _CODE_FIRST = re.compile(
     rf"^\s*(?P<code>USD|EUR|GBP|JPY|INR|CNY|AUD|CAD|CHF|KRW|RUB|MXN|BRL|SEK|NOK|DKK|Rs\.?)\s*{_AMOUNT}(?!\w)"
@@ -139,9 +158,9 @@ _SCALED = re.compile(
     rf"(?:\x02\s*(?P<worded>{'|'.join(_SCALES)})\b\s*(?P<rest>[^\x03]*)\x03|(?P<scale>{'|'.join(_SCALES)})(?![A-Za-z]))"
 )
 _REPEATING = re.compile(
-    r"(?<![\d.,^_])(?P<whole>\d{0,20})\.(?P<lead>\d{0,20})(?:\((?P<bracketed>\d{1,20})\)|"
+    r"(?<![\d.^_])(?<!\d,(?=\d{3}\.))(?P<whole>\d{0,20})\.(?P<lead>\d{0,20})(?:\((?P<bracketed>\d{1,20})\)|"
     r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?:\{\s*(?P<over>\d{1,20})\s*\}|(?P<digit>\d)))"
-    r"(?:(?P<middle>\d{0,20})\\dot\s*\{?(?P<last>\d)\}?)?(?![\d.(])"
+    r"(?:(?P<middle>\d{0,20})\\dot\s*\{?(?P<last>\d)\}?)?(?!\d|\.\d|\()"
 )
 _AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})\s*\\ldots(?![A-Za-z])")
 
@@ -151,7 +170,7 @@ def clean(text: str) -> str:
     text = text.replace("\x02", "").replace("\x03", "")
     for damaged, meant in _DAMAGED.items():
         text = text.replace(damaged, meant)
-    text = _unwrapped(text)
+    text = _unwrapped(_LEADING_EQUALS.sub("", text))
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SUBSCRIPTS)}}}", text)
     text = text.translate(_TABLE)
@@ -168,6 +187,8 @@ def clean(text: str) -> str:
         text = pattern.sub(replacement, text)
     text = _GROUPED.sub(_digits, text)
     text = _WORDS.sub(_words, text)
+    for pattern in (_WORDED_LIST, _WORDED_COMMA, _WORDED_NUMBER):
+        text = pattern.sub(r" \1 ", text)
     text = _ORDINAL.sub(" ", text)
     whole = _ONLY_WORDS.fullmatch(text.strip())
     if whole is not None:  # \text{73 cm}
@@ -188,7 +209,7 @@ def _unwrapped(text: str) -> str:
                 break
         else:
             break
-    return text
+    return _BOLD_NUMBER.sub(r"\1 ", text)
 
 
 def _words(match: re.Match[str]) -> str:

@@ -45,7 +45,7 @@ _SPELLINGS = {
     "metre": "meter", "litre": "liter", "gramme": "gram", "kilo": "kilogram", "kmph": "km/h", "kph": "km/h",
     "kmh": "km/h", "mph": "mile/h", "rpm": "rev/min", "bps": "bit/s", "kcals": "kcal", "sec": "s", "secs": "s",
     "mhz": "MHz", "khz": "kHz", "hz": "Hz", "kbps": "kbit/s", "mbps": "Mbit/s", "ml": "mL", "fps": "frame/s",
-    "cc": "cm^3", "sqft": "ft^2", "sqm": "m^2",
+    "kms": "km", "cc": "cm^3", "sqft": "ft^2", "sqm": "m^2",
 }  # fmt: skip
 
 _COUNTED = (
@@ -88,13 +88,13 @@ _IRREGULAR = {
     "buses": "bus", "bacteria": "bacterium", "nuclei": "nucleus", "inches": "inch", "feet": "foot", "henries": "henry",
     "tomatoes": "tomato", "potatoes": "potato", "mangoes": "mango", "hertz": "hertz", "series": "series",
 }  # fmt: skip
-_COUNTED_TOO = ("man", "tooth", "slug")
+_COUNTED_TOO = ("number", "dot", "man", "tooth", "slug")
 
 # in front of what is counted, or behind it
 _ADJECTIVES = (
-    "stuffed different distinct possible total unique whole such real red blue green yellow orange purple pink white "
-    "black brown big small large little long short new old full complete ordered unordered regular fluid nautical "
-    "solar us school chocolate"
+    "metric stuffed different distinct possible total unique whole such real red blue green yellow orange purple pink "
+    "white black brown big small large little long short new old full complete ordered unordered regular fluid "
+    "nautical solar us school chocolate "
 )
 ADJECTIVES = frozenset(_ADJECTIVES.split())
 _BEHIND = "old long tall wide high deep away total altogether each left remaining ago later apart of in all"
@@ -126,7 +126,9 @@ SINGLE = frozenset(["m", "g", "s", "h", "L", "N", "J", "W", "V", "K"])
 """Symbols of one letter that are read as units without upright type, and then only behind `10 `."""
 
 
-_PLURAL_ONLY = frozenset(("square", "cube", "prime", "time", "root"))  # 5 squares, but "5 square" is 25
+_PLURAL_ONLY = frozenset(
+    ("square", "cube", "prime", "time", "root", "number", "dot")
+)  # 5 squares, but "5 square" is 25
 
 
 def named(word: str) -> str | None:

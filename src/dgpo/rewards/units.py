@@ -17,11 +17,13 @@ _CHANGING = (
     # numbers
     "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy "
     "eighty ninety dozen dozens half halves quarter quarters score gross pair pairs couple couples twice thrice "
-    "double triple percent pct lakh lakhs crore crores fold mille permille ppm ppb infinity inf pi googol "
+    "double triple percent pct lakh lakhs crore crores fold mille permille ppm ppb infinity inf pi googol bn mln mil "
+    "tens ones myriad triples twins trios etc alpha beta gamma delta epsilon zeta eta iota kappa lambda mu nu xi "
+    "omicron rho sigma tau upsilon phi chi omega "
     # operations and bases
-    "plus minus times over divided multiplied by squared cubed factorial mod modulo root power base binary octal "
-    "decimal hex hexadecimal negative positive reciprocal inverse sum difference product sqrt sin cos tan cot csc "
-    "log ln exp max gcd lcm abs det lim arg dim theta choose "
+    "square cube cubic prime complement above below ish plus minus times over divided multiplied by squared cubed "
+    "factorial mod modulo root power base binary octal decimal hex hexadecimal negative positive reciprocal inverse "
+    "sum difference product sqrt sin cos tan cot csc log ln exp max gcd lcm abs det lim arg dim theta choose "
     # hedges and conditions
     "not no none neither nor never or and but also if unless else otherwise except without maybe perhaps possibly "
     "either between versus vs than more less least most approximately approx about around nearly roughly almost "
@@ -42,10 +44,13 @@ _ATOM = re.compile(
     r"\^\{\\circ\}\s*[CF](?![A-Za-z])|[A-Za-z]+(?:['-][A-Za-z]+)*[23]?(?![A-Za-z\d])|\\[A-Za-z]+|\^\s*\{?\s*-?\s*\d\s*\}?|\S"
 )
 _GREEK = {r"\mu": "micro", r"\Omega": "ohm", r"\AA": "angstrom"}
+_PREFIX_OF_OHM = {"k": "kilo", "M": "mega", "m": "milli", "G": "giga"}
 _FRACTION = re.compile(
     r"\\frac\s*\{\s*(\x02[^\x03]*\x03(?:\s*\^\s*\{?-?\d\}?)?)\s*\}\s*\{\s*(\x02[^\x03]*\x03(?:\s*\^\s*\{?-?\d\}?)?)\s*\}\s*$"
 )
-_NUMBER = re.compile(r"[-+]?(?:[\d.,]*\d\.?(?:\s*/\s*\d+)?|\\frac\{[-\d.]+\}\{[\d.]+\}|\\frac\d\d)")
+_NUMBER = re.compile(
+    r"[-+]?(?:[\d.,]*\d\.?(?:\s*/\s*\d+|\s*\\(?:times|cdot)\s*10\s*\^\s*\{?-?\d+\}?)?|\\frac\{[-\d.]+\}\{[\d.]+\}|\\frac\d\d)"
+)
 _WORD_INSIDE = re.compile(r"\x02|(?<![\\A-Za-z])[A-Za-z]{2,}")
 _CONSTANT = re.compile(r"(?:\\(?:pi|sqrt|frac|cdot|times)(?![A-Za-z])|[^A-Za-z\\\x02])*")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!e(?![A-Za-z]))[A-Za-z]")
@@ -88,7 +93,7 @@ def words_of(text: str) -> frozenset[str]:
 
 def changes(word: str) -> bool:
     """Whether a word counts, calculates, denies or conditions."""
-    return word.casefold() in _CHANGES or _COUNTS.fullmatch(word.casefold()) is not None
+    return any(part in _CHANGES or _COUNTS.fullmatch(part) is not None for part in word.casefold().split("-"))
 
 
 def same_unit(gold: str, answer: str) -> bool:
@@ -168,8 +173,10 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
             powers[last] *= int(re.sub(r"[^-\d]", "", atom))
         elif lower in ("/", "per") or (lower in ("a", "an") and place):
             sign = -1
-        elif atom in "()":
-            continue
+        elif atom in "()" or (place and atoms[place - 1].casefold() == "of" and last and not changes(atom)):
+            continue  # gallons of water
+        elif atom in _PREFIX_OF_OHM and atoms[place + 1 : place + 2] == [r"\Omega"]:
+            micro = _PREFIX_OF_OHM[atom]
         elif lower in ("square", "sq", "cubic", "cu") and place + 1 < len(atoms):
             square = 2 if lower[0] == "s" else 3
         elif lower in ("squared", "cubed"):
