@@ -231,6 +231,15 @@ def test_batches_are_those_of_the_world(hub: list[str]) -> None:
             ["--rewards", "math_reward", "--dynamic_sampling", "--dynamic_sampling_rewards", "maths_reward"],
             ["dynamic_sampling_rewards: unknown reward 'maths_reward'", "did you mean 'math_reward'"],
         ),
+        (
+            ["--dynamic_sampling", "--dynamic_sampling_rewards", "test_reward"],
+            ["dynamic_sampling_rewards: unknown reward 'test_reward'", "did you mean 'text_reward'"],
+        ),
+        (["--reward_weights", "1", "2"], ["reward_weights = [1.0, 2.0]", "expected one for each reward: text_reward"]),
+        (
+            ["--rewards", "math_reward", "format_reward", "--reward_weights", "1"],
+            ["reward_weights = [1.0]", "expected one for each reward: math_reward, format_reward"],
+        ),
         (["--rewards", "format_reward", "--dynamic_sampling"], ["no reward that decides", "dynamic_sampling_rewards"]),
         (["--load_in_4bit"], ["does not estimate quantised weights"]),
         (["--objective", "dgop"], ["unknown objective 'dgop'", "'dgpo'"]),

@@ -145,6 +145,7 @@ def test_yamls_own_spelling_of_infinity(tmp_path: Path, text: str) -> None:
     assert of_file(tmp_path, f"real: {text}\nmapping: {{m: {text}}}") == Options(real=math.inf, mapping={"m": math.inf})
     assert of_file(tmp_path, "real: -.inf").real == -math.inf
     assert math.isnan(of_file(tmp_path, "real: .nan").real)
+    assert of_file(tmp_path, f"word: {text}\nwords: [{text}, .nan]") == Options(word=text, words=[text, ".nan"])
 
 
 def test_mappings_are_read_by_yaml_1_2(tmp_path: Path) -> None:
@@ -189,7 +190,7 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
         ("word: [a\nwhole: 1\n", ["is not valid YAML: line 2", "that begins in line 1"]),
         ("word: 'a\n\n", ["is not valid YAML: line 3", "that begins in line 1"]),
         ("word: *nowhere\n", ["is not valid YAML: line 1: found undefined alias 'nowhere'"]),
-        ("word: a\n---\nword: b\n", ["is not valid YAML: line 2: but found another document"]),
+        ("word: a\n---\nword: b\n", ["is not valid YAML: line 2: a second document begins; expected one"]),
         ("word: @a\n", ["is not valid YAML: line 1: found character '@'"]),
         ("word: %a\n", ["is not valid YAML: line 1: found character '%'"]),
         ("word: !!python/object:os.system x\n", ["line 1: the tag 'tag:yaml.org,2002:python/object:os.system' is not"]),

@@ -157,7 +157,7 @@ def _item(parser: HfArgumentParser, action: argparse.Action, item: Entry, mappin
 def _convert(parser: HfArgumentParser, action: argparse.Action, entry: Entry) -> Any:
     """The value as the flag would give it: `max_steps: 2.5` is as wrong as `--max_steps 2.5`."""
     try:
-        converted = parser._get_value(action, entry.text)
+        converted = parser._get_value(action, entry.number if action.type is float else entry.text)
         parser._check_value(action, converted)
     except argparse.ArgumentError as error:
         raise UserError(f"{action.dest} in {entry.where}: {error.message}") from error

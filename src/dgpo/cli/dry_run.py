@@ -17,15 +17,13 @@ from dgpo import tasks
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
-from dgpo.cli.train import ModelArguments, TrainArguments, check_settings, set_weights
+from dgpo.cli.train import ModelArguments, TrainArguments, check_settings, make_rewards
 from dgpo.registry import did_you_mean
 from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig
 from dgpo.training.machines import GPUS, Sharding, World
 from dgpo.training.model_shapes import lora_targets, shape_of
 from dgpo.training.plan import Plan, make_plan
-from dgpo.training.rewards import build as build_rewards
-from dgpo.training.rewards import check_choice
 
 REPORTED_ROWS = {
     ("open-r1/DAPO-Math-17k-Processed", "all"): 17_398,
@@ -91,10 +89,7 @@ def plan_of(argv: list[str]) -> Plan:
         if model.load_in_4bit or model.load_in_8bit:
             raise ValueError("--dry_run does not estimate quantised weights; leave out load_in_4bit and load_in_8bit")
         task = args.make_task()
-        if args.rewards is not None:
-            rewards, weights = build_rewards(args.rewards, config.max_completion_length)
-            set_weights(config, weights)
-            check_choice(config, rewards)
+        make_rewards(args, config, task)
         given = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
         given.update({name: value for name, value in (config.model_init_kwargs or {}).items() if name in given})
         rows, source = _rows(args, task)

@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from transformers.hf_argparser import string_to_bool
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from dgpo import tasks
 from dgpo.cli import run_folder
 from dgpo.cli.arguments import parse
 from dgpo.cli.data import DataArguments
@@ -189,6 +190,21 @@ def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
             raise ValueError(f"{name} = {getattr(args, name)!r} needs eval_strategy = 'steps' or 'epoch'")
 
 
+def make_rewards(args: TrainArguments, config: DGPOConfig, task: tasks.Task | None) -> list[Any]:
+    """The rewards of a run; their weights go into the configuration.
+
+    Raises:
+        ValueError: what `dgpo.training.rewards` refuses.
+    """
+    # benchmarks are graded as mathematics; a data set may hold any kind of answer
+    rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]
+    if args.rewards is not None:
+        rewards, weights = build_rewards(args.rewards, config.max_completion_length)
+        set_weights(config, weights)
+    check_choice(config, rewards)
+    return rewards
+
+
 def _evaluates(config: DGPOConfig) -> bool:
     """Whether TRL evaluates rewards on held-out prompts during training."""
     return config.eval_strategy != "no" or bool(config.eval_on_start)
@@ -239,12 +255,7 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
     if _evaluates(config):
         name, split = _held_out(args, config)
         held_out = args.load_split(name, split) if task is None else task.dataset(split)
-    # benchmarks are graded as mathematics; a data set may hold any kind of answer
-    rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]
-    if args.rewards is not None:
-        rewards, weights = build_rewards(args.rewards, config.max_completion_length)
-        set_weights(config, weights)
-    check_choice(config, rewards)
+    rewards = make_rewards(args, config, task)
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,

@@ -83,9 +83,13 @@ class Entry:
         assert isinstance(self.node, yaml.ScalarNode)
         if self.node.tag not in (_NULL, _BOOL, _INT, _FLOAT, _STR, _TAG + "merge"):
             raise UserError(f"{self.where}: the tag {self.node.tag!r} is not read; expected plain or quoted text")
-        value = str(self.node.value)
-        # YAML's spelling of what every parser of numbers takes without the dot
-        return value.replace(".", "") if self.node.tag == _FLOAT and value.lower().endswith((".inf", ".nan")) else value
+        return str(self.node.value)
+
+    @property
+    def number(self) -> str:
+        """The text where a number is expected: `.inf` and `.nan` as every parser of numbers takes them."""
+        text, special = self.text, self.node.tag == _FLOAT and self.text.lower().endswith((".inf", ".nan"))
+        return text.replace(".", "") if special else text
 
     def items(self) -> list[Entry]:
         """The elements of a list."""
@@ -116,7 +120,7 @@ class Entry:
         try:
             return loader.construct_document(self.node)
         except (yaml.YAMLError, ValueError) as error:
-            raise UserError(f"{self.where}: {_problem(error)}") from error
+            raise UserError(f"{_place(self, error)}: {_problem(error)}") from error
         finally:
             loader.dispose()
 
@@ -199,6 +203,11 @@ def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) 
             _check(item, path, seen, above)
 
 
+def _place(entry: Entry, error: Exception) -> str:
+    """Where a value stands; the file alone where the error has a line."""
+    return repr(str(entry.path)) if getattr(error, "problem_mark", None) else entry.where
+
+
 def _problem(error: Exception) -> str:
     """What PyYAML says, on one line and with the line first."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
@@ -207,6 +216,8 @@ def _problem(error: Exception) -> str:
     problem = " ".join(str(getattr(error, "problem", None) or error).split())
     context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
     text = f"line {mark.line + 1}: {problem}"
+    if "found another document" in problem:
+        return f"line {mark.line + 1}: a second document begins; expected one"
     if context:
         text += f" {context}" + (f" that begins in line {start.line + 1}" if start is not None else "")
     if "'\\t'" in problem:

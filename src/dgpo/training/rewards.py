@@ -54,15 +54,18 @@ def build(
 
 
 def check_choice(config: DGPOConfig, built: Sequence[RewardFunction]) -> None:
-    """What `deciding_columns` refuses, before a model is loaded.
+    """What the trainer refuses, before a model is loaded.
 
     Raises:
-        ValueError: see there.
+        ValueError: not one weight per reward; what `deciding_columns` refuses.
     """
     named = [(get_callable_name(reward), reward) for reward in built]
-    weights = config.reward_weights or [1.0] * len(built)
-    if len(weights) == len(built):  # TRL says what is wrong otherwise
-        deciding_columns(config, named, weights)
+    weights = [1.0] * len(built) if config.reward_weights is None else config.reward_weights
+    if len(weights) != len(built):
+        raise ValueError(
+            f"reward_weights = {weights}; expected one for each reward: {', '.join(name for name, _ in named)}"
+        )
+    deciding_columns(config, named, weights)
 
 
 def deciding_columns(
