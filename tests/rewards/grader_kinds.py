@@ -1597,6 +1597,15 @@ FURTHER_SAME = [
 """More of the kinds above, accepted both ways; all of them in the soak, a sample in the suite."""
 
 FURTHER_DIFFERENT = [
+    ("42", "{42}1"),
+    ("42", "{42}{1}"),
+    ("5", "{2}{3}"),
+    ("42", "**42** 43"),
+    ("42", r"42\text{ of 43}"),
+    ("42", "42 U 43"),
+    (r"\sin 30", r"\sin 30^\circ"),
+    ("7", "3(4)"),
+    ("5", r"3\frac{4}{2}"),
     (r"\pi", "p i"),
     (r"2\pi", "2 i p"),
     (r"\sin x", r"x\sin"),

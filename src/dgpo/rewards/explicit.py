@@ -43,7 +43,7 @@ def explicit(latex: str) -> str:
         return latex
     latex = _PLAIN_MIXED.sub(_mixed, _MIXED.sub(_mixed, latex))
     latex = _PLAIN_FRACTION.sub(r"\\frac{\1}{\2}", latex)
-    latex = _GROUP.sub(r"(\1)", latex)
+    latex = _GROUP.sub(r"\1", latex)  # {42}1 is set as 421
     latex = _NUMBER_IN_BRACKETS.sub(lambda match: match[1] + _SIGN, latex)
     for pattern in (_NUMBER_BRACKET, _BRACKET_NUMBER):
         latex = pattern.sub(lambda match: _SIGN, latex)

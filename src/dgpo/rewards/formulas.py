@@ -30,7 +30,7 @@ _LOST = re.compile(r"[\d)\]}|]\s*_")  # the parser drops a subscript of anything
 _IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
 _PARAMETERS = "knmlKN"
 # it takes \coth x for \cot hx, and adds numbers with a space between them
-_MISREAD = re.compile(r"\\(?:coth|sech|csch|sinc)(?![A-Za-z])|\d\s+[\d.]")
+_MISREAD = re.compile(r"\\(?:coth|sech|csch|sinc)(?![A-Za-z])|\d\s+[\d.]|(?<![\d_^{])\d+\s*\{\s*\d")
 
 
 ATTEMPTS, AGREEMENTS = 20, 10
