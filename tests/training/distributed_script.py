@@ -84,6 +84,7 @@ def train(folder, out, name, options):
     unscored = options.pop("unscored", False)  # the sampler leaves out log-probs on half of the ranks
     untied = options.pop("untied", False)
     sampled = options.pop("sampled", False)  # by the model, in place of the script
+    resume = options.pop("resume", None)  # a checkpoint, below OUT
     steps = options.setdefault("steps_per_generation", 2)
     data = Addition().dataset("train").select(range(16))
     groups = 8 * steps // GROUP  # of a generation, over all ranks
@@ -115,13 +116,11 @@ def train(folder, out, name, options):
         gradient_accumulation_steps=2,
         num_generations=GROUP,
         max_completion_length=6,
-        optim="sgd",
         learning_rate=0.2,
         lr_scheduler_type="constant",
         bf16=False,
         use_cpu=True,
         gradient_checkpointing=False,
-        save_strategy="no",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -131,6 +130,8 @@ def train(folder, out, name, options):
         **{
             "num_iterations": 3,
             "max_steps": 6,
+            "save_strategy": "no",
+            "optim": "sgd",
             "max_grad_norm": 1e9,  # clipping would hide a wrong scale
             **options,
         },
@@ -144,7 +145,7 @@ def train(folder, out, name, options):
         rollout_func=None if sampled else scripted,
         unscored={data[index]["prompt"] for index in range(groups // 2)} if unscored else set(),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume and f"{out}/{resume}")
     trainer.save_model(f"{out}/{name}-model")
     facts = {
         "world": trainer.accelerator.num_processes,

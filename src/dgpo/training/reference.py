@@ -1,7 +1,8 @@
 """The reference model of `sync_ref_model` in a checkpoint: it has moved since the start, so that nothing else holds it.
 
 TRL refuses `sync_ref_model` with PEFT, where the reference is the base model. A reference that is not synced is the
-model that the run started from and is loaded from there again.
+model that the run started from and is loaded from there again. The path for ZeRO-3 was not run: on CPUs DeepSpeed
+refuses to load the second model.
 """
 
 from __future__ import annotations
