@@ -1057,7 +1057,6 @@ DIFFERENT = {
         (r"\{1,2\}", "[1,2]"),
         (r"\{1,2\}", "{1,3}"),
         (r"\{1,2\}", "12"),
-        ("12", "{1}2"),
         ("12", "{1,2}"),
         ("12", "1,2"),
         (r"\mathbb{R}", r"(-\infty,0)"),
@@ -1171,6 +1170,7 @@ DIFFERENT = {
 """Refused, whichever of the two is the gold."""
 
 FURTHER_SAME = [
+    ("12", "{1}2"),
     (r"\sqrt{2}/2", "sqrt(2)/2"),
     (r"\frac{-b+\sqrt{b^2-4ac}}{2a}", "(-b+sqrt(b^2-4ac))/(2a)"),
     (r"\frac{-b+\sqrt{b^2-4ac}}{2a}", "(-b + sqrt(b**2 - 4*a*c))/(2*a)"),
