@@ -332,17 +332,17 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
     fields = {known[option]: options[option] for option in options if option in known}
     if "epsilon" in options and "epsilon_high" in known:
         fields.setdefault(known["epsilon_high"], options["epsilon"])
-    if name == "cispo" and fields.get("cap", 1) < 1:
+    if fields.get("cap", 1) < 1:
         lost.append(f"a cap below 1 (TRL takes {fields.pop('cap')} from epsilon_high or epsilon)")
     delta = options.get("delta")
-    if delta is not None and name == "gspo":
+    if delta is not None and _is_of_sequences(name):
         lost.append("delta at the level of the sequence")
-    elif delta is not None and "dual_clip" in fields and delta < 1 + objectives.GRPO(**fields).eps_high:
+    elif delta is not None and "dual_clip" in fields and delta < 1 + _values(name, fields)["eps_high"]:
         lost.append("a delta below 1 + epsilon_high, with which TRL lowers the bound of positive advantages")
         del fields["dual_clip"]
     text = f"objective={label(objectives.make(name, **fields))!r}"
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
-    if level == "sequence" and name == "gspo" and goes_with is None:
+    if level == "sequence" and _is_of_sequences(name) and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
     if loss_type == "bnpo":
         lost.append("an average over a micro-batch (loss_type='bnpo')")
@@ -355,3 +355,12 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
 def _written(average: tuple[str, Mapping[str, Any]]) -> str:
     name, fields = average
     return f"aggregation={':'.join([name, *(f'{field}={value}' for field, value in fields.items())])!r}"
+
+
+def _is_of_sequences(name: str) -> bool:
+    return objectives.OBJECTIVES[name].level == "sequence"
+
+
+def _values(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """All fields of an objective, defaults included."""
+    return dataclasses.asdict(objectives.make(name, **fields))
