@@ -94,9 +94,9 @@ OPTIONS: dict[str, Option] = {
     "adaptive": Option(
         {
             "use_adaptive_entropy": True,
-            "entropy_coef": 0.02,
-            "entropy_coef_delta": 0.01,
-            "entropy_coef_max": 0.04,
+            "entropy_coef": 0.2,
+            "entropy_coef_delta": 0.1,
+            "entropy_coef_max": 0.4,
             "entropy_target": 3.95,
         },
         group="entropy",
@@ -179,8 +179,8 @@ def why_not(names: frozenset[str]) -> str | None:
         return "TRL's `cast_lm_head_to_fp32` looks for `model.lm_head` inside the adapter"
     if vllm and loss == "vespo":
         return "TRL folds its sampler correction into the weight of VESPO; here it is a factor of its own"
-    if {"dropout", "truncated"} <= names:
-        return "what dropout draws depends on the width of the padding, which is trimmed here"
+    if "dropout" in names and names & {"truncated", "unscored"}:
+        return "what dropout draws depends on padding and rows, which are trimmed and left out here"
     if "truncated" in names and loss in SEQUENCE_MEANS:
         return "TRL's mean over responses counts those that are masked; ours does not"
     return None
