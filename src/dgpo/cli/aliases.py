@@ -40,6 +40,7 @@ _SAME: dict[tuple[str, ...], tuple[str, ...]] = {
     ("advantage",): ("adv_estimator", "advantage_estimator", "advantage_type"),
     ("aggregation",): ("loss_agg_mode", "loss_reduction", "loss_aggregation", "normalisation", "normalization"),
     ("epsilon",): (
+        "eps",
         "clip",
         "clip_range",
         "cliprange",
@@ -55,6 +56,7 @@ _SAME: dict[tuple[str, ...], tuple[str, ...]] = {
         "cliprange_high",
         "eps_clip_high",
         "clip_high",
+        "clip_higher",
         "eps_high",
     ),
     ("beta",): ("kl", "kl_coef", "kl_beta", "kl_loss_coef", "kl_coeff", "init_kl_coef", "kl_penalty"),

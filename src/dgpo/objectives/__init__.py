@@ -64,8 +64,15 @@ ELSEWHERE = {
     "dcpo": "'dac', with the advantage 'smooth'",
     "dppo": "'dppo_tv' or 'dppo_kl'",
     "gspo_token": "'gspo', whose gradient is the same",
+    "drgrpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
     "tis": "the correction 'truncate', beside any objective",
+    "mis": "the correction 'band', beside any objective",
+    "icepop": "the correction 'band', beside any objective",
     "rloo": "the advantage 'leave_one_out'",
+    "reinforce": "'is', and any other while every ratio is 1",
+    "reinforce++": "'grpo'; nearest to its advantage is scale_rewards='batch'",
+    "reinforce_plus_plus": "'grpo'; nearest to its advantage is scale_rewards='batch'",
+    "lite_ppo": "'grpo' with scale_rewards='batch'",
 }
 """Names that users bring from papers and frameworks, and what they are called here."""
 
