@@ -63,6 +63,8 @@ def model(**attributes):
         Penalty().method,
         slow,
         wrapped,
+        functools.wraps(Penalty())(lambda *args, **kwargs: []),
+        functools.partial(functools.wraps(functools.partial(Penalty()))(lambda *args, **kwargs: [])),
         model(shaping=True),
     ],
 )
@@ -78,6 +80,7 @@ def test_shaping_terms(reward):
         answer_reward,
         brevity,
         functools.partial(brevity),
+        functools.wraps(brevity)(lambda *args, **kwargs: []),
         model(),
         model(shaping=torch.ones(1)),
         "org/a-reward-model",

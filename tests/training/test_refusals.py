@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -201,6 +202,34 @@ def test_an_environment(made, data):
 def test_data_without_prompts(build):
     with pytest.raises(ValueError, match="the data has no column 'prompt'; its columns: question, answer"):
         build(DGPOTrainer, data=Dataset.from_dict({"question": QUESTIONS, "answer": QUESTIONS}))
+
+
+@pytest.mark.parametrize(
+    ("column", "prompt", "said"),
+    [
+        ("question", "1+1=", "has no column 'prompt'; its columns: question"),
+        ("prompt", 1, "the first prompt of {where} is 1; expected text, or a list of messages"),
+        ("prompt", None, "the first prompt of {where} is None; expected text, or a list of messages"),
+        ("prompt", ["1+1="], "the first prompt of {where} is ['1+1=']; expected text, or a list of messages"),
+        (
+            "prompt",
+            [{"role": "user", "content": "1+1="}],
+            "the prompts of {where} are messages, but the tokenizer has no chat template",
+        ),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_prompts_that_cannot_be_read(build, column, prompt, said, stream):
+    """Of training and of evaluation alike, before anything is generated."""
+    good = Dataset.from_dict({"prompt": QUESTIONS})
+    bad = Dataset.from_dict({column: [prompt] * len(QUESTIONS)})
+    bad = bad.to_iterable_dataset() if stream else bad
+    with pytest.raises(ValueError, match=re.escape(said.format(where="the data"))):
+        build(DGPOTrainer, data=bad, max_steps=1)
+    evaluation = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
+    for held_out, where in ((bad, "the evaluation data"), ({"easy": good, "hard": bad}, "the evaluation data 'hard'")):
+        with pytest.raises(ValueError, match=re.escape(said.format(where=where))):
+            build(DGPOTrainer, data=good, trainer_options={"eval_dataset": held_out}, **evaluation)
 
 
 soak = pytest.mark.soak

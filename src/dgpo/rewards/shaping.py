@@ -24,13 +24,17 @@ def shaping_term(reward: Reward) -> Reward:
 
 
 def is_shaping(reward: Any) -> bool:
-    """True where the attribute `shaping` of the reward is True; of what it wraps, for a `functools.partial`.
+    """True where the attribute `shaping` of the reward is True; of what a `functools.partial` or `wraps` wraps.
 
     Anything that TRL takes as a reward may be passed: a function, an object, a model. Without the attribute a reward is
     no shaping term, unless it is one of TRL's own that are (`TRL_MODULES`).
     """
-    while isinstance(reward, partial) and not hasattr(reward, "shaping"):
-        reward = reward.func
+    while not hasattr(reward, "shaping") and (inner := _wrapped(reward)) is not None:
+        reward = inner
     if not hasattr(reward, "shaping"):
         return getattr(reward, "__module__", None) in TRL_MODULES
     return reward.shaping is True
+
+
+def _wrapped(reward: Any) -> Any:
+    return reward.func if isinstance(reward, partial) else getattr(reward, "__wrapped__", None)

@@ -22,8 +22,9 @@ def check_data(trainer: DGPOTrainer, given: Any) -> None:
         given: the `train_dataset` that it was made with; None where an environment writes the prompts.
 
     Raises:
-        ValueError: fewer prompts than one generation takes, or no column of them; images with an option that cannot
-            have them; prompts that do not tell tasks apart, for an advantage that keeps a history by prompt.
+        ValueError: fewer prompts than one generation takes, or no column of them, for training or evaluation; a first
+            prompt that is neither text nor messages, or messages without a chat template; images with an option that
+            cannot have them; prompts that do not tell tasks apart, for an advantage that keeps a history by prompt.
     """
     args, data = trainer.args, trainer.train_dataset
     prompts = args.generation_batch_size // args.num_generations
@@ -34,23 +35,41 @@ def check_data(trainer: DGPOTrainer, given: Any) -> None:
             f"{args.num_generations} of each prompt): no update could be made; set a smaller "
             "steps_per_generation or per_device_train_batch_size"
         )
-    if (
-        given is not None
-        and trainer.environment_factories is None
-        and "prompt" not in (data.column_names or ["prompt"])
-    ):
-        raise ValueError(f"the data has no column 'prompt'; its columns: {', '.join(data.column_names)}")
     keeps_history = trainer._advantage is not None and trainer._advantage.reads_history
-    if not args.dynamic_sampling and not keeps_history:
-        return
     option = "dynamic_sampling = True" if args.dynamic_sampling else f"advantage = {args.advantage!r}"
-    if (where := images_of(data)) is not None:
+    if (args.dynamic_sampling or keeps_history) and (where := images_of(data)) is not None:
         why = "puts its batches together from text" if args.dynamic_sampling else "tells prompts apart by their text"
         raise ValueError(f"{option} {why}, but the {where} of the data holds images; leave the option unset")
+    if given is not None and trainer.environment_factories is None:
+        held_out = trainer.eval_dataset
+        several = held_out if isinstance(held_out, dict) else {"": held_out}
+        named = {f"the evaluation data{f' {name!r}' if name else ''}": each for name, each in several.items()}
+        for where, each in {"the data": data, **named}.items():
+            _check_prompts(trainer, where, each)
     if keeps_history and (given is None or "prompt" not in _columns(data)):
         raise ValueError(
             f"{option} keeps statistics by prompt, but the data has no column 'prompt': the prompts of an "
             "environment_factory alone are not told apart; set another advantage"
+        )
+
+
+def _check_prompts(trainer: DGPOTrainer, where: str, data: Any) -> None:
+    """Refuse data without prompts, or whose first prompt cannot be read."""
+    if data is None:
+        return
+    if "prompt" not in (columns := _columns(data)):
+        if columns:
+            raise ValueError(f"{where} has no column 'prompt'; its columns: {', '.join(columns)}")
+        return
+    prompt = next(_values(data, "prompt"), "text")
+    messages = isinstance(prompt, list) and bool(prompt) and all(isinstance(message, dict) for message in prompt)
+    if not messages and not isinstance(prompt, str):
+        raise ValueError(f"the first prompt of {where} is {prompt!r}; expected text, or a list of messages")
+    templates = (trainer.chat_template, getattr(trainer.processing_class, "chat_template", None))
+    if messages and trainer.rollout_func is None and not any(templates):
+        raise ValueError(
+            f"the prompts of {where} are messages, but the tokenizer has no chat template; set "
+            "processing_class.chat_template, or use prompts that are text"
         )
 
 
