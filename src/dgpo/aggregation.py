@@ -66,6 +66,10 @@ class Aggregation(ABC):
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         """c [B, T] >= 0; 0 where masked."""
 
+    def check(self, mask: Tensor) -> None:
+        """Raise ValueError or TypeError if `coefficient` cannot be computed for such a mask."""
+        return
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenMean(Aggregation):
@@ -101,11 +105,22 @@ class SeqMeanTokenSumNorm(Aggregation):
 
 @dataclass(frozen=True, kw_only=True)
 class Fixed(Aggregation):
-    """Coefficients c [B, T] that have been computed by other means; 0 where masked. It has no name in the registry."""
+    """Coefficients c [B, T] that have been computed by other means; 0 where masked. It has no name in the registry.
+
+    Raises:
+        TypeError, ValueError: from `check`, where values are no such tensor on the device of the mask.
+    """
 
     values: Tensor
 
+    def check(self, mask: Tensor) -> None:
+        check_tensor("Fixed: values", self.values, "real", ("mask", mask.device))
+        if self.values.shape != mask.shape:
+            shape = tuple(self.values.shape)
+            raise ValueError(f"Fixed: values has shape {shape}; expected {tuple(mask.shape)}, the shape of mask")
+
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        self.check(mask)
         return torch.where(mask, self.values.to(dtype), 0.0)
 
 

@@ -27,11 +27,13 @@ def check_tensor(name: str, value: object, kind: str, anchor: tuple[str, torch.d
         anchor: name and device of the tensor that says where all of them have to be; None for that tensor itself.
 
     Raises:
-        TypeError: no tensor, or a dtype of another kind.
+        TypeError: no tensor, a sparse one, or a dtype of another kind.
         ValueError: another device.
     """
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} is a {type(value).__name__}; expected a torch.Tensor")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name} has layout {value.layout}; expected a dense tensor, such as {name}.to_dense()")
     dtypes, expected = KINDS[kind]
     if value.dtype not in dtypes:
         raise TypeError(f"{name} has dtype {value.dtype}; expected {expected}")

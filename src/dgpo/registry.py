@@ -171,7 +171,10 @@ def check_value(
 ) -> None:
     """Raise ValueError unless `value` is a number in [low, high], without an open end; NaN is in no range."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an int with hundreds of digits
+            number = math.inf if value > 0 else -math.inf
         above = low < number if open_low else low <= number
         below = number < high if open_high else number <= high
         if above and below:

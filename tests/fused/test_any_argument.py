@@ -12,7 +12,7 @@ from fused_problems import companions, gradients, make_problem
 from torch import Tensor
 
 import dgpo
-from dgpo.aggregation import StepTotals
+from dgpo.aggregation import Fixed, StepTotals
 from dgpo.correction import Given
 
 TERMS: dict[str, Any] = {"kl_coef": 0.1, "kl": "k3_ratio", "entropy_coef": 0.05, "temperature": 0.9, "softcap": 20.0}
@@ -240,6 +240,29 @@ def test_other_tensors_of_another_kind_of_dtype_are_one_error() -> None:
         (torch.ones(4, 7), ValueError, "correction.values has shape (4, 7); expected [B, T] = [5, 7]"),
     ):
         assert_one_error({"correction": Given(values=values)}, kind, text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["aggregation", "entropy_aggregation"])
+def test_coefficients_of_ones_own_that_do_not_fit_are_one_error(name: str) -> None:
+    for values, kind, text in (
+        (torch.ones(5, 7).numpy(), TypeError, "Fixed: values is a ndarray; expected a torch.Tensor"),
+        (torch.ones(5, 7, device="meta"), ValueError, "Fixed: values is on meta; expected cpu, the device of mask"),
+        (torch.ones(5, 6), ValueError, "Fixed: values has shape (5, 6); expected (5, 7), the shape of mask"),
+        (torch.ones(1), ValueError, "Fixed: values has shape (1,); expected (5, 7)"),
+        (torch.ones(5, 7).to(torch.complex64), TypeError, "Fixed: values has dtype torch.complex64; expected"),
+    ):
+        assert_one_error({name: Fixed(values=values), "entropy_coef": 0.1}, kind, text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["old_logprob", "rollout_logprob", "ref_logprob", "advantage", "mask"])
+def test_a_sparse_tensor_is_one_error(name: str) -> None:
+    wrong = policy_arguments()[name].to_sparse()
+    assert_one_error({name: wrong}, TypeError, f"{name} has layout torch.sparse_coo; expected a dense tensor")
+
+
+@pytest.mark.parametrize("name", ["kl_coef", "entropy_coef"])
+def test_an_integer_beyond_every_float_is_one_error(name: str) -> None:
+    assert_one_error({name: 10**400}, ValueError, f"{name} = 1000000")
 
 
 @pytest.mark.parametrize("name", ["old_logprob", "rollout_logprob", "ref_logprob", "advantage", "mask"])

@@ -168,6 +168,9 @@ def check_inputs(
     )
     if rho is not None:
         rho.check(tokens)
+    for coefficients in (how, bonus):
+        if coefficients is not None:
+            coefficients.check(tokens.mask)
     reference = optional("ref_logprob", ref_logprob)
     _check_ids(token_ids, layout.unpad(tokens.mask), len(lm_head))
     return Inputs(
