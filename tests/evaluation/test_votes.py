@@ -50,6 +50,7 @@ def test_graders_of_tasks_compare_as_well():
     assert same([("1/2", "0.5"), ("1/2", "0.6"), ("cat", "cat")]) == [True, False, True]
 
 
-@pytest.mark.parametrize("answers", [[None, None], []])
+@pytest.mark.parametrize("answers", [[None, None], [], ["", " "]])
 def test_nobody_votes(answers):
     assert majority(answers, [0] * len(answers)) == 0.0
+    assert majority([*answers, "7"], [*[0] * len(answers), 1]) == 1.0

@@ -130,6 +130,19 @@ MESSAGES = [
     (final("a", r"\boxed{8}") + USER + final("b", r"\boxed{9}"), "8"),
     # decoded without special tokens
     (r"analysisIt is \boxed{7}.assistantfinalIt is \boxed{8}.", "8"),
+    (r"analysisIt is \boxed{7}.", None),
+    (r"analysisIt is \boxed{7}.assistantfina", None),
+    (r"analysis: it is \boxed{7}.", "7"),
+    # of which the first tokens of a header were lost
+    (r"a \boxed{7}<|end|>...final<|message|>\boxed{8}<|return|>", "8"),
+    (r"a \boxed{7}<|end|>assistantfinal<|message|>\boxed{8}<|return|>", "8"),
+    (r"analysis<|message|>\boxed{7}<|end|><|start|>", None),
+    (r"\boxed{7}<|end|>user<|message|>\boxed{8}<|end|>", "7"),
+    # with the prompt and the token before it
+    ("<｜begin▁of▁sentence｜><｜User｜>\\boxed{1}<｜Assistant｜><think>\\boxed{7}</think>\\boxed{8}", "8"),
+    ("<bos><start_of_turn>user\n\\boxed{1}<end_of_turn>\n<start_of_turn>model\n\\boxed{8}<end_of_turn>", "8"),
+    ("[gMASK]<sop><|user|>\n\\boxed{1}<|assistant|>\n<think>\\boxed{7}</think>\\boxed{8}<|user|>", "8"),
+    ("\\boxed{7}<|observation|>\n\\boxed{3}<|assistant|>\n\\boxed{8}", "8"),
     # other templates
     ("<|im_start|>assistant\n<think>a</think>\\boxed{8}<|im_end|>", "8"),
     ("\\boxed{7}<|im_end|>\n<|im_start|>assistant\n\\boxed{8}<|im_end|>", "8"),
@@ -200,6 +213,9 @@ COMPLETIONS = [
     ([{"role": "assistant", "content": ["a</think>", {"text": r"\boxed{8}"}, {"type": "image"}]}], 1.0),
     ([CALL, {"role": "tool", "content": "3"}, {"role": "assistant", "content": TEXT}], 1.0),
     ([CALL], 0.0),
+    ([{"type": "text", "text": TEXT}], 1.0),  # the content alone
+    ([{"type": "text", "text": TEXT[:15]}, {"type": "text", "text": TEXT[15:]}], 1.0),
+    ([{"role": "assistant", "content": [{"type": "text", "text": TEXT}, {"type": "text", "text": None}]}], 1.0),
     ([CALL, TOOL], 0.0),  # what a tool says is no answer
     ([], 0.0),
     ([{"role": "assistant", "content": []}], 0.0),
@@ -239,7 +255,16 @@ def test_what_is_no_completion(completion, message):
 
 
 BOXES = [r"\boxed{8}", r"\fbox{8}", r"\boxed {8}", r"\fbox 8", r"\boxed 8", r"\boxed8", r"\\boxed{8}"]
-NO_BOXES = [r"\boxed{8", r"\boxed{}", r"\boxed{8} \boxed{", r"\fbox{8} \fbox", r"\boxed"]
+NO_BOXES = [
+    r"\boxed{8",
+    r"\boxed{}",
+    r"\boxed{8} \boxed{",
+    r"\fbox{8} \fbox",
+    r"\boxed",
+    r"\boxed{{}}",
+    r"\boxed{\text{ }}",
+    "\\fbox{$\u200b$}",
+]
 
 
 @pytest.mark.parametrize("box", BOXES)

@@ -29,12 +29,13 @@ def majority(answers: Sequence[str | None], grades: Sequence[float], same: Same 
     """Chance that the class with the most votes, under a random tie break, is the right one; 0 if nobody votes.
 
     Args:
-        answers: [k] the extracted answers; None does not vote.
+        answers: [k] the extracted answers; None and a blank do not vote.
         grades: [k] 1 for right ones.
         same: compares wrong answers with each other, for rule 3; None leaves it out.
     """
-    right = {answer.strip() for answer, grade in zip(answers, grades, strict=True) if answer is not None and grade == 1}
-    votes = [answer.strip() for answer in answers if answer is not None]
+    given = [(answer or "").strip() for answer in answers]
+    right = {answer for answer, grade in zip(given, grades, strict=True) if answer and grade == 1}
+    votes = [answer for answer in given if answer]
     gold = sum(answer in right for answer in votes)
     wrong: dict[Hashable, list[str]] = {}
     for answer in votes:

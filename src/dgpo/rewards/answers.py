@@ -7,6 +7,7 @@ its length.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard
@@ -15,7 +16,8 @@ Message = Mapping[str, Any]
 """`role` and `content`: text, None, or a list of parts such as {"type": "text", "text": ...}."""
 
 Completion = str | Message | Sequence[Message]
-"""A text, a message, or the messages of a conversation that the model wrote, with the results of its tools."""
+"""A text, a message, the messages of a conversation that the model wrote, with the results of its tools, or the parts
+of a content."""
 
 END_OF_TEXT = (
     "<|im_end|>",
@@ -33,9 +35,17 @@ END_OF_TEXT = (
     "<seed:eos>",
     "<|END_RESPONSE|>",
     "<|END_OF_TURN_TOKEN|>",
+    "<eos>",
+    "<|eos|>",
+    "[|endofturn|]",
     "</s>",
 )
-"""End tokens of Qwen, Llama, gpt-oss, DeepSeek, Gemma, Seed, Command and Mistral."""
+"""End tokens of Qwen, Llama, gpt-oss, DeepSeek, Gemma, Seed, Command, Hunyuan, EXAONE and Mistral."""
+
+_BEGIN_OF_TEXT = re.compile(
+    r"\s|<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>|\[gMASK\]|<sop>|<\|startoftext\|>|<BOS_TOKEN>"
+)
+"""What stands before the first message of a text that holds the prompt as well."""
 
 THINKING = (
     ("<think>", "</think>"),
@@ -77,7 +87,7 @@ _MARK = re.compile(
       | \|im_start\|>(?P<chatml>[^\n<]{{0,100}})\n?
       | \|(?:start_header_id|header_start)\|>(?P<llama>[^<]{{0,100}})<\|(?:end_header_id|header_end)\|>
       | (?:start_of_turn>|\|turn>)(?P<gemma>[^\n<]{{0,100}})\n?
-      | \|(?P<phi>assistant|user|system)\|>
+      | \|(?P<phi>assistant|user|system|observation)\|>
       | ｜(?P<deepseek>Assistant|User)｜>
       | (?P<response>\|START_RESPONSE\|>)
     )
@@ -87,9 +97,19 @@ _MARK = re.compile(
 )
 _ROLES = ("role", "chatml", "llama", "gemma", "phi", "deepseek")
 
-# gpt-oss decoded without its special tokens
-_BARE_CHANNELS = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)")
+# gpt-oss decoded without its special tokens. A capital letter follows the channel at once, unlike in "analysis: ..."
+_BARE_CHANNELS = re.compile(r"\s*(?:assistant)?(?:analysis|commentary)(?P<glued>[A-Z])?")
 _BARE_FINAL = "assistantfinal"
+
+# a header of gpt-oss that has lost its first special tokens
+_BARE_HEADER = re.compile(
+    r"(?P<role>assistant|user|system|developer|tool)?\W*(?P<channel>analysis|commentary|final)?\Z"
+)
+_HEADER_LENGTH = 40
+
+# braces, dollars, spaces and names of fonts around nothing
+_NOTHING = re.compile(r"\\(?:text\w*|math\w*|operatorname|quad|qquad|[,;:! ])|[{}$~]")
+_SHORT = 200
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # What TeX boxes without braces is one token; a model means the number or formula up to the next space. Where an
@@ -105,6 +125,11 @@ _BRACE = re.compile(
 )
 
 
+def visible(text: str) -> bool:
+    """Whether a text holds more than spaces and characters that are not shown, such as U+200B."""
+    return any(not (one.isspace() or unicodedata.category(one) in ("Cc", "Cf")) for one in text)
+
+
 @dataclass(frozen=True)
 class Box:
     """A box in a text; `content` is None where it was never closed."""
@@ -113,8 +138,9 @@ class Box:
 
     @property
     def answer(self) -> str | None:
-        """What it holds; None for nothing."""
-        return (self.content or "").strip() or None
+        """What it holds; None for nothing that can be seen."""
+        content = (self.content or "").strip()
+        return content if visible(_NOTHING.sub("", content[:_SHORT])) or len(content) > _SHORT else None
 
 
 def text_of(completion: Completion, name: str = "a completion") -> str:
@@ -136,7 +162,7 @@ def text_of(completion: Completion, name: str = "a completion") -> str:
     if _is_list(completion):
         if not completion:
             return ""
-        message = completion[-1]
+        message = {"content": completion} if _is_part(completion[-1]) else completion[-1]
     if not isinstance(message, Mapping):
         expected = 'expected text, or messages such as {"role": "assistant", "content": "..."}'
         raise TypeError(f"{name} is of type {type(completion).__name__}: {completion!r:.80}; {expected}")
@@ -162,6 +188,10 @@ def _is_list(value: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
 
 
+def _is_part(value: Any) -> bool:
+    return isinstance(value, Mapping) and "text" in value and not value.keys() & {"role", "content"}
+
+
 def _part(part: Any, name: str) -> str:
     if isinstance(part, str):
         return part
@@ -169,6 +199,8 @@ def _part(part: Any, name: str) -> str:
     if about.get("type", "text") not in ("text", "output_text") and isinstance(about["type"], str):
         return ""
     text = about.get("text")
+    if text is None and "text" in about:
+        return ""
     if not isinstance(text, str):
         expected = 'expected text, or a mapping such as {"type": "text", "text": "..."}'
         raise TypeError(f"{name} has a content with the part {part!r:.80} of type {type(part).__name__}; {expected}")
@@ -185,8 +217,11 @@ def said(response: str) -> str:
       an end token is text.
     * Nothing counts if the response was cut off in its thinking, in a message that is not the model's, or in a header.
     """
-    if _BARE_FINAL in response and "<|" not in response and _BARE_CHANNELS.match(response):
-        return response.rpartition(_BARE_FINAL)[2]
+    if "<|" not in response and (bare := _BARE_CHANNELS.match(response)):
+        if _BARE_FINAL in response:
+            return response.rpartition(_BARE_FINAL)[2]
+        if bare["glued"]:
+            return ""
     marks = [_Mark.of(match) for match in _MARK.finditer(response)]
     if not marks:
         return response
@@ -199,11 +234,13 @@ def said(response: str) -> str:
             thinks, closed, start, end = False, True, mark.end, len(response)
         elif mark.kind == "end" and speaks and not thinks and (closed or not closes):
             end = mark.start
-            if following is None or following.kind != "header" or response[mark.end : following.start].strip():
+            if following is None or following.kind != "header":
+                break
+            if response[mark.end : following.start].strip() and not following.bare:
                 break
         elif mark.kind == "header":
             end = min(end, mark.start)
-            began = began or bool(response[start:end].strip())
+            began = began or bool(_BEGIN_OF_TEXT.sub("", response[start:end]))
             if mark.role in _OTHERS and began and not response.startswith(_TOOL_RESULT, mark.end):
                 break
             began = began or mark.role in _MODEL
@@ -223,11 +260,20 @@ class _Mark(NamedTuple):
     role: str
     channel: str
 
+    bare: bool
+    """A `<|message|>` alone: the text before it is its header."""
+
     @classmethod
     def of(cls, match: re.Match[str]) -> _Mark:
         kind = _FIXED.get(match.group(), "header")
         role = _first(next((match[name] for name in _ROLES if match[name]), ""))
-        return cls(kind, *match.span(), role, "broken" if match["broken"] else _first(match["channel"] or ""))
+        channel = "broken" if match["broken"] else _first(match["channel"] or "")
+        if match.group() != "<|message|>":
+            return cls(kind, *match.span(), role, channel, False)
+        start = match.start()
+        header = _BARE_HEADER.search(match.string, max(0, start - _HEADER_LENGTH), start)
+        assert header is not None
+        return cls(kind, header.start(), match.end(), header["role"] or "", header["channel"] or "", True)
 
 
 def _first(text: str) -> str:

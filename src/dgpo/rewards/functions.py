@@ -5,12 +5,13 @@ Those with options are objects with a `__name__`: TRL names its metrics after it
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from dgpo.rewards.answers import END_OF_TEXT, Completion, boxes, said, texts_of
+from dgpo.rewards.answers import END_OF_TEXT, Box, Completion, boxes, said, texts_of, visible
 from dgpo.rewards.grader import MathGrader
 from dgpo.rewards.shaping import shaping_term
 from dgpo.rewards.verdict import REASONS
@@ -123,7 +124,7 @@ class FormatReward:
     r"""1.0 for a well-formed response, otherwise 0.0.
 
     Well-formed: `<think>`, thinking that is not empty, `</think>`, then text with exactly one box (`\boxed` or
-    `\fbox`), complete and not empty; an end token may follow. Nothing stands before `<think>`, and the tags occur once.
+    `\fbox`), complete and not empty; end tokens may follow. Nothing stands before `<think>`, and the tags occur once.
     A shaping term (`shaping_term`): a wrong answer may be well-formed.
 
     Args:
@@ -173,19 +174,20 @@ def format_reward(completions: Sequence[Completion], **columns: Any) -> list[flo
     return FormatReward()(completions, **columns)
 
 
+_AT_THE_END = re.compile(rf"(?:(?:{'|'.join(map(re.escape, END_OF_TEXT))})\s*)++\Z")
+
+
 def _well_formed(text: str, opened: bool) -> bool:
-    text = text.strip()
-    for token in END_OF_TEXT:
-        text = text.removesuffix(token)
+    text = _AT_THE_END.sub("", text.strip())
     if opened:
         text = "<think>" + text
     if text.count("<think>") != 1 or text.count("</think>") != 1 or not text.startswith("<think>"):
         return False
     thinking, _, rest = text.removeprefix("<think>").partition("</think>")
-    if not thinking.strip() or said(text) != rest:
+    if not visible(thinking) or said(text) != rest:
         return False
     found = boxes(rest)
-    return len(found) == 1 and found[0] is not None and bool(rest[found[0]].strip())
+    return len(found) == 1 and found[0] is not None and Box(rest[found[0]]).answer is not None
 
 
 class SoftOverlongReward:

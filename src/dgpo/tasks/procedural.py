@@ -31,7 +31,7 @@ def text_answer(completion: Completion) -> str | None:
 
 def text_grade(completion: Completion, answer: str) -> float:
     """1.0 if the completion is exactly the answer, up to surrounding white space; otherwise 0.0."""
-    return float(text_answer(completion) == answer)
+    return float((text_answer(completion) or "") == answer)
 
 
 def text_reward(completions: list[Completion], answer: list[str], **_: Any) -> list[float]:
