@@ -174,7 +174,7 @@ def check_value(
         try:
             number = float(value)
         except OverflowError:  # an int with hundreds of digits
-            number = math.inf if value > 0 else -math.inf
+            number = -math.inf if value < 0 else math.inf
         above = low < number if open_low else low <= number
         below = number < high if open_high else number <= high
         if above and below:
