@@ -173,6 +173,14 @@ def test_a_model_of_the_hub_is_linked(trainer):
     assert 'model="someone/mine"' in card.text
 
 
+@pytest.mark.parametrize("gone", ["/models/warm", "./warm", "../warm", "runs/warm/final", "~/warm", "C:\\warm"])
+def test_a_folder_that_is_gone_is_no_model_of_the_hub(trainer, gone):
+    trainer.model.config._name_or_path = gone
+    card = card_of(trainer)
+    assert f"Trained from the local folder `{gone}` by" in card.text
+    assert card.data.base_model is None
+
+
 def test_a_model_object_without_a_name(build, tiny_folder):
     model = AutoModelForCausalLM.from_config(AutoModelForCausalLM.from_pretrained(tiny_folder).config)
     model.config._name_or_path = ""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCardData
+from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 import dgpo
 from dgpo.objectives import OBJECTIVES, Paper
@@ -47,7 +48,7 @@ class Base:
 
     Attributes:
         name: the model's name or path; empty for a model that was built from a configuration.
-        local: whether that is a folder here, and no name on the hub.
+        local: whether that is a folder here, or one that was there, and no name on the hub.
         cls: class of the model, without adapters.
         adapters: whether adapters were trained on it.
     """
@@ -63,7 +64,7 @@ class Base:
         adapters = is_peft_model(model)
         name = model.config._name_or_path or ""
         inner = model.get_base_model() if adapters else model
-        return cls(name=name, local=os.path.isdir(name), cls=type(inner).__name__, adapters=adapters)
+        return cls(name=name, local=bool(name) and _is_folder(name), cls=type(inner).__name__, adapters=adapters)
 
     @property
     def hub(self) -> str | None:
@@ -73,7 +74,18 @@ class Base:
     def __str__(self) -> str:
         if self.hub:
             return f"[{self.hub}](https://huggingface.co/{self.hub})"
-        return f"the local folder `{self.name}`" if self.local else f"a `{self.cls}` that was passed without a name"
+        return f"the local folder `{self.name}`" if self.name else f"a `{self.cls}` that was passed without a name"
+
+
+def _is_folder(name: str) -> bool:
+    """Whether a model's name is a path, also of a folder that is gone."""
+    if os.path.isdir(name):
+        return True
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return True
+    return False
 
 
 def fill_data(data: ModelCardData, base: Base) -> ModelCardData:
