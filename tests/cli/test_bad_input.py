@@ -201,7 +201,7 @@ def test_chat_for_a_tokenizer_without_template(
     dgpo: Callable[..., Any], quick: list[str], tiny: Path, write: Any
 ) -> None:
     file = write("data.jsonl", lines(*ROWS))
-    dgpo("train", *quick, "--dataset", file, "--chat").one_error("conversations", "chat = True", "no chat template")
+    dgpo("train", *quick, "--dataset", file, "--chat").one_error("conversations", "no chat template", "text")
     dgpo("eval", "--model", tiny, "--dataset", file, "--chat").one_error("no chat template", "plain strings")
 
 
@@ -211,7 +211,7 @@ def test_template_or_chat_for_conversations(dgpo: Callable[..., Any], quick: lis
     for flags in (["--chat"], ["--prompt_template", "Q: {prompt}"]):
         done = dgpo("train", *quick, "--dataset", file, *flags)
         done.one_error("conversations", "leave out prompt_template and chat")
-    dgpo("train", *quick, "--dataset", file).one_error("conversations", "chat = False", "no chat template")
+    dgpo("train", *quick, "--dataset", file).one_error("conversations", "no chat template", "text")
 
 
 def test_fewer_prompts_than_one_generation_takes(dgpo: Callable[..., Any], quick: list[str], write: Any) -> None:
@@ -228,6 +228,9 @@ def test_evaluation_on_a_file_that_is_not_named(dgpo: Callable[..., Any], quick:
         dgpo("train", *quick, "--dataset", file, *flags).one_error(said, "give --eval_dataset FILE", "eval_benchmarks")
     done = dgpo("train", *quick, "--dataset", file, "--eval_strategy", "steps", "--eval_dataset", "none.jsonl")
     done.one_error("no such data file: 'none.jsonl'")
+    flags = ["--eval_strategy", "steps", "--eval_dataset", file, "--dataset_test_split", "dev"]
+    done = dgpo("train", *quick, "--dataset", file, *flags)
+    done.one_error("dataset_test_split = 'dev' is for data of the hub", "has no splits")
 
 
 def test_config_of_a_local_file(dgpo: Callable[..., Any], quick: list[str], write: Any) -> None:

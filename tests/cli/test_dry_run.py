@@ -241,6 +241,14 @@ def test_batches_are_those_of_the_world(hub: list[str]) -> None:
             ["reward_weights = [1.0]", "expected one for each reward: math_reward, format_reward"],
         ),
         (["--rewards", "format_reward", "--dynamic_sampling"], ["no reward that decides", "dynamic_sampling_rewards"]),
+        (
+            ["--use_vllm", "--vllm_mode", "colocate", "--vllm_tensor_parallel_size", "2", "--num_gpus", "3"],
+            ["vllm_tensor_parallel_size = 2 does not divide the 3 ranks"],
+        ),
+        (
+            ["--load_best_model_at_end", "--eval_strategy", "steps", "--save_strategy", "no"],
+            ["requires the save and eval strategy to match", "but found - Evaluation strategy"],
+        ),
         (["--load_in_4bit"], ["does not estimate quantised weights"]),
         (["--objective", "dgop"], ["unknown objective 'dgop'", "'dgpo'"]),
         (["--correction", "truncate"], ["needs the sampler's log-probs"]),

@@ -214,7 +214,7 @@ def test_data_without_prompts(build):
         (
             "prompt",
             [{"role": "user", "content": "1+1="}],
-            "the prompts of {where} are messages, but the tokenizer has no chat template",
+            "the prompts of {where} are conversations, but the tokenizer has no chat template",
         ),
     ],
 )

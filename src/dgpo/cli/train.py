@@ -182,6 +182,12 @@ def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
         raise ValueError(
             f"correction = {config.correction!r} needs the sampler's log-probs, which vLLM gives: set use_vllm"
         )
+    size = config.vllm_tensor_parallel_size
+    if config.use_vllm and config.vllm_mode == "colocate" and config.world_size % size:
+        raise ValueError(
+            f"vllm_tensor_parallel_size = {size} does not divide the {config.world_size} ranks that vLLM runs on: "
+            "vllm_mode = 'colocate'"
+        )
     if _evaluates(config):
         _held_out(args, config)
         return
@@ -224,6 +230,11 @@ def _held_out(args: TrainArguments, config: DGPOConfig) -> tuple[str, str]:
     if args.eval_dataset is not None:
         if task is not None:
             raise ValueError(f"eval_dataset = {args.eval_dataset!r} is for --dataset; task = {args.task!r} has its own")
+        if is_file(args.eval_dataset) and args.dataset_test_split is not None:
+            raise ValueError(
+                f"dataset_test_split = {args.dataset_test_split!r} is for data of the hub; the file "
+                f"{args.eval_dataset!r} has no splits"
+            )
         return args.eval_dataset, args.dataset_test_split or "test"
     if task is not None:
         if args.dataset_test_split is not None:
@@ -276,11 +287,6 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
         peft_config=get_peft_config(model),
     )
     trainer.data_name = args.task or args.dataset
-    if not isinstance(data[0]["prompt"], str) and trainer.processing_class.chat_template is None:
-        raise ValueError(
-            f"the prompts are conversations (chat = {args.chat}), but the tokenizer of {model.model_name_or_path!r} "
-            "has no chat template; train on prompts that are plain text, with prompt_template if need be"
-        )
     return trainer
 
 

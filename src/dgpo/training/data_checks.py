@@ -68,8 +68,8 @@ def _check_prompts(trainer: DGPOTrainer, where: str, data: Any) -> None:
     templates = (trainer.chat_template, getattr(trainer.processing_class, "chat_template", None))
     if messages and trainer.rollout_func is None and not any(templates):
         raise ValueError(
-            f"the prompts of {where} are messages, but the tokenizer has no chat template; set "
-            "processing_class.chat_template, or use prompts that are text"
+            f"the prompts of {where} are conversations, but the tokenizer has no chat template; train on prompts that "
+            "are text, or give the tokenizer a template"
         )
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCardData
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
 
 import dgpo
 from dgpo.objectives import OBJECTIVES, Paper
