@@ -161,6 +161,12 @@ def test_epsilon_of_trl_sets_the_bounds():
         ({"vespo_k_neg": 1.0}, r"vespo_k_neg = 1.0 has no meaning here"),
         ({"gradient_accumulation_steps": 4, "steps_per_generation": 2}, r"gradient_accumulation_steps = 4 does not"),
         ({"gradient_accumulation_steps": 3, "steps_per_generation": 4}, r"gradient_accumulation_steps = 3 does not"),
+        ({"scale_rewards": "GROUP"}, r"scale_rewards = 'GROUP' is not known, did you mean 'group'\?"),
+        ({"multi_objective_aggregation": "sum"}, r"multi_objective_aggregation = 'sum' is not known"),
+        ({"vllm_mode": "offline"}, r"vllm_mode = 'offline' is not known; expected one of server, colocate"),
+        ({"vllm_importance_sampling_mode": "token"}, r"vllm_importance_sampling_mode = 'token' is not known, did you"),
+        ({"top_k": -1}, r"top_k = -1 is not allowed; expected >= 1, or 0 for all tokens"),
+        ({"ref_model_sync_steps": 0}, r"ref_model_sync_steps = 0 is not allowed"),
         ({"max_num_gen_batches": 0}, r"max_num_gen_batches = 0 is not allowed"),
         ({"per_device_train_batch_size": 6, "num_generations": 5, "steps_per_generation": 2}, r"divisible by num_gen"),
     ],
@@ -169,6 +175,11 @@ def test_epsilon_of_trl_sets_the_bounds():
 def test_wrong_settings_fail_at_construction(options, said):
     with pytest.raises(ValueError, match=said):
         make(**options)
+
+
+@pytest.mark.parametrize(("text", "meant"), [("true", "group"), ("True", "group"), ("false", "none"), (False, "none")])
+def test_whether_to_scale_as_a_flag_and_a_file_say_it(text, meant):
+    assert make(scale_rewards=text).scale_rewards == meant
 
 
 def test_accumulation_over_several_iterations_of_one_generation_is_fine():

@@ -32,6 +32,14 @@ EVALUATION_OPTIONS = (
 )
 """Keys of `eval_benchmark_kwargs`."""
 
+CHOICES: dict[str, tuple[str, ...]] = {
+    "scale_rewards": ("group", "batch", "none"),
+    "multi_objective_aggregation": advantages.REWARD_AGGREGATIONS,
+    "vllm_mode": ("server", "colocate"),
+    "vllm_importance_sampling_mode": ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask"),
+}
+"""TRL's options that are one of a few words, and that TRL itself looks at in the first generation only."""
+
 _TRL_DEFAULTS = {f.name: f.default for f in dataclasses.fields(GRPOConfig)}
 
 
@@ -251,6 +259,7 @@ class DGPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        self._check_choices()
         sizes = {name: getattr(self, name) for name in schedule.SIZES}
         for name, size in sizes.items():
             if size is not None and size < 1:
@@ -283,6 +292,19 @@ class DGPOConfig(GRPOConfig):
         super().__post_init__()
         self._check_schedule(generation_size)
         self._warn_of_lengths(objective)
+
+    def _check_choices(self) -> None:
+        # a flag and a file bring TRL's two booleans as text
+        given: str | bool = getattr(self, "scale_rewards")  # noqa: B009 - mypy cannot tell the type of TRL's field
+        self.scale_rewards = {"true": True, "false": False}.get(str(given).lower(), given)
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in known and not (name == "scale_rewards" and isinstance(value, bool)):
+                raise ValueError(
+                    f"{name} = {value!r} is not known{did_you_mean(value, known)}; expected one of {', '.join(known)}"
+                )
+        if self.top_k is not None and self.top_k < 0 and not self.use_vllm:
+            raise ValueError(f"top_k = {self.top_k} is not allowed; expected >= 1, or 0 for all tokens")
 
     def _check_dynamic_sampling_rewards(self) -> None:
         """The names themselves are known to the trainer, which has the rewards."""

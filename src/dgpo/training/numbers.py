@@ -35,7 +35,13 @@ NOT_NEGATIVE = (
     "router_aux_loss_coef",
     "weight_decay",
 )
-POSITIVE = ("repetition_penalty", "temperature", "vllm_importance_sampling_cap", "vllm_importance_sampling_clip_max")
+POSITIVE = (
+    "ref_model_sync_steps",
+    "repetition_penalty",
+    "temperature",
+    "vllm_importance_sampling_cap",
+    "vllm_importance_sampling_clip_max",
+)
 SHARES = ("min_p", "ref_model_mixup_alpha", "top_entropy_quantile")
 """In [0, 1]."""
 BELOW_ONE = ("adam_beta1", "adam_beta2")
