@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from dgpo.files import write_json_atomic, write_text_atomic
+from dgpo.files import LARGEST_TEXT, read_json, write_json_atomic, write_text_atomic
 
 
 def test_creates_the_folder_and_replaces(tmp_path):
@@ -58,3 +58,17 @@ def test_permissions_are_those_of_an_ordinary_new_file(tmp_path):
     ordinary = tmp_path / "ordinary"
     ordinary.write_text("")
     assert write_text_atomic(tmp_path / "atomic", "").stat().st_mode == ordinary.stat().st_mode
+
+
+def test_what_is_no_file_or_too_large_a_one_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError, match="not a regular file"):
+            read_json(tmp_path / name)
+    with open(tmp_path / "sparse", "wb") as file:
+        file.truncate(LARGEST_TEXT + 1)
+    with pytest.raises(OSError, match="536,870,913 bytes; at most 536,870,912 are read"):
+        read_json(tmp_path / "sparse")
+    with pytest.raises(IsADirectoryError):
+        read_json(tmp_path)

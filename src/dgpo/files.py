@@ -7,6 +7,7 @@ import json
 import math
 import os
 import socket
+import stat
 import unicodedata
 import uuid
 import warnings
@@ -14,6 +15,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+LARGEST_TEXT = 1 << 29
+"""Bytes of a foreign text file that are read into memory at most."""
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
@@ -80,14 +84,30 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         ValueError: it is not UTF-8 or not JSON; names the file.
-        OSError: it cannot be read.
+        OSError: it cannot be read, as `read_text` says.
     """
     try:
-        return parse_json(Path(path).read_text(encoding="utf-8"))
+        return parse_json(read_text(path))
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: {error}") from error
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is not valid JSON: {error}") from error
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """What a foreign UTF-8 file holds. A pipe or a device could keep a reader forever, and a sparse file of a few bytes
+    on the disk take all memory.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger than `LARGEST_TEXT`.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    about = os.stat(path)
+    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # the error about a folder is the system's
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if about.st_size > LARGEST_TEXT:
+        raise OSError(errno.EFBIG, f"{about.st_size:,} bytes; at most {LARGEST_TEXT:,} are read", str(path))
+    return Path(path).read_text(encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:

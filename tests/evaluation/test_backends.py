@@ -308,6 +308,7 @@ MALFORMED = [
     ),
     (lambda path, body: (200, b'{"choices": [{"text"'), "it answered with application/json, not with JSON: "),
     (lambda path, body: (200, b""), "it answered with application/json, not with JSON: ''"),
+    (lambda path, body: (200, b"[" * 200_000), "it answered with application/json, not with JSON: "),
     (lambda path, body: (200, [1]), "it answered with a JSON list; expected an object with choices"),
     (lambda path, body: (200, {}), "choices = None in its answer; expected a list"),
     (lambda path, body: (200, {"choices": [7]}), r"choices\[0\] = 7 in its answer; expected an object"),
@@ -317,6 +318,7 @@ MALFORMED = [
     (answer_with(USAGE={"completion_tokens": 1.5}), "usage = .*; expected completion_tokens as a whole number"),
     (answer_with(USAGE={"completion_tokens": True}), "usage = "),
     (answer_with(USAGE={"completion_tokens": -1}), "usage = "),
+    (answer_with(USAGE={"completion_tokens": 10**30}), "usage = "),
     (answer_with(USAGE=3), "usage = 3"),
 ]
 MALFORMED_CHATS = [

@@ -17,7 +17,7 @@ from torch import Tensor
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.recording import ALWAYS_KNOWN, FLOATS, INFO, INTEGERS, METRICS, NAME, TOKENS, footer, pyarrow
 from dgpo.diagnostics.run_info import checked
-from dgpo.files import parse_json, printable, read_json
+from dgpo.files import parse_json, printable, read_json, read_text
 from dgpo.tokens import TokenBatch
 
 MOST_CELLS = (2**22, 256)
@@ -261,7 +261,7 @@ def read_metrics(
         OSError: the file cannot be read.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: {error}") from error
     rows: list[dict[str, Any]] = []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
+from dgpo.files import loads
 from dgpo.rewards.answers import text_of
 
 REASONING = ("reasoning_content", "reasoning")
 """Fields in which servers keep the reasoning apart from what is said."""
+
+
+MOST_TOKENS = 1 << 31
+"""No completion is as long."""
 
 
 class MalformedError(ValueError):
@@ -29,7 +33,7 @@ def read_completion(body: str, kind: str, *, chat: bool) -> Completion:
         IncompleteError: no choice, one that did not end by itself or at its limit of tokens, or one without text.
     """
     try:
-        document = json.loads(body)
+        document = loads(body)
     except ValueError as error:
         start = " ".join(body[:400].split())[:80]
         raise MalformedError(f"it answered with {kind or 'no content type'}, not with JSON: {start!r}") from error
@@ -72,6 +76,6 @@ def _tokens(usage: Any) -> int | None:
     if usage is None or (isinstance(usage, dict) and usage.get("completion_tokens") is None):
         return None
     count = usage["completion_tokens"] if isinstance(usage, dict) else None
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < MOST_TOKENS:
         raise MalformedError(f"usage = {usage!r:.80} in its answer; expected completion_tokens as a whole number")
     return count
