@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from grader_kinds import ACCEPTED, DIFFERENT, FURTHER_DIFFERENT, FURTHER_SAME, SAME
+from grader_kinds import ACCEPTED, DIFFERENT, FURTHER_DIFFERENT, FURTHER_SAME, REFUSED, SAME
 
 from dgpo.rewards.plain import FUNCTIONS
 from dgpo.rewards.unit_table import COUNTED, UNITS, named
@@ -44,6 +44,12 @@ def test_what_is_accepted_in_one_direction(grader, kind):
 def test_what_is_different_is_refused_both_ways(grader, kind):
     pairs = both_ways(DIFFERENT[kind])
     assert [pair for pair, verdict in graded(grader, pairs) if verdict.score or verdict.reason == "timeout"] == []
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused_in_one_direction(grader, kind):
+    verdicts = graded(grader, REFUSED[kind])
+    assert [pair for pair, verdict in verdicts if verdict.score or verdict.reason == "timeout"] == []
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(None, marks=pytest.mark.soak)])

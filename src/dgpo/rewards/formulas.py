@@ -27,7 +27,7 @@ _LETTERS: list[
 ]
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)")
 _LOST = re.compile(r"[\d)\]}|]\s*_")  # the parser drops a subscript of anything but a letter
-_IMAGINARY = re.compile(r"(?<![A-Za-z\\])i(?![A-Za-z])")
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _PARAMETERS = "knmlKN"
 # it takes \coth x for \cot hx, and adds numbers with a space between them
 _MISREAD = re.compile(r"\\(?:coth|sech|csch|sinc)(?![A-Za-z])|\d\s+[\d.]|(?<![\d_^{])\d+\s*\{\s*\d")
@@ -204,7 +204,7 @@ def _parsed(latex: str) -> Any:
     latex = _DECIMAL.sub(_exactly, explicit(latex))
     if _MISREAD.search(latex):
         raise ValueError(f"{latex!r} would be misread")
-    imaginary = _IMAGINARY.search(latex) is not None and r"\sum" not in latex and r"\prod" not in latex
+    imaginary = "i" in _COMMAND.sub("", latex) and r"\sum" not in latex and r"\prod" not in latex
     parsed = latex2sympy(
         latex,
         is_real=not imaginary,

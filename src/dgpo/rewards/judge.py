@@ -17,12 +17,16 @@ from .numbers import equal as equal_numbers
 from .numbers import number, squeeze
 from .plain import is_word
 from .reading import CALL, NAME, read, split_names
+from .unit_table import COUNTED
 from .units import same_unit, words_of
 
 _RATIO = re.compile(r"(\d+(?:\.\d+)?)\s*:\s*(\d+(?:\.\d+)?)")
 _CLOCK = re.compile(r"\d{1,2}:\d\d")
 _DEGREE = r"^{\circ}"
 _PERCENT = re.compile(r"\\?%")
+_SIGN_LAST = re.compile(r"(?:%|\^\{\\circ\})$")
+_SIGNS_TOGETHER = re.compile(r"(?:%|\^\{\\circ\})\s*(?:\\?%|\^\{\\circ\})")
+_BEHIND_SIGNS = COUNTED | {"newton", "watt", "celsius", "fahrenheit"}  # 30^\circ N is a latitude
 _CHAIN = re.compile(r"(?<![<>!:\\])=(?!=)")
 _LABEL = re.compile(rf"\s*(?P<name>{NAME})(?P<call>{CALL})?\s*$")
 _DOTS = "\\ldots"
@@ -80,12 +84,17 @@ def _same(gold: Any, answer: Any) -> bool:
             return False
         if (gold[2] and _PERCENT.search(answer[1])) or (answer[2] and _PERCENT.search(gold[1])):
             return False
+        if answer[2] and answer[2] not in _BEHIND_SIGNS and _SIGN_LAST.search(answer[1]):  # 42 % cm
+            return False
         if "radian" in (gold[2], answer[2]) and _DEGREE in gold[1] + answer[1]:
             return False
         return _equal_expressions(gold[1], answer[1])
     if kinds == ("tuple", "tuple"):
         squares = [(reading[1] == "[", reading[2] == "]") for reading in (gold, answer)]
-        return squares[0] == squares[1] and _names_fit(gold[4], answer[4]) and _in_order(gold[3], answer[3])
+        (gold_names, golds), (answer_names, answers) = _by_name(gold), _by_name(answer)
+        if gold_names and answer_names and gold_names != answer_names:
+            return False
+        return squares[0] == squares[1] and _in_order(golds, answers)
     if set(kinds) == {"list", "tuple"}:
         return _listed(gold, answer)
     if "without" in kinds and kinds[0] != kinds[1]:
@@ -95,6 +104,8 @@ def _same(gold: Any, answer: Any) -> bool:
         if any(item[0] == "expr" and _DOTS in item[1] for item in gold[1] + answer[1]):  # 1, 2, 3, ...
             return _in_order(gold[1], answer[1])
         labelled = [_distinct_labels(reading) for reading in (gold, answer)]
+        if "set" in kinds and any(map(_several_variables, (gold, answer))):  # {1, 2} is not x = 1, y = 2
+            return False
         if labelled[0] != labelled[1]:  # x = 1, y = 2 is not 2, 1
             return _in_order(gold[1], answer[1])
         return _in_any_order(gold[1], answer[1])
@@ -128,8 +139,10 @@ def _listed(gold: Any, answer: Any) -> bool:
             if sorted(own) != sorted(names):
                 return False
             parts = [parts[own.index(names[place])] for place in places]
-    elif tuple_first or any(map(_name_of, items[1])) or not _names_fit("", pair[4]):
+    elif tuple_first or any(map(_name_of, items[1])):
         return False
+    else:
+        parts = _by_name(pair)[1]
     return _in_order(parts, members) if tuple_first else _in_order(members, parts)
 
 
@@ -148,18 +161,24 @@ def _pieces(without: Any) -> Any:
     return ["union", [["tuple", "(", ")", [low, high], ""] for low, high in pairwise(ends)]]
 
 
-def _names_fit(gold: str, answer: str) -> bool:
-    """(x, y) = (1, 2) is not (y, x) = (1, 2). Names that only one of them has are taken to be in alphabetical order."""
-    if gold and answer:
-        return gold == answer
-    names = [name.strip("\\").casefold() for name in split_names(gold or answer)]
-    return names == sorted(names)
+def _by_name(reading: Any) -> tuple[list[str], list[Any]]:
+    """The names of a tuple and its members, both in the order of the names: (y, x) = (1, 2) is (2, 1)."""
+    names, items = split_names(reading[4]) if reading[4] else [], reading[3]
+    if len(names) != len(items):
+        return names, items
+    places = sorted(range(len(names)), key=lambda place: names[place].strip("\\").casefold())
+    return [names[place] for place in places], [items[place] for place in places]
 
 
 def _distinct_labels(reading: Any) -> bool:
     """Whether every item has a name of its own, as in x = 1, y = 2."""
     names = [name for item in reading[1] if (name := _name_of(item))]
     return len(names) == len(reading[1]) > 1 and len(set(names)) == len(names)
+
+
+def _several_variables(reading: Any) -> bool:
+    """Whether names differ in more than their subscripts: x_1 = 1, x_2 = 2 are two solutions for one x."""
+    return _distinct_labels(reading) and len({_name_of(item).partition("_")[0] for item in reading[1]}) > 1
 
 
 def _in_order(golds: list[Any], answers: list[Any]) -> bool:
@@ -228,9 +247,15 @@ def _label(sides: list[str]) -> re.Match[str] | None:
 
 def _compatible(gold: re.Match[str], answer: re.Match[str]) -> bool:
     """`y = 2` and `x = 2` are two lines; `f(x) = x`, `g(t) = t` and `y = x` are one function."""
+    if gold["name"].count("'") != answer["name"].count("'"):  # f' is not f
+        return False
     if gold["call"] or answer["call"]:
         one = answer if gold["call"] else gold
-        return bool(one["call"]) or squeeze(one["name"]) == "y" or squeeze(gold["name"]) == squeeze(answer["name"])
+        return (
+            bool(one["call"])
+            or squeeze(one["name"]).rstrip("'") == "y"
+            or squeeze(gold["name"]) == squeeze(answer["name"])
+        )
     return squeeze(gold["name"]) == squeeze(answer["name"])
 
 
@@ -264,10 +289,15 @@ def _equal_values(gold: str, answer: str) -> bool:
         return True
     if not gold or not answer:
         return False
-    if any((mark in answer) != (mark in gold) for mark in "'\""):  # 30' is not 30
+    if any(answer.count(mark) != gold.count(mark) for mark in "'\""):  # 30' is not 30, and 5' is not 5''
         return False
     if _CUT_OFF.search(gold) or _CUT_OFF.search(answer):  # 588... is not 588
         return False
+    if _SIGNS_TOGETHER.search(answer):  # 5 % % is nothing
+        return False
+    terms = gold.split(":"), answer.split(":")
+    if len(terms[0]) > 2 or len(terms[1]) > 2:
+        return _proportional(*terms)
     based = _equal_based(gold, answer)
     if based is not None:
         return based
@@ -278,6 +308,16 @@ def _equal_values(gold: str, answer: str) -> bool:
     if "\x02" in gold + answer or not (_is_mathematics(gold) and _is_mathematics(answer)):
         return _words(gold) == _words(answer) != ""
     return equal_formulas(gold, answer)
+
+
+def _proportional(gold: list[str], answer: list[str]) -> bool:
+    """Ratios of three or more terms: 1:2:3 is 2:4:6, and not 1:3:2, though the quotient is the same."""
+    if len(gold) != len(answer) or any("\x02" in term or not _is_mathematics(term) for term in gold + answer):
+        return False
+    return all(
+        equal_formulas(f"({ours})({answer[0]})", f"({theirs})({gold[0]})")
+        for ours, theirs in zip(gold[1:], answer[1:], strict=True)
+    )
 
 
 def _like_units(gold: str, answer: str) -> tuple[str, str]:
@@ -302,6 +342,8 @@ def _like_units(gold: str, answer: str) -> tuple[str, str]:
 def _degrees(text: str, other: str) -> str:
     r"""Degrees at the end set aside, unless the other one is in radians; those inside a formula as \pi/180."""
     if _ANGLE_OF.search(text):
+        return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
+    if not re.search(r"\d|\\[A-Za-z]", text.replace(_DEGREE, "")):  # C^\circ is not C
         return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
     if text.endswith(_DEGREE) and not (r"\pi" in other and _DEGREE not in other):
         text = text.removesuffix(_DEGREE)

@@ -17,7 +17,7 @@ ROUNDED_DIGITS = 3
 MAX_CHARACTERS = 200
 """Longer numbers are not read: their exact arithmetic could be made expensive."""
 
-_DECIMAL = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?")
+_DECIMAL = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d*)?")
 _FRACTION = re.compile(
     r"(?P<sign>[-+]?)(?P<whole>\d*)\\frac(?:\{(?P<over>[-\d.]+)\}|(?P<over_digit>\d))"
     r"(?:\{(?P<under>[-\d.]+)\}|(?P<under_digit>\d))"
@@ -45,7 +45,7 @@ def number(text: str) -> Fraction | None:
         sum_of = int(mixed["whole"]) + Fraction(int(mixed["over"]), int(mixed["under"]))
         return -sum_of if mixed["sign"] == "-" else sum_of
     text = squeeze(text)
-    if text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+    if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," not in text:
         text = text[1:-1]
     fraction = _FRACTION.fullmatch(text)
     if fraction is not None:

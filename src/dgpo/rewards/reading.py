@@ -35,8 +35,9 @@ _GREEK = (
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".replace(" ", "|")
 )
 _LETTER = rf"(?:\\(?:{_GREEK})(?![A-Za-z])|[A-Za-z])"
+_VALUE_AT = r"[fghFGHPQ]\s*\(\s*-?\d+\s*\)"  # f(2)
 _GEOMETRY = r"(?:m\s*)?\\angle\s*(?:[A-Z]{1,3}|\{\s*[A-Z]{1,3}\s*\})|[A-Z]{2,4}(?![A-Za-z])"  # \angle ABC, AB
-NAME = rf"(?:{_GEOMETRY}|{_LETTER}(?:\s*_\s*(?:\{{[^{{}}]*\}}|\\?[A-Za-z0-9]+))?'*)"
+NAME = rf"(?:{_VALUE_AT}|{_GEOMETRY}|{_LETTER}(?:\s*_\s*(?:\{{[^{{}}]*\}}|\\?[A-Za-z0-9]+))?'*)"
 CALL = rf"(?:\s*\^\s*\{{\s*-1\s*\}})?\s*\(\s*(?P<arguments>{NAME}(?:\s*,\s*{NAME})*)\s*\)"
 _CALL = rf"{NAME}(?:{CALL.replace('?P<arguments>', '?:')})?"
 _VARIABLE = re.compile(NAME)
@@ -73,7 +74,7 @@ _EMPTY = re.compile(
     r"\\emptyset|\x02?\s*(?:(?:the )?(?:empty|null) set|(?:there (?:is|are) )?no (?:real )?solutions?)\s*\x03?", re.I
 )
 _OR = re.compile(r"(?<![A-Za-z])or(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])")
-_GROUPED = re.compile(r"[-+]?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_GROUPED = re.compile(r"[-+]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _ONE_LETTER = re.compile(r"\x02\s*([A-Za-z])\s*\x03")
 _ENDLESS = re.compile(r"(.*\w)\s*\\ldots\s*", re.DOTALL)
 _OPEN, _CLOSE = "([{", ")]}"
@@ -104,9 +105,10 @@ class _Reader:
         if depth > MAX_NESTING or r"\begin" in text:
             return ["expr", text, ""]
         joined_by_or = _OR.search(text) is not None
-        text = ";".join(
-            _strip_quantifier(piece, self.trusted) for piece in _split(_SEPARATOR_WORDS.sub(_separator, text), ";")
-        )
+        separated = _SEPARATOR_WORDS.sub(_separator, text)
+        if not self.trusted and ";" in (separated.strip()[:1], separated.strip()[-1:]):  # 42 \\text{ or}: of how many?
+            return ["expr", text, ""]
+        text = ";".join(_strip_quantifier(piece, self.trusted) for piece in _split(separated, ";"))
         label, body = _take_label(text)
         if label is not None and _bracketed(body):
             return _named(self.collection(body, depth + 1), label)
@@ -162,6 +164,8 @@ class _Reader:
             builder = _SET_BUILDER.match(inside)
             if builder is not None:
                 return self.collection(builder["condition"], depth + 1)
+            if _GROUPED.fullmatch(inside.strip()):  # {1,234} has two members
+                inside = inside.replace(",", ", ")
             members = self.collection(inside, depth + 1) if inside.strip() else ["list", []]
             return ["set", members[1] if members[0] == "list" else [members]]
         items = _split(inside, ";" if ";" in inside else ",")

@@ -44,6 +44,7 @@ _INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff\u00ad\ufe0e\ufe0f"
 _TABLE = str.maketrans(_UNICODE | dict.fromkeys(_INVISIBLE, ""))
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ", "0123456789+-=()nix")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙᵢₖⱼₘₐₑₓ", "0123456789+-=()nikjmaex")
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴-⁹]+)[⁄∕/]([₀-₉]+)")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻⁼⁽⁾ⁿⁱˣ]+")
 _SUBSCRIPT = re.compile("[₀-₉₊₋₌₍₎ₙᵢₖⱼₘₐₑₓ]+")
 
@@ -60,6 +61,10 @@ _IN_MATRICES: Rewrites = [
     (re.compile(r"\\(?:c|h|l|)dots[cbmio]?(?![A-Za-z])|\.{2,}"), r"\\ldots "),
     (re.compile(r"\$|(?<=\})\s*\.\s*$"), ""),
 ]
+_DEGREES_OF, _END_OF_WORDS = (
+    r"\s*(?:\\text\s*\{\s*)?(?<![A-Za-z])(?:degrees?|deg\.?)\s+",
+    r"(?![A-Za-z])(?:\s*\})?",
+)
 _REWRITES: Rewrites = _IN_MATRICES[:4] + [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -106,6 +111,8 @@ _REWRITES: Rewrites = _IN_MATRICES[:4] + [
         (r"\\(?:quad|qquad)(?![A-Za-z])", " ; "),
         (r"(?<=[)\]}])\s*U\s*(?=[(\[{\\])", r"\\cup "),
         (r"\\[,;:!> ]|~|\\(?:thinspace|medspace|enspace)(?![A-Za-z])", " "),
+        (_DEGREES_OF + r"(?:C|[Cc]elsius)" + _END_OF_WORDS, r"^{\\circ}C"),
+        (_DEGREES_OF + r"(?:F|[Ff]ahrenheit)" + _END_OF_WORDS, r"^{\\circ}F"),
         (r"\\text\s*\{\s*(?:degrees?|deg\.?)\s*\}|(?<=\d)\s*degrees?(?![A-Za-z])", r"^{\\circ}"),
         (r"(?<=[\d})])\s*(?:\\text\s*\{\s*(?:per ?cent|pct)\.?\s*\}|(?:per ?cent|pct)(?![A-Za-z]))", r"\\%"),
         (r"\{\s*\\(?:bf|rm|it|sf|tt)\s([^{}]*)\}", r"{\1}"),
@@ -117,6 +124,7 @@ _REWRITES: Rewrites = _IN_MATRICES[:4] + [
         (r"(?<=\d)\s*(?:\\text\s*\{\s*)?\b([ap])\.\s?m\.?(?:\s*\})?(?![A-Za-z])", r" \1m"),
         (r"\*\*|__", ""),  # Markdown
         (r"\+\s*\\infty", r"\\infty"),
+        (r"\+\s*/\s*-", r"\\pm "),
     )
 ]
 _WORDS = re.compile(
@@ -126,12 +134,13 @@ _SPACES = re.compile(r"\s+")
 _ORDINAL = re.compile(r"(?<=\d)\s*(?:\^\s*\{?\s*)?(?:\x02\s*(?:st|nd|rd|th)\s*\x03|(?:st|nd|rd|th)(?![A-Za-z]))\s*\}?")
 _LEADING_EQUALS = re.compile(r"^\s*=(?!=)|\\\s*$")
 _BOLD_NUMBER = re.compile(r"^\s*\*\*\s*([^*\s]+)\s*\*\*(?!\*)")
-_WORDED_LIST = re.compile(r"\x02\s*([A-Z](?:\s*,\s*[A-Z])+)\s*\x03")
+_WORDED_LIST = re.compile(r"\x02\s*([A-Z](?:(?:\s*,\s*|\s*,?\s+and\s+)[A-Z])+)\s*\x03")
 _WORDED_NUMBER = re.compile(r"^\s*\x02\s*([-+]?\d[\d.,]*)\s*\x03")
 _WORDED_COMMA = re.compile(r"\x02\s*([,;])\s*\x03")
 _TIGHT_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!\s*)(?=\d)")
 # 10\,000 and 10 000, but not the mixed number 2 100/300 or the product 2^6 343
 _GROUPED = re.compile(r"(?<![\d.,^_])(\d{1,3})((?:(?:\\[,;:! ]|\s|~)\d{3})+)(?!\d|\s*/\s*\d{3})")
+_HALF_BRACKET = re.compile(r"^\s*\x02?\s*([A-Z])\s*\)\s*\x03?\s*$")  # C)
 _ONLY_WORDS = re.compile(r"\x02\s*([-+]?\d[\d.,/]*)(?:\s+([A-Za-z][^\x03]*))?\x03")
 
 _CURRENCIES = {
@@ -143,14 +152,15 @@ _SIGN = r"(?P<sign>\\\$|[€£¥₹₩₽¢]|\\(?:textdollar|euro|texteuro|pound
 # a fraction or a number word goes on: what it counts stands behind that, and the sign is dropped
 _AMOUNT = (
     r"(?P<amount>[-+]?\d[\d.,]*(?<![.,])|[-+]?\.\d+)"
-    r"(?![\d.,]*\d|\s*(?:\\[dtc]?frac|/|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion)))"
+    r"(?![\d.,]*\d|\s*(?:\\[dtc]?frac|/(?!\s*(?:\\text|\\mathrm|[A-Za-z]{2}))|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion)))"
 )
-_MONEY_FIRST = re.compile(rf"(?<![A-Za-z\\])(?:US|AU|CA|NZ|HK|A|C)?{_SIGN}\s*{_AMOUNT}")
+_MONEY_FIRST = re.compile(rf"(?<![A-Za-z\\\d])(?:US|AU|CA|NZ|HK|A|C)?{_SIGN}\s*{_AMOUNT}")
+_WORDED_MONEY = re.compile(r"\\text\s*\{\s*(\\\$\s*[\d.,]+)\s*\}")
 _CODE_FIRST = re.compile(
     rf"^\s*(?P<code>USD|EUR|GBP|JPY|INR|CNY|AUD|CAD|CHF|KRW|RUB|MXN|BRL|SEK|NOK|DKK|Rs\.?)\s*{_AMOUNT}(?!\w)"
 )
 _MONEY_LAST = re.compile(rf"(?<=[\d}})])\s*(?:\\text\s*\{{\s*)?{_SIGN}(?:\s*\}})?")
-_MONEY_ALONE = re.compile(rf"(?:\\text\s*\{{\s*)?{_SIGN}(?:\s*\}})?")
+_MONEY_ALONE = re.compile(rf"(?<![\d}}%])(?:\\text\s*\{{\s*)?{_SIGN}(?:\s*\}})?")
 
 _SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "quadrillion": 15}
 _SCALED = re.compile(
@@ -162,7 +172,7 @@ _REPEATING = re.compile(
     r"\\(?:overline|bar|dot|overset\{\\cdot\})\s*(?:\{\s*(?P<over>\d{1,20})\s*\}|(?P<digit>\d)))"
     r"(?:(?P<middle>\d{0,20})\\dot\s*\{?(?P<last>\d)\}?)?(?!\d|\.\d|\()"
 )
-_AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})\s*\\ldots(?![A-Za-z])")
+_AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})\s*\\ldots(?![A-Za-z]|\s*\d)")
 
 
 def clean(text: str) -> str:
@@ -171,6 +181,9 @@ def clean(text: str) -> str:
     for damaged, meant in _DAMAGED.items():
         text = text.replace(damaged, meant)
     text = _unwrapped(_LEADING_EQUALS.sub("", text))
+    text = _SMALL_FRACTION.sub(
+        lambda match: rf"\frac{{{match[1].translate(_SUPERSCRIPTS)}}}{{{match[2].translate(_SUBSCRIPTS)}}}", text
+    )
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SUBSCRIPTS)}}}", text)
     text = text.translate(_TABLE)
@@ -179,6 +192,7 @@ def clean(text: str) -> str:
             text = pattern.sub(replacement, text)
         return _SPACES.sub(" ", latex_of(text)).strip()
     text = _TIGHT_COMMA.sub(",", text)
+    text = _WORDED_MONEY.sub(r"\1", text)
     text = _MONEY_FIRST.sub(lambda match: rf"{match['amount']} \text{{{_CURRENCIES[match['sign']]}}}", text)
     text = _CODE_FIRST.sub(lambda match: rf"{match['amount']} \text{{{match['code'].rstrip('.')}}}", text)
     text = _MONEY_LAST.sub(lambda match: rf" \text{{{_CURRENCIES[match['sign']]}}}", text)
@@ -193,6 +207,7 @@ def clean(text: str) -> str:
     whole = _ONLY_WORDS.fullmatch(text.strip())
     if whole is not None:  # \text{73 cm}
         text = whole[1] + (f" \x02{whole[2]}\x03" if whole[2] else "")
+    text = _HALF_BRACKET.sub(r"\1", text)
     text = _AND_SO_ON.sub(_repeated, _REPEATING.sub(_fraction, text))
     text = _SCALED.sub(_scaled, text)
     return _SPACES.sub(" ", latex_of(text)).strip().rstrip(".;, ").lstrip(";, ")

@@ -9,6 +9,8 @@ ppm; `k`, `M` and `B`, which are also short for thousand, million and billion; l
 
 from __future__ import annotations
 
+import re
+
 _PREFIXES = {"G": "giga", "M": "mega", "k": "kilo", "h": "hecto", "d": "deci", "c": "centi", "m": "milli", "u": "micro",
              "n": "nano", "p": "pico", "T": "tera", "f": "femto"}  # fmt: skip
 # symbol, name, prefixes that it is used with
@@ -42,7 +44,7 @@ _OTHERS = {
     "shilling": "", "dime": "", "nickel": "",
 }  # fmt: skip
 _SPELLINGS = {
-    "metre": "meter", "litre": "liter", "gramme": "gram", "kilo": "kilogram", "kmph": "km/h", "kph": "km/h",
+    "metre": "meter", "litre": "liter", "gramme": "gram", "kilos": "kilogram", "kmph": "km/h", "kph": "km/h",
     "kmh": "km/h", "mph": "mile/h", "rpm": "rev/min", "bps": "bit/s", "kcals": "kcal", "sec": "s", "secs": "s",
     "mhz": "MHz", "khz": "kHz", "hz": "Hz", "kbps": "kbit/s", "mbps": "Mbit/s", "ml": "mL", "fps": "frame/s",
     "kms": "km", "cc": "cm^3", "sqft": "ft^2", "sqm": "m^2",
@@ -124,6 +126,35 @@ COUNTED = frozenset((*_COUNTED.split(), *_COUNTED_TOO))
 
 SINGLE = frozenset(["m", "g", "s", "h", "L", "N", "J", "W", "V", "K"])
 """Symbols of one letter that are read as units without upright type, and then only behind `10 `."""
+
+
+# of these kinds no two different units are multiplied: 5 cm mm, 5 am pm and 5 dollars euros are two answers
+_ALTERNATIVES = (
+    "meter inch foot yard mile furlong fathom micron angstrom light-year parsec au",
+    "gram pound ounce ton stone carat slug",
+    "second minute hour day week month year decade century fortnight",
+    "liter gallon quart pint cup tablespoon teaspoon bushel barrel",
+    "celsius fahrenheit kelvin coulomb farad",
+    "degree radian arcminute arcsecond revolution",
+    "am pm noon midnight o'clock",
+    "dollar cent euro penny yen yuan rupee won ruble peso franc krona krone real canadian-dollar australian-dollar "
+    "shilling dime nickel GBP",
+)
+UNMULTIPLIED = frozenset((6, 7))
+"""The kinds that are multiplied with no other: times of day and money."""
+_LONGEST_PREFIX = re.compile(f"(?:{'|'.join(_PREFIXES.values())})(?=.)")
+_KINDS = {name: kind for kind, names in enumerate(_ALTERNATIVES) for name in names.split()}
+
+
+def kind_of(name: str) -> int | None:
+    """The kind of quantity that a unit measures, for those of which two cannot stand side by side; None for others."""
+    return _KINDS.get(name, _KINDS.get(_LONGEST_PREFIX.sub("", name, count=1)))
+
+
+def is_plural(word: str) -> bool:
+    """Whether a word counts several of something, such as `cats` and `women`."""
+    lower = word.casefold()
+    return lower not in COUNTED and any(form in COUNTED for form in _singulars(lower))
 
 
 _PLURAL_ONLY = frozenset(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 
-from .unit_table import ADJECTIVES, BEHIND, COUNTED, SINGLE, UNITS, named
+from .unit_table import ADJECTIVES, BEHIND, COUNTED, SINGLE, UNITS, UNMULTIPLIED, is_plural, kind_of, named
 
 MAX_WORDS = 6
 
 _CHANGING = (
     # numbers
     "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty sixty seventy "
-    "eighty ninety dozen dozens half halves quarter quarters score gross pair pairs couple couples twice thrice "
+    "eighty ninety dozen dozens half halfs halves quarter quarters score gross pair pairs couple couples twice thrice "
     "double triple percent pct lakh lakhs crore crores fold mille permille ppm ppb infinity inf pi googol bn mln mil "
     "tens ones myriad triples twins trios etc alpha beta gamma delta epsilon zeta eta iota kappa lambda mu nu xi "
     "omicron rho sigma tau upsilon phi chi omega "
@@ -51,6 +51,7 @@ _FRACTION = re.compile(
 _NUMBER = re.compile(
     r"[-+]?(?:[\d.,]*\d\.?(?:\s*/\s*\d+|\s*\\(?:times|cdot)\s*10\s*\^\s*\{?-?\d+\}?)?|\\frac\{[-\d.]+\}\{[\d.]+\}|\\frac\d\d)"
 )
+_CHOICE = re.compile(r"\(\s*[A-Z]\s*\)")
 _WORD_INSIDE = re.compile(r"\x02|(?<![\\A-Za-z])[A-Za-z]{2,}")
 _CONSTANT = re.compile(r"(?:\\(?:pi|sqrt|frac|cdot|times)(?![A-Za-z])|[^A-Za-z\\\x02])*")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!e(?![A-Za-z]))[A-Za-z]")
@@ -160,6 +161,8 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
     if upright and re.search(r"\d", re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|[A-Za-z][23](?!\d)", "", text)):
         return None
     text = text.replace("\x02", " ").replace("\x03", " ").replace("light year", "light-year")
+    if _CHOICE.search(text):  # 10 \text{ (C)}
+        return None
     atoms = [atom for atom in _ATOM.findall(text) if atom not in (r"\cdot", "*", ".")]
     if len(atoms) > 4 * MAX_WORDS:
         return None
@@ -192,6 +195,8 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
             name = _name(atom.rstrip("23"), trusted, known)
             if name is None:
                 return None
+            if sign > 0 and _is_second_answer(micro + name, powers, atoms[place - 1] if place else ""):
+                return None
             for part, power in _parts(micro + name):
                 powers[part] = powers.get(part, 0) + sign * power * exponent * (square or 1)
                 last = part
@@ -220,6 +225,19 @@ def _name(word: str, trusted: bool, known: frozenset[str]) -> str | None:
     ):
         found = word.casefold()
     return found
+
+
+def _is_second_answer(name: str, powers: dict[str, int], before: str) -> bool:
+    """Whether a unit cannot be multiplied by those before it: `cm mm`, `am pm`, `cats dogs`."""
+    kind = kind_of(name)
+    if is_plural(before) and (name in COUNTED or kind is not None):
+        return True
+    others = [other for other, power in powers.items() if power > 0 and other not in COUNTED | ADJECTIVES]
+    if name in COUNTED | ADJECTIVES or not others:
+        return False
+    if kind in UNMULTIPLIED or any(kind_of(other) in UNMULTIPLIED for other in others):
+        return True
+    return kind is not None and any(kind_of(other) == kind for other in others)
 
 
 def _parts(name: str) -> list[tuple[str, int]]:
