@@ -18,8 +18,9 @@ from damage import ESCAPE, METRICS, Damage, damaged, damages, healthy
 
 from dgpo.cli.main import run as dgpo
 from dgpo.diagnostics import load, read
-from dgpo.files import loads, parse_json, printable
+from dgpo.files import LARGEST_TEXT, loads, parse_json, printable
 from dgpo.report.data import collect
+from dgpo.report.tokens import decoder
 from dgpo.training.recording import recorded_info
 
 ALL = list(damages())
@@ -52,6 +53,15 @@ def commands(folder: Path, base: Path, name: str) -> list[list[str]]:
     if name.startswith("results.json"):
         return [["compare-results", str(base / "results.json"), str(folder / "results.json")]]
     return [["doctor", run], ["replay", run, "--objectives", "grpo", "maspo"]]
+
+
+def test_a_giant_beside_the_tokenizer_is_not_loaded(base, tmp_path):
+    run = load(damaged(base, tmp_path / "copy", Damage("none", lambda folder: None)) / "record")
+    with open(run.folder / run.info["tokenizer"] / "tokenizer.json", "wb") as file:
+        file.truncate(LARGEST_TEXT + 1)
+    decode, why = decoder(run)
+    assert decode is None
+    assert why.endswith("has a file of 536,870,913 bytes: tokenizer.json")
 
 
 @pytest.mark.parametrize("damage", SAMPLE, ids=lambda damage: ascii(damage.name))

@@ -287,6 +287,12 @@ def test_infinity_is_a_value_of_upper_limits_only(name, value):
         make(**{name: value})
 
 
+@pytest.mark.parametrize("name", sorted(numbers.LIMITS))
+def test_minus_infinity_is_no_upper_limit(name):
+    with pytest.raises(ValueError, match=f"{name} = -inf is not allowed; expected a finite number, or inf for no"):
+        make(**{name: -math.inf})
+
+
 def test_limits_are_fields_and_may_be_infinite():
     assert set(FLOATS) >= numbers.LIMITS
     config = make(max_grad_norm=math.inf, correction={"name": "truncate", "cap": math.inf})

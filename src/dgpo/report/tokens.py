@@ -15,7 +15,7 @@ from torch import Tensor
 from dgpo.diagnostics.run import Recorded, Run
 from dgpo.diagnostics.weighed import complete
 from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
-from dgpo.files import printable
+from dgpo.files import LARGEST_TEXT, printable
 from dgpo.objectives import Objective
 from dgpo.report.series import rounded
 from dgpo.tokens import TokenBatch
@@ -169,6 +169,10 @@ def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:
     folder = (run.folder / name).resolve()
     if not folder.is_relative_to(Path(run.folder).resolve()) or not folder.is_dir():
         return None, f"the run has no folder {name!r} with a tokenizer"
+    if large := next(
+        (file for file in folder.glob("*") if file.is_file() and file.stat().st_size > LARGEST_TEXT), None
+    ):
+        return None, f"the tokenizer in {name!r} has a file of {large.stat().st_size:,} bytes: {large.name}"
     try:
         from transformers import AutoTokenizer
     except ModuleNotFoundError:

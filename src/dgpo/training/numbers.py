@@ -62,8 +62,8 @@ def check_numbers(config: Any) -> None:
         given = getattr(config, field.name)
         unlimited = field.name in LIMITS or isinstance(given, Mapping)
         for place, value in _numbers(field.name, given):
-            if math.isnan(value) or (math.isinf(value) and not unlimited):
-                finite = "a number" if unlimited else "a finite number"
+            if math.isnan(value) or (math.isinf(value) and not (unlimited and value > 0)):
+                finite = "a finite number, or inf for no limit" if unlimited else "a finite number"
                 raise ValueError(f"{label}: {place} = {value!r} is not allowed; expected {finite}")
     for names, allowed in (
         (NOT_NEGATIVE, {"low": 0}),
