@@ -549,3 +549,11 @@ def test_the_fingerprint_of_the_weights_sees_one_bit(model, tokenizer):
         weight[1, 1] = torch.nextafter(weight[1, 1], torch.tensor(9.0))
     assert backend.settings()["weights"] != before
     assert TransformersBackend(model.to(torch.bfloat16), tokenizer).settings()["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://h/v1?KEYinQuery", "http://h/v1;key=KEYinQuery", "http://h/v1?a=&KEYinQuery"]
+)
+def test_a_key_alone_and_a_parameter_of_a_path_are_not_shown(address):
+    endpoint = Endpoint.of(address, None)
+    assert "KEYinQuery" not in endpoint.shown + repr(endpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -13,6 +14,10 @@ from dgpo.redaction import HIDDEN, redacted
 API_KEY_ENV = "OPENAI_API_KEY"
 LOGGERS = ("openai", "httpx", "httpcore")
 """What the loggers of the client and of its transport start with; they log addresses, where somebody asks for it."""
+
+
+_PARAMETER = re.compile(r";[^/]*")
+"""What may follow a part of a path."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,10 @@ class Endpoint:
             basic = base64.b64encode(f"{user}:{password}".encode()).decode()
             headers["Authorization"] = f"Basic {basic}"
             secrets.append(basic)
-        shown = url + ("?" + "&".join(f"{name}={HIDDEN}" for name in query) if query else "")
+        secrets += [name for name, value in query.items() if not value]  # a key alone, as in ?KEY
+        shown = _PARAMETER.sub(f";{HIDDEN}", url)
+        if query:
+            shown += "?" + "&".join(f"{name}={HIDDEN}" if value else HIDDEN for name, value in query.items())
         # short ones, such as a version or a user "me", would cut up every text
         hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
         return cls(shown, url, query, headers, key or "none", tuple(hidden))
