@@ -34,7 +34,10 @@ COMMANDS = {
 _REPORT = ("matplotlib", "plotly", "pyarrow")
 EXTRAS = {
     "": (),
-    "train": (*("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"), *_REPORT),
+    "train": (
+        *("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging", "psutil"),
+        *_REPORT,
+    ),
     "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"),
     "report": ("rich", "packaging", *_REPORT),
     "verl": ("verl", "ray", "hydra"),
