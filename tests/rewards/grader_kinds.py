@@ -1689,6 +1689,15 @@ FURTHER_SAME = [
     (r"0.\overline{3}", "1/3"),
     (r"-\frac{5}{6}", r"-0.8\overline{3}"),
     (r"(\frac13,\frac23)", r"(0.\overline{3},0.\overline{6})"),
+    ("|a+bi|", r"\sqrt{a^2+b^2}"),
+    ("(x-yi)(x+yi)", "x^2+y^2"),
+    ("zi^2", "-z"),
+    (r"\{1,100\}", r"\{100,1\}"),
+    ("0,100", "100,0"),
+    ("(f(1),f(2))=(3,4)", "(3,4)"),
+    ("H(3)=7", "7"),
+    ("(12,345)", "(12, 345)"),
+    ("[1,100]", r"1\le x\le 100"),
 ]
 """More of the kinds above, accepted both ways; all of them in the soak, a sample in the suite."""
 
@@ -1958,6 +1967,14 @@ FURTHER_DIFFERENT = [
     ("73", "73**2"),
     ("-73", "**73**"),
     ("9", "2**3"),
+    ("(12,345)", "12345"),
+    ("0,100", "0100"),
+    ("(f(1),f(2))=(3,4)", "(4,3)"),
+    ("f(3)", "3f+1"),
+    ("ni", "n"),
+    ("bi", "b"),
+    (r"\mathbf{i}", r"\mathbf{j}"),
+    ("x+iy", "x-iy"),
 ]
 """More of the kinds above, refused both ways."""
 
