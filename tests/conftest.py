@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,11 @@ from dgpo import TokenBatch
 
 settings.register_profile("dgpo", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("dgpo")
+
+# what runs in the background or under nohup starts with these ignored, and so would what a test starts: dgpo leaves
+# them ignored then, as it should, and no test of them could pass
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -94,7 +94,8 @@ def test_a_task(dgpo: Callable[..., Any], tiny: Path, output: Path) -> None:
     names = ["greedy", "avg@4", "pass@1", "pass@2", "pass@4", "best@4", "maj@4"]
     found = results["benchmarks"]["addition"]
     assert list(found["estimates"]) == names
-    assert all(set(estimate) == {"value", "se", "low", "high"} for estimate in found["estimates"].values())
+    fields = {"value", "se", "low", "high", "detectable"}
+    assert all(set(estimate) == fields for estimate in found["estimates"].values())
     assert (results["schema"], results["model"], found["problems"]) == ("dgpo.evaluation/1", str(tiny), 6)
     assert found["data"]["rows"] == 500
     assert found["data"]["evaluated"]["rows"] == 6

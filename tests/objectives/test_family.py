@@ -510,7 +510,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("dppo_tv", {"delta_low": 0}, "DPPOTV: delta_low = 0 is not allowed; expected a number in (0, inf]"),
     ("dppo_kl", {"delta_high": -1}, "DPPOKL: delta_high = -1 is not allowed; expected a number in (0, inf]"),
     ("dppo_kl", {"ratio_cap": 0.5}, "DPPOKL: ratio_cap = 0.5 is not allowed; expected a number in [1, inf]"),
-    ("drpo", {"delta": 0}, "DRPO: delta = 0 is not allowed; expected a number in (0, inf]"),
+    ("drpo", {"delta": 0}, "DRPO: delta = 0 is not allowed; expected a number in [1e-20, inf]"),
 ]
 
 
