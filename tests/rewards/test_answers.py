@@ -261,7 +261,7 @@ NO_BOXES = [
     r"\boxed{8} \boxed{",
     r"\fbox{8} \fbox",
     r"\boxed",
-    r"\boxed{{}}",
+    r"\boxed{{{}}}",
     r"\boxed{\text{ }}",
     "\\fbox{$\u200b$}",
 ]

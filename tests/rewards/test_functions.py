@@ -105,7 +105,8 @@ FORMATS = [
     (r"<think>a</think> \boxed{1}</s> </s>", 1.0),
     (r"<think>...</think> \boxed{1}", 1.0),
     ("<think>\u200b \u2060</think> \\boxed{1}", 0.0),
-    (r"<think>a</think> \boxed{{}}", 0.0),
+    (r"<think>a</think> \boxed{{{}}}", 0.0),
+    (r"<think>a</think> \boxed{{}}", 1.0),  # the empty set
     (r"<think>a</think> \boxed{\text{}}", 0.0),
     (r"<THINK>a</THINK> \boxed{1}", 0.0),
     (r"  <think></think>\boxed{1}", 0.0),

@@ -184,7 +184,7 @@ def test_hostile_text_scores_nothing_at_once(
     for answer in ("24", "8*(5*1 - 2)", "131/319", "carol", "1 2\n3 4"):
         started = time.process_time()
         score = SCORERS[name](text, answer)
-        assert time.process_time() - started < 0.5
+        assert time.process_time() - started < 3  # seconds; what is not linear takes minutes
         # parentheses around the one number of the answer are not hostile, only many
         assert score == float(name == "expression" and answer == "24" and text == DEEP)
     assert list(tmp_path.iterdir()) == []

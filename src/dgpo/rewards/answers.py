@@ -107,8 +107,9 @@ _BARE_HEADER = re.compile(
 )
 _HEADER_LENGTH = 40
 
-# braces, dollars, spaces and names of fonts around nothing
+# braces, dollars, spaces and names of fonts around nothing; but braces alone are how models write the empty set
 _NOTHING = re.compile(r"\\(?:text\w*|math\w*|operatorname|quad|qquad|[,;:! ])|[{}$~]")
+_EMPTY_SET = re.compile(r"\{\s*\}")
 _SHORT = 200
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
@@ -140,7 +141,9 @@ class Box:
     def answer(self) -> str | None:
         """What it holds; None for nothing that can be seen."""
         content = (self.content or "").strip()
-        return content if visible(_NOTHING.sub("", content[:_SHORT])) or len(content) > _SHORT else None
+        if len(content) > _SHORT or _EMPTY_SET.fullmatch(content) or visible(_NOTHING.sub("", content)):
+            return content
+        return None
 
 
 def text_of(completion: Completion, name: str = "a completion") -> str:
