@@ -352,7 +352,8 @@ def run(
         "num_generations": 4,
         "steps_per_generation": 2,
         "max_completion_length": max(_LENGTHS),
-        "learning_rate": 0.2,
+        # GPT-2 has no norm of queries and keys: with 0.2 and some options stock itself ends at NaN
+        "learning_rate": 0.05 if model == "dropout" else 0.2,
         "lr_scheduler_type": "constant",
         "optim": "sgd",
         "max_grad_norm": 1e9,
