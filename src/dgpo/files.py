@@ -148,6 +148,17 @@ def printable(text: str) -> str:
     return "".join(c if c in "\t\n" or not _acts(c) else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(error: Exception) -> str:
+    """What an exception says, fit for one line of a terminal; its class where it says nothing."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
+def shortened(value: object) -> str:
+    """The `repr` of a value from a file, in at most 60 characters."""
+    words = repr(value)
+    return words if len(words) <= 60 else f"{words[:57]}..."
+
+
 def _acts(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTIONS
 

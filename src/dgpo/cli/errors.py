@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dgpo.files import one_line
 from dgpo.redaction import redacted
 
 
@@ -23,13 +24,8 @@ def user_input(kinds: tuple[type[Exception], ...] = (ValueError, TypeError, OSEr
     try:
         yield
     except kinds as error:
-        raise UserError(_one_line(error) or type(error).__name__) from error
+        raise UserError(redacted(one_line(error))) from error
     except (ImportError, RuntimeError) as error:
         if not any(words in str(error) for words in ("pip install", "to be installed")):
             raise
-        raise UserError(_one_line(error)) from error
-
-
-def _one_line(error: Exception) -> str:
-    """What a library says, on one line: transformers spreads some of it over several."""
-    return redacted(" ".join(str(error).split()))
+        raise UserError(redacted(one_line(error))) from error

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.files import parse_json, printable, write_bytes_atomic
+from dgpo.files import one_line, parse_json, write_bytes_atomic
 from dgpo.installation import require
 from dgpo.tokens import TokenBatch
 
@@ -216,7 +216,7 @@ def footer(path: str | os.PathLike[str]) -> Footer:
     try:
         found = parquet.read_metadata(path)
     except (pa.ArrowException, OSError) as error:  # arrow reports what it cannot decode as either
-        raise ValueError(f"{where} is not a parquet file: {_one_line(error)}") from error
+        raise ValueError(f"{where} is not a parquet file: {one_line(error)}") from error
     try:
         about = parse_json(((found.metadata or {}).get(b"dgpo") or b"{}").decode())
     except ValueError as error:
@@ -251,10 +251,6 @@ def _totals(given: Any, where: str) -> StepTotals | None:
     if len(numbers) != len(names) or not all(math.isfinite(number) and number >= 0 for number in numbers):
         raise ValueError(f"{where} says totals = {given!r}; expected tokens and sequences, each a number >= 0")
     return StepTotals(tokens=numbers[0], sequences=numbers[1])
-
-
-def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split()))
 
 
 def generation_of(path: Path) -> int:

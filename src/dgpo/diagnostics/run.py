@@ -17,7 +17,7 @@ from torch import Tensor
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.recording import ALWAYS_KNOWN, FLOATS, INFO, INTEGERS, METRICS, NAME, TOKENS, footer, pyarrow
 from dgpo.diagnostics.run_info import checked
-from dgpo.files import parse_json, printable, read_json, read_text
+from dgpo.files import one_line, parse_json, read_json, read_text
 from dgpo.tokens import TokenBatch
 
 MOST_CELLS = (2**22, 256)
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike[str]) -> Recorded:
         table = parquet.ParquetFile(path).read()
         columns = {name: _column(table, name, pa) for name in (*INTEGERS, *FLOATS)}
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {printable(' '.join(str(error).split()))}") from error
+        raise ValueError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
     response, position = columns["response"], columns["position"]
     assert response is not None
     assert position is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 from dgpo import aggregation, objectives
 from dgpo.aggregation import Aggregation
+from dgpo.files import shortened
 from dgpo.objectives import Objective
 
 UNREADABLE = {"name": None}
@@ -78,7 +79,7 @@ def checked(info: Any) -> tuple[dict[str, Any], list[str]]:
         place = found.get(outer) if outer else found
         if not isinstance(place, dict) or place.get(inner) is None or fits(place[inner]):
             continue
-        complaints.append(f"{path} = {_short(place[inner])}; expected {expected}")
+        complaints.append(f"{path} = {shortened(place[inner])}; expected {expected}")
         del place[inner]
         if path == "objective":
             found["objective"] = UNREADABLE
@@ -89,11 +90,6 @@ def checked(info: Any) -> tuple[dict[str, Any], list[str]]:
             complaints.append(f"{name}: {error}")
             found[name] = UNREADABLE
     return found, complaints
-
-
-def _short(value: Any) -> str:
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:57]}..."
 
 
 def objective_of(info: Mapping[str, Any]) -> Objective | None:

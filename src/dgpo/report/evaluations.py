@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dgpo.files import read_json
+from dgpo.files import read_json, shortened
 
 SCHEMA = "dgpo.evaluation/1"
 RESULTS = "results.json"
@@ -55,23 +55,18 @@ def _wrong(document: dict[str, Any]) -> str:
     """The first entry that is not what `rows` reads; empty where all are."""
     benchmarks = document.get("benchmarks")
     if not isinstance(benchmarks, dict):
-        return f"benchmarks = {_short(benchmarks)}; expected an object"
+        return f"benchmarks = {shortened(benchmarks)}; expected an object"
     for name, found in benchmarks.items():
         if not isinstance(found, dict) or not isinstance(found.get("estimates"), dict):
             return f"benchmarks.{name} has no object of estimates"
         if not isinstance(found.get("problems"), int):
-            return f"benchmarks.{name}.problems = {_short(found.get('problems'))}; expected an integer"
+            return f"benchmarks.{name}.problems = {shortened(found.get('problems'))}; expected an integer"
         for estimate, figures in found["estimates"].items():
             for end in ("value", "low", "high"):
                 figure = figures.get(end) if isinstance(figures, dict) else None
                 if not isinstance(figure, int | float) or not math.isfinite(figure):
-                    return f"benchmarks.{name}.estimates.{estimate}.{end} = {_short(figure)}; expected a number"
+                    return f"benchmarks.{name}.estimates.{estimate}.{end} = {shortened(figure)}; expected a number"
     return ""
-
-
-def _short(value: object) -> str:
-    words = repr(value)
-    return words if len(words) <= 60 else f"{words[:57]}..."
 
 
 def _file(path: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 from dgpo.diagnostics.run import Recorded, Run
 from dgpo.diagnostics.weighed import complete
 from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
-from dgpo.files import LARGEST_TEXT, printable
+from dgpo.files import LARGEST_TEXT, one_line
 from dgpo.objectives import Objective
 from dgpo.report.series import rounded
 from dgpo.tokens import TokenBatch
@@ -181,7 +181,7 @@ def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:
         # never code that came with a run: without an answer here, transformers asks for one at the terminal
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself, and a damaged file anything
-        return None, f"the tokenizer in {name!r} cannot be read: {_one_line(error)}"
+        return None, f"the tokenizer in {name!r} cannot be read: {one_line(error)}"
     return lambda ids: _decoded(tokenizer, list(ids)), ""
 
 
@@ -191,7 +191,3 @@ def _decoded(tokenizer: Any, ids: list[int]) -> str:
         return str(tokenizer.decode(ids))
     except Exception:  # noqa: BLE001 - as above
         return "".join(f"#{number}" for number in ids)
-
-
-def _one_line(error: Exception) -> str:
-    return printable(" ".join(str(error).split())) or type(error).__name__
