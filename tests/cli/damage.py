@@ -7,7 +7,9 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -212,8 +214,7 @@ def _of_json(name: str, line: int | None = None, every: int = 1) -> Iterator[Dam
     elif line is not None:
         example = {"event": "begin", "step": 0} if line == 0 else {"step": 1, **METRICS}
     else:
-        folder = Path(_tokenizer_folder())
-        example = json.loads((folder / Path(name).name).read_text())
+        example = _of_the_tokenizer(Path(name).name)
     number = 0
     for path in places(example):
         for value in (*WRONG, DELETED):
@@ -227,16 +228,11 @@ def _of_json(name: str, line: int | None = None, every: int = 1) -> Iterator[Dam
             )
 
 
-_TOKENIZER: list[str] = []
-
-
-def _tokenizer_folder() -> str:
-    if not _TOKENIZER:
-        import tempfile
-
-        _TOKENIZER.append(tempfile.mkdtemp())
-        character_tokenizer().save_pretrained(_TOKENIZER[0])
-    return _TOKENIZER[0]
+@cache
+def _of_the_tokenizer(name: str) -> Any:
+    with TemporaryDirectory() as folder:
+        character_tokenizer().save_pretrained(folder)
+        return json.loads((Path(folder) / name).read_text())
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
