@@ -13,9 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from softmax_bias import Baseline, drifted, estimator
+from stale import StaleToken, flow, trajectory
+
 from dgpo import objectives
-from dgpo.diagnostics.stale import StaleToken, flow, trajectory
-from dgpo.diagnostics.tabular import Baseline, drifted, estimator
 from dgpo.objectives import Objective
 
 RESULTS = Path(__file__).parent / "results"

@@ -19,10 +19,10 @@ from dgpo.cli.arguments import parse
 from dgpo.cli.dry_run import plan_of
 from dgpo.cli.plan_tables import run_time, shown
 from dgpo.cli.train import TrainArguments
+from dgpo.plan.arithmetic import quantity
+from dgpo.plan.memory import GIB, Term, total
+from dgpo.plan.plan import Plan
 from dgpo.training import DGPOConfig
-from dgpo.training.plan import Plan
-from dgpo.training.plan_arithmetic import quantity
-from dgpo.training.plan_memory import GIB, Term, total
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes"

@@ -16,11 +16,11 @@ from rich.console import Console
 
 from dgpo.cli.dry_run import plan_of
 from dgpo.cli.plan_tables import as_tables
+from dgpo.plan.arithmetic import counted, duration, over, quantity
+from dgpo.plan.machines import GPUS, World
+from dgpo.plan.model_shapes import PROJECTIONS, SHAPES
+from dgpo.plan.plan import Plan, make_plan
 from dgpo.training import DGPOConfig
-from dgpo.training.machines import GPUS, World
-from dgpo.training.model_shapes import PROJECTIONS, SHAPES
-from dgpo.training.plan import Plan, make_plan
-from dgpo.training.plan_arithmetic import counted, duration, over, quantity
 
 SHARDINGS = ("FSDP2", "DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3")
 SECONDS = re.compile(r"([^=;:]*?) = ([\d.,]+) (s|min|h|days)\b")

@@ -34,9 +34,9 @@ from dgpo.cli.dry_run import plan_of
 from dgpo.cli.train import REWARDS
 from dgpo.correction import Truncate
 from dgpo.objectives import DGPO, GRPO, MASPO
+from dgpo.plan.plan import Plan
 from dgpo.tasks import TASKS
 from dgpo.training.demo import SETTINGS, UPDATES
-from dgpo.training.plan import Plan
 
 OBJECTIVE_KEYS = {"objective", "objective_kwargs", "output_dir"}
 

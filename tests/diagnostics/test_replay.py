@@ -16,13 +16,13 @@ from dgpo import TokenBatch
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.bias import pointwise_bias
 from dgpo.diagnostics.naming import label
-from dgpo.diagnostics.recording import record
 from dgpo.diagnostics.replay import Replay, Row, replay
-from dgpo.diagnostics.run import Run, load
 from dgpo.diagnostics.weighed import QUANTILES
 from dgpo.diagnostics.weights import describe
 from dgpo.objectives import DGPO, OBJECTIVES, Objective, make
 from dgpo.regions import REGIONS, regions
+from dgpo.runs.recording import record
+from dgpo.runs.run import Run, load
 
 METHODS = list(OBJECTIVES)
 

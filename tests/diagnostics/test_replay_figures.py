@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgpo import TokenBatch
-from dgpo.diagnostics.recording import record
 from dgpo.diagnostics.replay import replay
-from dgpo.diagnostics.run import load
 from dgpo.diagnostics.weighed import QUANTILES, Valid, figures
 from dgpo.objectives import OBJECTIVES, Objective, make
 from dgpo.regions import REGIONS
+from dgpo.runs.recording import record
+from dgpo.runs.run import load
 
 METHODS = list(OBJECTIVES)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dgpo.diagnostics.replay import replay
-from dgpo.diagnostics.run import load
 from dgpo.objectives import OBJECTIVES
+from dgpo.runs.run import load
 
 METHODS = list(OBJECTIVES)
 

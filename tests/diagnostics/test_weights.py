@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgpo import TokenBatch, policy_loss
-from dgpo.diagnostics.run import Recorded
 from dgpo.diagnostics.weighed import LOWEST_LOGPROB, QUANTILES, logit_norm, quantiles
 from dgpo.diagnostics.weights import describe, histogram, over_generation
 from dgpo.objectives import OBJECTIVES, make
 from dgpo.regions import REGIONS, regions
+from dgpo.runs.run import Recorded
 
 METHODS = list(OBJECTIVES)
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dgpo.evaluation import Sampling, Suite, TransformersBackend, evaluate, evaluate_saved, table
+from dgpo.grading.verdict import FunctionGrader
 from dgpo.rewards import MathGrader, exact_match
-from dgpo.rewards.verdict import FunctionGrader
 
 GRADER = FunctionGrader(exact_match, "exact_match")
 SUMS = Suite(

@@ -5,9 +5,18 @@ import time
 import pytest
 
 from dgpo.engines.verl_reward import compute_score
+from dgpo.grading.grader import gold_answer
+from dgpo.grading.mathematics.answers import (
+    END_OF_TEXT,
+    THINKING,
+    boxed_answer,
+    boxes,
+    last_box,
+    marked_answer,
+    said,
+    text_of,
+)
 from dgpo.rewards import FormatReward, FunctionGrader, answer_of, answer_reward, exact_match, math_reward
-from dgpo.rewards.answers import END_OF_TEXT, THINKING, boxed_answer, boxes, last_box, marked_answer, said, text_of
-from dgpo.rewards.grader import gold_answer
 from dgpo.tasks.gym_scorers import final_text
 from dgpo.tasks.procedural import text_grade, text_reward
 

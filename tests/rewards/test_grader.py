@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dgpo.grading.grader import gold_answer
 from dgpo.rewards import MathGrader, Verdict
-from dgpo.rewards.grader import gold_answer
 
 SAME = [
     ("units", r"10 \text{ cm}^2", "10 square cm"),

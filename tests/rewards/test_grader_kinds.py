@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from grader_kinds import ACCEPTED, DIFFERENT, FURTHER_DIFFERENT, FURTHER_SAME, REFUSED, SAME
 
-from dgpo.rewards.plain import FUNCTIONS
-from dgpo.rewards.unit_table import COUNTED, UNITS, named
-from dgpo.rewards.units import changes
+from dgpo.grading.mathematics.plain import FUNCTIONS
+from dgpo.grading.mathematics.unit_table import COUNTED, UNITS, named
+from dgpo.grading.mathematics.units import changes
 
 BENCHMARKS = Path(__file__).parents[2].parent / "shared" / "benchmarks"
 
@@ -89,9 +89,9 @@ def test_no_unit_is_a_function_or_a_number_word():
 
 def test_time_is_linear_in_hostile_text(grader):
     """The steps in the calling process, on texts that a quadratic pattern would take minutes for."""
-    from dgpo.rewards.explicit import explicit
-    from dgpo.rewards.reading import read
-    from dgpo.rewards.spelling import clean
+    from dgpo.grading.mathematics.explicit import explicit
+    from dgpo.grading.mathematics.reading import read
+    from dgpo.grading.mathematics.spelling import clean
 
     pieces = (
         "sqrt(", "abs(", "sin", "pi", "1 ", "1,", "1.", "0.(", "0.1(6", "3...", "5 million ",

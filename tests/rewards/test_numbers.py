@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.rewards.numbers import equal, number
+from dgpo.grading.mathematics.numbers import equal, number
 
 VALUES = [
     ("42", 42),

@@ -19,7 +19,7 @@ import pool_functions
 import pytest
 from pool_functions import alive, children, parent
 
-from dgpo.rewards.pool import Pool
+from dgpo.grading.workers.pool import Pool
 
 JUDGE = pool_functions.__file__
 SLACK = 0.4
@@ -432,7 +432,7 @@ def test_after_a_fork_both_work_even_if_a_thread_was_inside(make: Callable[..., 
 
 ORPHANS = """
 import os, sys, threading, time
-from dgpo.rewards.pool import Pool
+from dgpo.grading.workers.pool import Pool
 pool = Pool(sys.argv[1], workers=2, deadline=1000)
 pids = [int(pid) for pid in pool.run([("state",)])[0].value.split()[:2]]
 sibling = os.fork()

@@ -10,7 +10,7 @@ import pool_functions
 import pytest
 from pool_functions import children, parent
 
-from dgpo.rewards.pool import Pool
+from dgpo.grading.workers.pool import Pool
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 

@@ -12,12 +12,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from dgpo.objectives import OBJECTIVES, make
+from dgpo.plan.machines import GPUS, World
+from dgpo.plan.memory import GIB
+from dgpo.plan.model_shapes import PROJECTIONS, SHAPES, ModelShape, lora_targets, shape_of
+from dgpo.plan.plan import Plan, make_plan, why_no_fused_loss
+from dgpo.plan.weights import RATIOS, weight_table
 from dgpo.training import DGPOConfig
-from dgpo.training.machines import GPUS, World
-from dgpo.training.model_shapes import PROJECTIONS, SHAPES, ModelShape, lora_targets, shape_of
-from dgpo.training.plan import Plan, make_plan, why_no_fused_loss
-from dgpo.training.plan_memory import GIB
-from dgpo.training.plan_weights import RATIOS, weight_table
 
 R1 = "deepseek-ai/DeepSeek-R1-Distill-Qwen"
 SIZES: dict[str, dict[str, Any]] = {

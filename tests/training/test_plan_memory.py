@@ -11,8 +11,7 @@ from plan_models import TINY, config_of, sizes
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModelForCausalLM
 
-from dgpo.training.model_shapes import SHAPES, ModelShape
-from dgpo.training.plan_memory import (
+from dgpo.plan.memory import (
     GIB,
     MemorySetting,
     layer_bytes,
@@ -22,6 +21,7 @@ from dgpo.training.plan_memory import (
     naive_logits,
     total,
 )
+from dgpo.plan.model_shapes import SHAPES, ModelShape
 
 
 def setting(**changes: Any) -> MemorySetting:

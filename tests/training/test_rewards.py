@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.rewards import MathReward
 from dgpo.training import DGPOConfig, DGPOTrainer
-from dgpo.training.rewards import build
+from dgpo.training.configured_rewards import build
 
 ANSWERS = ["A:1", "A:2", "123456", ""]
 

@@ -18,12 +18,12 @@ from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
 from dgpo.cli.train import ModelArguments, TrainArguments, check_settings, make_rewards
+from dgpo.plan.machines import GPUS, Sharding, World
+from dgpo.plan.model_shapes import lora_targets, shape_of
+from dgpo.plan.plan import Plan, make_plan
 from dgpo.registry import did_you_mean
 from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig
-from dgpo.training.machines import GPUS, Sharding, World
-from dgpo.training.model_shapes import lora_targets, shape_of
-from dgpo.training.plan import Plan, make_plan
 
 REPORTED_ROWS = {
     ("open-r1/DAPO-Math-17k-Processed", "all"): 17_398,

@@ -9,10 +9,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from dgpo.training.plan import Plan
-from dgpo.training.plan_arithmetic import Quantity, duration, quantity
-from dgpo.training.plan_memory import GIB
-from dgpo.training.plan_weights import OLD_PROBABILITY
+from dgpo.plan.arithmetic import Quantity, duration, quantity
+from dgpo.plan.memory import GIB
+from dgpo.plan.plan import Plan
+from dgpo.plan.weights import OLD_PROBABILITY
 
 
 def as_tables(plan: Plan) -> Iterable[Any]:

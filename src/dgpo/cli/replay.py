@@ -14,12 +14,12 @@ from rich.text import Text
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
 from dgpo.diagnostics.doctor.case import STATE
-from dgpo.diagnostics.doctor.keys import sample
-from dgpo.diagnostics.recording import INFO, METRICS, TOKENS
 from dgpo.diagnostics.replay import Replay, Row, replay
-from dgpo.diagnostics.run import Run, load
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
+from dgpo.runs.metrics import sample
+from dgpo.runs.recording import INFO, METRICS, TOKENS
+from dgpo.runs.run import Run, load
 
 ALL = "all"
 HEADER = ("bias\n%", "equal\nstep\n%", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")

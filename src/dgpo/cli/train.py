@@ -26,11 +26,11 @@ from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 from dgpo.training.checkpoint_files import checkpoints, update_of
+from dgpo.training.configured_rewards import build as build_rewards
+from dgpo.training.configured_rewards import check_choice
 from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
-from dgpo.training.rewards import build as build_rewards
-from dgpo.training.rewards import check_choice
 
 
 @dataclass(kw_only=True)
@@ -200,7 +200,7 @@ def make_rewards(args: TrainArguments, config: DGPOConfig, task: tasks.Task | No
     """The rewards of a run; their weights go into the configuration.
 
     Raises:
-        ValueError: what `dgpo.training.rewards` refuses.
+        ValueError: what `dgpo.training.configured_rewards` refuses.
     """
     # benchmarks are graded as mathematics; a data set may hold any kind of answer
     rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from dgpo import objectives as registry
 from dgpo.diagnostics.naming import label, name_of, unregistered
-from dgpo.diagnostics.run import Run
-from dgpo.diagnostics.run_info import objective_of
 from dgpo.diagnostics.weighed import QUANTILES, Valid, complete, figures, whole
 from dgpo.diagnostics.weights import clip_range
 from dgpo.files import write_json_atomic
 from dgpo.kl import k3
 from dgpo.objectives import OBJECTIVES, Objective
 from dgpo.regions import REGIONS
+from dgpo.runs.run import Run
+from dgpo.runs.run_info import objective_of
 
 SCHEMA = "dgpo.replay/1"
 Choice = Objective | str | tuple[str, Mapping[str, Any]]

@@ -16,7 +16,7 @@ from dgpo.regions import regions
 from dgpo.tokens import TokenBatch, check
 
 if TYPE_CHECKING:
-    from dgpo.diagnostics.run import Recorded
+    from dgpo.runs.run import Recorded
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOP_FRACTION = 0.01

@@ -31,7 +31,7 @@ from dgpo.regions import REGIONS
 from dgpo.tokens import TokenBatch
 
 if TYPE_CHECKING:
-    from dgpo.diagnostics.run import Recorded
+    from dgpo.runs.run import Recorded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dgpo.diagnostics.recorder import Recorder
-from dgpo.diagnostics.recording import NAME, TOKENS
+from dgpo.runs.recorder import Recorder
+from dgpo.runs.recording import NAME, TOKENS
 from dgpo.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)

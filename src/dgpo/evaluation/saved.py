@@ -16,8 +16,8 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
 from dgpo.files import FolderLock, loads
+from dgpo.grading.mathematics.answers import texts_of
 from dgpo.redaction import without_secrets
-from dgpo.rewards.answers import texts_of
 
 CHUNK = 4096
 """Completions graded at a time."""

@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from fractions import Fraction
 
-from dgpo.rewards import numbers
-from dgpo.rewards.answers import Completion
-from dgpo.rewards.spelling import clean
-from dgpo.rewards.verdict import Grader
+from dgpo.grading.mathematics import numbers
+from dgpo.grading.mathematics.answers import Completion
+from dgpo.grading.mathematics.spelling import clean
+from dgpo.grading.verdict import Grader
 
 COMPARED = 6
 """Classes of wrong answers that are compared in pairs, at most: 15 comparisons for a problem."""

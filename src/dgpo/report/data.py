@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen
-from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.replay import Replay, replay
-from dgpo.diagnostics.run import Run, load
-from dgpo.diagnostics.run_info import objective_of
 from dgpo.objectives import Objective
 from dgpo.report import evaluations, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
+from dgpo.runs.metrics import Log
+from dgpo.runs.run import Run, load
+from dgpo.runs.run_info import objective_of
 
 SCHEMA = "dgpo.report/1"
 NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while training)"

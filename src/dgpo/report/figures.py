@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.naming import label
 from dgpo.diagnostics.replay import replay
-from dgpo.diagnostics.run import Run, load
-from dgpo.diagnostics.run_info import objective_of
 from dgpo.installation import require
 from dgpo.objectives import Objective
 from dgpo.report import series, tokens, weight_curves
 from dgpo.report.data import NO_TOKENS, labels
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import sample
+from dgpo.runs.metrics import Log
+from dgpo.runs.run import Run, load
+from dgpo.runs.run_info import objective_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

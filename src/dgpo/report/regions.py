@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from dgpo.diagnostics.doctor.keys import Log
 from dgpo.diagnostics.replay import Replay
 from dgpo.regions import REGIONS
 from dgpo.report.sample import Sample
 from dgpo.report.series import line, rounded
+from dgpo.runs.metrics import Log
 
 KINDS = {"fraction": "fraction", "mass": "mass"}
 """What is drawn: share of the tokens, share of Σ|A·w|."""

@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import TypeVar
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import footer
-from dgpo.diagnostics.run import Recorded, Run
+from dgpo.runs.recording import footer
+from dgpo.runs.run import Recorded, Run
 from dgpo.tokens import TokenBatch
 
 MAX_UPDATES = 100

@@ -1,6 +1,8 @@
 """Rewards: verifiers of answers. Standard library only, but for math-verify, which runs in worker processes."""
 
-from dgpo.rewards.exact import answer_of, answer_reward, exact_match
+from dgpo.grading.exact import answer_of, answer_reward, exact_match
+from dgpo.grading.grader import MathGrader
+from dgpo.grading.verdict import FunctionGrader, Grader, Verdict
 from dgpo.rewards.functions import (
     FormatReward,
     MathReward,
@@ -9,10 +11,8 @@ from dgpo.rewards.functions import (
     math_reward,
     soft_overlong_reward,
 )
-from dgpo.rewards.grader import MathGrader
 from dgpo.rewards.registry import REWARDS, make
 from dgpo.rewards.shaping import is_shaping, shaping_term
-from dgpo.rewards.verdict import FunctionGrader, Grader, Verdict
 
 __all__ = [
     "REWARDS",

@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from dgpo.rewards.answers import END_OF_TEXT, Box, Completion, boxes, said, texts_of, visible
-from dgpo.rewards.grader import MathGrader
+from dgpo.grading.grader import MathGrader
+from dgpo.grading.mathematics.answers import END_OF_TEXT, Box, Completion, boxes, said, texts_of, visible
+from dgpo.grading.verdict import REASONS
 from dgpo.rewards.shaping import shaping_term
-from dgpo.rewards.verdict import REASONS
 
 LogMetric = Callable[[str, float], None]
 LogExtra = Callable[[str, list[Any]], None]

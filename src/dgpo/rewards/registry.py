@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+from dgpo.grading.exact import answer_reward
 from dgpo.registry import did_you_mean
-from dgpo.rewards.exact import answer_reward
 from dgpo.rewards.functions import FormatReward, MathReward, SoftOverlongReward
 
 RewardFunction = Callable[..., list[float | None]]
@@ -50,7 +50,7 @@ def make(name: str, **options: Any) -> RewardFunction:
 
 def option_names(name: str) -> list[str]:
     """The options of a reward, with those that `MathReward` hands on to `MathGrader`."""
-    from dgpo.rewards.grader import MathGrader
+    from dgpo.grading.grader import MathGrader
 
     reward = REWARDS[name]
     if not inspect.isclass(reward):

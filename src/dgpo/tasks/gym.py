@@ -7,9 +7,9 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.grading.mathematics.answers import texts_of
 from dgpo.installation import require
 from dgpo.registry import did_you_mean
-from dgpo.rewards.answers import texts_of
 from dgpo.tasks.content import content_hash
 from dgpo.tasks.gym_scorers import SCORERS, final_text
 from dgpo.tasks.gym_table import GRADED, REFUSED

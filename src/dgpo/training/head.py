@@ -25,7 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dgpo.fused import linear_policy_loss
-from dgpo.training.fused import add_policy_loss, causal_model, hooks_of, why_bypassed, why_not_fused
+from dgpo.training.fused_loss import add_policy_loss, causal_model, hooks_of, why_bypassed, why_not_fused
 
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer

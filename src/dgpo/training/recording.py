@@ -24,11 +24,11 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recorder import Recorder
-from dgpo.diagnostics.recording import INFO
-from dgpo.diagnostics.run_info import checked
 from dgpo.files import read_json
 from dgpo.redaction import without_secrets
+from dgpo.runs.recorder import Recorder
+from dgpo.runs.recording import INFO
+from dgpo.runs.run_info import checked
 from dgpo.tokens import TokenBatch
 
 if TYPE_CHECKING:

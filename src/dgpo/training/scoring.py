@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from dgpo.advantages import degenerate_groups, total_rewards
-from dgpo.training.rewards import deciding_columns
+from dgpo.training.configured_rewards import deciding_columns
 
 if TYPE_CHECKING:
     from dgpo.training.trainer import DGPOTrainer

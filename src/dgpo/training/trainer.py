@@ -28,7 +28,7 @@ from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
-from dgpo.training.fused import reads_entropy
+from dgpo.training.fused_loss import reads_entropy
 from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask

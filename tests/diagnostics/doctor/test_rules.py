@@ -13,11 +13,11 @@ import torch
 from dgpo import StepTotals, TokenBatch, aggregation, kl, objectives, policy_loss
 from dgpo.diagnostics import Recorded, record
 from dgpo.diagnostics.doctor import RULES, Case, Finding, as_markdown, diagnose, text
-from dgpo.diagnostics.doctor.figures import figures
 from dgpo.diagnostics.doctor.guards import CAP, advice, bounded, guards, reverse_weight
-from dgpo.diagnostics.doctor.keys import Log, Series, aligned
+from dgpo.diagnostics.doctor.measures import figures
 from dgpo.diagnostics.doctor.rules_sampler import fit
 from dgpo.objectives import OBJECTIVES
+from dgpo.runs.metrics import Log, Series, aligned
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
 

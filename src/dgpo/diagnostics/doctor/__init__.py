@@ -16,8 +16,8 @@ from dgpo.diagnostics.doctor import (
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen
 from dgpo.diagnostics.doctor.finding import SEVERITIES, Finding, Found, Rule, text
-from dgpo.diagnostics.doctor.keys import Log
-from dgpo.diagnostics.run import Run
+from dgpo.runs.metrics import Log
+from dgpo.runs.run import Run
 
 RULES: tuple[Rule, ...] = (
     *(rule for rule in rules_gradient.RULES if rule.severity == "error"),

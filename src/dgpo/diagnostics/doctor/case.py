@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dgpo.diagnostics.doctor.figures import Figures, figures
-from dgpo.diagnostics.doctor.keys import Log
-from dgpo.diagnostics.run import Run, load, read_metrics
-from dgpo.diagnostics.run_info import aggregation_of, objective_of
+from dgpo.diagnostics.doctor.measures import Figures, figures
 from dgpo.files import read_json
 from dgpo.objectives import Objective
+from dgpo.runs.metrics import Log
+from dgpo.runs.run import Run, load, read_metrics
+from dgpo.runs.run_info import aggregation_of, objective_of
 
 STATE = "trainer_state.json"
 """What transformers' trainer writes into every checkpoint; its `log_history` is the log until then."""

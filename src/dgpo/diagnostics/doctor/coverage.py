@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.keys import KEYS, Log
-from dgpo.diagnostics.run import Run
+from dgpo.runs.metrics import KEYS, Log
+from dgpo.runs.run import Run
 
 TOKENS = "tokens"
 """The name of the recorded tokens beside the quantities of `KEYS`."""

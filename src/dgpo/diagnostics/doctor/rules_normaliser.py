@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.figures import Figures
 from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.measures import Figures
 
 FEWEST = 3
 """Updates that must agree."""

@@ -9,9 +9,9 @@ from statistics import fmean
 import torch
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.figures import ROUNDING
 from dgpo.diagnostics.doctor.finding import Found, Rule
-from dgpo.diagnostics.doctor.keys import Series
+from dgpo.diagnostics.doctor.measures import ROUNDING
+from dgpo.runs.metrics import Series
 
 FEWEST = 3
 """Points that a statement about a run needs."""

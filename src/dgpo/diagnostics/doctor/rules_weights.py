@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.figures import TOP, Figures
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
-from dgpo.diagnostics.doctor.keys import Series
+from dgpo.diagnostics.doctor.measures import TOP, Figures
+from dgpo.runs.metrics import Series
 
 FEWEST = 3
 """Points that a statement about a run needs."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dgpo.fused.backends import CHUNK_BYTES, CHUNK_TOKENS, LEAST_TOKENS
-from dgpo.training.machines import Sharding
-from dgpo.training.model_shapes import ModelShape
-from dgpo.training.plan_arithmetic import Quantity, counted, over, quantity
+from dgpo.plan.arithmetic import Quantity, counted, over, quantity
+from dgpo.plan.machines import Sharding
+from dgpo.plan.model_shapes import ModelShape
 
 GIB = 2.0**30
 Phase = Literal["both", "update", "generation"]

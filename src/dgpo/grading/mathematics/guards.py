@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from dgpo.rewards.spelling import clean
+from dgpo.grading.mathematics.spelling import clean
 
 MAX_CHARACTERS = 512
 MAX_DEPTH = 24

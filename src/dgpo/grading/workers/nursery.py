@@ -1,4 +1,4 @@
-"""The process that owns the workers of `dgpo.rewards.pool.Pool`: a script of its own, run by `Pool`, never imported.
+"""The process that owns the workers of `workers.pool.Pool`: a script of its own, run by `Pool`, never imported.
 
 It imports the judge once and then forks workers on request: a fork of this small, single-threaded process takes
 milliseconds, a new interpreter that imports a parser takes most of a second. It needs the standard library only (an

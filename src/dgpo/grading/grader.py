@@ -25,14 +25,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from dgpo.grading.mathematics import numbers
+from dgpo.grading.mathematics.answers import Completion, boxed_answer, last_box, marked_answer, text_of
+from dgpo.grading.mathematics.guards import guard
+from dgpo.grading.mathematics.spelling import clean
+from dgpo.grading.verdict import Reason, Verdict
+from dgpo.grading.workers.batch import Outcome
+from dgpo.grading.workers.pool import Pool
 from dgpo.installation import require
-from dgpo.rewards import numbers
-from dgpo.rewards.answers import Completion, boxed_answer, last_box, marked_answer, text_of
-from dgpo.rewards.batch import Outcome
-from dgpo.rewards.guards import guard
-from dgpo.rewards.pool import Pool
-from dgpo.rewards.spelling import clean
-from dgpo.rewards.verdict import Reason, Verdict
 
 RULES = 2
 """Counted up when verdicts change, so that results of different rules are not taken for comparable."""
@@ -90,7 +90,11 @@ class MathGrader:
         self.deadline = deadline
         self.reasons: Counter[Reason] = Counter()
         self._pool = Pool(
-            Path(__file__).with_name("judge.py"), workers=workers, deadline=deadline, memory=memory, recycle=recycle
+            Path(__file__).parent / "mathematics" / "judge.py",
+            workers=workers,
+            deadline=deadline,
+            memory=memory,
+            recycle=recycle,
         )
         self._lock = _Lock()
         self._warned: set[str] = set()

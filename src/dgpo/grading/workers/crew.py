@@ -1,4 +1,4 @@
-"""The parent's ends of the processes of a `Pool`. What is said over them: `dgpo.rewards.nursery`."""
+"""The parent's ends of the processes of a `Pool`. What is said over them: `dgpo.grading.workers.nursery`."""
 
 from __future__ import annotations
 

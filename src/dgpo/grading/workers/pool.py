@@ -4,7 +4,7 @@
         pool.run([("1/2", "0.5"), ("9**9**9**9", "1")])   # [Outcome("ok", ...), Outcome("timeout", ...)]
 
 The judge is a Python file with `warm_up()`, called once, and `judge(*strings) -> str`. It runs in workers that are
-forks of one nursery process (`dgpo.rewards.nursery`); this process only writes, polls and reads. No thread, no signal
+forks of one nursery process (`nursery.py`); this process only writes, polls and reads. No thread, no signal
 handler and no alarm is used here. Nothing but JSON text crosses the pipes.
 
 Linux and macOS; on macOS memory is not capped, and a busy worker whose nursery was killed ends only after its job.
@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from dgpo.rewards.batch import Batch, Outcome
-from dgpo.rewards.crew import Nursery, Settings, Worker
+from dgpo.grading.workers.batch import Batch, Outcome
+from dgpo.grading.workers.crew import Nursery, Settings, Worker
 
 ATTEMPTS = 3
 """So many starts in a row may fail, and once every worker may have died while it was idle, before `run` gives up."""

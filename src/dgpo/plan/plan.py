@@ -6,13 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from dgpo.plan.arithmetic import Quantity, counted, over, quantity
+from dgpo.plan.machines import Gpu, Sharding, World
+from dgpo.plan.memory import GIB, MemorySetting, Term, memory_terms, naive_logits, total
+from dgpo.plan.model_shapes import ModelShape
+from dgpo.plan.weights import WeightRow, weight_table
 from dgpo.training.config import DGPOConfig
-from dgpo.training.fused import reads_entropy
-from dgpo.training.machines import Gpu, Sharding, World
-from dgpo.training.model_shapes import ModelShape
-from dgpo.training.plan_arithmetic import Quantity, counted, over, quantity
-from dgpo.training.plan_memory import GIB, MemorySetting, Term, memory_terms, naive_logits, total
-from dgpo.training.plan_weights import WeightRow, weight_table
+from dgpo.training.fused_loss import reads_entropy
 
 PROMPT_TOKENS = 512
 """Assumed for a prompt where `vllm_max_model_length` does not say it."""

@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from stale import StaleToken, flow, power_flow, trajectory
 
 from dgpo import TokenBatch, objectives
-from dgpo.diagnostics.stale import StaleToken, flow, power_flow, trajectory
 from dgpo.objectives import DGPO, GPPO, IS, OBJECTIVES
 
 INF = math.inf

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from dgpo.diagnostics.run import step_of
+from dgpo.runs.run import step_of
 
 
 def _ours(name: str) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
 
-from dgpo.rewards import answers
-from dgpo.rewards.answers import Completion, text_of, texts_of
+from dgpo.grading.mathematics import answers
+from dgpo.grading.mathematics.answers import Completion, text_of, texts_of
 
 MAX_CHARACTERS = 100
 """Longer numbers are compared as text only: their exact arithmetic could be made expensive."""

@@ -17,7 +17,7 @@ from dgpo.regions import regions
 from dgpo.tokens import TokenBatch
 
 if TYPE_CHECKING:
-    from dgpo.diagnostics.run import Recorded
+    from dgpo.runs.run import Recorded
 
 TOP = 0.01
 """The share of the tokens whose part of the gradient is looked at: one in a hundred."""

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from softmax_bias import moments
+from stale import trajectory
 
-from dgpo.diagnostics.stale import trajectory
-from dgpo.diagnostics.tabular import moments
 from dgpo.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[2]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import ALWAYS_KNOWN, FLOATS, INFO, INTEGERS, METRICS, NAME, TOKENS, footer, pyarrow
-from dgpo.diagnostics.run_info import checked
 from dgpo.files import one_line, parse_json, read_json, read_text
+from dgpo.runs.recording import ALWAYS_KNOWN, FLOATS, INFO, INTEGERS, METRICS, NAME, TOKENS, footer, pyarrow
+from dgpo.runs.run_info import checked
 from dgpo.tokens import TokenBatch
 
 MOST_CELLS = (2**22, 256)

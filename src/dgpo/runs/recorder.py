@@ -12,8 +12,8 @@ from typing import IO, Any, NamedTuple
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
-from dgpo.diagnostics.recording import INFO, METRICS, NAME, RUN_SCHEMA, TOKENS, TokenTable, generation_of
 from dgpo.files import write_json_atomic
+from dgpo.runs.recording import INFO, METRICS, NAME, RUN_SCHEMA, TOKENS, TokenTable, generation_of
 from dgpo.tokens import TokenBatch
 
 

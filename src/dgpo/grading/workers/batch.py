@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from dgpo.rewards.crew import START_LIMIT, Worker
+from dgpo.grading.workers.crew import START_LIMIT, Worker
 
 if TYPE_CHECKING:
-    from dgpo.rewards.pool import Pool
+    from dgpo.grading.workers.pool import Pool
 
 TURN = 0.02
 """Seconds that a thread may keep a worker, from job to job, while other threads wait for one."""

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from softmax_bias import drifted, estimator, moments
 from torch import Tensor
 
 from dgpo import TokenBatch, objectives, policy_loss
-from dgpo.diagnostics.tabular import drifted, estimator, moments
 from dgpo.objectives import DGPO, GRPO, IS, OBJECTIVES
 
 

@@ -1,0 +1,1 @@
+"""Runs: what happened in one, written, read and described."""

@@ -1,0 +1,6 @@
+"""The modules of the studies are imported as their scripts import them: by their own names."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "studies" / "bias"))
