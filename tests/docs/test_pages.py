@@ -104,7 +104,8 @@ def public(module_name: str) -> set[str]:
 @pytest.mark.parametrize("module_name", MODULES)
 def test_every_public_name_of_the_core_is_documented(site: Path, module_name: str) -> None:
     """By its full name, or by the package that it is imported from."""
-    text = "".join((site / page).read_text(encoding="utf-8") for page in ("api.html", "objectives.html"))
+    pages = [site / "objectives.html", *(site / "api").glob("*.html")]
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
     documented = set(re.findall(r'id="(dgpo\.[\w.]+)"', text))
     for name in public(module_name):
         parents = {".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)}
