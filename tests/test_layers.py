@@ -179,7 +179,6 @@ Graph = dict[str, set[str]]
 """File -> the files that it names in an import, wherever that stands: in a function, or for type checkers only."""
 
 CIRCLES = [
-    {"cli/dry_run.py", "cli/train.py"},
     {"evaluation/results.py", "evaluation/tables.py"},
     {"grading/workers/batch.py", "grading/workers/pool.py"},
     {

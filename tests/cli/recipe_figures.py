@@ -18,7 +18,7 @@ from trl import ModelConfig
 from dgpo.cli.arguments import parse
 from dgpo.cli.dry_run import plan_of
 from dgpo.cli.plan_tables import run_time, shown
-from dgpo.cli.train import TrainArguments
+from dgpo.cli.train_arguments import TrainArguments
 from dgpo.plan.arithmetic import quantity
 from dgpo.plan.memory import GIB, Term, total
 from dgpo.plan.plan import Plan

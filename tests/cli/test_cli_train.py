@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.cli import train
 from dgpo.cli.arguments import parse
+from dgpo.cli.train_arguments import ModelArguments, TrainArguments, held_out
 from dgpo.training import DGPOConfig, DGPOTrainer
 
 GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks" / "gsm8k_train.jsonl"
@@ -195,9 +196,9 @@ def test_evaluation_during_training(
 )
 def test_what_is_held_out(words: list[str], expected: tuple[str, str]) -> None:
     words += ["--model_name_or_path", "m", "--use_cpu", "--bf16", "false", "--eval_strategy", "steps"]
-    kinds = [train.TrainArguments, train.ModelArguments, DGPOConfig]
+    kinds = [TrainArguments, ModelArguments, DGPOConfig]
     args, _, config = parse("x", kinds, words)
-    assert train._held_out(args, config) == expected
+    assert held_out(args, config) == expected
 
 
 def test_gsm8k(dgpo: Callable[..., Any], quick: list[str], seen: list[DGPOTrainer]) -> None:

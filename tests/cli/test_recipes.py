@@ -31,10 +31,10 @@ from recipe_figures import (
 from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from dgpo.cli.dry_run import plan_of
-from dgpo.cli.train import REWARDS
 from dgpo.correction import Truncate
 from dgpo.objectives import DGPO, GRPO, MASPO
 from dgpo.plan.plan import Plan
+from dgpo.rewards import REWARDS
 from dgpo.tasks import TASKS
 from dgpo.training.demo import SETTINGS, UPDATES
 

@@ -17,7 +17,7 @@ from dgpo import tasks
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
-from dgpo.cli.train import ModelArguments, TrainArguments, check_settings, make_rewards
+from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, make_rewards
 from dgpo.plan.machines import GPUS, Sharding, World
 from dgpo.plan.model_shapes import lora_targets, shape_of
 from dgpo.plan.plan import Plan, make_plan

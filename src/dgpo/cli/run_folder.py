@@ -31,6 +31,18 @@ def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | 
     return named if named is not None else resume
 
 
+def check_record(config: DGPOConfig, where: str | bool) -> None:
+    """Refuse to record over another run, before a model is loaded; the trainer looks more closely.
+
+    Raises:
+        ValueError: the folder of `record` holds a run, and this one continues none.
+    """
+    if config.record is not None and not where and (Path(config.record) / "run.json").exists():
+        raise ValueError(
+            f"record = {config.record!r} already holds a run; give another folder, or continue that run with --resume"
+        )
+
+
 def occupy(config: DGPOConfig, where: str | bool, *, overwrite: bool, held: ExitStack) -> None:
     """See that the output folder is free for this run, before anything is loaded; and lock it, if it is there.
 
