@@ -27,7 +27,7 @@ from dgpo.evaluation import (
 from dgpo.evaluation.backends import IncompleteError
 from dgpo.evaluation.backends.endpoint import Endpoint
 from dgpo.evaluation.folder import differences
-from dgpo.grading.verdict import FunctionGrader
+from dgpo.grading import FunctionGrader
 from dgpo.installation import hint
 
 SAMPLING = Sampling(samples=2, temperature=0.7, top_p=0.9, max_new_tokens=5)
@@ -504,7 +504,7 @@ def test_the_marks_of_channels_are_kept(make_tokenizer):
     from tokenizers import AddedToken
 
     from dgpo.evaluation.backends.transformers import _completion
-    from dgpo.grading.mathematics.answers import boxed_answer
+    from dgpo.grading import boxed_answer
 
     tokenizer = make_tokenizer()
     ids = tokenizer("a")["input_ids"]

@@ -21,7 +21,7 @@ from dgpo.evaluation import (
 )
 from dgpo.evaluation.intervals import detectable_of_samples
 from dgpo.evaluation.votes import same_by
-from dgpo.grading.verdict import FunctionGrader, Verdict
+from dgpo.grading import FunctionGrader, Verdict
 
 PROBLEMS = [{"prompt": prompt, "answer": answer} for prompt, answer in [("1+1=", 2), ("7+8=", 15), ("a", "b")]]
 FILES = ["generations.jsonl", "results.json", "results.md", "run.json"]

@@ -8,7 +8,7 @@ import torch
 from dgpo.evaluation import Backend, Completion, Sampling, Suite, TransformersBackend, evaluate
 from dgpo.evaluation.folder import RunFolder, differences
 from dgpo.evaluation.suite import plan
-from dgpo.grading.verdict import FunctionGrader
+from dgpo.grading import FunctionGrader
 
 PROBLEMS = [{"id": f"p{n}", "prompt": "what is " * (n % 3) + f"{n}+{n}=", "answer": str(2 * n)} for n in range(7)]
 SAMPLING = Sampling(samples=3, max_new_tokens=8, seed=5)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dgpo.evaluation import Sampling, Suite, TransformersBackend, evaluate, evaluate_saved, table
-from dgpo.grading.verdict import FunctionGrader
+from dgpo.grading import FunctionGrader
 from dgpo.rewards import MathGrader, exact_match
 
 GRADER = FunctionGrader(exact_match, "exact_match")

@@ -5,7 +5,7 @@ from collections import defaultdict
 
 import pytest
 
-from dgpo.rewards import FormatReward, MathReward, format_reward, math_reward, soft_overlong_reward
+from dgpo.rewards import FormatReward, MathReward, answer_reward, format_reward, math_reward, soft_overlong_reward
 
 
 @pytest.fixture(scope="module")
@@ -188,3 +188,16 @@ def test_soft_overlong_reward_is_that_of_trl():
 def test_soft_overlong_lengths_that_make_no_sense(length, buffer):
     with pytest.raises(ValueError, match=f"buffer = {buffer}, max_completion_length = {length}; expected 0 < buffer"):
         soft_overlong_reward(max_completion_length=length, buffer=buffer)
+
+
+def test_answer_reward():
+    chat = [{"role": "assistant", "content": "41"}, {"role": "assistant", "content": r"it is \boxed{42}"}]
+    completions = ["so 42", chat, "43", [{"role": "assistant", "content": None}], []]
+    rewards = answer_reward(completions, ["42", 42, "42", "42", "42"], prompts=["?"] * 5, trainer_state=None)
+    assert rewards == [1.0, 1.0, 0.0, 0.0, 0.0]
+    assert all(type(reward) is float for reward in rewards)
+
+
+def test_answer_reward_refuses_columns_of_different_length():
+    with pytest.raises(ValueError, match="2 completions and 1 answers"):
+        answer_reward(completions=["1", "2"], answer=["1"])

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.evaluation import Sampling, Suite, TransformersBackend, evaluate
-from dgpo.grading.verdict import FunctionGrader
+from dgpo.grading import FunctionGrader
 from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 

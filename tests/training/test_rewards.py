@@ -1,12 +1,11 @@
-"""Rewards of a run: by name, by import path, with weights and options; what they log; truncated completions."""
+"""Rewards in a run: what they log, truncated completions, weights."""
 
 import pytest
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dgpo.rewards import MathReward
+from dgpo.rewards import MathReward, build
 from dgpo.training import DGPOConfig, DGPOTrainer
-from dgpo.training.configured_rewards import build
 
 ANSWERS = ["A:1", "A:2", "123456", ""]
 
@@ -73,35 +72,3 @@ def test_weights_and_soft_overlong_in_one_run(trained):
     # lengths 4, 4, 6, 1 with L = 6 and a buffer of 4
     assert row["rewards/soft_overlong_reward/mean"] == pytest.approx((-0.5 - 0.5 - 1.0 + 0.0) / 4)
     assert row["reward"] == pytest.approx(0.5 * row["rewards/soft_overlong_reward/mean"])
-
-
-def test_entries_are_names_paths_or_mappings():
-    functions, weights = build(["math.fsum", {"name": "format_reward", "weight": 2}], max_completion_length=8)
-    assert [function.__name__ for function in functions] == ["fsum", "format_reward"]
-    assert weights == [1.0, 2.0]
-    (soft,), _ = build([{"name": "soft_overlong_reward", "buffer": 2}], max_completion_length=8)
-    assert soft.max_completion_length == 8
-    (soft,), _ = build([{"name": "soft_overlong_reward", "buffer": 2, "max_completion_length": 5}], 8)
-    assert soft.max_completion_length == 5
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ([], "rewards is empty"),
-        ([{"weight": 1}], "expected a name, or a mapping with 'name'"),
-        ([{"name": "format_reward", "weight": "two"}], "weight = 'two' of reward 'format_reward'; expected a number"),
-        (
-            [{"name": "format_reward", "weight": float("nan")}],
-            "weight = nan of reward 'format_reward'; expected a number",
-        ),
-        ([{"name": "math.fsum", "start": 1}], "reward 'math.fsum' is imported as it is and has no options; got start"),
-        (["formt_reward"], "unknown reward 'formt_reward', did you mean 'format_reward'?"),
-        (["math.nothing"], "cannot import the reward 'math.nothing'"),
-        (["math.pi"], "the reward 'math.pi' is of type float; expected a function"),
-    ],
-)
-def test_bad_entries(entries, message):
-    with pytest.raises(ValueError) as error:
-        build(entries, max_completion_length=8)
-    assert message in str(error.value)

@@ -11,9 +11,8 @@ from typing import Any
 from dgpo import tasks
 from dgpo.cli.eval_arguments import EvalArguments
 from dgpo.evaluation import Suite
-from dgpo.grading.verdict import FunctionGrader, Grader
+from dgpo.grading import FunctionGrader, Grader, MathGrader, answer_of, exact_match
 from dgpo.redaction import redacted
-from dgpo.rewards import answer_of, exact_match
 from dgpo.tasks.content import content_hash
 from dgpo.tasks.prompt import describe_all
 from dgpo.tasks.task import grader_of
@@ -83,8 +82,6 @@ def _data_set(args: EvalArguments, stack: ExitStack) -> Problems:
 
 
 def _math(stack: ExitStack) -> Grader:
-    from dgpo.grading.grader import MathGrader
-
     return stack.enter_context(MathGrader())
 
 

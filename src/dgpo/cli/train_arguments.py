@@ -10,9 +10,9 @@ from trl import ModelConfig
 from dgpo import tasks
 from dgpo.cli.data import DataArguments
 from dgpo.rewards import REWARDS, answer_reward, math_reward
+from dgpo.rewards import build as build_rewards
 from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig
-from dgpo.training.configured_rewards import build as build_rewards
 from dgpo.training.configured_rewards import check_choice
 
 
@@ -113,7 +113,7 @@ def make_rewards(args: TrainArguments, config: DGPOConfig, task: tasks.Task | No
     """The rewards of a run; their weights go into the configuration.
 
     Raises:
-        ValueError: what `dgpo.training.configured_rewards` refuses.
+        ValueError: what `dgpo.rewards.build` and `check_choice` refuse.
     """
     # benchmarks are graded as mathematics; a data set may hold any kind of answer
     rewards: list[Any] = [answer_reward if task is None else task.reward or math_reward]

@@ -6,9 +6,8 @@ from inspect import signature
 from numbers import Real
 from typing import Any
 
-from dgpo.grading.mathematics.answers import Completion
+from dgpo.grading import Completion, Grader, MathGrader
 from dgpo.registry import did_you_mean
-from dgpo.rewards import Grader, MathGrader
 from dgpo.tasks import BENCHMARKS, TASKS, make
 from dgpo.tasks.gym import PREFIX as GYM
 from dgpo.tasks.task import grader_of

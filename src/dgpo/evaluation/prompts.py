@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dgpo.grading.mathematics.answers import CHANNELS, THINKING
+from dgpo.grading import CHANNELS, THINKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

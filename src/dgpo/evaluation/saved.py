@@ -16,7 +16,7 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
 from dgpo.files import FolderLock, loads
-from dgpo.grading.mathematics.answers import texts_of
+from dgpo.grading import texts_of
 from dgpo.redaction import without_secrets
 
 CHUNK = 4096

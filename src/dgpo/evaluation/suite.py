@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from dgpo.evaluation.backends.backend import Request, Sampling
-from dgpo.grading.verdict import Grader
+from dgpo.grading import Grader
 
 
 @dataclass(frozen=True)

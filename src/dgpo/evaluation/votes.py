@@ -11,12 +11,9 @@ A class of answers is, in this order,
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from fractions import Fraction
 
-from dgpo.grading.mathematics import numbers
-from dgpo.grading.mathematics.answers import Completion
-from dgpo.grading.mathematics.spelling import clean
-from dgpo.grading.verdict import Grader
+from dgpo.grading import Completion, Grader
+from dgpo.grading.mathematics import normal_form
 
 COMPARED = 6
 """Classes of wrong answers that are compared in pairs, at most: 15 comparisons for a problem."""
@@ -40,7 +37,7 @@ def majority(answers: Sequence[str | None], grades: Sequence[float], same: Same 
     wrong: dict[Hashable, list[str]] = {}
     for answer in votes:
         if answer not in right:
-            wrong.setdefault(_key(answer), []).append(answer)
+            wrong.setdefault(normal_form(answer), []).append(answer)
     classes = sorted(wrong.values(), key=len, reverse=True)
     most = len(classes[0]) if classes else 0
     if same is not None and len(classes) > 1 and most <= gold <= len(votes) - gold:
@@ -59,14 +56,6 @@ def same_by(grader: Grader) -> Same:
         return [verdict.score == 1.0 for verdict in grader.grade_many(responses, [other for _, other in pairs])]
 
     return same
-
-
-def _key(answer: str) -> Fraction | str:
-    if len(answer) > numbers.MAX_CHARACTERS:
-        return answer
-    spelled = clean(answer)
-    value = numbers.number(spelled)
-    return numbers.squeeze(spelled) if value is None else value
 
 
 def _merged(classes: list[list[str]], same: Same) -> list[list[str]]:

@@ -6,12 +6,10 @@ Model text is hostile input: every step here is linear in its length, and number
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
-from dgpo.grading.mathematics import answers
-from dgpo.grading.mathematics.answers import Completion, text_of, texts_of
+from dgpo.grading.answers import last_box
+from dgpo.grading.responses import Completion, said, text_of
 
 MAX_CHARACTERS = 100
 """Longer numbers are compared as text only: their exact arithmetic could be made expensive."""
@@ -23,19 +21,19 @@ _NUMBER = re.compile(rf"(?:(?<![\w)\]}}])(?P<minus>[-−]))?(?:\\?\$)?(?P<over>{
 
 
 def answer_of(response: Completion) -> str | None:
-    r"""The final answer in a response, of which only its last message behind the thinking counts (`answers.said`).
+    r"""The final answer in a response, of which only its last message behind the thinking counts (`dgpo.grading.said`).
 
     In this order: the content of the last `\boxed{...}`, as `boxed_answer` finds it; without any box, the last number
     (`-3`, `1,234`, `0.5`, `3/4`, after a `$`, before a full stop); all of the text. None if that is empty, or if the
     last box is empty or was never closed.
     """
-    said = answers.said(text_of(response)).strip()
-    if (box := answers.last_box(said)) is not None:
+    text = said(text_of(response)).strip()
+    if (box := last_box(text)) is not None:
         return box.answer
     number = None
-    for match in _NUMBER.finditer(_plain(said)):
+    for match in _NUMBER.finditer(_plain(text)):
         number = match
-    return number.group() if number is not None else said or None
+    return number.group() if number is not None else text or None
 
 
 def exact_match(completion: Completion, answer: object) -> float:
@@ -52,26 +50,10 @@ def exact_match(completion: Completion, answer: object) -> float:
     given = answer_of(completion)
     if given is None or not expected:
         return 0.0
-    if expected in (given, answers.said(text_of(completion)).strip()):
+    if expected in (given, said(text_of(completion)).strip()):
         return 1.0
     number = _rational(expected)
     return float(number is not None and number == _rational(given))
-
-
-def answer_reward(completions: Sequence[Completion], answer: Sequence[object], **kwargs: Any) -> list[float]:
-    """`exact_match` as a TRL reward function: one reward, 1.0 or 0.0, per completion.
-
-    Args:
-        completions: [B] texts, messages or conversations; see `answers.text_of`.
-        answer: [B] the data set's column of references.
-        kwargs: the other columns, not read.
-
-    Raises:
-        ValueError: `completions` and `answer` differ in length.
-    """
-    if len(completions) != len(answer):
-        raise ValueError(f"{len(completions)} completions and {len(answer)} answers; expected one answer for each")
-    return [exact_match(text, expected) for text, expected in zip(texts_of(completions), answer, strict=True)]
 
 
 def _plain(text: str) -> str:

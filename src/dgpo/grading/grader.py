@@ -25,10 +25,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
+from dgpo.grading.answers import boxed_answer, gold_answer, marked_answer
 from dgpo.grading.mathematics import numbers
-from dgpo.grading.mathematics.answers import Completion, boxed_answer, last_box, marked_answer, text_of
 from dgpo.grading.mathematics.guards import guard
 from dgpo.grading.mathematics.spelling import clean
+from dgpo.grading.responses import Completion, text_of
 from dgpo.grading.verdict import Reason, Verdict
 from dgpo.grading.workers.batch import Outcome
 from dgpo.grading.workers.pool import Pool
@@ -248,14 +249,6 @@ class _Lock:
 def _usable(gold: str) -> bool:
     """Whether a gold is worth reading: there, not endless, and no missing value that became text."""
     return 0 < len(gold) <= MAX_GOLD and _MISSING.fullmatch(gold) is None
-
-
-def gold_answer(gold: str) -> str:
-    r"""The answer in a gold: behind GSM8K's `####`, or in its last `\boxed{}`, or all of it."""
-    if "####" in gold:
-        return gold.rpartition("####")[2].strip()
-    box = last_box(gold)
-    return (gold if box is None or box.content is None else box.content).strip()
 
 
 def _bare(text: str) -> str:

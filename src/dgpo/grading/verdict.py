@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
-from dgpo.grading.mathematics.answers import Completion, text_of
+from dgpo.grading.responses import Completion, text_of
 
 Reason = Literal["match", "mismatch", "no_answer", "unparsed", "guarded", "timeout", "bad_gold"]
 REASONS: tuple[Reason, ...] = get_args(Reason)

@@ -1,17 +1,16 @@
 """Rewards: verifiers of answers. Standard library only, but for math-verify, which runs in worker processes."""
 
-from dgpo.grading.exact import answer_of, answer_reward, exact_match
-from dgpo.grading.grader import MathGrader
-from dgpo.grading.verdict import FunctionGrader, Grader, Verdict
+from dgpo.grading import FunctionGrader, Grader, MathGrader, Verdict, answer_of, exact_match
 from dgpo.rewards.functions import (
     FormatReward,
     MathReward,
     SoftOverlongReward,
+    answer_reward,
     format_reward,
     math_reward,
     soft_overlong_reward,
 )
-from dgpo.rewards.registry import REWARDS, make
+from dgpo.rewards.registry import REWARDS, RewardFunction, build, make
 from dgpo.rewards.shaping import is_shaping, shaping_term
 
 __all__ = [
@@ -21,10 +20,12 @@ __all__ = [
     "Grader",
     "MathGrader",
     "MathReward",
+    "RewardFunction",
     "SoftOverlongReward",
     "Verdict",
     "answer_of",
     "answer_reward",
+    "build",
     "exact_match",
     "format_reward",
     "is_shaping",

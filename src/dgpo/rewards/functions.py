@@ -11,8 +11,9 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
-from dgpo.grading.grader import MathGrader
-from dgpo.grading.mathematics.answers import END_OF_TEXT, Box, Completion, boxes, said, texts_of, visible
+from dgpo.grading import MathGrader, exact_match
+from dgpo.grading.answers import Box, boxes, visible
+from dgpo.grading.responses import END_OF_TEXT, Completion, said, texts_of
 from dgpo.grading.verdict import REASONS
 from dgpo.rewards.shaping import shaping_term
 
@@ -61,7 +62,7 @@ class MathReward:
         """One reward per completion.
 
         Args:
-            completions: [B] texts, messages or conversations; see `answers.text_of`.
+            completions: [B] texts, messages or conversations; see `dgpo.grading.text_of`.
             answer: [B] golds; see `MathGrader.grade_many`.
             solution: [B] golds under the name that TRL's data sets have for them; one of the two.
             truncated: [B] whether each was cut off.
@@ -120,6 +121,22 @@ def math_reward(
     return _shared()(completions, answer, **columns)
 
 
+def answer_reward(completions: Sequence[Completion], answer: Sequence[object], **kwargs: Any) -> list[float]:
+    """`exact_match` as a TRL reward function: one reward, 1.0 or 0.0, per completion.
+
+    Args:
+        completions: [B] texts, messages or conversations; see `dgpo.grading.text_of`.
+        answer: [B] the data set's column of references.
+        kwargs: the other columns, not read.
+
+    Raises:
+        ValueError: `completions` and `answer` differ in length.
+    """
+    if len(completions) != len(answer):
+        raise ValueError(f"{len(completions)} completions and {len(answer)} answers; expected one answer for each")
+    return [exact_match(text, expected) for text, expected in zip(texts_of(completions), answer, strict=True)]
+
+
 class FormatReward:
     r"""1.0 for a well-formed response, otherwise 0.0.
 
@@ -150,7 +167,7 @@ class FormatReward:
         """One reward per completion.
 
         Args:
-            completions: [B] texts, messages or conversations; see `answers.text_of`.
+            completions: [B] texts, messages or conversations; see `dgpo.grading.text_of`.
             prompts: [B] texts or conversations, of TRL.
             columns: the other columns, not read.
 

@@ -1,14 +1,18 @@
-"""Rewards by name, for configuration files."""
+"""Rewards by name or import path, for configuration files."""
 
 from __future__ import annotations
 
+import importlib
 import inspect
-from collections.abc import Callable
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from dgpo.grading.exact import answer_reward
+from dgpo.grading import MathGrader
 from dgpo.registry import did_you_mean
-from dgpo.rewards.functions import FormatReward, MathReward, SoftOverlongReward
+from dgpo.rewards.functions import FormatReward, MathReward, SoftOverlongReward, answer_reward
 
 RewardFunction = Callable[..., list[float | None]]
 
@@ -50,10 +54,64 @@ def make(name: str, **options: Any) -> RewardFunction:
 
 def option_names(name: str) -> list[str]:
     """The options of a reward, with those that `MathReward` hands on to `MathGrader`."""
-    from dgpo.grading.grader import MathGrader
-
     reward = REWARDS[name]
     if not inspect.isclass(reward):
         return []
     own = [p.name for p in inspect.signature(reward).parameters.values() if p.kind is not p.VAR_KEYWORD]
     return own + (list(inspect.signature(MathGrader).parameters) if reward is MathReward else [])
+
+
+def build(
+    entries: Sequence[str | dict[str, Any]], max_completion_length: int
+) -> tuple[list[RewardFunction], list[float]]:
+    """Reward functions and their weights.
+
+    Args:
+        entries: each a name of `dgpo.rewards.REWARDS` or an import path such as `my_package.rewards.mine` (the working
+            directory is searched first), or a mapping with `name`, optionally `weight` (default 1.0), and the options
+            of the reward: `{"name": "soft_overlong_reward", "buffer": 4096, "weight": 0.5}`.
+        max_completion_length: of the run; for rewards that have an option of this name, unless it is given.
+
+    Raises:
+        ValueError: an unknown name or option, a path that cannot be imported, a weight that is not a number, no entry.
+    """
+    if not entries:
+        raise ValueError("rewards is empty; expected at least one name or import path")
+    built, weights = [], []
+    for entry in entries:
+        fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name, weight = fields.pop("name", None), fields.pop("weight", 1.0)
+        if not isinstance(name, str):
+            raise ValueError(f"rewards has the entry {entry!r}; expected a name, or a mapping with 'name'")
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a number, and a finite one")
+        if name in REWARDS:
+            if "max_completion_length" in option_names(name):
+                fields.setdefault("max_completion_length", max_completion_length)
+            built.append(make(name, **fields))
+        elif fields:
+            raise ValueError(f"reward {name!r} is imported as it is and has no options; got {', '.join(fields)}")
+        else:
+            built.append(_imported(name))
+        weights.append(float(weight))
+    return built, weights
+
+
+def _imported(name: str) -> RewardFunction:
+    module, _, function = name.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"unknown reward {name!r}{did_you_mean(name, REWARDS)}; known: {', '.join(REWARDS)}, or an import path"
+        )
+    here = os.getcwd()
+    sys.path.insert(0, here)  # a reward beside the script, as TRL allows
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import the reward {name!r}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(found):
+        raise ValueError(f"the reward {name!r} is of type {type(found).__name__}; expected a function")
+    made: RewardFunction = found
+    return made

@@ -7,7 +7,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dgpo.grading.mathematics.answers import texts_of
+from dgpo.grading import texts_of
 from dgpo.installation import require
 from dgpo.registry import did_you_mean
 from dgpo.tasks.content import content_hash

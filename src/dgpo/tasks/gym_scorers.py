@@ -1,7 +1,7 @@
 """Exact scorers for reasoning-gym's tasks. Model text is hostile input: it is compared or parsed, never evaluated.
 
 The answer in a response is the content of its last box, and where there is no box all that it says (see
-`grading.mathematics.answers.said`); no number is picked out of a sentence. A box that is empty or was never closed is
+`dgpo.grading.said`); no number is picked out of a sentence. A box that is empty or was never closed is
 none.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from math import gcd
 
-from dgpo.grading.mathematics.answers import Completion, last_box, said, text_of
-from dgpo.grading.mathematics.numbers import number
+from dgpo.grading import Completion, last_box, said, text_of
+from dgpo.grading.mathematics import number
 from dgpo.tasks.gym_table import How
 
 MAX_EXPRESSION = 200

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dgpo.grading.mathematics.answers import Completion, text_of, texts_of
+from dgpo.grading import Completion, text_of, texts_of
 from dgpo.tasks.content import content_hash
 from dgpo.tasks.prompt import PLAIN, PromptFormat
 from dgpo.tasks.task import Problem, check_split, dataset_of

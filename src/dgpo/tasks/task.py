@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dgpo.grading.mathematics.answers import Completion
-from dgpo.grading.verdict import FunctionGrader
+from dgpo.grading import Completion, FunctionGrader
 from dgpo.tasks.prompt import PromptFormat
 
 if TYPE_CHECKING:

@@ -1,56 +1,15 @@
-"""The rewards of a run, from a list of names, import paths and options."""
+"""Which rewards of a run say that a response is correct, and which decide about its groups."""
 
 from __future__ import annotations
 
-import importlib
-import math
-import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from trl.trainer.utils import get_callable_name
 
-from dgpo import rewards
 from dgpo.registry import did_you_mean
-from dgpo.rewards.registry import RewardFunction, option_names
+from dgpo.rewards import RewardFunction, is_shaping
 from dgpo.training.config import DGPOConfig
-
-
-def build(
-    entries: Sequence[str | dict[str, Any]], max_completion_length: int
-) -> tuple[list[RewardFunction], list[float]]:
-    """Reward functions and their weights.
-
-    Args:
-        entries: each a name of `dgpo.rewards.REWARDS` or an import path such as `my_package.rewards.mine` (the working
-            directory is searched first), or a mapping with `name`, optionally `weight` (default 1.0), and the options
-            of the reward: `{"name": "soft_overlong_reward", "buffer": 4096, "weight": 0.5}`.
-        max_completion_length: of the run; for rewards that have an option of this name, unless it is given.
-
-    Raises:
-        ValueError: an unknown name or option, a path that cannot be imported, a weight that is not a number, no entry.
-    """
-    if not entries:
-        raise ValueError("rewards is empty; expected at least one name or import path")
-    built, weights = [], []
-    for entry in entries:
-        fields: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
-        name, weight = fields.pop("name", None), fields.pop("weight", 1.0)
-        if not isinstance(name, str):
-            raise ValueError(f"rewards has the entry {entry!r}; expected a name, or a mapping with 'name'")
-        if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a number, and a finite one")
-        if name in rewards.REWARDS:
-            if "max_completion_length" in option_names(name):
-                fields.setdefault("max_completion_length", max_completion_length)
-            built.append(rewards.make(name, **fields))
-        elif fields:
-            raise ValueError(f"reward {name!r} is imported as it is and has no options; got {', '.join(fields)}")
-        else:
-            built.append(_imported(name))
-        weights.append(float(weight))
-    return built, weights
 
 
 def check_choice(config: DGPOConfig, built: Sequence[RewardFunction]) -> None:
@@ -88,7 +47,7 @@ def deciding_columns(
             responses are correct, where the configuration needs one.
     """
     names, chosen = [name for name, _ in named], config.dynamic_sampling_rewards
-    outcomes = [column for column, (_, reward) in enumerate(named) if not rewards.is_shaping(reward)]
+    outcomes = [column for column, (_, reward) in enumerate(named) if not is_shaping(reward)]
     for name in chosen or ():
         if name not in names:
             raise ValueError(
@@ -108,24 +67,3 @@ def deciding_columns(
                 f"{instead}"
             )
     return outcomes, outcomes if chosen is None else [c for c, name in enumerate(names) if name in chosen]
-
-
-def _imported(name: str) -> RewardFunction:
-    module, _, function = name.rpartition(".")
-    if not module:
-        raise ValueError(
-            f"unknown reward {name!r}{did_you_mean(name, rewards.REWARDS)}; known: {', '.join(rewards.REWARDS)}, or an "
-            "import path"
-        )
-    here = os.getcwd()
-    sys.path.insert(0, here)  # a reward beside the script, as TRL allows
-    try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import the reward {name!r}: {error}") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(found):
-        raise ValueError(f"the reward {name!r} is of type {type(found).__name__}; expected a function")
-    made: RewardFunction = found
-    return made

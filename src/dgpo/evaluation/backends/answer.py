@@ -6,7 +6,7 @@ from typing import Any
 
 from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
 from dgpo.files import loads
-from dgpo.grading.mathematics.answers import text_of
+from dgpo.grading import text_of
 
 REASONING = ("reasoning_content", "reasoning")
 """Fields in which servers keep the reasoning apart from what is said."""

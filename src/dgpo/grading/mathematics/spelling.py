@@ -6,6 +6,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from .numbers import MAX_CHARACTERS, number, squeeze
 from .plain import FUNCTIONS, latex_of
 
 _UNICODE = {
@@ -213,6 +214,15 @@ def clean(text: str) -> str:
     return _SPACES.sub(" ", latex_of(text)).strip().rstrip(".;, ").lstrip(";, ")
 
 
+def normal_form(text: str) -> Fraction | str:
+    """What answers with the same text share: their exact number, or else their text in one spelling, without spaces."""
+    if len(text) > MAX_CHARACTERS:
+        return text
+    spelled = clean(text)
+    value = number(spelled)
+    return squeeze(spelled) if value is None else value
+
+
 def _unwrapped(text: str) -> str:
     """Without the Markdown or the dollars around all of it: `**73**`, `$**73**$`, a code span."""
     for _ in range(4):
@@ -240,8 +250,7 @@ def _digits(match: re.Match[str]) -> str:
 def _scaled(match: re.Match[str]) -> str:
     r"""`2.5 million` as 2500000, and what else the words say behind it."""
     value = Fraction(match["amount"].replace(",", "")) * 10 ** _SCALES[match["worded"] or match["scale"]]
-    number = str(value.numerator) if value.denominator == 1 else f"{value.numerator}/{value.denominator}"
-    return number + (f" \x02{match['rest']}\x03" if match["rest"] else "")
+    return str(value) + (f" \x02{match['rest']}\x03" if match["rest"] else "")
 
 
 def _fraction(match: re.Match[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dgpo.grading.grader import gold_answer
+from dgpo.grading.answers import gold_answer
 from dgpo.rewards import MathGrader, Verdict
 
 SAME = [

@@ -5,17 +5,8 @@ import time
 import pytest
 
 from dgpo.engines.verl_reward import compute_score
-from dgpo.grading.grader import gold_answer
-from dgpo.grading.mathematics.answers import (
-    END_OF_TEXT,
-    THINKING,
-    boxed_answer,
-    boxes,
-    last_box,
-    marked_answer,
-    said,
-    text_of,
-)
+from dgpo.grading.answers import boxed_answer, boxes, gold_answer, last_box, marked_answer
+from dgpo.grading.responses import END_OF_TEXT, THINKING, said, text_of
 from dgpo.rewards import FormatReward, FunctionGrader, answer_of, answer_reward, exact_match, math_reward
 from dgpo.tasks.gym_scorers import final_text
 from dgpo.tasks.procedural import text_grade, text_reward

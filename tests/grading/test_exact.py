@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.rewards import answer_of, answer_reward, exact_match
+from dgpo.grading import answer_of, exact_match
 
 ANSWERS = [
     ("42", "42"),
@@ -172,16 +172,3 @@ def test_fractions_match_in_any_writing(number):
 @given(st.integers())
 def test_integers_match_with_separators(number):
     assert exact_match(f"That makes {number:,}.", str(number)) == 1.0
-
-
-def test_answer_reward():
-    chat = [{"role": "assistant", "content": "41"}, {"role": "assistant", "content": r"it is \boxed{42}"}]
-    completions = ["so 42", chat, "43", [{"role": "assistant", "content": None}], []]
-    rewards = answer_reward(completions, ["42", 42, "42", "42", "42"], prompts=["?"] * 5, trainer_state=None)
-    assert rewards == [1.0, 1.0, 0.0, 0.0, 0.0]
-    assert all(type(reward) is float for reward in rewards)
-
-
-def test_answer_reward_refuses_columns_of_different_length():
-    with pytest.raises(ValueError, match="2 completions and 1 answers"):
-        answer_reward(completions=["1", "2"], answer=["1"])
