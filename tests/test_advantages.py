@@ -351,14 +351,14 @@ def test_values_are_the_functions(name: str) -> None:
     rewards, entropy = torch.rand(8), torch.rand(8, 3)
     value = make(name)
     history: History = {}
-    found = value.of_groups(rewards, 4, ["a", "b"] if value.reads_history else [], history)
+    found = value.of_groups(rewards, 4, ["a", "b"] if "history" in value.reads else [], history)
     expected = smooth_advantage(rewards, 4, ["a", "b"], {}) if name == "smooth" else None
     if expected is None:
         expected = group_advantage(rewards, 4, name if name in SCALES else "std")
     assert torch.equal(found, expected)
     shaped = value.shaped(found, entropy)
     assert torch.equal(shaped, entropy_shaped(found, entropy) if name == "entropy_shaped" else found)
-    assert bool(history) == value.reads_history == (name == "smooth")
+    assert bool(history) == "history" in value.reads == (name == "smooth")
 
 
 def test_every_scale_is_a_value() -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -128,7 +128,6 @@ def test_an_objective_of_the_user_needs_no_registry(make_batch: Callable[..., An
 
     @dataclass(frozen=True, kw_only=True)
     class Constant(Objective):
-        adaptive: ClassVar[bool] = True
         level_of_weight: float = 0.5
 
         def calibrate(self, tokens: TokenBatch) -> Constant:

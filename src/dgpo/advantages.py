@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -221,8 +221,9 @@ def degenerate_groups(rewards: Tensor, group_size: int) -> Tensor:
 class Advantage(ABC):
     """How a trainer turns rewards into advantages."""
 
-    reads_history: ClassVar[bool] = False
-    """True if `of_groups` keeps statistics by prompt, which a checkpoint must then hold."""
+    reads: ClassVar[frozenset[Literal["entropy", "history"]]] = frozenset()
+    """Beside rewards: "entropy" if `shaped` reads the current entropies, so that what enters the loss is formed anew in
+    every update; "history" if `of_groups` keeps statistics by prompt, which a checkpoint must then hold."""
 
     @abstractmethod
     def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
@@ -266,6 +267,8 @@ class EntropyShaped(Standardised):
         kappa: > 1; the paper uses 2.
     """
 
+    reads = frozenset({"entropy"})
+
     alpha: float = 0.4
     kappa: float = 2.0
 
@@ -281,7 +284,7 @@ class EntropyShaped(Standardised):
 class Smooth(Advantage):
     """DCPO's: this step's statistics mixed with those of all steps of the prompt (`smooth_advantage`)."""
 
-    reads_history: ClassVar[bool] = True
+    reads = frozenset({"history"})
 
     def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
         return smooth_advantage(rewards, group_size, prompts, history)

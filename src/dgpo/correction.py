@@ -19,12 +19,17 @@ from dgpo.checks import check_tensor
 from dgpo.registry import build, check_number
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
-Level = Literal["token", "sequence"]
+Level = Literal["none", "token", "sequence", "batch"]
 
 
 @dataclass(frozen=True)
 class Correction(ABC):
     """Base of all corrections."""
+
+    @property
+    def level(self) -> Level:
+        """Whose log-probs ρ of a token is a function of: none, its own, its response's, or (the default) any."""
+        return "batch"
 
     @abstractmethod
     def factor(self, tokens: TokenBatch) -> Tensor:
@@ -65,7 +70,7 @@ class Truncate(Correction):
     Source: verl verl/trainer/ppo/rollout_corr_helper.py:522 @1dda039b.
     """
 
-    level: Level = "token"
+    level: Literal["token", "sequence"] = "token"
     cap: float = 2.0
 
     def __post_init__(self) -> None:
@@ -92,7 +97,7 @@ class Band(Correction):
 
     band_low: float = 0.5
     band_high: float = 2.0
-    level: Level = "token"
+    level: Literal["token", "sequence"] = "token"
 
     def __post_init__(self) -> None:
         _check_level(self, self.level)
@@ -117,6 +122,10 @@ class Given(Correction):
     """
 
     values: Tensor
+
+    @property
+    def level(self) -> Level:
+        return "none"
 
     def check(self, tokens: TokenBatch) -> None:
         check_tensor("correction.values", self.values, "floating", ("logprob", tokens.mask.device))

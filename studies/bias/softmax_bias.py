@@ -87,7 +87,7 @@ def _weights(objective: Objective, old: Tensor, new: Tensor, advantage: Tensor) 
         x, x_old, A = (values[rows].reshape(-1, 1) for values in (new, old, advantage * scale))
         return TokenBatch(x, x_old, A, torch.ones_like(A, dtype=torch.bool))
 
-    if not objective.adaptive:
+    if "batch" not in objective.reads:
         return objective.weight(tokens(slice(None), 1.0)).view_as(new)
     each = [slice(i, i + 1) for i in range(len(new))]
     calibrated = [objective.calibrate(tokens(row, old.exp())).weight(tokens(row, 1.0)) for row in each]

@@ -1,4 +1,4 @@
-"""What the adapters share: given coefficients, refusals, and whether a weight reads the size of A."""
+"""What the adapters share: given coefficients and refusals."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from dgpo.engines.common import (
     GivenCoefficients,
     fixed_objective,
     make_objective,
-    reads_entropy,
-    reads_size_of_advantage,
     refuse_ignored,
     to_floats,
 )
 
-STEADY = [name for name, cls in objectives.OBJECTIVES.items() if not cls.adaptive]
+STEADY = [name for name, cls in objectives.OBJECTIVES.items() if "batch" not in cls().reads]
 
 
 @pytest.mark.parametrize("name", STEADY)
@@ -68,34 +66,18 @@ def test_fields_that_are_no_mapping_are_refused() -> None:
 
 
 def test_a_weight_that_reads_entropy_needs_an_engine_that_has_it() -> None:
-    assert [name for name in objectives.OBJECTIVES if reads_entropy(objectives.make(name))] == []
     fields = {"entropy_quantile": 0.8}
     for make in (make_objective, fixed_objective):
         with pytest.raises(ValueError, match="Engine: the weight of ASPO.*reads the entropy.*Engine hands over none"):
             make("Engine", "aspo", fields)
         assert make("Engine", "aspo", fields, entropy=True) == objectives.ASPO(entropy_quantile=0.8)
+        assert make("Engine", "aspo", None) == objectives.ASPO()
 
 
 def test_ignored_settings_are_named_with_their_defaults() -> None:
     refuse_ignored("Engine", {"clip": 0.2, "cap": None}, {"clip": 0.2, "cap": None}, "Set that.")
     with pytest.raises(ValueError, match=r"^Engine: .*cap = 3 \(default None\)\. Set that\.$"):
         refuse_ignored("Engine", {"clip": 0.2, "cap": 3}, {"clip": 0.2, "cap": None}, "Set that.")
-
-
-@pytest.mark.parametrize("name", STEADY)
-def test_which_weights_read_the_size_of_the_advantage(name: str, make_batch: Callable[..., Any]) -> None:
-    """The grid agrees with random tokens: scaling A leaves the weight as it is, or the objective is found out."""
-    batch, objective = make_batch(), objectives.make(name)
-
-    def weight(scale: float) -> torch.Tensor:
-        return policy_loss(batch.logprob, batch.old_logprob, scale * batch.advantage, batch.mask, objective).weight
-
-    assert reads_size_of_advantage(objective) != torch.equal(weight(1.0), weight(0.01))
-
-
-def test_a_weight_that_reads_it_and_one_that_no_longer_does() -> None:
-    assert reads_size_of_advantage(objectives.make("maspo"))
-    assert not reads_size_of_advantage(objectives.make("maspo", beta_pos=0.0, beta_neg=0.0))
 
 
 def test_statistics_become_floats() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dgpo import StepTotals, objectives, policy_loss
 
-STEADY = [name for name, cls in objectives.OBJECTIVES.items() if not cls.adaptive]
+STEADY = [name for name, cls in objectives.OBJECTIVES.items() if "batch" not in cls().reads]
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from dgpo import StepTotals, aggregation, correction, objectives, policy_loss
 from dgpo.engines.slime import policy_loss_function
 
-STEADY = [name for name, cls in objectives.OBJECTIVES.items() if not cls.adaptive]
+STEADY = [name for name, cls in objectives.OBJECTIVES.items() if "batch" not in cls().reads]
 PROMPTS, RESPONSES, V = (2, 1, 3), (4, 2, 5), 6
 
 

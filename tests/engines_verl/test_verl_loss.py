@@ -26,7 +26,7 @@ from dgpo.engines.verl_overrides import ACTOR_SETTINGS, overrides
 from dgpo.objectives import OBJECTIVES
 
 EVERYTHING = range(len(LENGTHS))
-FIXED = [name for name, cls in OBJECTIVES.items() if not cls.adaptive]
+FIXED = [name for name, cls in OBJECTIVES.items() if "batch" not in cls().reads]
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
@@ -270,7 +270,7 @@ def test_bypass_mode_of_the_older_trainer_comes_after_the_workers_have_their_los
 
 
 def test_an_adaptive_method_is_refused_behind_pipeline_stages() -> None:
-    adaptive = [name for name, cls in OBJECTIVES.items() if cls.adaptive]
+    adaptive = [name for name, cls in OBJECTIVES.items() if "batch" in cls().reads]
     assert adaptive
     for stages, name in ((2, adaptive[0]), (1, adaptive[0]), (2, "dgpo")):
         line = f"actor_rollout_ref.actor.megatron.pipeline_model_parallel_size={stages}"

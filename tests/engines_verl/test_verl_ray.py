@@ -35,7 +35,7 @@ class Rank:
             config = actor_config(objective=name)
             # an adaptive method looks at what it is given: one micro-batch, so that it is the whole step
             mine = list(range(self.rank, len(LENGTHS), 2))
-            parts = [mine] if OBJECTIVES[name].adaptive else [mine[:1], mine[1:]]
+            parts = [mine] if "batch" in OBJECTIVES[name]().reads else [mine[:1], mine[1:]]
             losses = [run_ppo_loss(config, batch, rows, dp_size=2) for rows in parts]
             found[name] = sum(loss[0].item() for loss in losses), sum(loss[1] for loss in losses).tolist()
         return found

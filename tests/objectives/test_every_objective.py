@@ -10,7 +10,7 @@ import dataclasses
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgpo import TokenBatch, aggregation, objectives, policy_loss
 from dgpo.correction import Truncate
-from dgpo.objectives import OBJECTIVES, Objective
+from dgpo.objectives import OBJECTIVES, Objective, Read
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "dgpo": [
@@ -175,7 +175,7 @@ def test_a_method_that_does_not_adapt_is_its_own_calibration(
 ) -> None:
     objective = objectives.make(name, **fields)
     calibrated = objective.calibrate(make_batch().tokens())
-    assert (calibrated is objective) or objective.adaptive
+    assert (calibrated is objective) == ("batch" not in objective.reads)
     assert calibrated.calibrate(make_batch(seed=1).tokens()) is calibrated
 
 
@@ -578,7 +578,7 @@ def test_an_advantage_of_zero_contributes_exactly_nothing(
 @every_name
 def test_the_loss_and_its_statistics_need_no_host_synchronisation(name: str) -> None:
     """On the meta device there are no values, so anything that reads one on the host raises."""
-    if OBJECTIVES[name].adaptive:
+    if "batch" in OBJECTIVES[name]().reads:
         return  # allowed one documented synchronisation
     logprob = torch.zeros(3, 4, device="meta", requires_grad=True)
     other, mask = torch.zeros(3, 4, device="meta"), torch.ones(3, 4, device="meta", dtype=torch.bool)
@@ -599,3 +599,111 @@ def test_the_loss_and_its_statistics_need_no_host_synchronisation(name: str) -> 
     assert logprob.grad is not None
     assert {figure.device.type for figure in out.statistics.values()} == {"meta"}
     assert {figure.dim() for figure in out.statistics.values()} == {0}
+
+
+# --- what a weight reads ----------------------------------------------------------------------------------------------
+
+
+def dyadic(generator: torch.Generator, low: float, high: float, shape: tuple[int, int] = (6, 8)) -> Tensor:
+    """Random numbers whose sums are exact, so that the log ratio is the same at every π_old."""
+    return (torch.rand(*shape, generator=generator, dtype=torch.float64) * (high - low) + low).mul(1024).round() / 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A batch by what a weight may read, so that one of them can be changed alone."""
+
+    ratio: Tensor
+    sign: Tensor
+    size: Tensor
+    old_logprob: Tensor
+    entropy: Tensor
+    mask: Tensor
+
+    @classmethod
+    def random(cls, seed: int) -> Parts:
+        g = torch.Generator().manual_seed(seed)
+        return cls(
+            ratio=dyadic(g, -1.5, 1.5),
+            sign=dyadic(g, -1, 1).sign(),
+            size=dyadic(g, 0.25, 3),
+            old_logprob=dyadic(g, -4, -0.125),
+            entropy=dyadic(g, 0, 3),
+            mask=torch.rand(6, 8, generator=g) < 0.8,
+        )
+
+    def tokens(self, *, entropy: bool = True) -> TokenBatch:
+        old, advantage = self.old_logprob, self.sign * self.size
+        return TokenBatch(old + self.ratio, old, advantage, self.mask, entropy=self.entropy if entropy else None)
+
+    def but(self, other: Parts, where: Tensor) -> Parts:
+        """With everything from the other batch at the places of a mask."""
+        names = [field.name for field in dataclasses.fields(self)]
+        return Parts(**{name: torch.where(where, getattr(other, name), getattr(self, name)) for name in names})
+
+
+PARTS = {
+    "ratio": "ratio",
+    "advantage_sign": "sign",
+    "advantage_size": "size",
+    "old_logprob": "old_logprob",
+    "entropy": "entropy",
+}
+
+
+def changes(objective: Objective, read: Read, seed: int) -> bool:
+    """Whether a weight changes, bit for bit, with nothing but this."""
+    one, other = Parts.random(2 * seed), Parts.random(2 * seed + 1)
+    if read == "batch":
+        kept = (torch.arange(len(one.mask)) % 2 == 0).unsqueeze(1).expand_as(one.mask)
+        changed = one.but(other, ~kept)
+        calibrated = objective.calibrate(changed.tokens())
+    else:
+        kept = torch.zeros_like(one.mask)
+        kept[:, 3] = True
+        one = dataclasses.replace(one, mask=one.mask | kept)
+        calibrated = objective.calibrate(one.tokens())
+        if read == "response":
+            changed = one.but(other, ~kept)
+        else:
+            kept = one.mask
+            changed = dataclasses.replace(one, **{PARTS[read]: getattr(other, PARTS[read])})
+    before = objective.calibrate(one.tokens()).weight(one.tokens())
+    after = calibrated.weight(changed.tokens())
+    return not torch.equal(before[kept & one.mask], after[kept & one.mask])
+
+
+@every_case
+def test_what_a_weight_does_not_declare_does_not_change_it(name: str, fields: dict[str, Any]) -> None:
+    objective = objectives.make(name, **fields)
+    undeclared = [read for read in get_args(Read) if read not in objective.reads]
+    assert [read for read in undeclared if any(changes(objective, read, seed) for seed in range(3))] == []
+
+
+@every_name
+def test_what_a_method_declares_changes_its_weight(name: str) -> None:
+    """With some of the fields that it is declared for: at their limits (an infinite trust region), it may not."""
+    cases = [objectives.make(name, **fields) for fields in [{}, *VARIANTS.get(name, [])]]
+    for read in sorted(set().union(*(case.reads for case in cases))):
+        declared = [case for case in cases if read in case.reads]
+        assert any(changes(case, read, seed) for case in declared for seed in range(30)), read
+
+
+def test_reads_depends_on_the_fields() -> None:
+    assert "advantage_size" in objectives.make("maspo").reads
+    assert "advantage_size" not in objectives.make("maspo", beta_pos=0.0, beta_neg=0.0).reads
+    assert "batch" not in objectives.make("bapo", c_low=0.7, c_high=1.3).reads
+    assert {name for name, cls in OBJECTIVES.items() if "entropy" in cls().reads} == set()
+
+
+@every_case
+def test_entropy_is_needed_where_it_is_declared_and_nowhere_else(name: str, fields: dict[str, Any]) -> None:
+    objective, tokens = objectives.make(name, **fields), Parts.random(0).tokens(entropy=False)
+    calibrated = objective.calibrate(tokens)
+    if "entropy" not in objective.reads:
+        calibrated.weight(tokens)
+        calibrated.boundaries(tokens)
+        return
+    for method in (calibrated.weight, calibrated.boundaries):
+        with pytest.raises(ValueError, match=r"needs entropy \[B, T\], got None"):
+            method(tokens)

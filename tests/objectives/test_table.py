@@ -16,7 +16,7 @@ import torch
 
 from dgpo import TokenBatch, objectives
 from dgpo.cli.objectives import run
-from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, table
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, Read, table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,10 @@ class Sequential(Objective):
     )
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
-    adaptive: ClassVar[bool] = True
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "response", "batch"})
 
     def weight(self, tokens: TokenBatch) -> torch.Tensor:
         return tokens.ratio
@@ -62,7 +65,7 @@ def test_row_is_what_the_class_says(name: str) -> None:
     assert objectives.make(name, **row.fields) == made
     assert row.summary
     assert row.summary in (cls.__doc__ or "")
-    assert (row.level, row.adaptive) == (cls.level, cls.adaptive)
+    assert (row.level, row.adaptive) == (cls.level, "batch" in made.reads)
 
 
 def test_every_method_declares_its_papers_in_its_own_file() -> None:

@@ -186,7 +186,7 @@ def test_where_one_of_two_rewards_is_none(pair, columns, expected):
 def test_our_own_advantages_have_the_same_groups_without_spread(pair):
     """Every advantage of the registry that keeps no history, on the same totals."""
     _, ours, table = pair
-    names = [name for name, cls in ADVANTAGES.items() if not cls.reads_history]
+    names = [name for name, cls in ADVANTAGES.items() if "history" not in cls.reads]
     try:
         for seed, name in product(range(20), names):
             rows, options = random_case(seed)

@@ -255,7 +255,7 @@ def _row(objective: Objective, series: dict[str, tuple[float, ...]], reference: 
         name=name_of(objective),
         fields={field.name: getattr(objective, field.name) for field in fields(objective)},
         own=own,
-        adaptive=objective.adaptive,
+        adaptive="batch" in objective.reads,
         weight={q: means[f"weight/q{q}"] for q in QUANTILES},
         weight_on_prob={q: means[f"weight_on_prob/q{q}"] for q in QUANTILES},
         weight_mean=means["weight/mean"],

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgpo import TokenBatch, objectives
+from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.objectives import Objective
 
@@ -48,7 +47,7 @@ def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, 
             f"of {name!r}, such as {{eps_low: 0.2}}, or nothing"
         )
     objective = objectives.make(name, **(fields or {}))
-    if not entropy and reads_entropy(objective):
+    if not entropy and "entropy" in objective.reads:
         raise ValueError(
             f"{engine}: the weight of {objective!r} reads the entropy of the tokens, and {engine} hands over none. "
             "Expected fields with which it reads no entropy, such as the defaults"
@@ -65,7 +64,7 @@ def fixed_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *,
             over all ranks: ranks that call the loss a different number of times would wait for each other forever.
     """
     objective = make_objective(engine, name, fields, entropy=entropy)
-    if objective.adaptive:
+    if "batch" in objective.reads:
         raise ValueError(
             f"{engine}: objective {name!r} calibrates itself on the whole batch of a step, over all ranks; {engine} "
             "calls the loss with parts of it. Expected an objective that is not adaptive"
@@ -88,30 +87,6 @@ def refuse_ignored(engine: str, found: Mapping[str, Any], defaults: Mapping[str,
     changed = [f"{key} = {found[key]!r} (default {defaults[key]!r})" for key in defaults if found[key] != defaults[key]]
     if changed:
         raise ValueError(f"{engine}: no effect on an objective of dgpo: {', '.join(changed)}. {instead}")
-
-
-@cache
-def reads_size_of_advantage(objective: Objective) -> bool:
-    """Whether a weight changes when A is multiplied by a positive number, found by trying a grid of ratios."""
-    old = torch.linspace(-6, -1, 6, dtype=torch.float64).repeat_interleave(13).repeat(2, 1)
-    log_ratio = torch.linspace(-3, 3, 13, dtype=torch.float64).repeat(6).repeat(2, 1)
-    sign = torch.tensor([1.0, -1.0], dtype=torch.float64)
-    mask = torch.ones_like(old, dtype=torch.bool)
-    one, other = (objective.weight(TokenBatch(old + log_ratio, old, scale * sign, mask)) for scale in (1.0, 1e-3))
-    return not torch.equal(one, other)
-
-
-@cache
-def reads_entropy(objective: Objective) -> bool:
-    """Whether a weight cannot be had without the entropy of the tokens, found by trying."""
-    one = torch.full((1, 2), -1.0, dtype=torch.float64)
-    mask = torch.ones_like(one, dtype=torch.bool)
-    objective.weight(TokenBatch(one, one, one, mask, entropy=-one))
-    try:
-        objective.weight(TokenBatch(one, one, one, mask))
-    except ValueError:
-        return True
-    return False
 
 
 def to_floats(statistics: Mapping[str, Tensor]) -> dict[str, float]:

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from dgpo import objectives, policy_loss
 from dgpo.correction import Given
-from dgpo.engines.common import GivenCoefficients, fixed_objective, reads_size_of_advantage, refuse_ignored, to_floats
+from dgpo.engines.common import GivenCoefficients, fixed_objective, refuse_ignored, to_floats
 from dgpo.objectives import Objective
 
 PREFIX = "dgpo:"
@@ -129,7 +129,7 @@ def _objective(name: str, config: AlgorithmConfig) -> Objective:
         "Set trainer.algorithm.objective_kwargs",
     )
     objective = fixed_objective("SkyRL", name, getattr(config, "objective_kwargs", None))
-    if reads_size_of_advantage(objective):
+    if "advantage_size" in objective.reads:
         raise ValueError(
             f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL hands over c·A, with c unknown here. "
             "Expected fields with which only the sign of A counts: those that multiply A at 0"

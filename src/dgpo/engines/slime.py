@@ -81,7 +81,7 @@ def policy_loss_function(
         **get_rollout_top_p_logprob_kwargs(args, batch),
     )
     logprob = found["log_probs"]
-    if objective.reads_response and [len(part) for part in logprob] != list(batch["response_lengths"]):
+    if "response" in objective.reads and [len(part) for part in logprob] != list(batch["response_lengths"]):
         raise ValueError(
             f"slime: the weight of {args.dgpo_objective!r} reads the whole response, and context parallelism leaves "
             "parts of it on this rank. Expected --context-parallel-size 1 or an objective at token level"

@@ -109,7 +109,7 @@ def objective_of(name: str, config: ActorConfig) -> Objective:
     _refuse_changes(config, ActorConfig, "actor", ACTOR_SETTINGS)
     objective = make_objective("verl", name, chosen.get("objective_kwargs"))
     stages = getattr(config.get("megatron"), "pipeline_model_parallel_size", 1)
-    if objective.adaptive and stages > 1:
+    if "batch" in objective.reads and stages > 1:
         raise ValueError(
             f"{name!r} sums over all ranks to adapt to the batch, but with {stages} pipeline stages only the ranks of "
             "the last stage compute a loss, and would wait for ever; use pipeline_model_parallel_size = 1"

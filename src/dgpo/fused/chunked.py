@@ -104,7 +104,7 @@ class _Run:
         inputs, tokens = self._inputs, self._inputs.tokens
         needs = reach(inputs.correction, on_policy=inputs.on_policy)
         whole = inputs.reads_response or needs == "sequence"
-        ahead = inputs.objective.adaptive or needs == "batch"
+        ahead = "batch" in inputs.objective.reads or needs == "batch"
         if not (full or ahead or inputs.kl_coef != 0 or inputs.entropy_coef != 0):
             signed = tokens.mask & (tokens.advantage != 0)
             self.computed = tokens.mask & signed.any(-1, keepdim=True) if whole else signed
@@ -118,7 +118,7 @@ class _Run:
             return
         for span in spans_of_tokens(len(rows), self._chunk_tokens):
             self._read(self._chunk(rows, span))
-        if inputs.objective.adaptive:
+        if "batch" in inputs.objective.reads:
             self.objective = inputs.objective.calibrate(self._batch())
         if any(wanted):
             g, h = self._derivatives(everything)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo import correction as corrections
 from dgpo.aggregation import Aggregation, StepTotals, TokenMean
 from dgpo.checks import check_tensor
 from dgpo.correction import Correction
@@ -58,7 +57,7 @@ class Inputs:
     @property
     def reads_response(self) -> bool:
         """Whether the gradient at a token reads log-probs of its whole response."""
-        return self.objective.reads_response or (self.kl_coef != 0 and self.kl in SEQUENCE_KL)
+        return "response" in self.objective.reads or (self.kl_coef != 0 and self.kl in SEQUENCE_KL)
 
     def loss_arguments(self) -> dict[str, Any]:
         """Keywords of `policy_loss` on [B, T], without logprob and entropy."""
@@ -229,11 +228,11 @@ def _check_needs_no_sequences(
     token_ids: Tensor, advantage: Tensor, objective: Objective, how: Aggregation, rho: Correction | None
 ) -> None:
     needs = []
-    if objective.reads_response:
+    if "response" in objective.reads:
         needs.append(f"the objective {type(objective).__name__}, whose weights read the whole response,")
     if not isinstance(how, TokenMean):
         needs.append(f"the aggregation {type(how).__name__}")
-    if rho is not None and not isinstance(rho, corrections.Given) and getattr(rho, "level", None) != "token":
+    if rho is not None and rho.level not in ("none", "token"):
         needs.append(f"the correction {type(rho).__name__} (not of level 'token')")
     if isinstance(advantage, Tensor) and advantage.shape != token_ids.shape:
         needs.append(f"an advantage of shape {tuple(advantage.shape)} for token_ids of {tuple(token_ids.shape)}")

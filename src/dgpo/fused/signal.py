@@ -7,13 +7,12 @@ entropies, the gradient of a logit follows from its derivatives by these two num
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dgpo.aggregation import Fixed
-from dgpo.correction import Correction, Given
+from dgpo.correction import Correction, Given, Level
 from dgpo.fused.inputs import Inputs
 from dgpo.loss import PolicyLoss, policy_loss
 from dgpo.objectives import Objective
@@ -32,15 +31,12 @@ def at(places: Tensor) -> Pick:
     return lambda values: values.flatten()[places].unsqueeze(0)
 
 
-def reach(correction: Correction | None, *, on_policy: bool) -> Literal["none", "token", "sequence", "batch"]:
-    """Of which current log-probs ρ of a token is a function: of none, its own, its response's, or perhaps any.
+def reach(correction: Correction | None, *, on_policy: bool) -> Level:
+    """Of which current log-probs ρ of a token is a function: `Correction.level`, where they are in it at all.
 
     ρ = π_old/μ, so that only on-policy, where π_old is π_θ, the current log-probs are in it.
     """
-    if correction is None or isinstance(correction, Given) or not on_policy:
-        return "none"
-    level = getattr(correction, "level", None)
-    return level if level in ("token", "sequence") else "batch"
+    return "none" if correction is None or not on_policy else correction.level
 
 
 class Signal:

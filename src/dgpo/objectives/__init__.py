@@ -20,7 +20,7 @@ from dgpo.objectives.grpo import GRPO
 from dgpo.objectives.gspo import GSPO
 from dgpo.objectives.importance_sampling import IS
 from dgpo.objectives.maspo import MASPO
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.objectives.sapo import SAPO, SAPOUnilateral
 from dgpo.objectives.vespo import VESPO
@@ -80,6 +80,7 @@ __all__ = [
     "ASPO",
     "BAPO",
     "BAPOAlgorithm1",
+    "Boundaries",
     "CEGPPO",
     "CISPO",
     "CISPOTwoSided",
@@ -98,6 +99,7 @@ __all__ = [
     "Objective",
     "Paper",
     "Properties",
+    "Read",
     "SAPO",
     "SAPOUnilateral",
     "VESPO",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -75,9 +75,16 @@ class ASPO(Objective):
             self._check_field("entropy_quantile", 0, 1, open_low=True, open_high=True)
 
     @property
-    def reads_response(self) -> bool:
-        """With `entropy_quantile`: it is one of the response."""
-        return self.entropy_quantile is not None
+    def reads(self) -> frozenset[Read]:
+        if self.entropy_quantile is None:
+            return super().reads
+        return frozenset({"ratio", "advantage_sign", "entropy", "response"})
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        log_lo, log_hi = self._bounds(tokens)
+        # the cap of the flipped ratio is a lower bound on r
+        log_lo = torch.where(tokens.advantage > 0, log_lo.clamp(min=-math.log(self.dual_clip_pos)), log_lo)
+        return Boundaries(tokens.log_ratio, log_lo, log_hi).capped(tokens.advantage < 0, self.dual_clip_neg)
 
     def _bounds(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """log lo and log hi of every token."""
@@ -114,6 +121,7 @@ class ASPO(Objective):
         return Properties(
             continuous=False,
             upper_bound=max(self.dual_clip_pos, self.dual_clip_neg),
+            not_ratio_inside="for A > 0 the ratio is flipped: w = 1/r",
             limit_negative="zero",
             limit_positive="infinite",
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.hard_clip import HardClip
+from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -54,10 +55,8 @@ PAPER = Paper(
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdaptiveClip(Objective):
+class AdaptiveClip(HardClip):
     """A hard clip whose bounds a subclass searches for in every batch: what the two versions of BAPO share."""
-
-    adaptive: ClassVar[bool] = True
 
     c_low: float | None = None
     c_high: float | None = None
@@ -85,6 +84,13 @@ class AdaptiveClip(Objective):
             self._check_field("c_high", 1, open_high=True)
         if self.dual_clip is not None:
             self._check_field("dual_clip", 1, open_low=True)
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        found: set[Read] = {"ratio", "advantage_sign"}
+        if self.c_low is None:
+            found.add("batch")
+        return frozenset(found)
 
     @abstractmethod
     def _mass(self, tokens: TokenBatch) -> Tensor:
@@ -116,20 +122,10 @@ class AdaptiveClip(Objective):
         values = sums.tolist()
         return values[: len(highs)], values[len(highs) :]
 
-    def _clipped(self, tokens: TokenBatch) -> Tensor:
-        x = tokens.log_ratio
-        log_lo = math.log(self.c_low_start if self.c_low is None else self.c_low)
-        log_hi = math.log(self.c_high_start if self.c_high is None else self.c_high)
-        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
-        negative, positive = x.clamp(log_lo, ceiling), x.clamp(max=log_hi)
-        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
-
-    def weight(self, tokens: TokenBatch) -> Tensor:
-        x = tokens.log_ratio
-        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
-
-    def potential(self, tokens: TokenBatch) -> Tensor:
-        return self._clipped(tokens).exp()
+    def clip_range(self, tokens: TokenBatch) -> Boundaries:
+        low = self.c_low_start if self.c_low is None else self.c_low
+        high = self.c_high_start if self.c_high is None else self.c_high
+        return Boundaries.at(tokens.log_ratio, math.log(low), math.log(high))
 
     def properties(self) -> Properties:
         highest = self.c_high_max if self.c_high is None else self.c_high

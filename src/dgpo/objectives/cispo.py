@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgpo.objectives.objective import Limit, Objective, Properties
+from dgpo.objectives.objective import Boundaries, Limit, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -44,6 +44,13 @@ class CISPO(Objective):
 
     def __post_init__(self) -> None:
         self._check_field("cap", 1)
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio"})
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, high=math.log(self.cap))
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return tokens.ratio.clamp(max=self.cap)
@@ -87,6 +94,13 @@ class CISPOTwoSided(Objective):
 
     def _bounds(self) -> tuple[float, float]:
         return (math.log1p(-self.eps_low) if self.eps_low < 1 else -math.inf), math.log1p(self.eps_high)
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio"})
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, *self._bounds())
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return tokens.log_ratio.clamp(*self._bounds()).exp()

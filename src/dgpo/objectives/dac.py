@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.hard_clip import HardClip
+from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -26,7 +26,7 @@ PAPER = Paper(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DAC(Objective):
+class DAC(HardClip):
     """A hard clip whose bounds widen for rare tokens: |(r - 1) π_θ| <= eps.
 
     With r the importance ratio and q = π_old of the token::
@@ -64,31 +64,25 @@ class DAC(Objective):
         if self.dual_clip is not None:
             self._check_field("dual_clip", 1, open_low=True)
 
-    def _clipped(self, tokens: TokenBatch) -> Tensor:
-        """The log ratio nearest to the token's own that the clip allows."""
-        x = tokens.log_ratio
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "advantage_sign", "old_logprob"})
+
+    def clip_range(self, tokens: TokenBatch) -> Boundaries:
         # 4 eps / q; inf for a token so rare that it overflows, and then lo = 1/2, hi = the cap; 0 for eps = 0
         low, high = (
-            (math.log(4 * eps) - tokens.old_logprob).exp() if eps > 0 else torch.zeros_like(x)
+            (math.log(4 * eps) - tokens.old_logprob).exp() if eps > 0 else torch.zeros_like(tokens.old_logprob)
             for eps in (self.eps_low, self.eps_high)
         )
-        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
         highest = max(self.dual_clip or 0.0, RATIO_CAP)
         # 1/2 ± 1/2 · sqrt(1 ± y) by their distance from 1: as sums they are 1 for every small y
         low = low.clamp(max=1)
-        log_lo = torch.log1p(-0.5 * low / (1 + (1 - low).sqrt()))
         high = high.clamp(max=4 * highest * (highest - 1))  # where hi reaches the cap
-        log_hi = torch.log1p(0.5 * high / (1 + (1 + high).sqrt()))
-        negative = torch.maximum(x, log_lo).clamp(max=ceiling)
-        positive = torch.minimum(x, log_hi)
-        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
-
-    def weight(self, tokens: TokenBatch) -> Tensor:
-        x = tokens.log_ratio
-        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
-
-    def potential(self, tokens: TokenBatch) -> Tensor:
-        return self._clipped(tokens).exp()
+        return Boundaries(
+            tokens.log_ratio,
+            torch.log1p(-0.5 * low / (1 + (1 - low).sqrt())),
+            torch.log1p(0.5 * high / (1 + (1 + high).sqrt())),
+        )
 
     def properties(self) -> Properties:
         return Properties(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
 
@@ -92,6 +92,10 @@ class DGPO(Objective):
             self._check_field("reverse_cap", 1)
         if self.right_cap is not None:
             self._check_field("right_cap", 1 + self.eps_high)
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        both = Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))
+        return both.capped(tokens.advantage < 0, self.reverse_cap)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0

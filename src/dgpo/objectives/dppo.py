@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from dgpo.numerics import expm1_minus, log1m_exp
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 PAPER = Paper(
     arxiv_id="2602.04879",
@@ -20,6 +20,10 @@ PAPER = Paper(
     year=2026,
     code="https://github.com/sail-sg/Stable-RL",
 )
+
+
+HALVINGS = {torch.float32: 30, torch.float64: 60}
+"""Bisections of `MAX_LOG_RATIO` nats down to the rounding of a log ratio of 1e-2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,21 @@ class DPPOTV(Objective):
         self._check_field("delta_high", 0, open_low=True)
         self._check_field("ratio_cap", 1)
 
-    def _clipped(self, tokens: TokenBatch) -> Tensor:
-        x = tokens.log_ratio
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "advantage_sign", "old_logprob"})
+
+    def _bounds(self, tokens: TokenBatch) -> Boundaries:
         # delta/q, in log space: 1/q alone overflows for a rare token
         low, high = ((math.log(delta) - tokens.old_logprob).exp() for delta in (self.delta_low, self.delta_high))
-        log_lo = torch.log1p(-low.clamp(max=1))  # -inf: no bound
-        log_hi = torch.log1p(high)
+        # log 0 = -inf: no bound
+        return Boundaries(tokens.log_ratio, torch.log1p(-low.clamp(max=1)), torch.log1p(high))
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return self._bounds(tokens).capped(tokens.mask, self.ratio_cap)
+
+    def _clipped(self, tokens: TokenBatch) -> Tensor:
+        x, log_lo, log_hi = self._bounds(tokens)
         negative, positive = torch.maximum(x, log_lo), torch.minimum(x, log_hi)
         return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
 
@@ -116,17 +129,21 @@ class DPPOKL(Objective):
         self._check_field("delta_high", 0, open_low=True)
         self._check_field("ratio_cap", 1)
 
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "advantage_sign", "old_logprob"})
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        x, old = tokens.log_ratio, tokens.old_logprob
+        low, high = (
+            _where_it_reaches(old, delta, side) for delta, side in ((self.delta_low, -1), (self.delta_high, 1))
+        )
+        return Boundaries(x, low, high).capped(tokens.mask, self.ratio_cap)
+
     def weight(self, tokens: TokenBatch) -> Tensor:
-        x, q = tokens.log_ratio, tokens.old_logprob.exp()
-        old_rest = _log_complement(tokens.old_logprob)
-        # log (1 - π)/(1 - q): of a small change from the change, otherwise from the two
-        shift = q * torch.expm1(x) / old_rest.exp()
-        apart = _log_complement(tokens.old_logprob + x) - old_rest
-        change = torch.where(shift < 0.5, torch.log1p(-shift.clamp(max=0.5)), apart)
-        # KL with the terms of first order, which cancel, left out of both sums: neither is negative
-        divergence = q * expm1_minus(x) + old_rest.exp() * expm1_minus(change)
+        x = tokens.log_ratio
         limit = torch.where(tokens.advantage < 0, torch.full_like(x, self.delta_low), self.delta_high)
-        dropped = (tokens.advantage.sign() * x > 0) & (divergence > limit)
+        dropped = (tokens.advantage.sign() * x > 0) & (_divergence(x, tokens.old_logprob) > limit)
         return torch.where(dropped, 0.0, x.exp().clamp(max=self.ratio_cap))
 
     def properties(self) -> Properties:
@@ -136,6 +153,28 @@ class DPPOKL(Objective):
             limit_negative="zero" if self.delta_low < math.inf else "finite",
             limit_positive="finite",
         )
+
+
+def _divergence(x: Tensor, old_logprob: Tensor) -> Tensor:
+    """KL of the two outcomes after a log ratio x: 0 at x = 0, and it grows with abs(x)."""
+    q, old_rest = old_logprob.exp(), _log_complement(old_logprob)
+    # log (1 - π)/(1 - q): of a small change from the change, otherwise from the two
+    shift = q * torch.expm1(x) / old_rest.exp()
+    apart = _log_complement(old_logprob + x) - old_rest
+    change = torch.where(shift < 0.5, torch.log1p(-shift.clamp(max=0.5)), apart)
+    # KL with the terms of first order, which cancel, left out of both sums: neither is negative
+    return q * expm1_minus(x) + old_rest.exp() * expm1_minus(change)
+
+
+def _where_it_reaches(old_logprob: Tensor, delta: float, side: int) -> Tensor:
+    """The log ratio below (side = -1) or above (1) 0 from which on `_divergence` exceeds delta; ±inf if none does."""
+    near, far = torch.zeros_like(old_logprob), torch.full_like(old_logprob, side * MAX_LOG_RATIO)
+    bounded = _divergence(far, old_logprob) > delta
+    for _ in range(HALVINGS[old_logprob.dtype]):
+        middle = (near + far) / 2
+        beyond = _divergence(middle, old_logprob) > delta
+        near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
+    return torch.where(bounded, near, side * math.inf)
 
 
 def _log_complement(logprob: Tensor) -> Tensor:

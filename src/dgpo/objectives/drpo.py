@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -50,6 +50,10 @@ class DRPO(Objective):
     def __post_init__(self) -> None:
         self._check_field("delta", LEAST_DELTA)
 
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "advantage_sign", "old_logprob"})
+
     def weight(self, tokens: TokenBatch) -> Tensor:
         change = tokens.old_logprob.exp() * torch.expm1(tokens.log_ratio)  # π - q
         return tokens.ratio * (1 - tokens.advantage.sign() * change / self.delta)
@@ -63,6 +67,7 @@ class DRPO(Objective):
             continuous=True,
             upper_bound=math.inf,
             nonnegative=False,
+            not_ratio_inside="the penalty acts at every ratio but 1",
             limit_negative="finite",
             limit_positive="finite",
         )

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -74,6 +74,9 @@ class GMPO(Objective):
         length = tokens.mask.sum(-1, keepdim=True).clamp(min=1)
         return clipped, (clipped * tokens.mask).sum(-1, keepdim=True) / length
 
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, -self.log_clip_low, self.log_clip_high)
+
     def weight(self, tokens: TokenBatch) -> Tensor:
         clipped, mean = self._clipped(tokens)
         return torch.where(clipped == tokens.log_ratio, mean.exp(), 0.0)
@@ -86,6 +89,7 @@ class GMPO(Objective):
         return Properties(
             continuous=min(self.log_clip_low, self.log_clip_high) == math.inf,
             upper_bound=math.inf,
+            not_ratio_inside="every token that is not clipped has the geometric mean of its response",
             limit_negative=None,
             limit_positive=None,
         )

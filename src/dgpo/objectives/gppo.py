@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -104,6 +104,10 @@ class CEGPPO(Objective):
         left, right = (negative & (x < log_lo)).to(x.dtype), (positive & (x > log_hi)).to(x.dtype)
         return near, self._left_scale() * left + self.beta2 * right
 
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        both = Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))
+        return both.capped(tokens.advantage < 0, self.dual_clip)
+
     def _left_scale(self) -> float:
         """beta1, or 0 where the dual clip drops what it leaves."""
         dropped = self.dual_clip is not None and self.beta1 * (1 - self.eps_low) > self.dual_clip
@@ -160,6 +164,9 @@ class GPPO(Objective):
 
     def _as_ce_gppo(self) -> CEGPPO:
         return CEGPPO(beta1=1.0, beta2=1.0, eps_low=self.eps_low, eps_high=self.eps_high, dual_clip=self.dual_clip)
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return self._as_ce_gppo().boundaries(tokens)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return self._as_ce_gppo().weight(tokens)

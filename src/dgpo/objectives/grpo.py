@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.hard_clip import HardClip
+from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -31,7 +29,7 @@ PAPER = Paper(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO(Objective):
+class GRPO(HardClip):
     """The hard clip: the gradient of a token stops at the boundary.
 
     With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
@@ -66,20 +64,8 @@ class GRPO(Objective):
         if self.dual_clip is not None:
             self._check_field("dual_clip", 1, open_low=True)
 
-    def _clipped(self, tokens: TokenBatch) -> Tensor:
-        """The log ratio nearest to the token's own that the clip allows."""
-        x = tokens.log_ratio
-        ceiling = math.inf if self.dual_clip is None else math.log(self.dual_clip)
-        negative = x.clamp(math.log1p(-self.eps_low), ceiling)
-        positive = x.clamp(max=math.log1p(self.eps_high))
-        return torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
-
-    def weight(self, tokens: TokenBatch) -> Tensor:
-        x = tokens.log_ratio
-        return torch.where(self._clipped(tokens) == x, x.exp(), 0.0)
-
-    def potential(self, tokens: TokenBatch) -> Tensor:
-        return self._clipped(tokens).exp()
+    def clip_range(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))
 
     def properties(self) -> Properties:
         return Properties(

@@ -6,10 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.hard_clip import HardClip
+from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -35,7 +33,7 @@ PAPER = Paper(
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSPO(Objective):
+class GSPO(HardClip):
     """One ratio per response, clipped hard.
 
     With s = exp(mean over the response of log r), lo = 1 - eps_low and hi = 1 + eps_high::
@@ -67,19 +65,10 @@ class GSPO(Objective):
         self._check_field("eps_low", 0, 1, open_high=True)
         self._check_field("eps_high", 0, open_high=True)
 
-    def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
-        """log s [B, T], and the nearest value that the clip allows."""
+    def clip_range(self, tokens: TokenBatch) -> Boundaries:
         length = tokens.mask.sum(-1, keepdim=True).clamp(min=1)
         x = ((tokens.log_ratio * tokens.mask).sum(-1, keepdim=True) / length).expand_as(tokens.log_ratio)
-        negative, positive = x.clamp(min=math.log1p(-self.eps_low)), x.clamp(max=math.log1p(self.eps_high))
-        return x, torch.where(tokens.advantage < 0, negative, torch.where(tokens.advantage > 0, positive, x))
-
-    def weight(self, tokens: TokenBatch) -> Tensor:
-        x, allowed = self._clipped(tokens)
-        return torch.where(allowed == x, x.exp(), 0.0)
-
-    def potential(self, tokens: TokenBatch) -> Tensor:
-        return self._clipped(tokens)[1].exp()
+        return Boundaries.at(x, math.log1p(-self.eps_low), math.log1p(self.eps_high))
 
     def properties(self) -> Properties:
         return Properties(continuous=False, upper_bound=math.inf, limit_negative=None, limit_positive=None)

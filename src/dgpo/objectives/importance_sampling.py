@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -30,6 +30,10 @@ class IS(Objective):
     """
 
     papers = (PAPER,)
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio"})
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return tokens.ratio

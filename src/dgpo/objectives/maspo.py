@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
 
@@ -89,6 +89,18 @@ class MASPO(Objective):
         self._check_field("sigma_high", self.sigma_base)
         self._check_field("adv_low", 0)
         self._check_field("adv_high", self.adv_low, open_low=self.adv_low == 0)  # a gate of width 0 is a jump
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        found: set[Read] = {"ratio", "advantage_sign"}
+        if self.alpha > 0:
+            found.add("old_logprob")
+        if self.beta_pos > 0 or self.beta_neg > 0:
+            found.add("advantage_size")
+        return frozenset(found)
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, 0.0, 0.0)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, advantage = tokens.log_ratio, tokens.advantage

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,37 @@ from dgpo.registry import check_number
 from dgpo.tokens import TokenBatch
 
 Limit = Literal["zero", "finite", "infinite"]
+
+Read = Literal["ratio", "advantage_sign", "advantage_size", "old_logprob", "entropy", "response", "batch"]
+"""What a weight may be a function of; `Objective.reads` explains each."""
+
+
+class Boundaries(NamedTuple):
+    """Where an objective treats a token differently: below `low` and above `high`, in the log ratio that it compares.
+
+    Both are those of the method's trust region, for either sign of A: a one-sided method acts below `low` for A < 0
+    only, and a token with A > 0 there is in the region `reverse_left` (see `dgpo.regions`).
+
+    Attributes:
+        log_ratio: [B, T] the log ratio that is compared: the token's, or at sequence level that of its response.
+        low: [B, T] nats; -inf where there is no such boundary.
+        high: [B, T] nats; inf where there is no such boundary.
+    """
+
+    log_ratio: Tensor
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def at(cls, log_ratio: Tensor, low: float = -math.inf, high: float = math.inf) -> Boundaries:
+        """The same two for every token; without them, none."""
+        return cls(log_ratio, torch.full_like(log_ratio, low), torch.full_like(log_ratio, high))
+
+    def capped(self, where: Tensor, cap: float | None) -> Boundaries:
+        """With `high` at most log(cap) for the tokens of a mask; unchanged for a cap of None."""
+        if cap is None:
+            return self
+        return self._replace(high=torch.where(where, self.high.clamp(max=math.log(cap)), self.high))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +61,7 @@ class Properties:
         upper_bound: largest w over all ratios, for A ≠ 0; inf where only the clamp of the log ratio bounds it.
         unit_on_policy: w = 1 at ratio 1.
         nonnegative: w >= 0 everywhere.
+        not_ratio_inside: None where w = exp(log_ratio) for every token inside `boundaries`; otherwise why it is not.
         limit_negative: w/π, the weight on ∇π, as π -> 0 at fixed π_old = 1/2 for A < 0: it goes to "zero", stays
             "finite" or grows "infinite"; None where none is declared (sequence level).
         limit_positive: the same for A > 0.
@@ -39,6 +71,7 @@ class Properties:
     upper_bound: float
     unit_on_policy: bool = True
     nonnegative: bool = True
+    not_ratio_inside: str | None = None
     limit_negative: Limit | None
     limit_positive: Limit | None
 
@@ -48,10 +81,7 @@ class Objective(ABC):
     """Base of all methods. Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters."""
 
     level: ClassVar[Literal["token", "sequence"]] = "token"
-    """"sequence" if the weight of a token depends on the other tokens of its response."""
-
-    adaptive: ClassVar[bool] = False
-    """True if `calibrate` reads the batch; such a method is exempt from micro-batch invariance."""
+    """Whose ratio the weight compares: the token's, or one of the whole response."""
 
     papers: ClassVar[tuple[Paper, ...]] = ()
     """The papers of the method, the one that introduced it first; what a model card and a citation name.
@@ -64,16 +94,29 @@ class Objective(ABC):
         if "papers" not in cls.__dict__:
             cls.papers = ()
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
-        if "weight" in cls.__dict__:
-            cls.weight = torch.no_grad()(cls.weight)  # type: ignore[method-assign]
+        for name in ("weight", "boundaries"):
+            if name in cls.__dict__:
+                setattr(cls, name, torch.no_grad()(getattr(cls, name)))
 
     @property
-    def reads_response(self) -> bool:
-        """Whether a weight depends on other tokens of its response, so that a response must not be cut into parts.
+    def reads(self) -> frozenset[Read]:
+        """What a weight is a function of, with these fields; nothing else may change it.
 
-        True at sequence level; a token-level method overrides it where one of its fields makes it so.
+        By default the ratio and the sign of A, and at sequence level the response. Of::
+
+            ratio             log π_θ - log π_old of the token
+            advantage_sign    whether A is below, at or above 0
+            advantage_size    |A|; without it any positive multiple of A has the same weights
+            old_logprob       log π_old at a given ratio
+            entropy           of the policy at the token; a batch without entropies is refused
+            response          the other tokens of the response, which must not be cut into parts
+            batch             the other responses, through `calibrate`: exempt from micro-batch invariance. The others
+                              say what the calibrated weight reads
         """
-        return self.level == "sequence"
+        found: set[Read] = {"ratio", "advantage_sign"}
+        if self.level == "sequence":
+            found.add("response")
+        return frozenset(found)
 
     @abstractmethod
     def weight(self, tokens: TokenBatch) -> Tensor:
@@ -86,6 +129,10 @@ class Objective(ABC):
     def calibrate(self, tokens: TokenBatch) -> Self:
         """The objective to use for this batch. Adaptive methods return a new one; all others return themselves."""
         return self
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        """Where this method's treatment of a token changes; by default nowhere. Ask the calibrated objective."""
+        return Boundaries.at(tokens.log_ratio)
 
     def properties(self) -> Properties:
         """What this method, with these fields, claims about its weight. Every registered method declares its own."""

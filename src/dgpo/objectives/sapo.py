@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dgpo.objectives.maspo import PAPER as MASPO_PAPER
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -86,6 +86,7 @@ class SAPO(Objective):
         return Properties(
             continuous=True,
             upper_bound=max(_peak(self.tau_pos), _peak(self.tau_neg)),
+            not_ratio_inside="the sigmoid gate acts at every ratio but 1",
             limit_negative="finite",
             limit_positive="finite",
         )
@@ -109,6 +110,9 @@ class SAPOUnilateral(SAPO):
     """
 
     papers = (PAPER, MASPO_PAPER)
+
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(tokens.log_ratio, 0.0, 0.0)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         gated = tokens.advantage.sign() * tokens.log_ratio > 0

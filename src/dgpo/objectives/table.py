@@ -130,7 +130,7 @@ def _row(name: str, cls: type[Objective]) -> Row:
         properties=cls().properties(),
         papers=cls.papers,
         level=cls.level,
-        adaptive=cls.adaptive,
+        adaptive="batch" in cls().reads,
     )
 
 

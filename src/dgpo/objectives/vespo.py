@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgpo.objectives.objective import Objective, Properties
+from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
@@ -81,8 +81,16 @@ class VESPO(Objective):
         x = min(max(math.log(k / rate) if k > 0 else -math.inf, MIN_LOG_PRODUCT), MAX_LOG_RATIO)
         return k * x - rate * math.expm1(x)
 
+    def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        return Boundaries.at(self._log_product(tokens).expand_as(tokens.log_ratio))
+
+    @staticmethod
+    def _log_product(tokens: TokenBatch) -> Tensor:
+        """log W [B, 1]."""
+        return (tokens.log_ratio * tokens.mask).sum(-1, keepdim=True).clamp(MIN_LOG_PRODUCT, MAX_LOG_RATIO)
+
     def weight(self, tokens: TokenBatch) -> Tensor:
-        x = (tokens.log_ratio * tokens.mask).sum(-1, keepdim=True).clamp(MIN_LOG_PRODUCT, MAX_LOG_RATIO)
+        x = self._log_product(tokens)
         excess = torch.expm1(x)  # W - 1, exact near the policy that the step started from
         positive = self.k_pos * x - self.lambda_pos * excess
         negative = self.k_neg * x - self.lambda_neg * excess
@@ -91,5 +99,9 @@ class VESPO(Objective):
     def properties(self) -> Properties:
         highest = max(self._log_peak(self.k_pos, self.lambda_pos), self._log_peak(self.k_neg, self.lambda_neg))
         return Properties(
-            continuous=True, upper_bound=math.exp(highest) * (1 + 1e-6), limit_negative=None, limit_positive=None
+            continuous=True,
+            upper_bound=math.exp(highest) * (1 + 1e-6),
+            not_ratio_inside="a smooth function of the product weighs it at every value",
+            limit_negative=None,
+            limit_positive=None,
         )

@@ -12,7 +12,6 @@ from dgpo.plan.memory import GIB, MemorySetting, Term, memory_terms, naive_logit
 from dgpo.plan.model_shapes import ModelShape
 from dgpo.plan.weights import WeightRow, weight_table
 from dgpo.training.config import DGPOConfig
-from dgpo.training.fused_loss import reads_entropy
 
 PROMPT_TOKENS = 512
 """Assumed for a prompt where `vllm_max_model_length` does not say it."""
@@ -283,6 +282,7 @@ def make_plan(
 
 def why_no_fused_loss(config: DGPOConfig, sharding: Sharding, adapters: bool) -> str | None:
     """What of a configuration rules the fused loss out, as far as it shows without a model; None if nothing."""
+    advantage = config.make_advantage()
     reasons = {
         "fused_loss is off": not config.fused_loss,
         "ZeRO-3 trains the output head": sharding == "ZeRO-3" and not adapters,
@@ -291,7 +291,7 @@ def why_no_fused_loss(config: DGPOConfig, sharding: Sharding, adapters: bool) ->
         "positive_nll_coef": config.positive_nll_coef > 0,
         "off_policy_mask_threshold": config.off_policy_mask_threshold is not None,
         "top_entropy_quantile": config.top_entropy_quantile < 1.0,
-        "the advantage reads the current entropies": reads_entropy(config.make_advantage()),
+        "the advantage reads the current entropies": advantage is not None and "entropy" in advantage.reads,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

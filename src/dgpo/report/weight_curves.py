@@ -69,7 +69,7 @@ def curves(
         "methods": [
             {
                 "label": label,
-                "adaptive": objective.adaptive,
+                "adaptive": "batch" in objective.reads,
                 "sequence": objective.level == "sequence",
                 "negative": [weights(objective, log_ratio, q, -1.0) for _, q in old_probs],
                 "positive": [weights(objective, log_ratio, q, 1.0) for _, q in old_probs],

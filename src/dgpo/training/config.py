@@ -392,7 +392,7 @@ class DGPOConfig(GRPOConfig):
                 f"set one of them{here}"
             )
         made = advantages.make(self.advantage, **fields)
-        if made.reads_history and self.dynamic_sampling:
+        if "history" in made.reads and self.dynamic_sampling:
             raise ValueError(
                 f"advantage = {self.advantage!r} lets groups without reward spread teach something, and "
                 "dynamic_sampling replaces them; set one of them"

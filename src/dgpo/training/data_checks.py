@@ -35,7 +35,7 @@ def check_data(trainer: DGPOTrainer, given: Any) -> None:
             f"{args.num_generations} of each prompt): no update could be made; set a smaller "
             "steps_per_generation or per_device_train_batch_size"
         )
-    keeps_history = trainer._advantage is not None and trainer._advantage.reads_history
+    keeps_history = trainer._advantage is not None and "history" in trainer._advantage.reads
     option = "dynamic_sampling = True" if args.dynamic_sampling else f"advantage = {args.advantage!r}"
     if (args.dynamic_sampling or keeps_history) and (where := images_of(data)) is not None:
         why = "puts its batches together from text" if args.dynamic_sampling else "tells prompts apart by their text"

@@ -22,8 +22,6 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
-from dgpo.advantages import Advantage
-
 _WRAPPERS = ("torch.distributed.", "accelerate.", "deepspeed.")
 """Whose hooks gather the weights of a head that is sharded, as `add_policy_loss` does itself."""
 
@@ -123,7 +121,8 @@ def why_not_fused(trainer: Any) -> str | None:
         "positive_nll_coef differentiates the log-probs by itself": args.positive_nll_coef > 0,
         "off_policy_mask_threshold masks by the current log-probs": args.off_policy_mask_threshold is not None,
         "top_entropy_quantile masks by the current entropies": trainer.top_entropy_quantile < 1.0,
-        f"advantage = {args.advantage!r} reads the current entropies": reads_entropy(trainer._advantage),
+        f"advantage = {args.advantage!r} reads the current entropies": trainer._advantage is not None
+        and "entropy" in trainer._advantage.reads,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
@@ -140,11 +139,6 @@ def hooks_of(module: nn.Module) -> list[Any]:
     """Forward hooks of a module, without those of the wrappers of distributed training."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
     return [hook for hook in hooks if not str(getattr(hook, "__module__", "")).startswith(_WRAPPERS)]
-
-
-def reads_entropy(advantage: Advantage | None) -> bool:
-    """True if the advantage is formed anew from the entropies of every update."""
-    return advantage is not None and type(advantage).shaped is not Advantage.shaped
 
 
 def causal_model(model: Any) -> Any:

@@ -114,7 +114,7 @@ class Scoring:
         history = trainer._reward_history if trainer.model.training else dict(trainer._reward_history)
         # what JSON has no form for, such as an image in an evaluation, is a prompt that training has not seen
         prompts = [json.dumps(row.get("prompt"), default=repr) for row in inputs]
-        prompts = prompts if trainer._advantage.reads_history else []
+        prompts = prompts if "history" in trainer._advantage.reads else []
         # one per group, of all ranks
         return trainer._advantage.of_groups(total, size, gather_object(prompts)[::size], history)
 

@@ -28,7 +28,6 @@ from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
-from dgpo.training.fused_loss import reads_entropy
 from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
@@ -265,8 +264,8 @@ class DGPOTrainer(ResumableTrainer):
             or self.aux_loss_enabled
             or self.args.positive_nll_coef > 0
             or self.top_entropy_quantile < 1.0
-            or self._objective.adaptive
-            or reads_entropy(self._advantage)
+            or "batch" in self._objective.reads
+            or (self._advantage is not None and "entropy" in self._advantage.reads)
         )
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -398,7 +397,7 @@ class DGPOTrainer(ResumableTrainer):
             self._reward_history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
 
     def _keeps_history(self) -> bool:
-        return self._advantage is not None and self._advantage.reads_history
+        return self._advantage is not None and "history" in self._advantage.reads
 
     # --- the model card ------------------------------------------------------------------------------------------
 

@@ -140,7 +140,12 @@ def figures(
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
     loss = None
-    if objective is not None and aggregation is not None and recorded.totals is not None and not objective.adaptive:
+    if (
+        objective is not None
+        and aggregation is not None
+        and recorded.totals is not None
+        and "batch" not in objective.reads
+    ):
         loss = float(
             policy_loss(
                 tokens.logprob,
