@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -86,3 +88,51 @@ def random_batch(
 @pytest.fixture(scope="session")
 def make_batch() -> Callable[..., Batch]:
     return random_batch
+
+
+MY_MODULE = '''
+"""A module of a user: nothing here is registered."""
+
+import math
+from dataclasses import dataclass
+
+from dgpo.objectives import Boundaries, Objective, Paper, Properties
+
+
+@dataclass(frozen=True, kw_only=True)
+class MyObjective(Objective):
+    """Importance sampling with a cap.
+
+    w = min(r, cap)
+
+    Source: this test.
+    """
+
+    papers = (Paper(arxiv_id="2606.00001", title="A paper of a user", authors=("A. User",), year=2026),)
+
+    cap: float = 2.0
+    n: int = 1
+
+    def weight(self, tokens):
+        return tokens.log_ratio.clamp(max=math.log(self.cap)).exp()
+
+    def boundaries(self, tokens):
+        return Boundaries.at(tokens.log_ratio, high=math.log(self.cap))
+
+    def properties(self):
+        return Properties(continuous=True, upper_bound=self.cap, limit_negative="finite", limit_positive="finite")
+'''
+MY_PATH = "my_package.my_module:MyObjective"
+
+
+@pytest.fixture
+def my_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """`my_package/my_module.py` with MY_MODULE in the working directory, which is not on the path; forgotten after."""
+    folder = tmp_path / "work" / "my_package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").touch()
+    (folder / "my_module.py").write_text(MY_MODULE)
+    monkeypatch.chdir(folder.parent)
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "my_package"]:
+        del sys.modules[name]

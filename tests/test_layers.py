@@ -21,7 +21,7 @@ ANYTHING = None
 FOUNDATION = {"tokens", "registry", "numerics", "checks"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"loss"}
-SHARED = {"registry", "files", "installation", "redaction"}
+SHARED = {"registry", "files", "imports", "installation", "redaction"}
 """Standard library only, so that any room may use it."""
 
 
@@ -41,6 +41,7 @@ EVALUATION = {"torch", "transformers", "scipy", "numpy", "rich", "datasets"}
 RULES: dict[str, Rule] = {
     "registry": Rule(set(), set()),
     "files": Rule(set(), set()),
+    "imports": Rule(set(), set()),
     "installation": Rule(set(), set(), frozenset({"packaging"})),
     "numerics": Rule(set(), {"torch"}),
     "redaction": Rule(set(), set()),

@@ -138,7 +138,7 @@ def test_every_name_from_elsewhere_is_explained(word: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"unknown objective {word!r}: here it is ")):
         objectives.make(word)
     with pytest.raises(ValueError, match=re.escape(f"unknown objective {word!r}: here it is ")):
-        objectives.check_name(word)
+        objectives.find(word)
 
 
 def test_all_four_registries_read_the_text() -> None:

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from numbers import Real
 from typing import Any, TypeVar
 
+from dgpo.imports import is_path
+
 T = TypeVar("T")
 
 
@@ -25,16 +27,17 @@ def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Seque
         known: what there is.
         aliases: word, in lower case with underscores -> names for the same thing, of which the first known one counts.
     """
-    names = {_plain(name): name for name in known}
-    plain = _plain(word)
-    of_alias = [name for name in (aliases or {}).get(plain, ()) if name in names.values()]
-    begins = sorted((name for name in names if name.startswith(f"{plain}_")), key=len) if len(plain) > 2 else []
-    near = get_close_matches(plain, names, n=1, cutoff=_SIMILAR)
-    found = of_alias or [names[name] for name in (*([plain] if plain in names else []), *begins[:1], *near)]
+    names = {plain(name): name for name in known}
+    asked = plain(word)
+    of_alias = [name for name in (aliases or {}).get(asked, ()) if name in names.values()]
+    begins = sorted((name for name in names if name.startswith(f"{asked}_")), key=len) if len(asked) > 2 else []
+    near = get_close_matches(asked, names, n=1, cutoff=_SIMILAR)
+    found = of_alias or [names[name] for name in (*([asked] if asked in names else []), *begins[:1], *near)]
     return f", did you mean {found[0]!r}?" if found else ""
 
 
-def _plain(word: object) -> str:
+def plain(word: object) -> str:
+    """A name in lower case, with underscores for dashes, dots and blanks."""
     return re.sub(r"[-. ]+", "_", str(word).strip().lower())
 
 
@@ -48,7 +51,8 @@ SYNTAX = "NAME:FIELD=VALUE,FIELD=VALUE"
 def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and fields of `"dgpo"`, `"dgpo:n=2,m=inf"`, `{"name": "dgpo", "n": 2}`, or of that mapping as JSON text.
 
-    A value is None, true, false, inf, a number, or else text.
+    A value is None, true, false, inf, a number, or else text. The name may be an import path with a colon in it:
+    `"package.module:Mine:n=2"`.
 
     Raises:
         ValueError: no name, a field without a name or a value, a field given twice, text in braces that is not JSON.
@@ -67,6 +71,9 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
             )
         return name, fields
     name, colon, given = str(spec).partition(":")
+    attribute, another, rest = given.partition(":")
+    if is_path(path := f"{name.strip()}:{attribute.strip()}"):
+        name, colon, given = path, another, rest
     pairs = []
     for part in given.split(",") if colon else []:
         field, equals, value = (text.strip() for text in part.partition("="))
@@ -111,19 +118,20 @@ def as_value(text: str) -> Any:
 _WORDS = {"none": None, "null": None, "true": True, "false": False, "inf": math.inf, "-inf": -math.inf}
 
 
-def check_name(
+def unknown(
     kind: str, registry: Mapping[str, object], name: str, elsewhere: Mapping[str, str] | None = None
-) -> None:
-    """Raise ValueError, with the nearest known name or what `elsewhere` says, unless the registry has this name."""
-    if name in registry:
-        return
+) -> ValueError:
+    """The error for a name that is not in the registry, with the nearest known one or what `elsewhere` says."""
+    first, colon, field = name.partition(":")
+    if colon and first in registry:
+        return ValueError(f"{kind}: {field!r} in {name!r} has no value; expected {SYNTAX}")
     known = f"known: {', '.join(registry)}"
-    if here := (elsewhere or {}).get(_plain(name)):
-        raise ValueError(f"unknown {kind} {name!r}: here it is {here}; {known}")
+    if here := (elsewhere or {}).get(plain(name)):
+        return ValueError(f"unknown {kind} {name!r}: here it is {here}; {known}")
     hint = did_you_mean(name, registry)
     if not hint and (first := re.split(r"[^\w-]", name.strip())[0]) in registry:
-        raise ValueError(f"unknown {kind} {name!r}; fields of {first!r} are written {SYNTAX}")
-    raise ValueError(f"unknown {kind} {name!r}{hint}; {known}")
+        return ValueError(f"unknown {kind} {name!r}; fields of {first!r} are written {SYNTAX}")
+    return ValueError(f"unknown {kind} {name!r}{hint}; {known}")
 
 
 def build(
@@ -141,21 +149,26 @@ def build(
     """
     name, written = parse(kind, spec)
     fields = once([*written.items(), *fields.items()], f"{kind} {name!r}")
-    check_name(kind, registry, name, elsewhere)
+    if name not in registry:
+        raise unknown(kind, registry, name, elsewhere)
     cls = registry[name]
     declared = dataclasses.fields(cls)  # type: ignore[arg-type]
     known = [field.name for field in declared]
-    for field in fields:
-        if field not in known:
+    for given in fields:
+        if given not in known:
             raise ValueError(
-                f"{kind} {name!r} has no field {field!r}{did_you_mean(field, known)}; "
+                f"{kind} {name!r} has no field {given!r}{did_you_mean(given, known)}; "
                 f"its fields: {', '.join(known) or 'none'}"
             )
-    for required in declared:
-        optional = required.default is not dataclasses.MISSING or required.default_factory is not dataclasses.MISSING
-        if not optional and required.name not in fields:
-            raise ValueError(f"{kind} {name!r} needs {required.name!r}: {name!r} has no default for it")
+    for field in declared:
+        if is_required(field) and field.name not in fields:
+            raise ValueError(f"{kind} {name!r} needs {field.name!r}: {name!r} has no default for it")
     return cls(**fields)
+
+
+def is_required(field: dataclasses.Field[Any]) -> bool:
+    """Whether a field of a dataclass has no default."""
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def check_number(

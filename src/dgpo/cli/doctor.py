@@ -7,6 +7,7 @@ import json
 import textwrap
 
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.own_objective import add_flag, import_named
 from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text
 
 
@@ -24,6 +25,7 @@ def run(argv: list[str]) -> int:
         metavar="RUN",
         help="folder that a run was recorded to, metrics.jsonl (also verl's), or trainer_state.json of a checkpoint",
     )
+    add_flag(parser)
     parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
     parser.add_argument("--engine", choices=["verl"], help="the engine whose workers are asked")
     parser.add_argument(
@@ -46,6 +48,8 @@ def run(argv: list[str]) -> int:
         )
     if arguments.engine is not None:
         return _verl(arguments.ray_address, _variables(arguments.env))
+    with user_input():
+        import_named(arguments.objective)
     return _runs(arguments.runs, arguments.json)
 
 

@@ -16,7 +16,7 @@ def run(argv: list[str]) -> int:
         "name",
         nargs="?",
         metavar="NAME",
-        help=f"print the formula and the fields of this method; {registry.SYNTAX} works too",
+        help=f"print the formula and the fields of this method; {registry.SYNTAX} works too, and an import path",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
@@ -29,11 +29,11 @@ def run(argv: list[str]) -> int:
         parser.error("--markdown prints the whole table; leave NAME out")
     try:
         name, fields = registry.parse("objective", word)
-        objectives.check_name(name)
         made = objectives.make(name, **fields) if fields else None
+        described = table.describe(name)
     except ValueError as error:
         parser.error(str(error))
-    print(f"{table.describe(name)}\n\nThe same gradient elsewhere:\n{conformance.as_text(name, width)}")
+    print(f"{described}\n\nThe same gradient elsewhere:\n{conformance.as_text(name, width)}")
     if made is not None:
         print(f"\nWith these fields: {made}")
     return 0

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.own_objective import import_hint
 from dgpo.diagnostics.doctor.case import STATE
 from dgpo.diagnostics.replay import Replay, Row, replay
 from dgpo.objectives import Objective
@@ -48,14 +49,15 @@ def run(argv: list[str]) -> int:
         nargs="+",
         default=[ALL],
         metavar="NAME",
-        help="objectives, with fields if need be: dgpo:n=2,m=2 maspo; all of them with their defaults if not given",
+        help="objectives, with fields if need be: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
     )
     parser.add_argument("--updates", metavar="FROM:TO", help="only these updates, both included; 10: and :50 work too")
     parser.add_argument("--out", metavar="FILE.json", help="where to write the figures; RUN/replay.json if not given")
     arguments = parser.parse_args(argv)
     with user_input():
-        recorded = load(run_folder(arguments.run))
+        # first: these may be the modules that the run's own objective is of
         chosen = [objective for word in arguments.objectives for objective in parse(word)]
+        recorded = load(run_folder(arguments.run))
         found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
         path = found.write(arguments.out or Path(arguments.run) / "replay.json")
     console = Console()
@@ -148,8 +150,8 @@ def remarks(found: Replay, damaged: Sequence[str]) -> list[str]:
     lines = []
     if found.unregistered is not None:
         lines.append(
-            f"the run's own objective, {found.unregistered}, is not registered here: no row is marked as its own; from "
-            "Python, give it to dgpo.diagnostics.replay.replay as own=..."
+            f"the run's own objective, {found.unregistered}, is not registered here: no row is marked as its own. "
+            + import_hint(found.unregistered, f"--objectives {ALL}")
         )
     if found.incomplete:
         lines.append(f"left out, because the file of a rank is missing or damaged: updates {sample(found.incomplete)}")

@@ -26,7 +26,7 @@ class TrainArguments(DataArguments):
     rewards: list[str] | None = field(
         default=None,
         metadata={
-            "help": f"Rewards: {', '.join(REWARDS)}, or import paths such as my_package.rewards.mine; in a file also "
+            "help": f"Rewards: {', '.join(REWARDS)}, or import paths such as my_package.rewards:mine; in a file also "
             "mappings with name, weight and options. Weights of flags: --reward_weights. Default: the task's own "
             "(math_reward for benchmarks), or answer_reward for a data set."
         },

@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
     with user_input((ValueError,)):
         chosen, written = ("", {}) if word is None else registry.parse("objective", word)
         if word is not None:
-            objectives.check_name(chosen)
+            objectives.find(chosen)
     declared = {field.name: field.default for field in dataclasses.fields(OBJECTIVES[chosen])} if chosen else {}
     parser = argparse.ArgumentParser(
         prog="dgpo verl-overrides",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dgpo.objectives import OBJECTIVES, Objective
+from dgpo import objectives
+from dgpo.objectives import Objective
 from dgpo.registry import written
 
 
@@ -15,11 +16,11 @@ def label(objective: Objective) -> str:
 
 
 def name_of(objective: Objective) -> str:
-    """Its name in the registry, or else that of its class."""
-    return next((name for name, cls in OBJECTIVES.items() if cls is type(objective)), type(objective).__name__)
+    """What `dgpo.objectives.find` takes for its class: a name, or an import path."""
+    return objectives.name_of(type(objective))
 
 
 def unregistered(info: Mapping[str, Any]) -> str | None:
-    """The name of the objective in a `run.json`, if it is not in the registry here; else None."""
+    """The name of the objective in a `run.json`, if it is not known here (`find_recorded`); else None."""
     name = (info.get("objective") or {}).get("name")
-    return None if name is None or name in OBJECTIVES else str(name)
+    return None if name is None or objectives.find_recorded(str(name)) is not None else str(name)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dgpo import registry
-from dgpo.objectives import presets
+from dgpo.imports import is_path, path_of, split
+from dgpo.objectives import presets, third_party
 from dgpo.objectives.aspo import ASPO
 from dgpo.objectives.bapo import BAPO, BAPOAlgorithm1
 from dgpo.objectives.cispo import CISPO, CISPOTwoSided
@@ -24,7 +25,7 @@ from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.objectives.sapo import SAPO, SAPOUnilateral
 from dgpo.objectives.vespo import VESPO
-from dgpo.registry import build
+from dgpo.registry import build, parse
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "dgpo": DGPO,
@@ -103,25 +104,86 @@ __all__ = [
     "SAPO",
     "SAPOUnilateral",
     "VESPO",
-    "check_name",
+    "find",
+    "find_recorded",
+    "importable_name",
     "make",
+    "name_of",
     "presets",
 ]
 
 
 def make(name: str | Mapping[str, Any], **fields: Any) -> Objective:
-    """Build an objective of the registry: `make("dgpo", n=2, m=2)`, or all in one text, `make("dgpo:n=2,m=2")`.
+    """Build an objective: `make("dgpo", n=2, m=2)`, or all in one text, `make("dgpo:n=2,m=2")`.
 
     Args:
-        name: as `dgpo.registry.parse` takes it.
+        name: as `dgpo.registry.parse` takes it; the name in it as `find` takes it.
         fields: those that are not in `name`.
 
     Raises:
         ValueError: unknown name or field, with the nearest known one; or a field outside its range.
     """
-    return build("objective", OBJECTIVES, name, fields, ELSEWHERE)
+    chosen, given = parse("objective", name)
+    return build("objective", {chosen: find(chosen)}, {"name": chosen, **given}, fields)
 
 
-def check_name(name: str) -> None:
-    """Raise ValueError for an unknown name, with the nearest known one, or what that method is called here."""
-    registry.check_name("objective", OBJECTIVES, name, ELSEWHERE)
+def find(name: str) -> type[Objective]:
+    """The class of an objective.
+
+    Args:
+        name: in `OBJECTIVES`; or a name that an installed package publishes in the entry point group `dgpo.objectives`;
+            or the import path of a class, `package.module:Class`, which executes that module.
+
+    Raises:
+        ValueError: an unknown name, with the nearest known one, or what that method is called here; a module or class
+            that does not exist or is not an objective.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    published = third_party.published()
+    if name in published:
+        return third_party.of_package(published[name])
+    known = {**OBJECTIVES, **published}
+    # neither `grpo:eps_low`, a field without its value, nor `dr.grpo`, another spelling of a known name
+    if is_path(name) and split(name)[0] not in known and registry.plain(name) not in known | ELSEWHERE:
+        return third_party.by_path(name)
+    raise registry.unknown("objective", known, name, ELSEWHERE)
+
+
+def importable_name(cls: type[Objective]) -> str:
+    """`name_of` a class, after a look whether `find` gives that class back.
+
+    Raises:
+        ValueError: it does not, as for a class that is defined inside a function; or it is not a frozen dataclass.
+    """
+    name = name_of(cls)
+    if "<locals>" in name or find(name) is not cls:
+        raise ValueError(
+            f"objective {name}: the class cannot be imported by this name, under which a run is recorded and resumed; "
+            "expected a class at the top level of a module or script"
+        )
+    return name
+
+
+def find_recorded(name: str) -> type[Objective] | None:
+    """The class of a name that stands in a file, which somebody else may have written; None where it is not known.
+
+    Executes no module that only the file names: the class of an import path is found if this process has imported its
+    module already, because the user named it elsewhere or runs the script that defines it.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    if name in (published := third_party.published()):
+        try:
+            return third_party.of_package(published[name])
+        except ValueError:
+            return None
+    return third_party.if_loaded(name) if is_path(name) else None
+
+
+def name_of(cls: type[Objective]) -> str:
+    """What `find` takes for a class: its name in the registry or of its package's entry point, else its import path."""
+    if (found := next((name for name, known in OBJECTIVES.items() if known is cls), None)) is not None:
+        return found
+    path = path_of(cls)
+    return next((name for name, entry in third_party.published().items() if entry.value == path), path)

@@ -8,7 +8,8 @@ import math
 import textwrap
 from typing import Any
 
-from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, find, third_party
+from dgpo.registry import is_required
 
 NOTE = (
     "bound: largest w over all ratios, inf where only the clamp of the log ratio bounds it. "
@@ -26,7 +27,7 @@ class Row:
         cls: name of the class.
         summary: first line of the class's docstring.
         fields: field -> default, in the order of the class.
-        properties: what the class declares with its defaults.
+        properties: what the class declares with its defaults; None where a field has none.
         papers: of the method, the one that introduced it first.
         level: "token" or "sequence".
         adaptive: whether it reads the batch before it weighs it.
@@ -36,7 +37,7 @@ class Row:
     cls: str
     summary: str
     fields: dict[str, Any]
-    properties: Properties
+    properties: Properties | None
     papers: tuple[Paper, ...]
     level: str
     adaptive: bool
@@ -49,10 +50,11 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """The row's words under `HEADER`."""
         claims = self.properties
+        named = (self.name, self.cls, self.arxiv or "-")
+        if claims is None:
+            return (*named, "-", "-", "-", "-")
         return (
-            self.name,
-            self.cls,
-            self.arxiv or "-",
+            *named,
             "yes" if claims.continuous else "no",
             shown(claims.upper_bound),
             claims.limit_negative or "-",
@@ -61,7 +63,10 @@ class Row:
 
     def settings(self) -> str:
         """`field=default, ...`, followed by what is special about the method."""
-        words = [f"{field}={shown(default)}" for field, default in self.fields.items()]
+        words = [
+            field if default is dataclasses.MISSING else f"{field}={shown(default)}"
+            for field, default in self.fields.items()
+        ]
         remarks = [f"{self.level} level"] * (self.level != "token") + ["adaptive"] * self.adaptive
         return "; ".join([", ".join(words) or "no fields", *remarks])
 
@@ -71,18 +76,31 @@ def rows() -> list[Row]:
     return [_row(name, cls) for name, cls in OBJECTIVES.items()]
 
 
+def published() -> tuple[list[Row], list[str]]:
+    """One row per objective of the entry points of installed packages, and one line for each that cannot be used."""
+    found, refused = [], []
+    for name, entry in third_party.published().items():
+        try:
+            found.append(_row(name, third_party.of_package(entry, OBJECTIVES)))
+        except ValueError as error:
+            refused.append(str(error))
+    return found, refused
+
+
 def as_text(width: int = 100) -> str:
-    """Aligned plain text, no line longer than `width` where words and columns allow it."""
-    table = [HEADER, *(row.cells() for row in rows())]
+    """Aligned plain text, no line longer than `width` where words and columns allow it; with `published`."""
+    others, refused = published()
+    table = [HEADER, *(row.cells() for row in rows() + others)]
     widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
 
     def line(cells: tuple[str, ...]) -> str:
         return "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
 
     lines = [line(HEADER)]
-    for row in rows():
+    for row in rows() + others:
         lines += [line(row.cells()), *_wrapped(row.summary, width), *_wrapped(row.settings(), width)]
-    return "\n".join([*lines, "", *textwrap.wrap(NOTE, width)])
+    left_out = [text for one in refused for text in textwrap.wrap(f"left out: {one}", width)]
+    return "\n".join([*lines, "", *textwrap.wrap(NOTE, width), *left_out])
 
 
 def as_markdown() -> str:
@@ -100,8 +118,9 @@ def as_markdown() -> str:
 
 def describe(name: str) -> str:
     """The whole docstring of one method, its fields with defaults, and its papers with their BibTeX entries."""
-    row = _row(name, OBJECTIVES[name])
-    doc = inspect.getdoc(OBJECTIVES[name]) or ""
+    cls = find(name)
+    row = _row(name, cls)
+    doc = inspect.getdoc(cls) or ""
     return "\n\n".join(
         [
             f"{name} ({row.cls}), arXiv {row.arxiv or '-'}",
@@ -126,8 +145,11 @@ def _row(name: str, cls: type[Objective]) -> Row:
         name=name,
         cls=cls.__name__,
         summary=doc.partition("\n")[0],
-        fields={field.name: field.default for field in dataclasses.fields(cls)},
-        properties=cls().properties(),
+        fields={
+            field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            for field in dataclasses.fields(cls)
+        },
+        properties=None if any(map(is_required, dataclasses.fields(cls))) else cls().properties(),
         papers=cls.papers,
         level=cls.level,
         adaptive="batch" in cls().reads,

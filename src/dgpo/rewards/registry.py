@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
-import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from dgpo.grading import MathGrader
+from dgpo.imports import SYNTAX, imported, is_path
 from dgpo.registry import did_you_mean
 from dgpo.rewards.functions import FormatReward, MathReward, SoftOverlongReward, answer_reward
 
@@ -67,7 +65,7 @@ def build(
     """Reward functions and their weights.
 
     Args:
-        entries: each a name of `dgpo.rewards.REWARDS` or an import path such as `my_package.rewards.mine` (the working
+        entries: each a name of `dgpo.rewards.REWARDS` or an import path such as `my_package.rewards:mine` (the working
             directory is searched first), or a mapping with `name`, optionally `weight` (default 1.0), and the options
             of the reward: `{"name": "soft_overlong_reward", "buffer": 4096, "weight": 0.5}`.
         max_completion_length: of the run; for rewards that have an option of this name, unless it is given.
@@ -98,19 +96,12 @@ def build(
 
 
 def _imported(name: str) -> RewardFunction:
-    module, _, function = name.rpartition(".")
-    if not module:
+    if not is_path(name):
         raise ValueError(
-            f"unknown reward {name!r}{did_you_mean(name, REWARDS)}; known: {', '.join(REWARDS)}, or an import path"
+            f"unknown reward {name!r}{did_you_mean(name, REWARDS)}; known: {', '.join(REWARDS)}, or an import path "
+            f"{SYNTAX}"
         )
-    here = os.getcwd()
-    sys.path.insert(0, here)  # a reward beside the script, as TRL allows
-    try:
-        found: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"cannot import the reward {name!r}: {error}") from error
-    finally:
-        sys.path.remove(here)
+    found = imported("reward", name)
     if not callable(found):
         raise ValueError(f"the reward {name!r} is of type {type(found).__name__}; expected a function")
     made: RewardFunction = found

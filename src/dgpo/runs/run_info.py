@@ -10,6 +10,7 @@ from dgpo import aggregation, objectives
 from dgpo.aggregation import Aggregation
 from dgpo.files import shortened
 from dgpo.objectives import Objective
+from dgpo.registry import build
 
 UNREADABLE = {"name": None}
 """Stands for an objective that is there and cannot be read: not the same as none, under which the weight is r."""
@@ -93,14 +94,15 @@ def checked(info: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def objective_of(info: Mapping[str, Any]) -> Objective | None:
-    """The objective in a `run.json`; None where there is none, or one of the user's own that is not known here.
+    """The objective in a `run.json`; None where there is none, or one that is not known here (`find_recorded`).
 
     Raises:
         ValueError, TypeError: a field that the objective of this name does not have, or a value that it does not allow.
     """
     fields = dict(info.get("objective") or {})
     name = fields.pop("name", None)
-    return objectives.make(name, **fields) if isinstance(name, str) and name in objectives.OBJECTIVES else None
+    found = objectives.find_recorded(name) if isinstance(name, str) else None
+    return None if found is None else build("objective", {name: found}, {"name": name}, fields)
 
 
 def aggregation_of(info: Mapping[str, Any]) -> Aggregation | None:

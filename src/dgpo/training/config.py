@@ -54,9 +54,11 @@ class DGPOConfig(GRPOConfig):
 
     Parameters:
         objective (`str` or `dict`, defaults to `"dgpo"`):
-            A name of `dgpo.objectives.OBJECTIVES`, with fields if need be: `"dgpo:n=2,m=2"` or
-            `{"name": "dgpo", "n": 2, "m": 2}`; or an instance of a registered objective. After construction it is the
-            name, and the fields are in `objective_kwargs`. So it is for `aggregation` and `advantage`.
+            A name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own,
+            `"my_package.my_module:MyObjective"`, with fields if need be: `"dgpo:n=2,m=2"` or
+            `{"name": "dgpo", "n": 2, "m": 2}`; or an instance. After construction it is the name or the import path,
+            and the fields are in `objective_kwargs`. So it is for `aggregation` and `advantage`, which have no import
+            paths.
         objective_kwargs (`dict` or `str`, *optional*):
             Fields of the objective. TRL's `epsilon` and `epsilon_high` set `eps_low` and `eps_high` of an objective
             that has them; `loss_type`, `importance_sampling_level`, `delta` and the options of SAPO and VESPO count
@@ -472,10 +474,12 @@ class DGPOConfig(GRPOConfig):
                     )
                 continue
             names = [name for name, cls in registry.items() if cls is type(value)]
+            if option == "objective" and isinstance(value, objectives.Objective):
+                names = [objectives.importable_name(type(value))]
             if not names:
                 raise ValueError(
-                    f"{option} = {value!r} is not registered; add its class under a name to the registry first, for "
-                    f"example dgpo.objectives.OBJECTIVES['mine'] = Mine; known: {', '.join(registry)}"
+                    f"{option} = {value!r} is of type {type(value).__name__}; expected a name, a mapping with a name, "
+                    f"or an instance of one of: {', '.join(registry)}"
                 )
             if option == "correction":
                 self.correction = {"name": names[0], **dataclasses.asdict(value)}
@@ -487,7 +491,8 @@ class DGPOConfig(GRPOConfig):
 
     def _take_trl_options(self) -> None:
         """Take over what TRL's options about the loss say, where objective and aggregation agree with it."""
-        objectives.check_name(self.objective)
+        # one spelling for every way to write an import path, so that a run can be compared with its checkpoint
+        self.objective = objectives.name_of(objectives.find(self.objective))
         options = {name: value for name in trl_options.OPTIONS if (value := getattr(self, name)) is not None}
         average = trl_options.average(self.loss_type)
         if self.preset is not None and average not in (None, self.aggregation):

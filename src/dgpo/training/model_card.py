@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 import dgpo
-from dgpo.objectives import OBJECTIVES, Paper
+from dgpo.objectives import Paper
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
 
@@ -136,7 +136,7 @@ def text(trainer: DGPOTrainer, model_name: str | None, dataset_name: str | None,
 def papers(trainer: DGPOTrainer) -> tuple[Paper, ...]:
     """The preset's, if there is one, and those that the objective declares."""
     of_preset = (preset(trainer.args.preset).paper,) if trainer.args.preset else ()
-    return of_preset + OBJECTIVES[trainer.args.objective].papers
+    return of_preset + trainer._objective.papers
 
 
 def settings(trainer: DGPOTrainer, dataset_name: str | None) -> list[tuple[str, str]]:

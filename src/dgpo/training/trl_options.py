@@ -208,7 +208,7 @@ def _taken(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]
 
 
 def _fields_of(objective: str) -> list[str]:
-    return [field.name for field in dataclasses.fields(objectives.OBJECTIVES[objective])]
+    return [field.name for field in dataclasses.fields(objectives.find(objective))]
 
 
 def _setting_of(objective: str) -> Mapping[str, Any]:
@@ -219,7 +219,7 @@ def _setting_of(objective: str) -> Mapping[str, Any]:
 
 def _levels_of(objective: str) -> set[str]:
     """What `importance_sampling_level` may say beside this objective: its own level, and what TRL goes with it."""
-    return {objectives.OBJECTIVES[objective].level, *_trl_level(objective)}
+    return {objectives.find(objective).level, *_trl_level(objective)}
 
 
 def _trl_level(objective: str) -> tuple[str, ...]:
@@ -323,7 +323,7 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
         candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
     else:
         candidates = WEIGHTS[loss_type]
-    wanted = level if len(candidates) > 1 else level or objectives.OBJECTIVES[candidates[0]].level
+    wanted = level if len(candidates) > 1 else level or objectives.find(candidates[0]).level
     fitting = [name for name in candidates if (wanted or "token") in _levels_of(name)]
     name = (fitting or candidates)[0]
     if not fitting:
@@ -358,7 +358,7 @@ def _written(average: tuple[str, Mapping[str, Any]]) -> str:
 
 
 def _is_of_sequences(name: str) -> bool:
-    return objectives.OBJECTIVES[name].level == "sequence"
+    return objectives.find(name).level == "sequence"
 
 
 def _values(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

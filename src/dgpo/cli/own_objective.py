@@ -1,0 +1,44 @@
+"""Objectives of the user's own that recordings name: imported where a flag names them, and not because a file does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from dgpo import objectives, registry
+from dgpo.imports import SYNTAX, is_path
+
+
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """`--objective`, for a command that reads recordings."""
+    parser.add_argument(
+        "--objective",
+        action="append",
+        default=[],
+        metavar=SYNTAX,
+        help="import this objective of your own, which a RUN was trained with; may be repeated",
+    )
+
+
+def import_named(words: Iterable[str]) -> None:
+    """Import the objectives of the flag, so that recordings that name them can be read.
+
+    Raises:
+        ValueError: one cannot be imported, or is not an objective.
+    """
+    for word in words:
+        objectives.find(registry.parse("objective", word)[0])
+
+
+def import_hint(name: str, flag: str) -> str:
+    """What to do about an objective that a recording names and that is not known here.
+
+    Args:
+        name: of the recording.
+        flag: of the command, before the import path.
+    """
+    if not is_path(name):
+        return "Install the package that publishes it"
+    if name.startswith("__main__:"):
+        return "It was defined in a script: from Python, give it to dgpo.diagnostics.replay.replay as own=..."
+    return f"A recording's import path is not imported by itself; {flag} {name} imports it"
