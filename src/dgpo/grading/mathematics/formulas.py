@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-# relative: a worker loads this room by its folder, without the package around it, which would import torch
+# relative: a worker loads this folder without the package around it, which would import torch
 from .explicit import explicit
 from .numbers import number, rounds_to, within_tolerance
+from .rewriting import Rule, rewrite
 
-_LETTERS: list[
-    tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]
-] = [  # that the parser takes for a function, for a power of ten, or not at all
+# that the parser takes for a function, for a power of ten, or not at all
+_LETTERS: list[Rule] = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\psi_{\\gamma}"),
     (re.compile(r"\\hbar(?![A-Za-z])"), r"\\psi_{h}"),
     (re.compile(r"(?<![A-Za-z\\])E\s*_"), r"\\Psi_"),
@@ -197,8 +196,7 @@ def _parsed(latex: str) -> Any:
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
     from sympy import Basic, I, MatrixBase, Symbol, nan, zoo
 
-    for pattern, letter in _LETTERS:
-        latex = pattern.sub(letter, latex)
+    latex = rewrite(latex, _LETTERS)
     if _LOST.search(latex):
         raise ValueError(f"a subscript of something other than a letter in {latex!r}")
     latex = _DECIMAL.sub(_exactly, explicit(latex))

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from .numbers import MAX_CHARACTERS, number, squeeze
 from .plain import FUNCTIONS, latex_of
+from .rewriting import Rule, rewrite
 
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "‒": "-", "﹣": "-", "×": r"\times ", "✕": r"\times ",
@@ -53,9 +54,7 @@ _SUBSCRIPT = re.compile("[₀-₉₊₋₌₍₎ₙᵢₖⱼₘₐₑₓ]+")
 _DAMAGED = {"\x0crac": r"\frac", "\text": r"\text", "\times": r"\times", "\theta": r"\theta", "\tan": r"\tan",
             "\x08oxed": r"\boxed", "\x08inom": r"\binom", "\x07lpha": r"\alpha", "\rho": r"\rho"}  # fmt: skip
 
-Rewrites = list[tuple[re.Pattern[str], str]]
-
-_IN_MATRICES: Rewrites = [
+_IN_MATRICES: list[Rule] = [
     (re.compile(r"\\(?:left|right|middle|[bB]igg?[lrm]?)(?![A-Za-z])\s*"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|strut|mathstrut)(?![A-Za-z])"), ""),
     (re.compile(r"\\[dtc]frac(?![A-Za-z])"), r"\\frac"),
@@ -66,7 +65,7 @@ _DEGREES_OF, _END_OF_WORDS = (
     r"\s*(?:\\text\s*\{\s*)?(?<![A-Za-z])(?:degrees?|deg\.?)\s+",
     r"(?![A-Za-z])(?:\s*\})?",
 )
-_REWRITES: Rewrites = _IN_MATRICES[:4] + [
+_REWRITES: list[Rule] = _IN_MATRICES[:4] + [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"\\\\(?=[A-Za-z])", r"\\"),  # commands with their backslash doubled; rows are handled before
@@ -189,18 +188,14 @@ def clean(text: str) -> str:
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SUBSCRIPTS)}}}", text)
     text = text.translate(_TABLE)
     if r"\begin" in text:  # rows and columns keep their meaning in there
-        for pattern, replacement in _IN_MATRICES:
-            text = pattern.sub(replacement, text)
-        return _SPACES.sub(" ", latex_of(text)).strip()
+        return _SPACES.sub(" ", latex_of(rewrite(text, _IN_MATRICES))).strip()
     text = _TIGHT_COMMA.sub(",", text)
     text = _WORDED_MONEY.sub(r"\1", text)
     text = _MONEY_FIRST.sub(lambda match: rf"{match['amount']} \text{{{_CURRENCIES[match['sign']]}}}", text)
     text = _CODE_FIRST.sub(lambda match: rf"{match['amount']} \text{{{match['code'].rstrip('.')}}}", text)
     text = _MONEY_LAST.sub(lambda match: rf" \text{{{_CURRENCIES[match['sign']]}}}", text)
     text = _MONEY_ALONE.sub("", text)
-    for pattern, replacement in _REWRITES:
-        text = pattern.sub(replacement, text)
-    text = _GROUPED.sub(_digits, text)
+    text = _GROUPED.sub(_digits, rewrite(text, _REWRITES))
     text = _WORDS.sub(_words, text)
     for pattern in (_WORDED_LIST, _WORDED_COMMA, _WORDED_NUMBER):
         text = pattern.sub(r" \1 ", text)
