@@ -181,7 +181,6 @@ Graph = dict[str, set[str]]
 
 CIRCLES = [
     {"evaluation/results.py", "evaluation/tables.py"},
-    {"grading/workers/batch.py", "grading/workers/pool.py"},
     {
         *("training/data_checks.py", "training/dynamic_sampling.py", "training/head.py", "training/model_card.py"),
         *("training/old_logprob.py", "training/recording.py", "training/reference.py", "training/resumable.py"),

@@ -67,7 +67,7 @@ gradient_checkpointing: false
         if "math_reward/match" in line:
             rows.append(line)
             if signal is not None:
-                assert any("nursery.py" in command for _, command in processes(mark))
+                assert any("fork_server.py" in command for _, command in processes(mark))
                 run.kill()
     assert (run.wait() == 0) is (signal is None)
     assert rows

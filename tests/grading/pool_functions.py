@@ -87,7 +87,7 @@ def write(argument: str) -> str:
 
 
 def state(argument: str) -> str:
-    """What a worker is: its process, its nursery, where it was warmed, its open descriptors, its streams."""
+    """What a worker is: its process, its fork server, where it was warmed, its open descriptors, its streams."""
     descriptors = sorted(int(name) for name in os.listdir("/dev/fd"))
     null = all(os.path.realpath(f"/dev/fd/{fd}") == os.devnull for fd in (0, 1, 2))
     return f"{os.getpid()} {os.getppid()} {WARM[0]} {len(descriptors)} {null} {os.environ['SYMPY_GROUND_TYPES']}"
@@ -116,7 +116,7 @@ def children(pid: int) -> dict[int, str]:
 
 
 def parent(pid: int) -> int:
-    """The parent process (Linux): of a worker, its nursery."""
+    """The parent process (Linux): of a worker, its fork server."""
     return _stat(pid)[1]
 
 

@@ -19,7 +19,7 @@ import pool_functions
 import pytest
 from pool_functions import alive, children, parent
 
-from dgpo.grading.workers.pool import Pool
+from dgpo.grading.workers import Pool
 
 JUDGE = pool_functions.__file__
 SLACK = 0.4
@@ -47,7 +47,7 @@ def statuses(pool: Pool, *texts: str) -> list[str]:
     return [outcome.status for outcome in pool.run([(text,) for text in texts])]
 
 
-def nursery_of(pool: Pool) -> int:
+def server_of(pool: Pool) -> int:
     values(pool, "echo:x")
     return parent(pool.pids()[0])
 
@@ -140,14 +140,14 @@ def test_recycle(make: Callable[..., Pool]) -> None:
     assert (pool.recycled, pool.kills, pool.deaths, pool.size()) == (3, 0, 0, 1)
 
 
-def test_a_worker_is_a_confined_fork_of_a_warmed_nursery(make: Callable[..., Pool], tmp_path: Path) -> None:
+def test_a_worker_is_a_confined_fork_of_a_warmed_fork_server(make: Callable[..., Pool], tmp_path: Path) -> None:
     pool = make(workers=1)
     with open(tmp_path / "inherited", "w") as file:
         os.set_inheritable(file.fileno(), True)
-        pid, nursery, warmed, descriptors, null, ground = values(pool, "state")[0].split()
+        pid, server, warmed, descriptors, null, ground = values(pool, "state")[0].split()
     assert int(pid) == pool.pids()[0]
-    assert nursery == warmed
-    assert int(nursery) != os.getpid()
+    assert server == warmed
+    assert int(server) != os.getpid()
     # three streams, its socket, and the listing itself
     assert (descriptors, null, ground) == ("5", "True", "python")
     (outcome,) = pool.run([(f"write:{tmp_path / 'written'}",)])
@@ -159,28 +159,28 @@ def test_a_worker_is_a_confined_fork_of_a_warmed_nursery(make: Callable[..., Poo
 def test_fifty_kills_leave_a_full_pool_no_zombie_and_no_descriptor(make: Callable[..., Pool]) -> None:
     before = len(os.listdir("/proc/self/fd"))
     pool = make(workers=2, deadline=0.02)
-    nursery = nursery_of(pool)
+    server = server_of(pool)
     assert statuses(pool, *["echo:x"] * 20, "sleep:0.001") == ["ok"] * 21
     during = len(os.listdir("/proc/self/fd"))
     assert statuses(pool, *["spin"] * 50) == ["timeout"] * 50
     assert (pool.kills, pool.size()) == (50, 2)
     assert statuses(pool, *["echo:x"] * 20, "sleep:0.001") == ["ok"] * 21
     # a worker that became ready when nothing was left to do is taken up by the next run, with its descriptor
-    assert eventually(lambda: len(children(nursery)) == 2 and {*pool.pids()} <= {*children(nursery)})
-    assert "Z" not in children(nursery).values()
-    assert len(os.listdir(f"/proc/{nursery}/fd")) == 4  # three streams and the control socket
+    assert eventually(lambda: len(children(server)) == 2 and {*pool.pids()} <= {*children(server)})
+    assert "Z" not in children(server).values()
+    assert len(os.listdir(f"/proc/{server}/fd")) == 4  # three streams and the control socket
     assert len(os.listdir("/proc/self/fd")) <= during
     pool.close()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert nursery not in children(os.getpid())
+    assert server not in children(os.getpid())
 
 
 @linux
 def test_close_ends_everything(make: Callable[..., Pool]) -> None:
     pool = make(workers=2)
-    nursery = nursery_of(pool)
+    server = server_of(pool)
     values(pool, "sleep:0.1", "sleep:0.1")
-    pids = [nursery, *pool.pids()]
+    pids = [server, *pool.pids()]
     assert len(pids) == 3
     pool.close()
     pool.close()
@@ -194,7 +194,7 @@ def test_close_ends_everything(make: Callable[..., Pool]) -> None:
 @linux
 def test_a_forgotten_pool_ends() -> None:
     pool = Pool(JUDGE, workers=1)
-    pids = [nursery_of(pool), *pool.pids()]
+    pids = [server_of(pool), *pool.pids()]
     del pool
     assert eventually(lambda: not any(map(alive, pids)))
 
@@ -322,27 +322,27 @@ def test_workers_that_were_killed_while_idle_cost_no_job(make: Callable[..., Poo
 
 
 @linux
-def test_nursery_killed_while_idle(make: Callable[..., Pool]) -> None:
+def test_fork_server_killed_while_idle(make: Callable[..., Pool]) -> None:
     pool = make(workers=2)
-    nursery = nursery_of(pool)
-    os.kill(nursery, signal.SIGKILL)
-    assert eventually(lambda: not alive(nursery))
+    server = server_of(pool)
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: not alive(server))
     assert values(pool, "echo:1", "echo:2", "echo:3") == ["1", "2", "3"]
-    assert nursery_of(pool) != nursery
-    assert nursery not in children(os.getpid())
+    assert server_of(pool) != server
+    assert server not in children(os.getpid())
 
 
 @linux
-def test_nursery_killed_while_jobs_run(make: Callable[..., Pool]) -> None:
+def test_fork_server_killed_while_jobs_run(make: Callable[..., Pool]) -> None:
     pool = make(workers=2, deadline=5)
-    nursery = nursery_of(pool)
+    server = server_of(pool)
     found: list[str] = []
     thread = threading.Thread(target=lambda: found.extend(values(pool, "sleep:1", "sleep:1.1", "echo:x")))
     thread.start()
     assert eventually(lambda: len(pool.pids()) == 2)
     pids = pool.pids()
     time.sleep(0.2)
-    os.kill(nursery, signal.SIGKILL)
+    os.kill(server, signal.SIGKILL)
     assert eventually(lambda: not any(map(alive, pids)), 0.3)
     thread.join(10)
     assert found == ["slept", "slept", "x"]
@@ -432,7 +432,7 @@ def test_after_a_fork_both_work_even_if_a_thread_was_inside(make: Callable[..., 
 
 ORPHANS = """
 import os, sys, threading, time
-from dgpo.grading.workers.pool import Pool
+from dgpo.grading.workers import Pool
 pool = Pool(sys.argv[1], workers=2, deadline=1000)
 pids = [int(pid) for pid in pool.run([("state",)])[0].value.split()[:2]]
 sibling = os.fork()

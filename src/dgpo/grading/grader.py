@@ -31,8 +31,7 @@ from dgpo.grading.mathematics.guards import guard
 from dgpo.grading.mathematics.spelling import clean
 from dgpo.grading.responses import Completion, text_of
 from dgpo.grading.verdict import Reason, Verdict
-from dgpo.grading.workers.batch import Outcome
-from dgpo.grading.workers.pool import Pool
+from dgpo.grading.workers import Outcome, Pool
 from dgpo.installation import require
 
 RULES = 2

@@ -1,1 +1,6 @@
-"""Worker processes that can be killed: a grader that hangs costs its own process and nothing else."""
+"""Worker processes that run one function of text under a deadline, and can always be killed."""
+
+from dgpo.grading.workers.batch import Outcome
+from dgpo.grading.workers.pool import Pool
+
+__all__ = ["Outcome", "Pool"]

@@ -8,12 +8,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from dgpo.grading.workers.crew import START_LIMIT, Worker
-
-if TYPE_CHECKING:
-    from dgpo.grading.workers.pool import Pool
+from dgpo.grading.workers.allocation import Allocation
+from dgpo.grading.workers.processes import START_LIMIT, Worker
 
 TURN = 0.02
 """Seconds that a thread may keep a worker, from job to job, while other threads wait for one."""
@@ -38,7 +36,7 @@ class Outcome:
 class Batch:
     """One call of `Pool.run`: the workers that it holds, and what is left to do."""
 
-    def __init__(self, pool: Pool, jobs: Sequence[tuple[str, ...]]) -> None:
+    def __init__(self, pool: Allocation, jobs: Sequence[tuple[str, ...]]) -> None:
         self.pool = pool
         self.jobs = jobs
         self.todo = deque(range(len(jobs)))
@@ -151,9 +149,9 @@ class Batch:
             self._next(worker)
 
     def _lost(self, worker: Worker) -> None:
-        """The worker ended by itself, or with the nursery."""
+        """The worker ended by itself, or with the fork server."""
         index = worker.job
-        if worker.nursery.lost() and index not in self.repeated:
+        if worker.server.lost() and index not in self.repeated:
             if index is not None:
                 self.repeated.add(index)
                 self.todo.appendleft(index)

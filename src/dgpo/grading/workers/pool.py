@@ -4,10 +4,10 @@
         pool.run([("1/2", "0.5"), ("9**9**9**9", "1")])   # [Outcome("ok", ...), Outcome("timeout", ...)]
 
 The judge is a Python file with `warm_up()`, called once, and `judge(*strings) -> str`. It runs in workers that are
-forks of one nursery process (`nursery.py`); this process only writes, polls and reads. No thread, no signal
+forks of one fork server (`fork_server.py`); this process only writes, polls and reads. No thread, no signal
 handler and no alarm is used here. Nothing but JSON text crosses the pipes.
 
-Linux and macOS; on macOS memory is not capped, and a busy worker whose nursery was killed ends only after its job.
+Linux and macOS; on macOS memory is not capped, and a busy worker whose fork server was killed ends only after its job.
 """
 
 from __future__ import annotations
@@ -15,42 +15,32 @@ from __future__ import annotations
 import math
 import os
 import sys
-import threading
-import weakref
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from dgpo.grading.workers.allocation import Allocation
 from dgpo.grading.workers.batch import Batch, Outcome
-from dgpo.grading.workers.crew import Nursery, Settings, Worker
-
-ATTEMPTS = 3
-"""So many starts in a row may fail, and once every worker may have died while it was idle, before `run` gives up."""
+from dgpo.grading.workers.processes import Settings
 
 
-class Pool:
+class Pool(Allocation):
     """Long-lived workers, started when they are needed; any number of threads may call `run` at a time.
 
     The deadline of a job starts when a worker has all of it, and limits how long its answer is waited for: an answer
-    that is there when this process gets to look is taken. A late worker is killed and replaced at once, a dead one is
+    that has arrived when this process polls counts. A late worker is killed and replaced at once, a dead one is
     replaced. Threads are served in the order in which they began to wait, and hand a worker on after at most a job and
     20 ms.
 
-    After `os.fork()` the child starts workers of its own; a pickle carries the settings only. If the nursery is killed
-    from outside, the next job starts a new one, and jobs that were under way are run a second time (once).
+    After `os.fork()` the child starts workers of its own; a pickle carries the settings only. If the fork server is
+    killed from outside, the next job starts a new one, and jobs that were under way are run again, once.
 
     Args:
         judge_file: the judge; see the module.
-        workers: the most processes that work at a time.
+        workers: maximum number of processes.
         deadline: seconds per job.
         memory: bytes of address space of one worker (Linux).
-        recycle: a worker is replaced after so many answers.
-
-    Attributes:
-        kills: workers killed at the deadline.
-        deaths: workers that ended by themselves, during a job or idle.
-        recycled: workers replaced after `recycle` answers, or after an answer that was a MemoryError.
+        recycle: number of answers after which a worker is replaced.
 
     Raises:
         ValueError: a setting is out of its range, or `judge_file` is not a file.
@@ -75,18 +65,7 @@ class Pool:
                 raise ValueError(f"{name} = {value!r}; expected an integer of at least {least}")
         if not (math.isfinite(deadline) and deadline > 0):
             raise ValueError(f"deadline = {deadline!r}; expected a finite number of seconds above 0")
-        self.settings = Settings(str(Path(judge_file).resolve()), workers, float(deadline), memory, recycle)
-        self.kills = self.deaths = self.recycled = 0
-        self._closed = False
-        self._begin()
-        _POOLS.add(self)
-
-    def _begin(self) -> None:
-        self._lock = threading.Condition()
-        self._line: deque[object] = deque()  # threads that wait for a worker, first come first served
-        self._workers: list[Worker] = []
-        self._nursery: Nursery | None = None
-        self._failed = 0  # starts in a row
+        super().__init__(Settings(str(Path(judge_file).resolve()), workers, float(deadline), memory, recycle))
 
     def __reduce__(self) -> tuple[object, ...]:
         return _make, (self.settings,)
@@ -97,28 +76,6 @@ class Pool:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def size(self) -> int:
-        """Workers that are there: idle, busy or about to be ready."""
-        with self._lock:
-            return len(self._workers)
-
-    def pids(self) -> list[int]:
-        """Process ids of the workers that are ready."""
-        with self._lock:
-            return [worker.pid for worker in self._workers if worker.pid is not None]
-
-    def close(self) -> None:
-        """End every process; may be repeated. A `run` of another thread that is under way raises ValueError."""
-        with self._lock:
-            self._closed = True
-            if self._nursery is not None:
-                self._nursery.end()
-            # another thread may be polling the socket of its worker: it closes that itself
-            for worker in [worker for worker in self._workers if worker.holder is None]:
-                worker.close()
-                self._workers.remove(worker)
-            self._lock.notify_all()
-
     def run(self, jobs: Sequence[tuple[str, ...]]) -> list[Outcome]:
         """Give each job's strings to the judge; one outcome per job, in order.
 
@@ -126,7 +83,7 @@ class Pool:
             TypeError: a job is not a tuple of strings.
             ValueError: the pool is closed.
             ImportError: the judge's file could not be imported.
-            RuntimeError: the nursery or its workers could not be started.
+            RuntimeError: the fork server or its workers could not be started.
         """
         for index, job in enumerate(jobs):
             if not isinstance(job, tuple) or not all(isinstance(text, str) for text in job):
@@ -134,108 +91,6 @@ class Pool:
         if self._closed:
             raise ValueError("the pool is closed")
         return Batch(self, jobs).finish()
-
-    def take(self, holder: object, most: int, *, wait: bool) -> list[Worker]:
-        """Up to `most` workers that nobody holds, ready or not yet; at least one if `wait`."""
-        with self._lock:
-            if not wait and self._line:
-                return []
-            self._line.append(holder)
-            try:
-                while not self._closed and (self._line[0] is not holder or (wait and not self._has_free())):
-                    self._lock.wait()
-            finally:
-                self._line.remove(holder)
-                self._lock.notify_all()
-            if self._closed:
-                raise ValueError("the pool is closed")
-            if self._line:
-                most = 1
-            while len(self._free()) < most and len(self._workers) < self.settings.workers:
-                self._spawn()
-            taken = sorted(self._free(), key=lambda worker: worker.pid is None)[:most]
-            for worker in taken:
-                worker.take(holder)
-            return taken
-
-    def _free(self) -> list[Worker]:
-        return [worker for worker in self._workers if worker.holder is None]
-
-    def _has_free(self) -> bool:
-        return len(self._workers) < self.settings.workers or bool(self._free())
-
-    def _spawn(self) -> None:
-        while True:
-            if self._nursery is None or self._nursery.lost():
-                self._drop_nursery()
-                self._nursery = Nursery(self.settings)
-            try:
-                self._workers.append(self._nursery.spawn())
-                return
-            except (BrokenPipeError, ConnectionResetError):
-                self.fail("the nursery ended")
-
-    def _drop_nursery(self) -> None:
-        """Its workers are dead or about to be; those that a thread holds are found out by that thread."""
-        if self._nursery is not None:
-            self._nursery.end()
-            self._nursery = None
-        for worker in self._free():
-            worker.close()
-            self._workers.remove(worker)
-
-    def release(self, worker: Worker) -> None:
-        """Hand a worker without a job to whoever is next."""
-        with self._lock:
-            worker.holder = None
-            self._lock.notify_all()
-
-    def others_wait(self) -> bool:
-        """Whether another thread stands in line for a worker."""
-        return bool(self._line)
-
-    def replace(self, worker: Worker, *, kills: int = 0, deaths: int = 0, recycled: int = 0) -> None:
-        """Kill a worker, whatever it is doing, and start another in its place; counts why."""
-        with self._lock:
-            self.kills, self.deaths, self.recycled = self.kills + kills, self.deaths + deaths, self.recycled + recycled
-            worker.nursery.kill(worker)
-            worker.close()
-            self._workers.remove(worker)
-            if self._closed:
-                raise ValueError("the pool was closed while it was running")
-            # a new nursery takes a while: it is started when a job needs it
-            if not worker.nursery.lost():
-                self._spawn()
-            self._lock.notify_all()
-
-    def succeed(self) -> None:
-        """A worker has answered: earlier failures to get one were bad luck."""
-        self._failed = 0
-
-    def fail(self, reason: str) -> None:
-        """Count a worker that was of no use; raises RuntimeError when there were too many in a row."""
-        self._failed += 1
-        if self._failed > self.settings.workers + ATTEMPTS:
-            failed, self._failed = self._failed, 0
-            raise RuntimeError(f"{failed} starts of a worker for {self.settings.judge} failed in a row: {reason}")
-
-    def abandon(self, holder: object) -> None:
-        """What a `run` that raised still holds: a worker with a job would answer it to the next caller."""
-        with self._lock:
-            for worker in [worker for worker in self._workers if worker.holder is holder]:
-                worker.nursery.kill(worker)
-                worker.close()
-                self._workers.remove(worker)
-            self._lock.notify_all()
-
-    def forget(self) -> None:
-        """In the child of a fork: the processes are the parent's, and a thread that is gone may hold the lock."""
-        workers, nursery = list(self._workers), self._nursery
-        self._begin()
-        for worker in workers:
-            worker.close()
-        if nursery is not None:
-            nursery.forget()
 
 
 def _make(settings: Settings) -> Pool:
@@ -246,15 +101,3 @@ def _make(settings: Settings) -> Pool:
         memory=settings.memory,
         recycle=settings.recycle,
     )
-
-
-_POOLS: weakref.WeakSet[Pool] = weakref.WeakSet()
-
-
-def _forget_all() -> None:
-    for pool in list(_POOLS):
-        pool.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all)

@@ -1,10 +1,10 @@
-"""The process that owns the workers of `workers.pool.Pool`: a script of its own, run by `Pool`, never imported.
+"""The process that owns the workers of a `Pool`, as a script; the parent imports the format of its messages only.
 
 It imports the judge once and then forks workers on request: a fork of this small, single-threaded process takes
 milliseconds, a new interpreter that imports a parser takes most of a second. It needs the standard library only (an
 `import dgpo` would bring torch). No text of a model is ever read here, only in the workers.
 
-    python -P nursery.py CONTROL_FD PARENT_PID
+    python -P fork_server.py CONTROL_FD PARENT_PID
 
 Control socket (a Unix stream): first one message from the parent, {"path", "judge", "memory", "limit"}, answered by
 {"ready": true} or {"error": text}; from then on frames of `FRAME` from the parent, without an answer: spawn (comes with
@@ -13,9 +13,9 @@ worker says {"pid"} (or {"error"} if it could not confine itself), then reads li
 {"value": text, "seconds"} or {"error": text, "seconds", "spent"}; after `spent` it ends. A message is its length in
 four bytes, big-endian, and JSON.
 
-The nursery ends, and its workers before it, when the control socket closes or its parent is no longer PARENT_PID (a
-fork of the parent may keep the socket open). A worker ends when its socket closes; on Linux also when the nursery does,
-at once and whatever it is doing. Elsewhere (macOS) there is neither that nor a cap on memory.
+The fork server ends, and its workers before it, when the control socket closes or its parent is no longer PARENT_PID (a
+fork of the parent may keep the socket open). A worker ends when its socket closes; on Linux also when the fork
+server does, at once and whatever it is doing. Elsewhere (macOS) there is neither that nor a cap on memory.
 
 This is no sandbox for hostile code: a worker writes no byte to a file and dumps no core, but it can open files and
 sockets. The judge must never evaluate text as code.
@@ -28,7 +28,6 @@ import gc
 import importlib.util
 import json
 import os
-import resource
 import select
 import signal
 import socket
@@ -38,8 +37,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+if os.name == "posix":  # elsewhere the parent may import this module, but starts no server
+    import resource
+
 FRAME = struct.Struct("!cI")
+"""A command to the fork server, S for spawn or K for kill, and the number of a worker."""
 LENGTH = struct.Struct("!I")
+"""In front of every message: its bytes."""
 CHUNK = 65536
 PR_SET_PDEATHSIG = 1
 LINUX = sys.platform == "linux"
@@ -90,7 +94,7 @@ def load(path: list[str], file: str) -> Judge:
 
 def serve(control: socket.socket, judge: Judge, memory: int, parent: int) -> None:
     """Spawn, kill and reap until the control socket or the parent is gone; no worker and no zombie is left."""
-    crew: dict[int, int] = {}  # the parent's number of a worker -> its process
+    children: dict[int, int] = {}  # the parent's number of a worker -> its process
     dying: set[int] = set()
     poller = select.poll()
     poller.register(control, select.POLLIN)
@@ -102,22 +106,22 @@ def serve(control: socket.socket, judge: Judge, memory: int, parent: int) -> Non
                     break
                 command, number = FRAME.unpack(data)
                 if command == b"S":
-                    spawn(crew, number, descriptors[0], control, judge, memory)
-                elif number in crew:
-                    os.kill(crew[number], signal.SIGKILL)
-                    dying.add(crew[number])
-            reap(crew, dying)
+                    spawn(children, number, descriptors[0], control, judge, memory)
+                elif number in children:
+                    os.kill(children[number], signal.SIGKILL)
+                    dying.add(children[number])
+            reap(children, dying)
     finally:
-        for pid in crew.values():
+        for pid in children.values():
             os.kill(pid, signal.SIGKILL)
-        for pid in crew.values():
+        for pid in children.values():
             os.waitpid(pid, 0)
 
 
-def spawn(crew: dict[int, int], number: int, fd: int, control: socket.socket, judge: Judge, memory: int) -> None:
+def spawn(children: dict[int, int], number: int, fd: int, control: socket.socket, judge: Judge, memory: int) -> None:
     """Fork one worker that talks over `fd`."""
     connection = socket.socket(fileno=fd)
-    nursery = os.getpid()
+    server = os.getpid()
     try:
         pid = os.fork()
     except OSError as error:
@@ -126,26 +130,26 @@ def spawn(crew: dict[int, int], number: int, fd: int, control: socket.socket, ju
         if pid == 0:
             try:
                 control.close()
-                work(connection, judge, memory, nursery)
+                work(connection, judge, memory, server)
             finally:
                 os._exit(0)
-        crew[number] = pid
+        children[number] = pid
     connection.close()
 
 
-def reap(crew: dict[int, int], dying: set[int]) -> None:
+def reap(children: dict[int, int], dying: set[int]) -> None:
     """Collect the workers that ended, killed or by themselves."""
-    for number, pid in list(crew.items()):
-        # a process stays in `crew` until it is collected here, so that a kill never meets a number that was reused
+    for number, pid in list(children.items()):
+        # a process stays in `children` until it is collected here, so that a kill never meets a number that was reused
         if os.waitpid(pid, os.WNOHANG)[0]:
-            del crew[number]
+            del children[number]
             dying.discard(pid)
 
 
-def work(connection: socket.socket, judge: Judge, memory: int, nursery: int) -> None:
+def work(connection: socket.socket, judge: Judge, memory: int, server: int) -> None:
     """A worker: one list of strings after the other, until the socket closes."""
     try:
-        confine(connection.fileno(), memory, nursery)
+        confine(connection.fileno(), memory, server)
     except (OSError, ValueError) as error:
         send(connection, {"error": f"no worker could be confined: {error}"})
         return
@@ -169,7 +173,7 @@ def work(connection: socket.socket, judge: Judge, memory: int, nursery: int) -> 
             return
 
 
-def confine(fd: int, memory: int, nursery: int) -> None:
+def confine(fd: int, memory: int, server: int) -> None:
     """Give up what a worker has no use for, before it sees the first text."""
     sys.dont_write_bytecode = True
     for name in os.listdir("/dev/fd"):
@@ -186,8 +190,8 @@ def confine(fd: int, memory: int, nursery: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):
             raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) was refused")
-    # the nursery may have ended before that request
-    if os.getppid() != nursery:
+    # the fork server may have ended before that request
+    if os.getppid() != server:
         os._exit(0)
 
 
@@ -199,21 +203,33 @@ def silence() -> None:
     os.close(null)
 
 
-def send(connection: socket.socket, message: object) -> None:
+def packed(message: object) -> bytes:
     """One message: its length, and JSON."""
     body = json.dumps(message).encode()
-    connection.sendall(LENGTH.pack(len(body)) + body)
+    return LENGTH.pack(len(body)) + body
+
+
+def unpacked(data: bytearray) -> Any:
+    """The message that has arrived; None if there is more of it to come."""
+    if len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
+        return None
+    return json.loads(data[LENGTH.size :])
+
+
+def send(connection: socket.socket, message: object) -> None:
+    """Write one message."""
+    connection.sendall(packed(message))
 
 
 def receive(connection: socket.socket) -> Any:
     """The next message, None at the end. The peer waits for an answer to each, so that no two are read together."""
     data = bytearray()
-    while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
+    while (message := unpacked(data)) is None:
         more = connection.recv(CHUNK)
         if not more:
             return None
         data += more
-    return json.loads(data[LENGTH.size :])
+    return message
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""The parent's ends of the processes of a `Pool`. What is said over them: `dgpo.grading.workers.nursery`."""
+"""The parent's ends of the processes of a `Pool`; `fork_server.py` describes the messages."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
@@ -13,14 +11,13 @@ import time
 import weakref
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
+
+from dgpo.grading.workers import fork_server
+from dgpo.grading.workers.fork_server import CHUNK, FRAME
 
 START_LIMIT = 60
 """Seconds for the import of the judge, and for one worker to be ready: both are slow on a busy machine."""
-CHUNK = 65536
-LENGTH = struct.Struct("!I")
-FRAME = struct.Struct("!cI")
 ENVIRONMENT = {
     # gmpy2 cannot be interrupted in the middle of a number, and aborts the process when it has no memory
     "SYMPY_GROUND_TYPES": "python",
@@ -46,9 +43,9 @@ class Settings:
 class Worker:
     """One worker: the socket to it, and the job that it has."""
 
-    def __init__(self, nursery: Nursery, number: int, connection: socket.socket) -> None:
+    def __init__(self, server: ForkServer, number: int, connection: socket.socket) -> None:
         connection.setblocking(False)
-        self.nursery, self.number, self.fd = nursery, number, connection.fileno()
+        self.server, self.number, self.fd = server, number, connection.fileno()
         self.pid: int | None = None  # known when it is ready
         self.job: int | None = None
         self.holder: object | None = None  # the one `run` that may use it now
@@ -65,8 +62,7 @@ class Worker:
 
     def write(self, job: int, strings: tuple[str, ...]) -> bool:
         """Begin to send a job; True if all of it is written. OSError: the worker has ended, and got nothing."""
-        body = json.dumps(strings).encode()
-        self._outgoing = memoryview(LENGTH.pack(len(body)) + body)
+        self._outgoing = memoryview(fork_server.packed(strings))
         written = self.flush()
         self.job = job
         return written
@@ -90,25 +86,23 @@ class Worker:
             data = b""
         if not data:
             raise EOFError
-        incoming = self._incoming
-        incoming += data
-        if len(incoming) < LENGTH.size or len(incoming) < LENGTH.size + LENGTH.unpack_from(incoming)[0]:
-            return None
-        reply: dict[str, Any] = json.loads(incoming[LENGTH.size :])
-        incoming.clear()
+        self._incoming += data
+        reply: dict[str, Any] | None = fork_server.unpacked(self._incoming)
+        if reply is not None:
+            self._incoming.clear()
         return reply
 
     def close(self) -> None:
-        """Close the socket; the process is the nursery's to end."""
+        """Close the socket; the process is the fork server's to end."""
         self._connection.close()
 
 
-class Nursery:
-    """The nursery process, from its start to its end; it ends with this object at the latest.
+class ForkServer:
+    """The fork server, from its start to its end; it ends with this object at the latest.
 
     Raises:
         ImportError: the judge's file could not be imported.
-        RuntimeError: the nursery could not be started, or the judge not warmed up.
+        RuntimeError: the fork server could not be started, or the judge not warmed up.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -117,13 +111,7 @@ class Nursery:
         self._numbers = count()
         with theirs, tempfile.TemporaryFile() as messages:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-P",
-                    str(Path(__file__).with_name("nursery.py")),
-                    str(theirs.fileno()),
-                    str(os.getpid()),
-                ],
+                [sys.executable, "-P", fork_server.__file__, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
@@ -139,7 +127,7 @@ class Nursery:
                 self.end()
                 messages.seek(0)
                 said = messages.read().decode(errors="replace").strip()[-2000:]
-                raise RuntimeError(f"the nursery of {settings.judge} did not start: {error!r}. {said}") from error
+                raise RuntimeError(f"the fork server of {settings.judge} did not start: {error!r}. {said}") from error
             except BaseException:
                 self.end()
                 raise
@@ -151,23 +139,23 @@ class Nursery:
             "memory": settings.memory,
             "limit": START_LIMIT,
         }
-        body = json.dumps(hello).encode()
-        self._control.sendall(LENGTH.pack(len(body)) + body)
-        data = bytearray()
-        while len(data) < LENGTH.size or len(data) < LENGTH.size + LENGTH.unpack_from(data)[0]:
-            more = self._control.recv(CHUNK)
-            if not more:
-                raise ConnectionResetError("it ended without a word")
-            data += more
+        fork_server.send(self._control, hello)
+        reply = fork_server.receive(self._control)
+        if reply is None:
+            raise ConnectionResetError("it ended without a word")
         # few and tiny messages from here on; with a time limit, MSG_DONTWAIT would wait
         self._control.settimeout(None)
-        error = json.loads(data[LENGTH.size :]).get("error")
+        error = reply.get("error")
         if error is not None:
             kind = ImportError if error.startswith(("ImportError", "ModuleNotFoundError")) else RuntimeError
             raise kind(f"{settings.judge} could not be loaded: {error}")
 
     def spawn(self) -> Worker:
-        """A new worker, ready some milliseconds later. BrokenPipeError, ConnectionResetError: the nursery has ended."""
+        """A new worker, ready some milliseconds later.
+
+        Raises:
+            BrokenPipeError, ConnectionResetError: the fork server has ended.
+        """
         number = next(self._numbers)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -187,7 +175,7 @@ class Nursery:
                 self.end()  # it was killed from outside just now, and the workers with it
 
     def lost(self) -> bool:
-        """Whether the nursery has ended. Seen here before the ends of its workers are seen."""
+        """Whether the fork server has ended. Seen here before the ends of its workers are seen."""
         if self.end.alive and self._process.poll() is None:
             try:
                 return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
