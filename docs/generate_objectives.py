@@ -87,7 +87,7 @@ def section(name: str) -> str:
         signature=signature(cls),
         formula=words.body,
         figure=f"{FIGURES}/{name}.svg",
-        fields=fields(cls, words.arguments),
+        fields=fields(row, words.arguments),
         reads=reads(cls),
         zero=zero(cls()),
         shape=shape(row),
@@ -173,14 +173,16 @@ def signature(cls: type[Objective]) -> str:
     return f"{cls.__module__}.{cls.__name__}(" + ", ".join(["*"] * bool(words) + words) + ")"
 
 
-def fields(cls: type[Objective], arguments: dict[str, str]) -> str:
+def fields(row: table.Row, arguments: dict[str, str]) -> str:
     """The table of fields."""
     rows = [
-        f"| `{field.name}` | {table.shown(field.default)} | {arguments[field.name].replace('|', chr(92) + '|')} |"
-        for field in dataclasses.fields(cls)
+        f"| `{field}` | {default} | {allowed} | {arguments[field].replace('|', chr(92) + '|')} |"
+        for field, default, allowed in row.field_cells()
     ]
     return (
-        "\n".join(["| field | default | allowed, and what it does |", "|---|---|---|", *rows]) if rows else "No fields."
+        "\n".join(["| field | default | allowed | what it does |", "|---|---|---|---|", *rows])
+        if rows
+        else "No fields."
     )
 
 

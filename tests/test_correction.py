@@ -146,7 +146,9 @@ def test_a_correction_without_the_samplers_logprobs_is_refused(corrected: Correc
 
 @pytest.mark.parametrize("cls", [Truncate, Band])
 def test_an_unknown_level_is_refused(cls: type[Correction]) -> None:
-    with pytest.raises(ValueError, match=f"{cls.__name__}: level = 'response' is not known"):
+    with pytest.raises(
+        ValueError, match=f"{cls.__name__}: level = 'response' is not allowed; expected 'token' or 'sequence'"
+    ):
         cls(level="response")  # type: ignore[call-arg]
 
 

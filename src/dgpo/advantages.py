@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from dgpo.registry import build, check_number
+from dgpo.fields import Checked, number
+from dgpo.registry import build
 
 SCALES = ("std", "none", "leave_one_out")
 REWARD_AGGREGATIONS = ("sum_then_normalize", "normalize_then_sum")
@@ -218,7 +219,7 @@ def degenerate_groups(rewards: Tensor, group_size: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Advantage(ABC):
+class Advantage(Checked, ABC):
     """How a trainer turns rewards into advantages."""
 
     reads: ClassVar[frozenset[Literal["entropy", "history"]]] = frozenset()
@@ -263,18 +264,14 @@ class EntropyShaped(Standardised):
     """GRPO's, with a bonus for uncertain tokens formed anew in every update (`entropy_shaped`).
 
     Args:
-        alpha: >= 0; the paper uses 0.4 with GRPO.
-        kappa: > 1; the paper uses 2.
+        alpha: size of the bonus per nat of entropy; the paper uses 0.4 with GRPO.
+        kappa: the bonus is at most |A| / kappa; the paper uses 2.
     """
 
     reads = frozenset({"entropy"})
 
-    alpha: float = 0.4
-    kappa: float = 2.0
-
-    def __post_init__(self) -> None:
-        check_number(self, "alpha", 0, open_high=True)
-        check_number(self, "kappa", 1, open_low=True)
+    alpha: float = number(0.4, "[0, inf)")
+    kappa: float = number(2.0, "(1, inf]")
 
     def shaped(self, advantage: Tensor, entropy: Tensor) -> Tensor:
         return entropy_shaped(advantage, entropy, self.alpha, self.kappa)

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from dgpo.checks import check_tensor
-from dgpo.registry import build, check_number, check_value
+from dgpo.fields import REQUIRED, Checked, check_value, number
+from dgpo.registry import build
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class StepTotals:
                 if value.device.type != "cpu":
                     continue  # a look at it would be a synchronisation
                 value = value.item()
-            check_value(f"StepTotals: {name}", value, 0, open_low=True, open_high=True)
+            check_value(f"StepTotals: {name}", value, "(0, inf)")
 
     def check_device(self, anchor: str, device: torch.device) -> None:
         """Raise ValueError unless both are numbers, on the CPU, or on this device, that of the tensor `anchor`."""
@@ -59,7 +60,7 @@ class StepTotals:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Aggregation(ABC):
+class Aggregation(Checked, ABC):
     """Base of all aggregations."""
 
     @abstractmethod
@@ -94,10 +95,7 @@ class SeqMeanTokenSumNorm(Aggregation):
     The MASPO, GPPO, CE-GPPO, ASPO, DCPO and BAPO releases forget to divide by the number of sequences; we divide.
     """
 
-    length: float
-
-    def __post_init__(self) -> None:
-        check_number(self, "length", 0, open_low=True, open_high=True)
+    length: float = number(REQUIRED, "(0, inf)")
 
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         return mask.to(dtype) / self.length / totals.sequences

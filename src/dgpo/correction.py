@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 
 from dgpo.checks import check_tensor
-from dgpo.registry import build, check_number
+from dgpo.fields import Checked, choice, number
+from dgpo.registry import build
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 Level = Literal["none", "token", "sequence", "batch"]
 
 
 @dataclass(frozen=True)
-class Correction(ABC):
+class Correction(Checked, ABC):
     """Base of all corrections."""
 
     @property
@@ -54,28 +55,19 @@ def _check_sampler(tokens: TokenBatch) -> None:
         raise ValueError("a correction needs the sampler's log-probs: pass rollout_logprob [B, T], got None")
 
 
-def _check_level(correction: Correction, level: str) -> None:
-    if level not in ("token", "sequence"):
-        raise ValueError(f"{type(correction).__name__}: level = {level!r} is not known; expected 'token' or 'sequence'")
-
-
 @dataclass(frozen=True)
 class Truncate(Correction):
     """Truncated importance sampling: ρ = min(π_old/μ, cap).
 
     Args:
         level: "token" uses the token's ratio, "sequence" the product over the response.
-        cap: > 0; 2 in verl and slime.
+        cap: largest factor; 2 in verl and slime.
 
     Source: verl verl/trainer/ppo/rollout_corr_helper.py:522 @1dda039b.
     """
 
-    level: Literal["token", "sequence"] = "token"
-    cap: float = 2.0
-
-    def __post_init__(self) -> None:
-        _check_level(self, self.level)
-        check_number(self, "cap", 0, open_low=True)
+    level: Literal["token", "sequence"] = choice("token", "token", "sequence")
+    cap: float = number(2.0, "(0, inf]")
 
     def check(self, tokens: TokenBatch) -> None:
         _check_sampler(tokens)
@@ -90,19 +82,14 @@ class Band(Correction):
     """IcePop-like masking: ρ = π_old/μ inside [band_low, band_high], 0 outside.
 
     Args:
-        band_low: >= 0, default 0.5.
-        band_high: > band_low, default 2.
-        level: "token" or "sequence", as in `Truncate`.
+        band_low: smallest factor that is kept.
+        band_high: largest factor that is kept.
+        level: as in `Truncate`.
     """
 
-    band_low: float = 0.5
-    band_high: float = 2.0
-    level: Literal["token", "sequence"] = "token"
-
-    def __post_init__(self) -> None:
-        _check_level(self, self.level)
-        check_number(self, "band_low", 0, open_high=True)
-        check_number(self, "band_high", self.band_low, open_low=True)
+    band_low: float = number(0.5, "[0, inf)")
+    band_high: float = number(2.0, "(band_low, inf]")
+    level: Literal["token", "sequence"] = choice("token", "token", "sequence")
 
     def check(self, tokens: TokenBatch) -> None:
         _check_sampler(tokens)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from types import UnionType
 
@@ -15,9 +14,10 @@ from dgpo import kl as estimators
 from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.correction import Correction
+from dgpo.fields import check_value
 from dgpo.objectives import Objective
 from dgpo.regions import regions
-from dgpo.registry import check_value, did_you_mean
+from dgpo.registry import did_you_mean
 from dgpo.tokens import TokenBatch
 
 SEQUENCE_KL = ("k3_sequence_ratio",)
@@ -160,8 +160,8 @@ def check_terms(
     _require("entropy_aggregation", bonus, Aggregation | None, "a name, an instance of Aggregation or None")
     _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
     _require("totals", totals, StepTotals | None, "a StepTotals or None")
-    check_value("kl_coef", kl_coef, 0, open_high=True)
-    check_value("entropy_coef", entropy_coef, -math.inf, open_low=True, open_high=True)
+    check_value("kl_coef", kl_coef, "[0, inf)")
+    check_value("entropy_coef", entropy_coef, "(-inf, inf)")
     _check_kl(kl)
     if kl_coef != 0 and not has_reference:
         raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")

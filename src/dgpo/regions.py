@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor
 
-from dgpo.registry import check_value
+from dgpo.fields import check_value
 from dgpo.tokens import TokenBatch
 
 REGIONS: tuple[str, ...] = ("inside", "left", "right", "reverse_left", "reverse_right")
@@ -26,8 +26,8 @@ def regions(tokens: TokenBatch, eps_low: float = 0.2, eps_high: float = 0.2) -> 
     Raises:
         ValueError: an offset that is NaN or below 0.
     """
-    check_value("eps_low", eps_low, 0)
-    check_value("eps_high", eps_high, 0)
+    check_value("eps_low", eps_low, "[0, inf]")
+    check_value("eps_high", eps_high, "[0, inf]")
     x, negative, positive = tokens.log_ratio.detach(), tokens.advantage < 0, tokens.advantage > 0
     log_lo = math.log1p(-eps_low) if eps_low < 1 else -math.inf  # a method may leave the left side open
     low, high = x < log_lo, x > math.log1p(eps_high)

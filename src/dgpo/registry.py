@@ -1,4 +1,4 @@
-"""Build a registered dataclass from its name and check its fields, with errors that name what would have been right."""
+"""Build a registered dataclass from its name, with errors that name what would have been right."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from numbers import Real
 from typing import Any, TypeVar
 
 from dgpo.imports import is_path
@@ -169,28 +168,3 @@ def build(
 def is_required(field: dataclasses.Field[Any]) -> bool:
     """Whether a field of a dataclass has no default."""
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def check_number(
-    owner: object, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-) -> None:
-    """Raise ValueError unless the field `name` of `owner` is a number in [low, high], without an open end."""
-    label, value = f"{type(owner).__name__}: {name}", getattr(owner, name)
-    check_value(label, value, low, high, open_low=open_low, open_high=open_high)
-
-
-def check_value(
-    label: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-) -> None:
-    """Raise ValueError unless `value` is a number in [low, high], without an open end; NaN is in no range."""
-    if isinstance(value, Real) and not isinstance(value, bool):
-        try:
-            number = float(value)
-        except OverflowError:  # an int with hundreds of digits
-            number = -math.inf if value < 0 else math.inf
-        above = low < number if open_low else low <= number
-        below = number < high if open_high else number <= high
-        if above and below:
-            return
-    allowed = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
-    raise ValueError(f"{label} = {value!r} is not allowed; expected a number in {allowed}")

@@ -8,41 +8,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import Checked, integer, number
 from dgpo.loss import policy_loss
 from dgpo.objectives import Objective
-from dgpo.registry import check_number
 from dgpo.tokens import TokenBatch
 
 DTYPE = torch.float64
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaleToken:
+class StaleToken(Checked):
     """Token 0 of a softmax over V logits, updated again and again with the π_old and the A of the first update.
 
     The other logits are 1.5 · randn; token 0's is set so that its probability is `probability`.
 
     Attributes:
         advantage: A, not 0; the sign says whether the token is pushed down or up.
-        probability: π_old of the token, in (0, 1).
-        learning_rate: of plain gradient descent on the logits, > 0.
-        vocabulary: V, >= 2.
+        probability: π_old of the token.
+        learning_rate: of plain gradient descent on the logits.
+        vocabulary: V.
         seed: of the generator of the other logits.
     """
 
-    advantage: float = -1.0
-    probability: float = 0.3
-    learning_rate: float = 0.1
-    vocabulary: int = 1000
+    advantage: float = number(-1.0, "(-inf, inf)")
+    probability: float = number(0.3, "(0, 1)")
+    learning_rate: float = number(0.1, "(0, inf)")
+    vocabulary: int = integer(1000, "[2, inf)")
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_number(self, "advantage", -math.inf, open_low=True, open_high=True)
+        super().__post_init__()
         if self.advantage == 0:
             raise ValueError("StaleToken: advantage = 0 moves nothing; expected a number below or above 0")
-        check_number(self, "probability", 0, 1, open_low=True, open_high=True)
-        check_number(self, "learning_rate", 0, open_low=True, open_high=True)
-        check_number(self, "vocabulary", 2, open_high=True)
 
     def logits(self) -> Tensor:
         """[V] the logits before the first update."""

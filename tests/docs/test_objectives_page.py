@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from dgpo import TokenBatch
-from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties
+from dgpo.fields import number, range_text
+from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, table
 
 
 def matplotlib_is_pinned(root: Path) -> bool:
@@ -34,7 +35,7 @@ class Toy(Objective):
         else     w = min(r, cap)
 
     Args:
-        cap: None, or >= 1; a number
+        cap: a number
             on two lines.
 
     Source: nowhere.
@@ -42,7 +43,7 @@ class Toy(Objective):
 
     papers = (Paper(arxiv_id="1234.56789", title="On Toys", authors=("Ada Byron",), year=2030),)
 
-    cap: float | None = None
+    cap: float | None = number(None, "[1, inf]")
 
     def weight(self, tokens: TokenBatch) -> torch.Tensor:
         return torch.where(tokens.advantage > 0, 0.0, tokens.ratio.clamp(max=self.cap or 1.5))
@@ -82,13 +83,13 @@ def test_check_tells_what_is_stale(
 def test_every_field_and_formula_is_on_the_page(objectives_script: ModuleType, name: str) -> None:
     section = objectives_script.section(name)
     for field in dataclasses.fields(OBJECTIVES[name]):
-        assert f"| `{field.name}` | " in section
+        assert f"| `{field.name}` | {table.shown(field.default)} | {range_text(field)} | " in section
     assert "**Source:**" in section
     for paper in OBJECTIVES[name].papers:
         assert paper.markdown() in section
     assert name == "is" or "```text" in section
     rows = [line for line in section.splitlines() if line.startswith("| `")]
-    assert {row.replace("\\|", "").count("|") for row in rows} <= {4}
+    assert {row.replace("\\|", "").count("|") for row in rows} <= {5}
 
 
 def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatc
     section = objectives_script.section("toy")
     assert "### `toy`\n\nA weight that stops for A > 0. Paper: [On Toys](" in section
     assert "```text\nA > 0    w = 0\nelse     w = min(r, cap)\n```" in section
-    assert "| `cap` | None | None, or >= 1; a number on two lines. |" in section
+    assert "| `cap` | None | None or in [1, inf] | a number on two lines. |" in section
     assert "* **w reads** the ratio, the sign of A." in section
     assert "* **w = 0** in part of `inside`, in all of `right`, in all of `reverse_left` (" in section
     assert "continuous in r; at most 1.5; 1 on-policy; w/π as π → 0 for A < 0: finite" in section

@@ -262,10 +262,10 @@ def test_the_claimed_upper_bound_is_attained(objective: DGPO, bound: float) -> N
         ("eps_high", -0.1, "[0, inf)"),
         ("eps_high", math.inf, "[0, inf)"),
         ("eps_high", "0.2", "[0, inf)"),
-        ("reverse_cap", 0.5, "[1, inf]"),
-        ("reverse_cap", False, "[1, inf]"),
-        ("right_cap", 1.1, "[1.2, inf]"),
-        ("right_cap", math.nan, "[1.2, inf]"),
+        ("reverse_cap", 0.5, "[1, inf], or None"),
+        ("reverse_cap", False, "[1, inf], or None"),
+        ("right_cap", 1.1, "[1 + eps_high, inf] = [1.2, inf], or None"),
+        ("right_cap", math.nan, "[1 + eps_high, inf], or None"),
     ],
 )
 def test_a_refused_field_names_itself_its_value_and_its_range(field: str, value: Any, allowed: str) -> None:

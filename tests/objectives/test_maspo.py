@@ -144,10 +144,11 @@ def test_probabilities_that_underflow_leave_the_ratio(dtype: torch.dtype) -> Non
         ("alpha", "0.3", "[0, inf)"),
         ("beta_pos", -0.03, "[0, inf)"),
         ("beta_neg", math.inf, "[0, inf)"),
-        ("sigma_high", 0.5, "[1, inf]"),
-        ("sigma_high", True, "[1, inf]"),
-        ("adv_low", -0.1, "[0, inf]"),
-        ("adv_high", 0.05, "[0.1, inf]"),
+        ("sigma_high", 0.5, "[sigma_base, inf] = [1, inf]"),
+        ("sigma_high", True, "[sigma_base, inf]"),
+        ("adv_low", -0.1, "[0, adv_high]"),
+        ("adv_low", 11.0, "[0, adv_high] = [0, 10]"),
+        ("adv_high", 0, "(0, inf]"),
     ],
 )
 def test_a_refused_field_names_itself_its_value_and_its_range(field: str, value: Any, allowed: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -210,9 +211,9 @@ def test_command_describes_one_method(name: str, capsys: pytest.CaptureFixture[s
     out = capsys.readouterr().out
     row = next(row for row in table.rows() if row.name == name)
     assert row.summary in out
-    assert row.settings() in out
-    for field in row.fields:
+    for field, default, allowed in row.field_cells():
         assert f"{field}: " in out, f"the docstring of {name} does not explain {field}"
+        assert re.search(rf"^{field} +{re.escape(default)} +{re.escape(allowed)}$", out, re.MULTILINE)
     for paper in row.papers:
         assert paper.text() in out
         assert paper.bibtex() in out

@@ -209,5 +209,5 @@ def test_the_description_of_one(my_package: Path) -> None:
     text = table.describe(PATH)
     assert text.startswith(f"{PATH} (MyObjective), arXiv 2606.00001")
     assert "w = min(r, cap)" in text
-    assert "Defaults: cap=2, n=1" in text
+    assert "\ncap    2        any\nn      1        any\n" in text
     assert "A paper of a user" in text

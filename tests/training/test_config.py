@@ -299,15 +299,18 @@ def test_limits_are_fields_and_may_be_infinite():
     assert (config.max_grad_norm, config.make_correction().cap) == (math.inf, math.inf)
 
 
+OUTSIDE = {
+    "[0, inf]": [-1e-3],
+    "(0, inf]": [0.0, -1.0],
+    "[0, 1]": [-0.1, 1.1],
+    "[0, 1)": [-0.1, 1.0],
+    "(0, 1]": [0.0, 1.5],
+}
+
+
 @pytest.mark.parametrize(
     ("name", "value", "expected"),
-    [
-        *((name, -1e-3, r"[0, inf]") for name in numbers.NOT_NEGATIVE),
-        *((name, value, r"(0, inf]") for name in numbers.POSITIVE for value in (0.0, -1.0)),
-        *((name, value, r"[0, 1]") for name in numbers.SHARES for value in (-0.1, 1.1)),
-        *((name, value, r"[0, 1)") for name in numbers.BELOW_ONE for value in (-0.1, 1.0)),
-        *(("top_p", value, r"(0, 1]") for value in (0.0, 1.5)),
-    ],
+    [(name, value, interval) for name, interval in numbers.RANGES.items() for value in OUTSIDE[interval]],
 )
 def test_numbers_out_of_range_are_refused(name, value, expected):
     with pytest.raises(ValueError) as error:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo import TokenBatch, policy_loss
 from dgpo.cli import train
 from dgpo.cli.main import run
+from dgpo.fields import number
 from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, table
 from dgpo.training import DGPOConfig, DGPOTrainer
 
@@ -33,17 +34,14 @@ class Toy(Objective):
         w = r^slope        φ = 1 + (r^slope - 1) / slope
 
     Args:
-        slope: in (0, 1].
+        slope: power of the ratio.
 
     Source: this test.
     """
 
     papers = (Paper(arxiv_id="1234.56789", year=2030),)
 
-    slope: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._check_field("slope", 0, 1, open_low=True)
+    slope: float = number(0.5, "(0, 1]")
 
     def weight(self, tokens: TokenBatch) -> torch.Tensor:
         return (self.slope * tokens.log_ratio).exp()

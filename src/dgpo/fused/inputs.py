@@ -11,10 +11,10 @@ from torch import Tensor
 from dgpo.aggregation import Aggregation, StepTotals, TokenMean
 from dgpo.checks import check_tensor
 from dgpo.correction import Correction
+from dgpo.fields import check_value
 from dgpo.fused.layout import Layout
 from dgpo.loss import SEQUENCE_KL, check_terms
 from dgpo.objectives import Objective
-from dgpo.registry import check_value
 from dgpo.tokens import TokenBatch
 
 
@@ -119,9 +119,9 @@ def check_inputs(
         has_reference=ref_logprob is not None,
         entropy_coef=entropy_coef,
     )
-    check_value("temperature", temperature, 0, open_low=True, open_high=True)
+    check_value("temperature", temperature, "(0, inf)")
     if softcap is not None:
-        check_value("softcap", softcap, 0, open_low=True, open_high=True)
+        check_value("softcap", softcap, "(0, inf)")
     _check_matrices(hidden, lm_head, token_ids, bias)
     anchor = ("hidden", hidden.device)
     if totals is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -37,14 +38,14 @@ class ASPO(Objective):
     The dual clip is a soft one, as in the authors' code: it caps the weight and keeps the gradient.
 
     Args:
-        eps_low: in [0, 1); of tokens with low entropy.
-        eps_high: >= 0; of tokens with low entropy.
-        dual_clip_pos: > 1, or inf for none; caps the flipped ratio.
-        dual_clip_neg: > 1, or inf for none.
-        entropy_quantile: None (off), or in (0, 1); the authors use 0.8: tokens whose entropy exceeds this quantile of
-            their response take the two bounds below. Needs `entropy`, which the trainer always passes.
-        eps_low_high_entropy: in [0, 1); the authors use 0.4.
-        eps_high_high_entropy: >= 0; the authors use 0.4.
+        eps_low: lo of tokens with low entropy.
+        eps_high: hi of tokens with low entropy.
+        dual_clip_pos: cap of the flipped ratio; inf for none.
+        dual_clip_neg: cap of the ratio; inf for none.
+        entropy_quantile: None is off; the authors use 0.8: tokens whose entropy exceeds this quantile of their response
+            take the two bounds below. Needs `entropy`, which the trainer always passes.
+        eps_low_high_entropy: eps_low of tokens with high entropy; the authors use 0.4.
+        eps_high_high_entropy: eps_high of tokens with high entropy; the authors use 0.4.
 
     Source: wizard-III/Archer2.0@b08d963d core_algos.py:537-583, entropy mask dp_actor.py:404-424 (where a variable
     named `high_entropy_mask` is True for *low* entropy). Its `seq-mean-token-sum-norm` forgets to divide by the
@@ -56,23 +57,13 @@ class ASPO(Objective):
 
     papers = (PAPER,)
 
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    dual_clip_pos: float = 3.0
-    dual_clip_neg: float = 3.0
-    entropy_quantile: float | None = None
-    eps_low_high_entropy: float = 0.4
-    eps_high_high_entropy: float = 0.4
-
-    def __post_init__(self) -> None:
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
-        self._check_field("eps_low_high_entropy", 0, 1, open_high=True)
-        self._check_field("eps_high_high_entropy", 0, open_high=True)
-        self._check_field("dual_clip_pos", 1, open_low=True)
-        self._check_field("dual_clip_neg", 1, open_low=True)
-        if self.entropy_quantile is not None:
-            self._check_field("entropy_quantile", 0, 1, open_low=True, open_high=True)
+    eps_low: float = number(0.2, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    dual_clip_pos: float = number(3.0, "(1, inf]")
+    dual_clip_neg: float = number(3.0, "(1, inf]")
+    entropy_quantile: float | None = number(None, "(0, 1)")
+    eps_low_high_entropy: float = number(0.4, "[0, 1)")
+    eps_high_high_entropy: float = number(0.4, "[0, inf)")
 
     @property
     def reads(self) -> frozenset[Read]:

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -58,32 +59,22 @@ PAPER = Paper(
 class AdaptiveClip(HardClip):
     """A hard clip whose bounds a subclass searches for in every batch: what the two versions of BAPO share."""
 
-    c_low: float | None = None
-    c_high: float | None = None
-    c_low_start: float = 0.6
-    c_low_max: float = 0.9
-    c_low_step: float = 0.05
-    c_high_start: float = 1.2
-    c_high_max: float = 3.0
-    c_high_step: float = 0.05
-    dual_clip: float | None = None
+    c_low: float | None = number(None, "(0, 1]")
+    c_high: float | None = number(None, "[1, inf)")
+    c_low_start: float = number(0.6, "(0, c_low_max]")
+    c_low_max: float = number(0.9, "(0, 1]")
+    c_low_step: float = number(0.05, "(0, inf)")
+    c_high_start: float = number(1.2, "[1, c_high_max]")
+    c_high_max: float = number(3.0, "[1, inf)")
+    c_high_step: float = number(0.05, "(0, inf)")
+    dual_clip: float | None = number(None, "(1, inf]")
 
     def __post_init__(self) -> None:
-        self._check_field("c_low_start", 0, 1, open_low=True)
-        self._check_field("c_low_max", self.c_low_start, 1)
-        self._check_field("c_low_step", 0, open_low=True, open_high=True)
-        self._check_field("c_high_start", 1, open_high=True)
-        self._check_field("c_high_max", self.c_high_start, open_high=True)
-        self._check_field("c_high_step", 0, open_low=True, open_high=True)
+        super().__post_init__()
         if (self.c_low is None) != (self.c_high is None):
             raise ValueError(
                 f"{type(self).__name__}: c_low = {self.c_low!r} and c_high = {self.c_high!r}; expected both or neither"
             )
-        if self.c_low is not None:
-            self._check_field("c_low", 0, 1, open_low=True)
-            self._check_field("c_high", 1, open_high=True)
-        if self.dual_clip is not None:
-            self._check_field("dual_clip", 1, open_low=True)
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -159,16 +150,16 @@ class BAPO(AdaptiveClip):
     is the search of the paper.
 
     Args:
-        c_low: None until calibrated, then the lower bound, in (0, 1].
-        c_high: None until calibrated, then the upper bound, >= 1.
-        target_ratio: > 0.
-        c_low_start: in (0, c_low_max].
-        c_low_max: in [c_low_start, 1].
-        c_low_step: > 0.
-        c_high_start: in [1, c_high_max].
-        c_high_max: >= c_high_start.
-        c_high_step: > 0.
-        dual_clip: None, or > 1; the authors run with 3.
+        c_low: None until calibrated, then the lower bound.
+        c_high: None until calibrated, then the upper bound.
+        target_ratio: wanted ratio of P to N.
+        c_low_start: lower bound that the search starts from.
+        c_low_max: lower bound that the search ends at.
+        c_low_step: step of the search for the lower bound.
+        c_high_start: upper bound that the search starts from.
+        c_high_max: upper bound that the search ends at.
+        c_high_step: step of the search for the upper bound.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors run with 3.
 
     `calibrate` reads the batch it is given, summed over ranks where torch.distributed is initialised, and costs one
     host synchronisation; an objective that carries its bounds returns itself. The weight then depends on how the step
@@ -180,11 +171,7 @@ class BAPO(AdaptiveClip):
 
     papers = (PAPER,)
 
-    target_ratio: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_field("target_ratio", 0, open_low=True)
+    target_ratio: float = number(1.0, "(0, inf]")
 
     def _mass(self, tokens: TokenBatch) -> Tensor:
         return tokens.advantage.abs()
@@ -220,27 +207,23 @@ class BAPOAlgorithm1(AdaptiveClip):
     Because of the factor q its target cannot be converted into BAPO's `target_ratio`.
 
     Args:
-        rho0: in (0, 1); the paper uses 0.5.
+        rho0: wanted share P / (P + N); the paper uses 0.5.
         c_low: None until calibrated; as for `BAPO`.
         c_high: None until calibrated; as for `BAPO`.
-        c_low_start: in (0, c_low_max].
-        c_low_max: in [c_low_start, 1].
-        c_low_step: > 0.
-        c_high_start: in [1, c_high_max].
-        c_high_max: >= c_high_start.
-        c_high_step: > 0.
-        dual_clip: None as in the paper, or > 1.
+        c_low_start: lower bound that the search starts from.
+        c_low_max: lower bound that the search ends at.
+        c_low_step: step of the search for the lower bound.
+        c_high_start: upper bound that the search starts from.
+        c_high_max: upper bound that the search ends at.
+        c_high_step: step of the search for the upper bound.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; None as in the paper.
 
     Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code of it was released: the authors' is `BAPO`.
     """
 
     papers = (PAPER,)
 
-    rho0: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._check_field("rho0", 0, 1, open_low=True, open_high=True)
+    rho0: float = number(0.5, "(0, 1)")
 
     def _mass(self, tokens: TokenBatch) -> Tensor:
         return tokens.advantage.abs() * tokens.old_logprob.exp()

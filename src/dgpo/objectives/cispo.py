@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Limit, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -30,7 +31,7 @@ class CISPO(Objective):
         r > cap     w = cap    φ = cap · (1 + log(r / cap))
 
     Args:
-        cap: >= 1, absolute: the largest weight. MiniMax does not disclose its value; 5 is that of ScaleRL
+        cap: the largest weight, absolute. MiniMax does not disclose its value; 5 is that of ScaleRL
             (arXiv 2510.13786) and of SkyRL after 0.3.0, which clips to 1 … 6.
 
     Source: arXiv 2506.13585, eq. 4-5, "we did not impose a lower bound". TRL and Liger implement it with
@@ -40,10 +41,7 @@ class CISPO(Objective):
 
     papers = (PAPER,)
 
-    cap: float = 5.0
-
-    def __post_init__(self) -> None:
-        self._check_field("cap", 1)
+    cap: float = number(5.0, "[1, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -77,20 +75,16 @@ class CISPOTwoSided(Objective):
     figure 2.
 
     Args:
-        eps_low: >= 0; the weight is at least 1 - eps_low. From 1 on there is no lower bound.
-        eps_high: >= 0; the weight is at most 1 + eps_high.
+        eps_low: the weight is at least 1 - eps_low. From 1 on there is no lower bound.
+        eps_high: the weight is at most 1 + eps_high.
 
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:2046; defaults are verl's.
     """
 
     papers = (PAPER,)
 
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-
-    def __post_init__(self) -> None:
-        self._check_field("eps_low", 0, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
+    eps_low: float = number(0.2, "[0, inf)")
+    eps_high: float = number(0.2, "[0, inf)")
 
     def _bounds(self) -> tuple[float, float]:
         return (math.log1p(-self.eps_low) if self.eps_low < 1 else -math.inf), math.log1p(self.eps_high)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from dgpo.fields import number
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -42,9 +43,9 @@ class DAC(HardClip):
     For q <= 4 · eps_low the lower bound is 1/2.
 
     Args:
-        eps_low: in [0, 1), in units of probability mass.
-        eps_high: >= 0, in units of probability mass.
-        dual_clip: None, or > 1; the authors' scripts run with 10.
+        eps_low: in units of probability mass.
+        eps_high: in units of probability mass.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
 
     Source: lime-RL/DCPO@01787b0f core_algos.py:978-991 (bounds), :994 (loss); eps from its README and paper (its recipe
     runs with 0.2 and 0.28). Its `seq-mean-token-sum-norm` forgets to divide by the sequences, and its "only-token-mean"
@@ -54,15 +55,9 @@ class DAC(HardClip):
 
     papers = (PAPER,)
 
-    eps_low: float = 0.16
-    eps_high: float = 0.2
-    dual_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
-        if self.dual_clip is not None:
-            self._check_field("dual_clip", 1, open_low=True)
+    eps_low: float = number(0.16, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    dual_clip: float | None = number(None, "(1, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
@@ -55,14 +56,14 @@ class DGPO(Objective):
     hi·(1 + (v^λ - 1)/λ), λ = 1 - 1/m, on the right (hi·(1 + log v) for m = 1): continuous, with continuous slope.
 
     Args:
-        n: exponent of the left decay, real, >= 0. 0 leaves the left unclipped, inf is GRPO's hard clip. The authors'
-            README recommends n = 1, and says that 1.5B "can use" n = 2; what the paper's runs used is unknown to us.
-        m: root of the right decay, real, >= 1. 1 is GPPO's constant weight, inf leaves the right unclipped.
-        eps_low: in [0, 1); the left boundary is 1 - eps_low.
-        eps_high: >= 0; the right boundary is 1 + eps_high.
-        reverse_cap: None (the paper) or >= 1: largest weight for A < 0, where r >> 1 is otherwise unbounded.
-        right_cap: None (the paper) or >= 1 + eps_high: largest weight for A > 0; for m > 1 it otherwise grows
-            without bound. Both caps keep the gradient (w = cap), unlike a dual clip, which zeroes it.
+        n: exponent of the left decay, real. 0 leaves the left unclipped, inf is GRPO's hard clip. The authors' README
+            recommends n = 1, and says that 1.5B "can use" n = 2; what the paper's runs used is unknown to us.
+        m: root of the right decay, real. 1 is GPPO's constant weight, inf leaves the right unclipped.
+        eps_low: the left boundary is 1 - eps_low.
+        eps_high: the right boundary is 1 + eps_high.
+        reverse_cap: largest weight for A < 0, where r >> 1 is otherwise unbounded; None as in the paper.
+        right_cap: largest weight for A > 0, which for m > 1 otherwise grows without bound; None as in the paper.
+            Both caps keep the gradient (w = cap), unlike a dual clip, which zeroes it.
 
     Source: paper Figure 2 and its two boundary definitions, defaults from the authors' yaml; FlyTune/DGPO-RL@cc225d44
     verl/trainer/ppo/core_algos.py:920-932. Deviations from that code:
@@ -76,22 +77,12 @@ class DGPO(Objective):
 
     papers = (PAPER,)
 
-    n: float = 1
-    m: float = 2
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    reverse_cap: float | None = None
-    right_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        self._check_field("n", 0)
-        self._check_field("m", 1)
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
-        if self.reverse_cap is not None:
-            self._check_field("reverse_cap", 1)
-        if self.right_cap is not None:
-            self._check_field("right_cap", 1 + self.eps_high)
+    n: float = number(1, "[0, inf]")
+    m: float = number(2, "[1, inf]")
+    eps_low: float = number(0.2, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    reverse_cap: float | None = number(None, "[1, inf]")
+    right_cap: float | None = number(None, "[1 + eps_high, inf]")
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
         both = Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.numerics import expm1_minus, log1m_exp
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -39,11 +40,11 @@ class DPPOTV(Objective):
     φ is r, from ratio_cap on ratio_cap · (1 + log(r / ratio_cap)), and its value at the boundary beyond it.
 
     Args:
-        delta_low: > 0, a difference of probabilities. A rare token (q <= delta_low) is never dropped on the left.
-        delta_high: > 0, a difference of probabilities. Their example in verl runs with 0.15 on both sides; 0.2 is the
+        delta_low: a difference of probabilities. A rare token (q <= delta_low) is never dropped on the left.
+        delta_high: a difference of probabilities. Their example in verl runs with 0.15 on both sides; 0.2 is the
             `clip_ratio` that both codes read where nothing else is set.
-        ratio_cap: >= 1. verl's code falls back to 20 and the authors' own to 10, but either takes `clip_ratio_c`, which
-            verl's actor sets to 3; the example sets 10,000, because truncation biases.
+        ratio_cap: the largest weight. verl's code falls back to 20 and the authors' own to 10, but either takes
+            `clip_ratio_c`, which verl's actor sets to 3; the example sets 10,000, because truncation biases.
 
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1379. There the
     ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same. A = 0 carries no gradient.
@@ -51,14 +52,9 @@ class DPPOTV(Objective):
 
     papers = (PAPER,)
 
-    delta_low: float = 0.2
-    delta_high: float = 0.2
-    ratio_cap: float = 20.0
-
-    def __post_init__(self) -> None:
-        self._check_field("delta_low", 0, open_low=True)
-        self._check_field("delta_high", 0, open_low=True)
-        self._check_field("ratio_cap", 1)
+    delta_low: float = number(0.2, "(0, inf]")
+    delta_high: float = number(0.2, "(0, inf]")
+    ratio_cap: float = number(20.0, "[1, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:
@@ -110,9 +106,9 @@ class DPPOKL(Objective):
     φ = w: the boundary has no closed form in r.
 
     Args:
-        delta_low: > 0, in nats; 0.05 is that of the example in verl.
-        delta_high: > 0, in nats.
-        ratio_cap: >= 1; as for `DPPOTV`.
+        delta_low: in nats; 0.05 is that of the example in verl.
+        delta_high: in nats.
+        ratio_cap: as for `DPPOTV`.
 
     Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1460. As for
     `DPPOTV`.
@@ -120,14 +116,9 @@ class DPPOKL(Objective):
 
     papers = (PAPER,)
 
-    delta_low: float = 0.05
-    delta_high: float = 0.05
-    ratio_cap: float = 20.0
-
-    def __post_init__(self) -> None:
-        self._check_field("delta_low", 0, open_low=True)
-        self._check_field("delta_high", 0, open_low=True)
-        self._check_field("ratio_cap", 1)
+    delta_low: float = number(0.05, "(0, inf]")
+    delta_high: float = number(0.05, "(0, inf]")
+    ratio_cap: float = number(20.0, "[1, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:

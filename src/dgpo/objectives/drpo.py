@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -36,7 +37,7 @@ class DRPO(Objective):
     φ · A is the paper's r A - |A| q (r - 1)² / (2 delta).
 
     Args:
-        delta: >= 1e-20, a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot
+        delta: a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot
             move by: w/r then stays in [0.92, 1.08], and w is importance sampling in all but name.
 
     Source: Tencent-Hunyuan/UniRL@1a7b501e unirl/algorithms/drpo.py:97. Deviation of that code: its token mean counts
@@ -45,10 +46,7 @@ class DRPO(Objective):
 
     papers = (PAPER,)
 
-    delta: float = 12.5
-
-    def __post_init__(self) -> None:
-        self._check_field("delta", LEAST_DELTA)
+    delta: float = number(12.5, "[1e-20, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:

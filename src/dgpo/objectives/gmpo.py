@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -48,8 +49,8 @@ class GMPO(Objective):
     which the gradient is that of the sequence objective A · g.
 
     Args:
-        log_clip_low: >= 0, in nats; the paper uses 0.4.
-        log_clip_high: >= 0, in nats; the paper uses 0.4.
+        log_clip_low: in nats; the paper uses 0.4.
+        log_clip_high: in nats; the paper uses 0.4.
 
     Source: callsys/GMPO@205b2bf4 train_zero_math_gmpo.py:675-700. verl's `geo_mean` reads `clip_ratio_low` and
     `clip_ratio_high` in log space as well, so its yaml's 0.2 is not a ratio of 0.8.
@@ -59,12 +60,8 @@ class GMPO(Objective):
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 
-    log_clip_low: float = 0.4
-    log_clip_high: float = 0.4
-
-    def __post_init__(self) -> None:
-        self._check_field("log_clip_low", 0)
-        self._check_field("log_clip_high", 0)
+    log_clip_low: float = number(0.4, "[0, inf]")
+    log_clip_high: float = number(0.4, "[0, inf]")
 
     def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """x~ [B, T] and its mean over the response [B, 1]."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -64,12 +65,12 @@ class CEGPPO(Objective):
         else                                 w = r             φ = r
 
     Args:
-        beta1: >= 0; scale on the left. The authors run 0.5 (1.5B) and 0.75 (7B); their yaml says 0.25. At beta = 1 on
+        beta1: scale on the left. The authors run 0.5 (1.5B) and 0.75 (7B); their yaml says 0.25. At beta = 1 on
             both sides this is `GPPO`, at 0 it is `GRPO`.
-        beta2: >= 0; scale on the right.
-        eps_low: in [0, 1).
-        eps_high: >= 0.
-        dual_clip: None, or > 1; the authors' scripts run with 10.
+        beta2: scale on the right.
+        eps_low: the left boundary is 1 - eps_low.
+        eps_high: the right boundary is 1 + eps_high.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
 
     A dual clip below beta1 · lo drops every token on the left, as in the authors' code: their loss of a token with
     A < 0 is at most dual_clip · |A|, a constant.
@@ -81,19 +82,11 @@ class CEGPPO(Objective):
 
     papers = (CE_GPPO_PAPER,)
 
-    beta1: float = 0.75
-    beta2: float = 1.0
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    dual_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        self._check_field("beta1", 0, open_high=True)
-        self._check_field("beta2", 0, open_high=True)
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
-        if self.dual_clip is not None:
-            self._check_field("dual_clip", 1, open_low=True)
+    beta1: float = number(0.75, "[0, inf)")
+    beta2: float = number(1.0, "[0, inf)")
+    eps_low: float = number(0.2, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    dual_clip: float | None = number(None, "(1, inf]")
 
     def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """The log ratio nearest to the token's own inside the clip, and the scale of what lies beyond."""
@@ -146,21 +139,18 @@ class GPPO(Objective):
     The right side is that of `DGPO(m=1)`; the left is DGPO's formula at n = -1, outside its range.
 
     Args:
-        eps_low: in [0, 1).
-        eps_high: >= 0; the authors' script runs with 0.28.
-        dual_clip: None, or > 1; the authors' script runs with 10.
+        eps_low: the left boundary is 1 - eps_low.
+        eps_high: the right boundary is 1 + eps_high; the authors' script runs with 0.28.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' script runs with 10.
 
     Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
     """
 
     papers = (GPPO_PAPER,)
 
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    dual_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        self._as_ce_gppo()
+    eps_low: float = number(0.2, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    dual_clip: float | None = number(None, "(1, inf]")
 
     def _as_ce_gppo(self) -> CEGPPO:
         return CEGPPO(beta1=1.0, beta2=1.0, eps_low=self.eps_low, eps_high=self.eps_high, dual_clip=self.dual_clip)

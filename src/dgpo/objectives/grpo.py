@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dgpo.fields import number
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
@@ -42,10 +43,10 @@ class GRPO(HardClip):
     φ · A is the clipped surrogate min(r A, clip(r, lo, hi) A), under a dual clip max(·, dual_clip · A) for A < 0.
 
     Args:
-        eps_low: in [0, 1); 1 - eps_low is the lower bound of the ratio.
-        eps_high: >= 0; 1 + eps_high is the upper bound. DAPO's clip-higher is eps_high = 0.28 (arXiv 2503.14476).
-        dual_clip: None, or > 1: the ratio beyond which a token with A < 0 is dropped (arXiv 1912.09729). verl uses 3,
-            DAPO recipes 10; TRL's `delta` has this effect where delta >= 1 + eps_high.
+        eps_low: 1 - eps_low is the lower bound of the ratio.
+        eps_high: 1 + eps_high is the upper bound. DAPO's clip-higher is eps_high = 0.28 (arXiv 2503.14476).
+        dual_clip: the ratio beyond which a token with A < 0 is dropped (arXiv 1912.09729). verl uses 3, DAPO recipes
+            10; TRL's `delta` has this effect where delta >= 1 + eps_high.
 
     Defaults: eps 0.2 by convention (the GRPO paper states none), no dual clip as in the paper; DGPO's GRPO baseline
     runs with dual_clip = 3. Source: FlyTune/DGPO-RL@cc225d44 verl/trainer/ppo/core_algos.py:909-919. Deviation from
@@ -54,15 +55,9 @@ class GRPO(HardClip):
 
     papers = (PAPER,)
 
-    eps_low: float = 0.2
-    eps_high: float = 0.2
-    dual_clip: float | None = None
-
-    def __post_init__(self) -> None:
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
-        if self.dual_clip is not None:
-            self._check_field("dual_clip", 1, open_low=True)
+    eps_low: float = number(0.2, "[0, 1)")
+    eps_high: float = number(0.2, "[0, inf)")
+    dual_clip: float | None = number(None, "(1, inf]")
 
     def clip_range(self, tokens: TokenBatch) -> Boundaries:
         return Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from dgpo.fields import number
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
@@ -47,8 +48,8 @@ class GSPO(HardClip):
     aggregation `seq-mean-token-mean`, under which the gradient is that of the sequence objective.
 
     Args:
-        eps_low: in [0, 1).
-        eps_high: >= 0.
+        eps_low: the left boundary is 1 - eps_low.
+        eps_high: the right boundary is 1 + eps_high.
 
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1545-1617; defaults are the paper's. Deviation
     from that code: it clamps log s to at most 10, here every token's log ratio is clamped to ±20.
@@ -58,12 +59,8 @@ class GSPO(HardClip):
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 
-    eps_low: float = 3e-4
-    eps_high: float = 4e-4
-
-    def __post_init__(self) -> None:
-        self._check_field("eps_low", 0, 1, open_high=True)
-        self._check_field("eps_high", 0, open_high=True)
+    eps_low: float = number(3e-4, "[0, 1)")
+    eps_high: float = number(4e-4, "[0, inf)")
 
     def clip_range(self, tokens: TokenBatch) -> Boundaries:
         length = tokens.mask.sum(-1, keepdim=True).clamp(min=1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
@@ -54,15 +55,15 @@ class MASPO(Objective):
     The gate is detached (it multiplies the ratio, it is not differentiated), so φ = w: the value that the authors log.
 
     Args:
-        sigma_base: > 0; width of the gate for a token of probability 1.
-        alpha: >= 0; how fast the gate widens as q falls. The authors' README recommends 0.3, and says that 1.5B
+        sigma_base: width of the gate for a token of probability 1.
+        alpha: how fast the gate widens as q falls. The authors' README recommends 0.3, and says that 1.5B
             "can use" 0.5.
-        beta_pos: >= 0; widening with A > 0.
-        beta_neg: >= 0; narrowing with A < 0.
-        sigma_high: >= sigma_base. In the authors' code, not in the paper: the widest gate before the advantage acts.
+        beta_pos: widening with A > 0.
+        beta_neg: narrowing with A < 0.
+        sigma_high: in the authors' code, not in the paper: the widest gate before the advantage acts.
             It binds for q < 4.6e-4 (alpha 0.3) or q < 1e-2 (alpha 0.5); inf gives the paper's equation.
-        adv_low: >= 0; in the authors' code, not in the paper: lower bound of `risk`.
-        adv_high: >= adv_low and > 0; in the authors' code, not in the paper: upper bound of `risk`.
+        adv_low: in the authors' code, not in the paper: lower bound of `risk`.
+        adv_high: in the authors' code, not in the paper: upper bound of `risk`. A gate of width 0 would be a jump.
 
     Source: the paper's definition of the two widths, defaults from the authors' yaml; FlyTune/MASPO-RL@22b46814
     verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` forgets to divide
@@ -73,22 +74,13 @@ class MASPO(Objective):
 
     papers = (PAPER,)
 
-    sigma_base: float = 1.0
-    alpha: float = 0.3
-    beta_pos: float = 0.03
-    beta_neg: float = 0.03
-    sigma_high: float = 10.0
-    adv_low: float = 0.1
-    adv_high: float = 10.0
-
-    def __post_init__(self) -> None:
-        self._check_field("sigma_base", 0, open_low=True)
-        self._check_field("alpha", 0, open_high=True)
-        self._check_field("beta_pos", 0, open_high=True)
-        self._check_field("beta_neg", 0, open_high=True)
-        self._check_field("sigma_high", self.sigma_base)
-        self._check_field("adv_low", 0)
-        self._check_field("adv_high", self.adv_low, open_low=self.adv_low == 0)  # a gate of width 0 is a jump
+    sigma_base: float = number(1.0, "(0, inf]")
+    alpha: float = number(0.3, "[0, inf)")
+    beta_pos: float = number(0.03, "[0, inf)")
+    beta_neg: float = number(0.03, "[0, inf)")
+    sigma_high: float = number(10.0, "[sigma_base, inf]")
+    adv_low: float = number(0.1, "[0, adv_high]")
+    adv_high: float = number(10.0, "(0, inf]")
 
     @property
     def reads(self) -> frozenset[Read]:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from dgpo.fields import Checked
 from dgpo.objectives.paper import Paper
-from dgpo.registry import check_number
 from dgpo.tokens import TokenBatch
 
 Limit = Literal["zero", "finite", "infinite"]
@@ -77,8 +77,9 @@ class Properties:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective(ABC):
-    """Base of all methods. Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters."""
+class Objective(Checked, ABC):
+    """Base of all methods. Subclasses are frozen dataclasses whose fields are the paper's hyper-parameters, each with
+    its range (`dgpo.fields`)."""
 
     level: ClassVar[Literal["token", "sequence"]] = "token"
     """Whose ratio the weight compares: the token's, or one of the whole response."""
@@ -144,9 +145,3 @@ class Objective(ABC):
             limit_negative=None,
             limit_positive=None,
         )
-
-    def _check_field(
-        self, name: str, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
-    ) -> None:
-        """Raise ValueError unless `low <= field <= high` (strict on an open side)."""
-        check_number(self, name, low, high, open_low=open_low, open_high=open_high)

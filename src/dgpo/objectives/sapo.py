@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from dgpo.fields import number
 from dgpo.objectives.maspo import PAPER as MASPO_PAPER
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
@@ -49,8 +50,8 @@ class SAPO(Objective):
     φ is the paper's (4/τ) · sigmoid(τ (r - 1)) less the constant 2/τ - 1, so that it goes to r as τ goes to 0.
 
     Args:
-        tau_pos: > 0; the paper uses 1.
-        tau_neg: > 0; the paper uses 1.05.
+        tau_pos: steepness for A > 0; the paper uses 1.
+        tau_neg: steepness otherwise; the paper uses 1.05.
 
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1621-1703. Deviation: autograd of that code loses
     w to cancellation for r >> 1 (exactly 0 for τ (r - 1) > 37, float64); here it is formed in log space.
@@ -58,12 +59,8 @@ class SAPO(Objective):
 
     papers: ClassVar[tuple[Paper, ...]] = (PAPER,)
 
-    tau_pos: float = 1.0
-    tau_neg: float = 1.05
-
-    def __post_init__(self) -> None:
-        self._check_field("tau_pos", 0, open_low=True, open_high=True)
-        self._check_field("tau_neg", 0, open_low=True, open_high=True)
+    tau_pos: float = number(1.0, "(0, inf)")
+    tau_neg: float = number(1.05, "(0, inf)")
 
     def _tau(self, tokens: TokenBatch) -> Tensor:
         return torch.where(tokens.advantage > 0, torch.full_like(tokens.advantage, self.tau_pos), self.tau_neg)
@@ -102,8 +99,8 @@ class SAPOUnilateral(SAPO):
         else             w = r                           φ = r
 
     Args:
-        tau_pos: > 0.
-        tau_neg: > 0.
+        tau_pos: as for `SAPO`.
+        tau_neg: as for `SAPO`.
 
     Source: arXiv 2602.17550, ablation (known to us at second hand: two-sided gating collapsed at 1.5B, one-sided gating
     did not). No code was released.

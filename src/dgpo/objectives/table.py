@@ -6,8 +6,10 @@ import dataclasses
 import inspect
 import math
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
+from dgpo.fields import range_text
 from dgpo.objectives import OBJECTIVES, Objective, Paper, Properties, find, third_party
 from dgpo.registry import is_required
 
@@ -27,6 +29,7 @@ class Row:
         cls: name of the class.
         summary: first line of the class's docstring.
         fields: field -> default, in the order of the class.
+        ranges: field -> what is allowed, in words.
         properties: what the class declares with its defaults; None where a field has none.
         papers: of the method, the one that introduced it first.
         level: "token" or "sequence".
@@ -37,6 +40,7 @@ class Row:
     cls: str
     summary: str
     fields: dict[str, Any]
+    ranges: dict[str, str]
     properties: Properties | None
     papers: tuple[Paper, ...]
     level: str
@@ -60,6 +64,13 @@ class Row:
             claims.limit_negative or "-",
             claims.limit_positive or "-",
         )
+
+    def field_cells(self) -> list[tuple[str, str, str]]:
+        """Name, default and range of every field."""
+        return [
+            (field, "-" if default is dataclasses.MISSING else shown(default), self.ranges[field])
+            for field, default in self.fields.items()
+        ]
 
     def settings(self) -> str:
         """`field=default, ...`, followed by what is special about the method."""
@@ -90,17 +101,13 @@ def published() -> tuple[list[Row], list[str]]:
 def as_text(width: int = 100) -> str:
     """Aligned plain text, no line longer than `width` where words and columns allow it; with `published`."""
     others, refused = published()
-    table = [HEADER, *(row.cells() for row in rows() + others)]
-    widths = [max(len(cells[column]) for cells in table) for column in range(len(HEADER))]
-
-    def line(cells: tuple[str, ...]) -> str:
-        return "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
-
-    lines = [line(HEADER)]
-    for row in rows() + others:
-        lines += [line(row.cells()), *_wrapped(row.summary, width), *_wrapped(row.settings(), width)]
-    left_out = [text for one in refused for text in textwrap.wrap(f"left out: {one}", width)]
-    return "\n".join([*lines, "", *textwrap.wrap(NOTE, width), *left_out])
+    found = rows() + others
+    header, *lines = _aligned([HEADER, *(row.cells() for row in found)])
+    text = [header]
+    for row, line in zip(found, lines, strict=True):
+        text += [line, *_wrapped(row.summary, width), *_wrapped(row.settings(), width)]
+    left_out = [line for one in refused for line in textwrap.wrap(f"left out: {one}", width)]
+    return "\n".join([*text, "", *textwrap.wrap(NOTE, width), *left_out])
 
 
 def as_markdown() -> str:
@@ -117,7 +124,7 @@ def as_markdown() -> str:
 
 
 def describe(name: str) -> str:
-    """The whole docstring of one method, its fields with defaults, and its papers with their BibTeX entries."""
+    """The docstring of one method, its fields with defaults and ranges, and its papers with their BibTeX entries."""
     cls = find(name)
     row = _row(name, cls)
     doc = inspect.getdoc(cls) or ""
@@ -125,7 +132,7 @@ def describe(name: str) -> str:
         [
             f"{name} ({row.cls}), arXiv {row.arxiv or '-'}",
             doc,
-            f"Defaults: {row.settings()}",
+            "\n".join(_aligned([("field", "default", "allowed"), *row.field_cells()])) if row.fields else "No fields.",
             "Papers:" if row.papers else "No paper is declared.",
             *(f"{paper.text()}\n\n{paper.bibtex()}" for paper in row.papers),
         ]
@@ -141,19 +148,28 @@ def shown(value: object) -> str:
 
 def _row(name: str, cls: type[Objective]) -> Row:
     doc = inspect.getdoc(cls) or ""
+    declared = dataclasses.fields(cls)
+    by_default = None if any(map(is_required, declared)) else cls()
     return Row(
         name=name,
         cls=cls.__name__,
         summary=doc.partition("\n")[0],
         fields={
             field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-            for field in dataclasses.fields(cls)
+            for field in declared
         },
-        properties=None if any(map(is_required, dataclasses.fields(cls))) else cls().properties(),
+        ranges={field.name: range_text(field) for field in declared},
+        properties=by_default.properties() if by_default else None,
         papers=cls.papers,
         level=cls.level,
-        adaptive="batch" in cls().reads,
+        adaptive=by_default is not None and "batch" in by_default.reads,
     )
+
+
+def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
+    """Lines whose cells stand in columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table]
 
 
 def _wrapped(text: str, width: int) -> list[str]:

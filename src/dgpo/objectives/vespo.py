@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from dgpo.fields import number
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
@@ -41,10 +42,10 @@ class VESPO(Objective):
     φ = w: no closed form has this derivative.
 
     Args:
-        k_pos: >= 0; power for A >= 0.
-        lambda_pos: > 0; rate of the decay for A >= 0.
-        k_neg: >= 0; power for A < 0.
-        lambda_neg: > 0; rate of the decay for A < 0.
+        k_pos: power for A >= 0.
+        lambda_pos: rate of the decay for A >= 0.
+        k_neg: power for A < 0.
+        lambda_neg: rate of the decay for A < 0.
 
     Source: FloyedShen/VESPO@aa1f3045 recipe/vespo/code/core_algos.py:39; defaults are TRL's and the code's (the
     docstring of that code names others: 1.5, 4, 2.5). Its `seq-mean-token-sum-norm` forgets to divide by the sequences.
@@ -54,17 +55,13 @@ class VESPO(Objective):
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 
-    k_pos: float = 2.0
-    lambda_pos: float = 3.0
-    k_neg: float = 3.0
-    lambda_neg: float = 2.0
+    k_pos: float = number(2.0, "[0, inf)")
+    lambda_pos: float = number(3.0, "(0, inf)")
+    k_neg: float = number(3.0, "[0, inf)")
+    lambda_neg: float = number(2.0, "(0, inf)")
 
     def __post_init__(self) -> None:
-        self._check_field("k_pos", 0, open_high=True)
-        self._check_field("k_neg", 0, open_high=True)
-        self._check_field("lambda_pos", 0, open_low=True, open_high=True)
-        self._check_field("lambda_neg", 0, open_low=True, open_high=True)
-
+        super().__post_init__()
         for sign, highest in (
             ("pos", self._log_peak(self.k_pos, self.lambda_pos)),
             ("neg", self._log_peak(self.k_neg, self.lambda_neg)),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dgpo.registry import check_value
+from dgpo.fields import check_value
 
 LIMITS = frozenset(
     {
@@ -23,29 +23,30 @@ LIMITS = frozenset(
 )
 """Fields that are upper limits, so that infinity means none."""
 
-NOT_NEGATIVE = (
-    "adam_epsilon",
-    "beta",
-    "entropy_coef_delta",
-    "entropy_target",
-    "learning_rate",
-    "max_grad_norm",
-    "neftune_noise_alpha",
-    "off_policy_mask_threshold",
-    "router_aux_loss_coef",
-    "weight_decay",
-)
-POSITIVE = (
-    "ref_model_sync_steps",
-    "repetition_penalty",
-    "temperature",
-    "vllm_importance_sampling_cap",
-    "vllm_importance_sampling_clip_max",
-)
-SHARES = ("min_p", "ref_model_mixup_alpha", "top_entropy_quantile")
-"""In [0, 1]."""
-BELOW_ONE = ("adam_beta1", "adam_beta2")
-"""In [0, 1)."""
+RANGES = {
+    "adam_beta1": "[0, 1)",
+    "adam_beta2": "[0, 1)",
+    "adam_epsilon": "[0, inf]",
+    "beta": "[0, inf]",
+    "entropy_coef_delta": "[0, inf]",
+    "entropy_target": "[0, inf]",
+    "learning_rate": "[0, inf]",
+    "max_grad_norm": "[0, inf]",
+    "min_p": "[0, 1]",
+    "neftune_noise_alpha": "[0, inf]",
+    "off_policy_mask_threshold": "[0, inf]",
+    "ref_model_mixup_alpha": "[0, 1]",
+    "ref_model_sync_steps": "(0, inf]",
+    "repetition_penalty": "(0, inf]",
+    "router_aux_loss_coef": "[0, inf]",
+    "temperature": "(0, inf]",
+    "top_entropy_quantile": "[0, 1]",
+    "top_p": "(0, 1]",
+    "vllm_importance_sampling_cap": "(0, inf]",
+    "vllm_importance_sampling_clip_max": "(0, inf]",
+    "weight_decay": "[0, inf]",
+}
+"""Of TRL's fields, which it takes as they come."""
 
 
 def check_numbers(config: Any) -> None:
@@ -65,17 +66,10 @@ def check_numbers(config: Any) -> None:
             if math.isnan(value) or (math.isinf(value) and not (unlimited and value > 0)):
                 finite = "a finite number, or inf for no limit" if unlimited else "a finite number"
                 raise ValueError(f"{label}: {place} = {value!r} is not allowed; expected {finite}")
-    for names, allowed in (
-        (NOT_NEGATIVE, {"low": 0}),
-        (POSITIVE, {"low": 0, "open_low": True}),
-        (SHARES, {"low": 0, "high": 1}),
-        (BELOW_ONE, {"low": 0, "high": 1, "open_high": True}),
-        (("top_p",), {"low": 0, "high": 1, "open_low": True}),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            if isinstance(value, int | float):
-                check_value(f"{label}: {name}", value, **allowed)  # type: ignore[arg-type]
+    for name, interval in RANGES.items():
+        value = getattr(config, name)
+        if isinstance(value, int | float):
+            check_value(f"{label}: {name}", value, interval)
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, float]]:

@@ -1,0 +1,171 @@
+"""Dataclass fields that declare their range, `eps_low: float = number(0.2, "[0, 1)")`, and the check of it.
+
+A range stands once, in the metadata of its field: `Checked` refuses what lies outside, tables and documentation print
+it (`range_text`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, cast
+
+REQUIRED = dataclasses.MISSING
+"""In place of a default."""
+
+_METADATA = "allowed"
+_INTERVAL = re.compile(r"[\[(]([^,]+), ([^,]+)[\])]")
+
+
+def number(default: Any, interval: str) -> Any:
+    """A field for a number in an interval, such as "[0, 1)" or "(0, inf]"; None is allowed where it is the default.
+
+    An end may name other fields: "[1 + eps_high, inf]". NaN is in no interval, and a bool is not a number.
+    """
+    return _field(default, Interval(interval))
+
+
+def integer(default: Any, interval: str) -> Any:
+    """A field for an int in an interval; as `number` otherwise."""
+    return _field(default, Interval(interval, whole=True))
+
+
+def choice(default: Any, *values: str | bool) -> Any:
+    """A field for one of these values; None is allowed where it is the default."""
+    return _field(default, Choice(values))
+
+
+def flag(default: bool) -> Any:
+    """A field for True or False."""
+    return choice(default, True, False)
+
+
+def _field(default: Any, rule: Interval | Choice) -> Any:
+    return dataclasses.field(default=default, metadata={_METADATA: rule})
+
+
+class Checked:
+    """Base of dataclasses that refuse a value which its field does not allow. A field that declares nothing is free.
+
+    Raises:
+        ValueError: names class, field, value and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        declared = [(field, rule) for field in dataclasses.fields(cast(Any, self)) if (rule := allowed(field))]
+        # first every value by itself, so that an end that names another field is compared with a number
+        for others in ({}, vars(self)):
+            for field, rule in declared:
+                value = getattr(self, field.name)
+                if not rule.allows(value, others) and not (value is None and optional(field)):
+                    expected = rule.expected(others) + (", or None" if optional(field) else "")
+                    raise ValueError(_refusal(f"{type(self).__name__}: {field.name}", value, expected))
+
+
+def check_value(label: str, value: object, interval: str) -> None:
+    """Raise ValueError unless `value`, which the error calls `label`, is a number in the interval."""
+    rule = Interval(interval)
+    if not rule.allows(value, {}):
+        raise ValueError(_refusal(label, value, rule.expected({})))
+
+
+def allowed(field: dataclasses.Field[Any]) -> Interval | Choice | None:
+    """The range of a field, beside None where the field is `optional`; None if it declares no range."""
+    return field.metadata.get(_METADATA)
+
+
+def range_text(field: dataclasses.Field[Any]) -> str:
+    """What a table says about the range: "in [0, 1)", "None or in [1, inf]", "'token' or 'sequence'", "any"."""
+    return ("None or " if optional(field) else "") + str(allowed(field) or "any")
+
+
+def optional(field: dataclasses.Field[Any]) -> bool:
+    """Whether the field may be None: where that is its default."""
+    return field.default is None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The numbers between two ends.
+
+    Args:
+        text: as in mathematics, where "[" and "]" include the end and "(" and ")" do not. An end is a number, the name
+            of a field, or a sum of them.
+        whole: only ints.
+
+    Raises:
+        ValueError: the text is not an interval.
+    """
+
+    text: str
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not _INTERVAL.fullmatch(self.text):
+            raise ValueError(f"{self.text!r} is not an interval; expected one such as '[0, 1)' or '(0, 1 + eps_high]'")
+
+    def __str__(self) -> str:
+        return f"an integer in {self.text}" if self.whole else f"in {self.text}"
+
+    def ends(self, others: Mapping[str, Any]) -> tuple[float, float]:
+        """Both ends, with the values of the fields that they name; infinite where `others` lacks one of these."""
+        low, high = _INTERVAL.fullmatch(self.text).groups()  # type: ignore[union-attr]
+        return _sum(low, others, -math.inf), _sum(high, others, math.inf)
+
+    def allows(self, value: object, others: Mapping[str, Any]) -> bool:
+        """Whether the value is such a number; `others` are the values of the fields that an end may name."""
+        if not isinstance(value, int if self.whole else Real) or isinstance(value, bool):
+            return False
+        try:
+            size = float(cast(float, value))
+        except OverflowError:  # an int with hundreds of digits
+            size = -math.inf if cast(int, value) < 0 else math.inf
+        low, high = self.ends(others)
+        above = low < size if self.text.startswith("(") else low <= size
+        below = size < high if self.text.endswith(")") else size <= high
+        return above and below
+
+    def expected(self, others: Mapping[str, Any]) -> str:
+        """What an error says; an end that names a field is followed by its value where `others` has it."""
+        low, high = self.ends(others)
+        words = f"{'an integer' if self.whole else 'a number'} in {self.text}"
+        value = f"{self.text[0]}{low:.12g}, {high:.12g}{self.text[-1]}"
+        return f"{words} = {value}" if self.ends(others) != self.ends({}) else words
+
+
+def _sum(text: str, others: Mapping[str, Any], missing: float) -> float:
+    total = 0.0
+    for term in text.split(" + "):
+        try:
+            total += float(term)
+        except ValueError:
+            total += others.get(term, missing)
+    return total
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of a few values."""
+
+    values: tuple[str | bool, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(repr(value) for value in self.values)
+
+    def allows(self, value: object, others: Mapping[str, Any]) -> bool:
+        """Whether the value is one of them; 1 is not True."""
+        return any(type(value) is type(known) and value == known for known in self.values)
+
+    def expected(self, others: Mapping[str, Any]) -> str:
+        """What an error says."""
+        return str(self)
+
+
+def _refusal(label: str, value: object, expected: str) -> str:
+    shown = " ".join(reprlib.repr(value).split())  # a tensor has several lines
+    return f"{label} = {shown} is not allowed; expected {expected}"
