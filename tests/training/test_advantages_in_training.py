@@ -125,7 +125,7 @@ def test_smooth_advantages_from_the_history_of_the_prompt(build, generations):
     history = {}
     for prompts, rewards, advantages in generations:
         torch.testing.assert_close(advantages, smooth_advantage(rewards, 4, prompts, history).float(), rtol=0, atol=0)
-    assert trainer._reward_history == history
+    assert trainer._scoring.history == history
     assert {steps for steps, _, _ in history.values()} == {3}
     assert any(not torch.allclose(a, group_advantage(r, 4).float(), atol=1e-3) for _, r, a in generations[1:])
 
@@ -139,7 +139,7 @@ def test_the_history_is_in_the_checkpoint_and_resuming_continues_it(build, gener
     )
     assert [steps for steps, _, _ in first.values()] == [1] * 4
     assert [steps for steps, _, _ in second.values()] == [2] * 4
-    assert second == whole._reward_history
+    assert second == whole._scoring.history
 
     generations.clear()
     resumed = build("again", **saving)
@@ -147,8 +147,8 @@ def test_the_history_is_in_the_checkpoint_and_resuming_continues_it(build, gener
     ((prompts, rewards, advantages),) = generations
     expected = smooth_advantage(rewards, 4, prompts, first).float()
     torch.testing.assert_close(advantages, expected, rtol=0, atol=0)
-    assert resumed._reward_history == first  # updated in place, from what the checkpoint held
-    assert [steps for steps, _, _ in resumed._reward_history.values()] == [2] * 4
+    assert resumed._scoring.history == first  # updated in place, from what the checkpoint held
+    assert [steps for steps, _, _ in resumed._scoring.history.values()] == [2] * 4
 
 
 def test_without_a_history_there_is_no_file(build, tmp_path):
@@ -161,10 +161,10 @@ def test_without_a_history_there_is_no_file(build, tmp_path):
 def test_evaluation_reads_the_history_and_does_not_write_to_it(build):
     trainer = build(advantage="smooth", max_steps=4, per_device_eval_batch_size=8)
     trainer.train()
-    before = {prompt: list(figures) for prompt, figures in trainer._reward_history.items()}
+    before = {prompt: list(figures) for prompt, figures in trainer._scoring.history.items()}
     figures = trainer.evaluate(trainer.train_dataset)
     assert math.isfinite(figures["eval_loss"])
-    assert trainer._reward_history == before
+    assert trainer._scoring.history == before
 
 
 def test_resuming_without_a_history_says_so(build, tmp_path):

@@ -42,7 +42,7 @@ def own_gradient(trainer, inputs, temperature=1.0):
         inputs["old_per_token_logps"],
         inputs["advantages"],
         valid,
-        trainer._objective,
+        trainer._factors.objective,
         totals=StepTotals.of(valid),
     ).value
     loss.backward()
@@ -60,7 +60,7 @@ def check_trainer(trainer, micro_batch):
     totals = StepTotals.of(inputs["completion_mask"].bool())
     loss, expected, logprob = own_gradient(trainer, inputs, trainer.temperature)
     trainer.model.zero_grad()
-    found = trainer._step_loss(trainer.model, inputs, totals)
+    found = trainer._step_loss(trainer.model, inputs, totals, trainer._terms())
     found.out.value.backward()
     gradient = _gradient(trainer.model)
     assert found.out.value.item() == pytest.approx(loss, abs=1e-5)
@@ -249,7 +249,7 @@ def test_looking_changes_nothing(build, tiny_folder):
 
 
 def test_models_that_are_not_here_yet_are_compared_at_the_first_loss(build, micro_batch, caplog, monkeypatch):
-    monkeypatch.setattr("dgpo.training.head.Heads._all_here", lambda self: False)
+    monkeypatch.setattr("dgpo.training.head.Heads._all_here", lambda self, model: False)
     with caplog.at_level(logging.WARNING, logger="dgpo"):
         trainer = build(DGPOTrainer, model=tiny("inkling_text"))
         assert trainer._step_loss.fused

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def card_of(trainer, **options):
 
 def set_objective(trainer, name, **kwargs):
     trainer.args.objective, trainer.args.objective_kwargs = name, kwargs or None
-    trainer._objective = objectives.make(name, **kwargs)
+    trainer._factors = replace(trainer._factors, objective=objectives.make(name, **kwargs))
 
 
 def cited(text):

@@ -41,7 +41,7 @@ def run(build):
             **{"max_steps": 8, "optim": "sgd", "learning_rate": 0.1, "max_grad_norm": 1e9, **options},
         )
         if trls:
-            trainer._old._can_defer = lambda: False
+            trainer._can_defer = lambda: False
         trainer.rows_seen = 0
         forward = trainer.model.forward
 
@@ -156,9 +156,9 @@ def test_adapters_with_dropout_draw_at_random(tiny_folder):
 
 def test_trls_own_correction_keeps_its_pass(build):
     trainer = build(DGPOTrainer)
-    assert trainer._old._can_defer()
+    assert trainer._can_defer()
     trainer.use_vllm = True
-    assert not trainer._old._can_defer()
+    assert not trainer._can_defer()
 
 
 def test_trl_prepares_inputs_as_we_take_it():

@@ -53,8 +53,8 @@ def test_the_logged_loss_can_be_computed_again(recorded, fused_loss):
             tokens.old_logprob,
             tokens.advantage,
             tokens.mask,
-            objective=trainer._objective,
-            aggregation=trainer._aggregation,
+            objective=trainer._factors.objective,
+            aggregation=trainer._factors.aggregation,
             totals=found.totals,
         )
         row = logs[update]
@@ -90,7 +90,7 @@ def test_run_json(recorded):
     trainer, run = recorded(max_steps=1)
     info = run.info
     assert info["schema"] == "dgpo.run/1"
-    assert info["objective"] == {"name": "dgpo", **dataclasses.asdict(trainer._objective)}
+    assert info["objective"] == {"name": "dgpo", **dataclasses.asdict(trainer._factors.objective)}
     assert info["config"]["learning_rate"] == trainer.args.learning_rate
     assert info["updates_per_generation"] == 4
     assert info["data"]["rows"] == info["data"]["rows_hashed"] == 64

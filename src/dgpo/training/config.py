@@ -322,18 +322,23 @@ class DGPOConfig(GRPOConfig):
             raise ValueError(f"dynamic_sampling_rewards = {names!r} needs dynamic_sampling = True")
 
     @property
-    def updates_per_generation(self) -> float:
-        """Optimiser updates that one batch of completions serves."""
-        return schedule.updates_per_generation(
+    def schedule(self) -> schedule.Schedule:
+        """When completions are generated and when an optimiser step ends."""
+        return schedule.Schedule(
+            gradient_accumulation_steps=self.gradient_accumulation_steps,
             steps_per_generation=self.steps_per_generation,
             num_iterations=self.num_iterations,
-            gradient_accumulation_steps=self.gradient_accumulation_steps,
         )
+
+    @property
+    def updates_per_generation(self) -> float:
+        """Optimiser updates that one batch of completions serves."""
+        return self.schedule.updates_per_generation
 
     @property
     def on_policy(self) -> bool:
         """Whether every update has a generation of its own: all ratios are then 1, and all objectives alike."""
-        return self.updates_per_generation == 1
+        return self.schedule.on_policy
 
     def eval_benchmark_options(self) -> dict[str, Any]:
         """`eval_benchmark_kwargs`, checked. Raises ValueError for an unknown key, or without `eval_benchmarks`."""
@@ -403,8 +408,7 @@ class DGPOConfig(GRPOConfig):
         return made
 
     def _check_schedule(self, generation_size: str) -> None:
-        micro_steps = self.steps_per_generation * self.num_iterations
-        if self.gradient_accumulation_steps > micro_steps or micro_steps % self.gradient_accumulation_steps:
+        if self.schedule.splits_an_update:
             raise ValueError(
                 f"gradient_accumulation_steps = {self.gradient_accumulation_steps} does not divide "
                 f"steps_per_generation · num_iterations = {self.steps_per_generation} · {self.num_iterations}: an "

@@ -3,57 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from datasets import Dataset
 
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.config import DGPOConfig
 
 IMAGE_COLUMNS = ("image", "images")
 """Columns of a data set that TRL takes for the images of its prompts."""
 
 
-def check_data(trainer: DGPOTrainer, given: Any) -> None:
+def check_data(
+    config: DGPOConfig, train: Any, evaluation: Any, *, given: bool, environment: bool, conversations: bool
+) -> None:
     """Refuse data that this configuration cannot train on.
 
     Args:
-        trainer: with its data and configuration.
-        given: the `train_dataset` that it was made with; None where an environment writes the prompts.
+        config: of the run.
+        train: the data to train on, as the trainer has it.
+        evaluation: the data to evaluate on, several by name, or None.
+        given: whether the user gave `train`; otherwise an environment writes the prompts.
+        environment: whether an environment takes part in a rollout.
+        conversations: whether prompts may be messages: somebody has a template for them.
 
     Raises:
         ValueError: fewer prompts than one generation takes, or no column of them, for training or evaluation; a first
             prompt that is neither text nor messages, or messages without a chat template; images with an option that
             cannot have them; prompts that do not tell tasks apart, for an advantage that keeps a history by prompt.
     """
-    args, data = trainer.args, trainer.train_dataset
-    prompts = args.generation_batch_size // args.num_generations
-    if hasattr(data, "__len__") and len(data) < prompts:
+    prompts = config.generation_batch_size // config.num_generations
+    if hasattr(train, "__len__") and len(train) < prompts:
         raise ValueError(
-            f"the data has {len(data)} prompts, but one generation takes {prompts} "
-            f"(generation_batch_size = {args.generation_batch_size} completions, num_generations = "
-            f"{args.num_generations} of each prompt): no update could be made; set a smaller "
+            f"the data has {len(train)} prompts, but one generation takes {prompts} "
+            f"(generation_batch_size = {config.generation_batch_size} completions, num_generations = "
+            f"{config.num_generations} of each prompt): no update could be made; set a smaller "
             "steps_per_generation or per_device_train_batch_size"
         )
-    keeps_history = trainer._advantage is not None and "history" in trainer._advantage.reads
-    option = "dynamic_sampling = True" if args.dynamic_sampling else f"advantage = {args.advantage!r}"
-    if (args.dynamic_sampling or keeps_history) and (where := images_of(data)) is not None:
-        why = "puts its batches together from text" if args.dynamic_sampling else "tells prompts apart by their text"
+    advantage = config.make_advantage()
+    keeps_history = advantage is not None and "history" in advantage.reads
+    option = "dynamic_sampling = True" if config.dynamic_sampling else f"advantage = {config.advantage!r}"
+    if (config.dynamic_sampling or keeps_history) and (where := images_of(train)) is not None:
+        why = "puts its batches together from text" if config.dynamic_sampling else "tells prompts apart by their text"
         raise ValueError(f"{option} {why}, but the {where} of the data holds images; leave the option unset")
-    if given is not None and trainer.environment_factories is None:
-        held_out = trainer.eval_dataset
-        several = held_out if isinstance(held_out, dict) else {"": held_out}
+    if given and not environment:
+        several = evaluation if isinstance(evaluation, dict) else {"": evaluation}
         named = {f"the evaluation data{f' {name!r}' if name else ''}": each for name, each in several.items()}
-        for where, each in {"the data": data, **named}.items():
-            _check_prompts(trainer, where, each)
-    if keeps_history and (given is None or "prompt" not in _columns(data)):
+        for where, each in {"the data": train, **named}.items():
+            _check_prompts(where, each, conversations)
+    if keeps_history and (not given or "prompt" not in _columns(train)):
         raise ValueError(
             f"{option} keeps statistics by prompt, but the data has no column 'prompt': the prompts of an "
             "environment_factory alone are not told apart; set another advantage"
         )
 
 
-def _check_prompts(trainer: DGPOTrainer, where: str, data: Any) -> None:
+def _check_prompts(where: str, data: Any, conversations: bool) -> None:
     """Refuse data without prompts, or whose first prompt cannot be read."""
     if data is None:
         return
@@ -65,8 +69,7 @@ def _check_prompts(trainer: DGPOTrainer, where: str, data: Any) -> None:
     messages = isinstance(prompt, list) and bool(prompt) and all(isinstance(message, dict) for message in prompt)
     if not messages and not isinstance(prompt, str):
         raise ValueError(f"the first prompt of {where} is {prompt!r}; expected text, or a list of messages")
-    templates = (trainer.chat_template, getattr(trainer.processing_class, "chat_template", None))
-    if messages and trainer.rollout_func is None and not any(templates):
+    if messages and not conversations:
         raise ValueError(
             f"the prompts of {where} are conversations, but the tokenizer has no chat template; train on prompts that "
             "are text, or give the tokenizer a template"

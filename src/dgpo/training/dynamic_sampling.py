@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset
 
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.config import DGPOConfig
 
 _MAX_SEED = 2**63 - 1
+
+Generate = Callable[[list[dict[str, Any]]], tuple[dict[str, Any], Tensor]]
+"""From the rows of a rank to its generation batch, and [B] bool: which responses are of a group to train on."""
 
 
 class DynamicSampler:
@@ -27,85 +30,100 @@ class DynamicSampler:
     Drawn prompts depend only on the seed and the optimiser step, so a run that is resumed at the end of a generation
     draws what it would have drawn.
 
+    Args:
+        config: of the run.
+        dataset: of the prompts.
+        generate: one generation batch; all ranks call it together.
+        accelerator: of the run.
+        pad_token_id: what token ids are padded with.
+
     Raises:
         ValueError: groups that are spread over ranks, a streaming data set; while training, images that a tool returned
             (`check_data` refuses data that holds some).
     """
 
-    def __init__(self, trainer: DGPOTrainer) -> None:
-        args = trainer.args
-        local = args.per_device_train_batch_size * args.steps_per_generation
-        if local % args.num_generations:
+    def __init__(
+        self, config: DGPOConfig, dataset: Any, generate: Generate, accelerator: Any, pad_token_id: int
+    ) -> None:
+        local = config.per_device_train_batch_size * config.steps_per_generation
+        if local % config.num_generations:
             raise ValueError(
                 f"dynamic_sampling replaces whole groups on their rank, but the {local} completions of a rank "
                 f"(per_device_train_batch_size · steps_per_generation) hold no whole number of groups of "
-                f"num_generations = {args.num_generations}"
+                f"num_generations = {config.num_generations}"
             )
-        if isinstance(trainer.train_dataset, IterableDataset) or not hasattr(trainer.train_dataset, "__len__"):
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise ValueError("dynamic_sampling draws further prompts by index: a streaming train_dataset has none")
-        self.trainer = trainer
-        self.dataset: Dataset[Any] = trainer.train_dataset
-        self.groups = local // args.num_generations
+        self._config, self._generate, self._accelerator = config, generate, accelerator
+        self._dataset: Dataset[Any] = dataset
+        self._pad_token_id = pad_token_id
+        self._size = config.num_generations
+        self._groups = local // self._size
 
-    def generate(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """One rank's generation batch with as many informative groups as `max_num_gen_batches` allows."""
-        trainer, size = self.trainer, self.trainer.num_generations
+    def generate(self, inputs: list[dict[str, Any]], update: int) -> tuple[dict[str, Any], dict[str, float]]:
+        """One rank's generation batch with as many informative groups as `max_num_gen_batches` allows.
+
+        Args:
+            inputs: rows of the data loader.
+            update: optimiser steps so far.
+
+        Returns:
+            The batch, and metrics by name.
+        """
         batch, informative = self._generate_groups(inputs)
         kept = [batch]
-        sources = [(0, group) for group in range(self.groups) if informative[group]]
-        rest = [(0, group) for group in range(self.groups) if not informative[group]]
+        sources = [(0, group) for group in range(self._groups) if informative[group]]
+        rest = [(0, group) for group in range(self._groups) if not informative[group]]
         generations = 1
-        while generations < trainer.args.max_num_gen_batches and self._any_rank(len(sources) < self.groups):
-            batch, informative = self._generate_groups(self._draw(generations))
-            sources += [(len(kept), group) for group in range(self.groups) if informative[group]]
+        while generations < self._config.max_num_gen_batches and self._any_rank(len(sources) < self._groups):
+            batch, informative = self._generate_groups(self._draw(update, generations))
+            sources += [(len(kept), group) for group in range(self._groups) if informative[group]]
             kept.append(batch)
             generations += 1
-        missing = max(self.groups - len(sources), 0)
+        missing = max(self._groups - len(sources), 0)
         if missing:
             warnings.warn(
                 f"dynamic_sampling: after {generations} generation batches (max_num_gen_batches) {missing} of "
-                f"{self.groups} groups of this rank still have no reward spread and teach nothing; the prompts may be "
-                "too easy or too hard",
+                f"{self._groups} groups of this rank still have no reward spread and give no gradient; the prompts may "
+                "be too easy or too hard",
                 UserWarning,
                 stacklevel=2,
             )
-        chosen = (sources + rest)[: self.groups]
-        metrics = trainer._metrics["train"]
-        metrics["dynamic_sampling/generation_batches"].append(float(generations))
-        metrics["dynamic_sampling/groups_without_spread"].append(self._sum_over_ranks(missing))
-        output = self._assemble(kept, chosen, size)
+        chosen = (sources + rest)[: self._groups]
+        output = self._assemble(kept, chosen)
         # their rewards may still differ by shaping terms
-        output["advantages"][(self.groups - missing) * size :] = 0.0
-        return output
+        output["advantages"][(self._groups - missing) * self._size :] = 0.0
+        return output, {
+            "dynamic_sampling/generation_batches": float(generations),
+            "dynamic_sampling/groups_without_spread": self._sum_over_ranks(missing),
+        }
 
     def _generate_groups(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], list[bool]]:
-        batch, scores = self.trainer._generate_once(inputs)
+        batch, informative = self._generate(inputs)
         if unexpected := [key for key, value in batch.items() if not isinstance(value, Tensor) or "pixel" in key]:
             raise ValueError(
                 f"dynamic_sampling puts its batches together from text, but a tool has returned images ({unexpected}); "
                 "leave the option unset"
             )
-        return batch, scores.informative[:: self.trainer.num_generations].tolist()
+        return batch, informative[:: self._size].tolist()
 
     def _any_rank(self, condition: bool) -> bool:
         """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""
         return self._sum_over_ranks(condition) > 0
 
     def _sum_over_ranks(self, value: float) -> float:
-        accelerator = self.trainer.accelerator
-        return float(
-            accelerator.reduce(torch.tensor([float(value)], device=accelerator.device), reduction="sum").item()
-        )
+        mine = torch.tensor([float(value)], device=self._accelerator.device)
+        return float(self._accelerator.reduce(mine, reduction="sum").item())
 
-    def _draw(self, generation: int) -> list[dict[str, Any]]:
-        trainer = self.trainer
-        seed = hash((trainer.args.seed, trainer.state.global_step, generation)) & _MAX_SEED
-        order = torch.randperm(len(self.dataset), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
-        start = trainer.accelerator.process_index * self.groups
-        indices = [int(order[i % len(order)]) for i in range(start, start + self.groups)]
-        return [dict(self.dataset[index]) for index in indices for _ in range(trainer.num_generations)]
+    def _draw(self, update: int, generation: int) -> list[dict[str, Any]]:
+        seed = hash((self._config.seed, update, generation)) & _MAX_SEED
+        order = torch.randperm(len(self._dataset), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
+        start = self._accelerator.process_index * self._groups
+        indices = [int(order[i % len(order)]) for i in range(start, start + self._groups)]
+        return [dict(self._dataset[index]) for index in indices for _ in range(self._size)]
 
-    def _assemble(self, batches: list[dict[str, Any]], chosen: list[tuple[int, int]], size: int) -> dict[str, Any]:
+    def _assemble(self, batches: list[dict[str, Any]], chosen: list[tuple[int, int]]) -> dict[str, Any]:
+        size = self._size
         rows = [(source, slice(group * size, (group + 1) * size)) for source, group in chosen]
         output: dict[str, Any] = {}
         for key, first in batches[0].items():
@@ -123,10 +141,10 @@ class DynamicSampler:
                 pieces.append(piece)
             output[key] = torch.cat(pieces)
         mask = output["completion_mask"] * output.get("tool_mask", 1)
-        output["num_items_in_batch"] = self.trainer.accelerator.gather(mask.sum()).sum()
+        output["num_items_in_batch"] = self._accelerator.gather(mask.sum()).sum()
         return output
 
     def _padding(self, key: str) -> float:
         if key in ("prompt_ids", "completion_ids"):
-            return float(self.trainer._tokenizer.pad_token_id)
+            return float(self._pad_token_id)
         return 1.0 if key == "tool_mask" else 0.0

@@ -22,6 +22,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
 from trl.trainer.utils import maybe_gather_lm_head_ctx
 
+from dgpo.training.config import DGPOConfig
+
 _WRAPPERS = ("torch.distributed.", "accelerate.", "deepspeed.")
 """Whose hooks gather the weights of a head that is sharded, as `add_policy_loss` does itself."""
 
@@ -97,41 +99,44 @@ def _gathered(parameter: Tensor | None) -> Tensor | None:
     return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
 
 
-def why_not_fused(trainer: Any) -> str | None:
-    """What keeps this trainer from the fused loss, in words; None where it can be used.
+def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: bool) -> str | None:
+    """What keeps a run from the fused loss, in words; None where it can be used.
 
     Everything named here needs the log-probs before the loss, with a gradient of their own, or another head than
     `hidden @ weight.T + bias`. What the model does to the product is compared afterwards (`Heads`).
+
+    Args:
+        config: of the run.
+        model: that is trained.
+        images: whether it reads images.
+        aux_loss: whether it has the auxiliary loss of a mixture of experts.
     """
-    args, model = trainer.args, causal_model(trainer.model)
-    head = model.get_output_embeddings()
-    adapters = getattr(trainer.model, "peft_config", {}).values()
-    if (bypassed := why_bypassed(trainer)) is not None:
-        return bypassed
+    causal = causal_model(model)
+    head = causal.get_output_embeddings()
+    advantage = config.make_advantage()
+    adapters = getattr(model, "peft_config", {}).values()
     reasons = {
-        "the model reads images": trainer._is_vlm,
-        "float16 gradients vanish before the loss is scaled": args.fp16 or model.dtype == torch.float16,
+        "the model reads images": images,
+        "float16 gradients vanish before the loss is scaled": config.fp16 or causal.dtype == torch.float16,
         "ZeRO-3 has let go of the head when its gradient is made": is_deepspeed_zero3_enabled()
         and any(parameter.requires_grad for parameter in head.parameters()),
         f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
-        "the model is spread over devices": len(set(getattr(model, "hf_device_map", {}).values())) > 1,
+        "the model is spread over devices": len(set(getattr(causal, "hf_device_map", {}).values())) > 1,
         "prompt-learning adapters lengthen the sequence": any(a.is_prompt_learning for a in adapters),
-        "the auxiliary loss of a mixture of experts is computed beside the log-probs": trainer.aux_loss_enabled,
-        "torch_compile would compile a new forward for every micro-batch": bool(args.torch_compile),
-        "positive_nll_coef differentiates the log-probs by itself": args.positive_nll_coef > 0,
-        "off_policy_mask_threshold masks by the current log-probs": args.off_policy_mask_threshold is not None,
-        "top_entropy_quantile masks by the current entropies": trainer.top_entropy_quantile < 1.0,
-        f"advantage = {args.advantage!r} reads the current entropies": trainer._advantage is not None
-        and "entropy" in trainer._advantage.reads,
+        "the auxiliary loss of a mixture of experts is computed beside the log-probs": aux_loss,
+        "torch_compile would compile a new forward for every micro-batch": bool(config.torch_compile),
+        "positive_nll_coef differentiates the log-probs by itself": config.positive_nll_coef > 0,
+        "off_policy_mask_threshold masks by the current log-probs": config.off_policy_mask_threshold is not None,
+        "top_entropy_quantile masks by the current entropies": config.top_entropy_quantile < 1.0,
+        f"advantage = {config.advantage!r} reads the current entropies": advantage is not None
+        and "entropy" in advantage.reads,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 
 
-def why_bypassed(trainer: Any) -> str | None:
-    """What somebody put in the way of log-probs, and the fused loss would go around; None where there is nothing."""
-    if (name := trainer._overridden()) is not None:
-        return f"{type(trainer).__name__} has a {name} of its own, which the fused loss would not call"
-    head = causal_model(trainer.model).get_output_embeddings()
+def why_bypassed(model: Any) -> str | None:
+    """What the fused loss would go around in a model: hooks on its output head; None where there is nothing."""
+    head = causal_model(model).get_output_embeddings()
     return "hooks on the output head would not be called" if head is not None and hooks_of(head) else None
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -25,10 +25,9 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dgpo.fused import linear_policy_loss
-from dgpo.training.fused_loss import add_policy_loss, causal_model, hooks_of, why_bypassed, why_not_fused
-
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.config import DGPOConfig
+from dgpo.training.fused_loss import add_policy_loss, causal_model, hooks_of, why_bypassed
+from dgpo.training.ranks import shards_with_fsdp
 
 logger = logging.getLogger(__name__)
 
@@ -74,27 +73,46 @@ class Heads:
     Decided at construction, in one line of the log where it is not ours. Where the whole model is not there yet (FSDP,
     ZeRO-3, or weights on another device), it is compared before the first loss.
 
+    Args:
+        config: of the run.
+        model: that is trained.
+        reference: that of a KL term, if there is one.
+        accelerator: of the run.
+        why_not_fused: what rules the fused loss out, as far as that is known before (`why_not_fused`).
+        compare: whether to compare at all: text alone does not say what a model makes of images.
+
     Attributes:
         fused: whether the loss comes straight from hidden states.
         head: what the model does to their product with the output layer.
+
+    Raises:
+        ValueError: `record_sum_pi_squared` needs the fused loss, which is off.
     """
 
-    def __init__(self, trainer: DGPOTrainer) -> None:
-        self.trainer = trainer
+    def __init__(
+        self,
+        config: DGPOConfig,
+        model: Any,
+        reference: Any,
+        accelerator: Any,
+        *,
+        why_not_fused: str | None,
+        compare: bool,
+    ) -> None:
+        self._config, self._reference, self._accelerator = config, reference, accelerator
         self.head = Head()
         self._own_logits = False
-        asked = trainer.args.fused_loss
-        reason = why_not_fused(trainer) if asked else None
-        self.fused = asked and reason is None
+        self.fused = config.fused_loss and why_not_fused is None
         if self.fused:
-            add_policy_loss(causal_model(trainer.model), cast_lm_head_to_fp32=trainer.args.cast_lm_head_to_fp32)
-        # text alone does not say what a model makes of images
-        self._to_compare = not trainer._is_vlm
-        self._compared: tuple[Any, ...] | None = None
-        if self._to_compare and self._all_here():
-            self.compare(trainer.model, reason)
+            add_policy_loss(causal_model(model), cast_lm_head_to_fp32=config.cast_lm_head_to_fp32)
         else:
-            self._say(reason, None)
+            self._refuse(why_not_fused or "fused_loss = False")
+        self._to_compare = compare
+        self._compared: tuple[Any, ...] | None = None
+        if self._to_compare and self._all_here(model):
+            self.compare(model, why_not_fused)
+        else:
+            self._say(why_not_fused, None)
 
     def compare(self, model: Any, reason: str | None = None) -> None:
         """Compare the heads, unless that has been done; every rank must call it.
@@ -104,39 +122,47 @@ class Heads:
             reason: why the loss is not fused, where that is known before.
 
         Raises:
-            ValueError: `record_sum_pi_squared` needs the fused loss, which turns out not to be the model's.
+            ValueError: as the class.
         """
         if not self._to_compare:
             return
         self._to_compare = False
-        trainer = self.trainer
-        report = _look(trainer, model, fused=self.fused)
+        temperature, accelerator = self._config.temperature, self._accelerator
+        report = _look(model, accelerator, temperature, fused=self.fused)
         self.head = report.head
         if self.fused and report.why_not_fused is not None:
             self.fused, reason = False, report.why_not_fused
-            if trainer._recording is not None and trainer.args.record_sum_pi_squared:
-                raise ValueError(f"record_sum_pi_squared = True needs the fused loss, which is off here: {reason}")
+            self._refuse(reason)
         why_not_trl = None if self._own_logits else report.why_not_trl
         if why_not_trl is not None:
             self._own_logits = True
-            for one in (model, trainer.ref_model):
+            for one in (model, self._reference):
                 if one is not None:
-                    add_own_logits(causal_model(trainer.accelerator.unwrap_model(one)), trainer.temperature)
-        self._compared = self._looks()
+                    add_own_logits(causal_model(accelerator.unwrap_model(one)), temperature)
+        self._compared = self._looks(accelerator.unwrap_model(model, keep_torch_compile=False))
         self._say(reason, why_not_trl)
 
-    def begin(self) -> None:
-        """At the beginning of `train()`: look again where somebody changed the model or the trainer since."""
-        if self._compared is not None and self._compared != self._looks():
+    def begin(self, model: Any, overridden: str | None) -> None:
+        """At the beginning of `train()`: look again where somebody changed the model or the trainer since.
+
+        Args:
+            model: that is trained.
+            overridden: what somebody put in the place of the trainer's own way to log-probs, in words.
+        """
+        if self._compared is not None and self._compared != self._looks(model):
             self._to_compare = True
-        reason = why_bypassed(self.trainer) if self.fused else None
+        reason = (overridden or why_bypassed(model)) if self.fused else None
         if reason is not None:
             self.fused = False
             self._say(reason, None)
 
-    def _looks(self) -> tuple[Any, ...]:
+    def _refuse(self, reason: str) -> None:
+        if self._config.record_sum_pi_squared:
+            raise ValueError(f"record_sum_pi_squared = True needs the fused loss, which is off here: {reason}")
+
+    def _looks(self, model: Any) -> tuple[Any, ...]:
         """What another head, or another forward, would change."""
-        causal = causal_model(self.trainer.model)
+        causal = causal_model(model)
         head = causal.get_output_embeddings()
         return head, type(head), head is None or vars(head).get("forward"), vars(causal).get("forward")
 
@@ -146,26 +172,25 @@ class Heads:
             parts.append(f"fused_loss is off, log-probs are computed first: {reason}")
         if why_not_trl is not None:
             parts.append(f"log-probs are taken from the model's own logits: with TRL's head {why_not_trl}")
-        if parts and self.trainer.accelerator.is_main_process:
+        if parts and self._accelerator.is_main_process:
             logger.warning("%s", "; ".join(parts))
 
-    def _all_here(self) -> bool:
-        trainer = self.trainer
-        if trainer.is_fsdp_enabled or is_deepspeed_zero3_enabled():
+    def _all_here(self, model: Any) -> bool:
+        if shards_with_fsdp(self._accelerator) or is_deepspeed_zero3_enabled():
             return False
-        device = trainer.accelerator.device
-        return all(parameter.device.type == device.type for parameter in trainer.model.parameters())
+        device = self._accelerator.device
+        return all(parameter.device.type == device.type for parameter in model.parameters())
 
 
-def _look(trainer: DGPOTrainer, model: Any, *, fused: bool) -> HeadReport:
+def _look(model: Any, accelerator: Any, temperature: float, *, fused: bool) -> HeadReport:
     """Compare log-probs and entropies of a few tokens. The report is rank 0's, on every rank.
 
     Seven forward passes of 16 tokens, in evaluation mode and without gradients; the state of random numbers and the
     mode of every module are what they were.
     """
-    device = trainer.accelerator.device
-    with _undisturbed(model, device), torch.no_grad(), trainer.accelerator.autocast():
-        report = _Comparison(trainer, model, fused).report()
+    device = accelerator.device
+    with _undisturbed(model, device), torch.no_grad(), accelerator.autocast():
+        report = _Comparison(model, accelerator.unwrap_model(model), device, temperature, fused).report()
     found = [report]
     broadcast_object_list(found)
     return found[0]
@@ -184,11 +209,10 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 class _Comparison:
-    def __init__(self, trainer: DGPOTrainer, model: Any, fused: bool) -> None:
-        self._temperature, self._model, self._fused = trainer.temperature, model, fused
-        self._causal = causal_model(trainer.accelerator.unwrap_model(model))
+    def __init__(self, model: Any, unwrapped: Any, device: torch.device, temperature: float, fused: bool) -> None:
+        self._temperature, self._model, self._fused = temperature, model, fused
+        self._causal = causal_model(unwrapped)
         self._head = self._causal.get_output_embeddings()
-        device = trainer.accelerator.device
         vocabulary = self._causal.config.get_text_config().vocab_size
         count = _ROWS * _COLUMNS
         spread = 1 + torch.arange(count, device=device) * max(vocabulary - 2, 1) // count

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate.utils import is_peft_model
 from huggingface_hub import ModelCardData
@@ -17,9 +17,8 @@ import dgpo
 from dgpo.objectives import Paper
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
-
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.config import DGPOConfig
+from dgpo.training.factors import Factors
 
 PACKAGES = ("dgpo", "trl", "transformers", "torch", "datasets", "tokenizers", "accelerate", "peft", "vllm")
 QUESTION = "What is 12 + 34?"
@@ -78,6 +77,44 @@ class Base:
         return f"the local folder `{self.name}`" if self.name else f"a `{self.cls}` that was passed without a name"
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The run that a card is about.
+
+    Attributes:
+        config: of the run.
+        factors: of its loss.
+        base: what training started from.
+        updates: optimiser steps so far.
+        entropy_bonus: whether it has one.
+        rewards: name -> weight.
+        data: on the hub, if that is where the data came from; as Markdown.
+        prompts: of the data; None for a stream.
+        hub_model_id: where the result was pushed to, if it was.
+        chat: whether the tokenizer has a chat template.
+        images: whether the model reads images.
+    """
+
+    config: DGPOConfig
+    factors: Factors
+    base: Base
+    updates: int
+    entropy_bonus: bool
+    rewards: Mapping[str, float]
+    data: str
+    prompts: int | None
+    hub_model_id: str | None
+    chat: bool
+    images: bool
+
+
+def named_data(hub: str | None, name: str | None) -> str:
+    """What the data is called in a card: its name on the hub with a link, or another name."""
+    if hub:
+        return f"[{hub}](https://huggingface.co/datasets/{hub})"
+    return f"`{name}`" if name else "a data set without a name"
+
+
 def _is_folder(name: str) -> bool:
     """Whether a model's name is a path, also of a folder that is gone."""
     if os.path.isdir(name):
@@ -98,33 +135,32 @@ def fill_data(data: ModelCardData, base: Base) -> ModelCardData:
     return data
 
 
-def text(trainer: DGPOTrainer, model_name: str | None, dataset_name: str | None, badges: Iterable[str] = ()) -> str:
+def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> str:
     """The card below its metadata, as Markdown.
 
     Args:
-        trainer: after, during or before training.
+        run: after, during or before training.
         model_name: of the card's title; None is the name of the output folder.
-        dataset_name: on the hub, if that is where the data came from.
         badges: links to trackers of the run.
     """
-    base = Base.of(trainer.model)
-    title = model_name or os.path.basename(os.path.normpath(trainer.args.output_dir))
+    base, config = run.base, run.config
+    title = model_name or os.path.basename(os.path.normpath(config.output_dir))
     how = "Adapters (PEFT) trained on" if base.adapters else "Trained from"
-    cited = papers(trainer)
+    cited = papers(run)
     parts = [
         f"# Model Card for {title}",
-        f"{how} {base} by reinforcement learning with the objective `{trainer.args.objective}`, using dgpo and "
+        f"{how} {base} by reinforcement learning with the objective `{config.objective}`, using dgpo and "
         "[TRL](https://github.com/huggingface/trl).",
         "## Quick start",
-        snippet(trainer, base),
+        snippet(run),
         "## Training",
         *badges,
-        _table(("setting", "value"), settings(trainer, dataset_name)),
+        _table(("setting", "value"), settings(run)),
         "### Versions",
         _table(("package", "version"), versions()),
         "## Citation",
-        f"Of the objective `{trainer.args.objective}`"
-        + (f" and the preset `{trainer.args.preset}`" if trainer.args.preset else "")
+        f"Of the objective `{config.objective}`"
+        + (f" and the preset `{config.preset}`" if config.preset else "")
         + (":" if cited else ": it declares no paper."),
         *(f"{paper.markdown()}\n\n```bibtex\n{paper.bibtex()}\n```" for paper in cited),
         f"Of the library and of TRL, which it builds on:\n\n```bibtex\n{SOFTWARE.format(version=dgpo.__version__)}\n\n"
@@ -133,34 +169,34 @@ def text(trainer: DGPOTrainer, model_name: str | None, dataset_name: str | None,
     return "\n\n".join(parts) + "\n"
 
 
-def papers(trainer: DGPOTrainer) -> tuple[Paper, ...]:
+def papers(run: Trained) -> tuple[Paper, ...]:
     """The preset's, if there is one, and those that the objective declares."""
-    of_preset = (preset(trainer.args.preset).paper,) if trainer.args.preset else ()
-    return of_preset + trainer._objective.papers
+    of_preset = (preset(run.config.preset).paper,) if run.config.preset else ()
+    return of_preset + run.factors.objective.papers
 
 
-def settings(trainer: DGPOTrainer, dataset_name: str | None) -> list[tuple[str, str]]:
+def settings(run: Trained) -> list[tuple[str, str]]:
     """Names and values of what the run was trained with."""
-    args = trainer.args
+    config, factors = run.config, run.factors
     found = [
-        ("objective", _named(args.objective, trainer._objective)),
-        ("preset", f"`{args.preset}`" if args.preset else ""),
-        ("aggregation", _named(args.aggregation, trainer._aggregation)),
-        ("advantage", _named(args.advantage, trainer._advantage) if args.advantage else _trl_advantage(args)),
-        ("correction", _correction(trainer)),
-        ("KL to the reference model", f"beta = {shown(args.beta)}" if args.beta else "none"),
-        ("entropy bonus", f"{shown(args.entropy_coef)}" if trainer._entropy_bonus_enabled else ""),
-        ("NLL on correct responses", f"{shown(args.positive_nll_coef)}" if args.positive_nll_coef else ""),
-        ("data", _data(trainer, dataset_name)),
-        ("dynamic sampling", "yes" if args.dynamic_sampling else ""),
-        ("rewards", _rewards(trainer)),
-        ("responses per prompt", str(args.num_generations)),
-        ("tokens of a response, at most", str(args.max_completion_length)),
-        ("sampling temperature", shown(args.temperature)),
-        ("optimiser updates", str(trainer.state.global_step)),
-        ("updates per generation", shown(float(args.updates_per_generation))),
-        ("learning rate", f"{shown(args.learning_rate)}, {args.lr_scheduler_type.value}"),
-        ("seed", str(args.seed)),
+        ("objective", _named(config.objective, factors.objective)),
+        ("preset", f"`{config.preset}`" if config.preset else ""),
+        ("aggregation", _named(config.aggregation, factors.aggregation)),
+        ("advantage", _named(config.advantage, factors.advantage) if config.advantage else _trl_advantage(config)),
+        ("correction", _correction(config, factors)),
+        ("KL to the reference model", f"beta = {shown(config.beta)}" if config.beta else "none"),
+        ("entropy bonus", f"{shown(config.entropy_coef)}" if run.entropy_bonus else ""),
+        ("NLL on correct responses", f"{shown(config.positive_nll_coef)}" if config.positive_nll_coef else ""),
+        ("data", run.data if run.prompts is None else f"{run.data}, {run.prompts:,} prompts"),
+        ("dynamic sampling", "yes" if config.dynamic_sampling else ""),
+        ("rewards", _rewards(run.rewards)),
+        ("responses per prompt", str(config.num_generations)),
+        ("tokens of a response, at most", str(config.max_completion_length)),
+        ("sampling temperature", shown(config.temperature)),
+        ("optimiser updates", str(run.updates)),
+        ("updates per generation", shown(float(config.updates_per_generation))),
+        ("learning rate", f"{shown(config.learning_rate)}, {config.lr_scheduler_type.value}"),
+        ("seed", str(config.seed)),
     ]
     return [(name, value) for name, value in found if value]
 
@@ -176,23 +212,22 @@ def versions() -> list[tuple[str, str]]:
     return found
 
 
-def snippet(trainer: DGPOTrainer, base: Base) -> str:
+def snippet(run: Trained) -> str:
     """Code that generates with the result, from the hub where it is pushed there, else from the output folder."""
-    args = trainer.args
-    where = trainer.hub_model_id or (args.hub_model_id if args.push_to_hub else None) or str(args.output_dir)
+    config, base = run.config, run.base
+    where = run.hub_model_id or (config.hub_model_id if config.push_to_hub else None) or str(config.output_dir)
     if base.adapters and not base.name:
         return (
             "The adapters need their base model, which has no name: build it as for training, as `base`.\n\n"
             f"```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, {where!r})\n```"
         )
-    chat = getattr(trainer.processing_class, "chat_template", None) is not None
-    question = "[{'role': 'user', 'content': question}]".replace("'", '"') if chat else "question"
-    task, argument = ("image-text-to-text", "text=") if trainer._is_vlm else ("text-generation", "")
+    question = "[{'role': 'user', 'content': question}]".replace("'", '"') if run.chat else "question"
+    task, argument = ("image-text-to-text", "text=") if run.images else ("text-generation", "")
     return (
         "```python\nfrom transformers import pipeline\n\n"
         f'question = "{QUESTION}"\n'
         f'generator = pipeline("{task}", model={_quoted(where)}, device_map="auto")\n'
-        f"output = generator({argument}{question}, max_new_tokens={args.max_completion_length}, "
+        f"output = generator({argument}{question}, max_new_tokens={config.max_completion_length}, "
         'return_full_text=False)[0]\nprint(output["generated_text"])\n```'
     )
 
@@ -203,42 +238,29 @@ def _named(name: str | None, made: Any) -> str:
     return ": ".join([f"`{name}`", *([", ".join(fields)] if fields else [])])
 
 
-def _trl_advantage(args: Any) -> str:
-    return f"TRL's: scale_rewards = {args.scale_rewards!r}, multi_objective_aggregation = " + repr(
-        args.multi_objective_aggregation
+def _trl_advantage(config: DGPOConfig) -> str:
+    return f"TRL's: scale_rewards = {config.scale_rewards!r}, multi_objective_aggregation = " + repr(
+        config.multi_objective_aggregation
     )
 
 
-def _correction(trainer: DGPOTrainer) -> str:
-    args = trainer.args
-    if args.correction is not None:
-        name = args.correction if isinstance(args.correction, str) else args.correction["name"]
-        return _named(name, trainer._correction)
-    if args.use_vllm and args.vllm_importance_sampling_correction:
+def _correction(config: DGPOConfig, factors: Factors) -> str:
+    if config.correction is not None:
+        name = config.correction if isinstance(config.correction, str) else config.correction["name"]
+        return _named(name, factors.correction)
+    if config.use_vllm and config.vllm_importance_sampling_correction:
         options = {
             name: value
-            for name, value in vars(args).items()
+            for name, value in vars(config).items()
             if name.startswith("vllm_importance_sampling_") and name != "vllm_importance_sampling_correction"
         }
         return "TRL's: " + ", ".join(f"{name} = {shown(value)}" for name, value in options.items() if value is not None)
     return "none"
 
 
-def _data(trainer: DGPOTrainer, dataset_name: str | None) -> str:
-    if dataset_name:
-        what = f"[{dataset_name}](https://huggingface.co/datasets/{dataset_name})"
-    else:
-        what = f"`{trainer.data_name}`" if trainer.data_name else "a data set without a name"
-    rows = len(trainer.train_dataset) if hasattr(trainer.train_dataset, "__len__") else None
-    return what if rows is None else f"{what}, {rows:,} prompts"
-
-
-def _rewards(trainer: DGPOTrainer) -> str:
-    weights = trainer.reward_weights.tolist()
-    return ", ".join(
-        f"`{name}`" + (f" · {shown(float(weight))}" if set(weights) != {1.0} else "")
-        for name, weight in zip(trainer.reward_func_names, weights, strict=True)
-    )
+def _rewards(weights: Mapping[str, float]) -> str:
+    differ = set(weights.values()) != {1.0}
+    return ", ".join(f"`{name}`" + (f" · {shown(weight)}" if differ else "") for name, weight in weights.items())
 
 
 def _quoted(value: str) -> str:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from trl.models.utils import disable_gradient_checkpointing
 
+from dgpo.training.config import DGPOConfig
 from dgpo.training.micro_batches import MicroBatch
-
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.schedule import Schedule
 
 KEY = "old_per_token_logps"
 
@@ -30,26 +27,24 @@ class OldLogProbs:
     TRL's pass stays where that would not be exact, or the log-probs are needed earlier: with dropout (two passes
     differ), under a subclass with a forward of its own, for TRL's own sampler correction, and with `dynamic_sampling`,
     which assembles a batch from several generations.
+
+    Args:
+        schedule: of the run.
+        compute: [B, T] log π of the model as it is now, of a micro-batch; 0 where nothing reads it.
     """
 
-    def __init__(self, trainer: DGPOTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, schedule: Schedule, compute: Callable[[dict[str, Any]], Tensor]) -> None:
+        self._schedule, self._compute = schedule, compute
         self._deferred = self._skip_next = False
 
-    def _can_defer(self) -> bool:
-        """True if TRL would run its pass, and need not."""
-        trainer, args = self.trainer, self.trainer.args
-        asked = args.gradient_accumulation_steps % (args.steps_per_generation * trainer.num_iterations) != 0
-        early = trainer.use_vllm and trainer.vllm_importance_sampling_correction
-        random = draws_at_random(trainer.model) or bool(args.neftune_noise_alpha)
-        # a method of somebody's own is to see every pass, and its result
-        own = trainer._overridden() is not None
-        return asked and not early and not args.dynamic_sampling and not random and not own
-
     @contextmanager
-    def generation(self) -> Iterator[None]:
-        """Around TRL's generation, whose first forward pass for log-probs is that of the old policy."""
-        self._skip_next = self._deferred = self._can_defer()
+    def generation(self, *, deferred: bool) -> Iterator[None]:
+        """Around TRL's generation, whose first forward pass for log-probs is that of the old policy.
+
+        Args:
+            deferred: leave that pass out (`can_defer`).
+        """
+        self._skip_next = self._deferred = deferred
         try:
             yield
         finally:
@@ -60,23 +55,27 @@ class OldLogProbs:
         skip, self._skip_next = self._skip_next, False
         return skip
 
-    def fill(self) -> None:
+    def fill(self, micro_batches: list[dict[str, Any]], step: int) -> None:
         """log π_old of a new generation's micro-batches, except for those of the optimiser step at hand."""
         if not self._deferred:
             return
-        trainer, args = self.trainer, self.trainer.args
-        end = trainer._window_start() + args.gradient_accumulation_steps
-        at_hand = {step % args.steps_per_generation for step in range(trainer._step, end)}
-        with torch.no_grad(), disable_gradient_checkpointing(trainer.model, args.gradient_checkpointing_kwargs):
-            for index, inputs in enumerate(trainer._buffered_inputs):
-                if index not in at_hand:
-                    batch = trainer._micro_batch(inputs)
-                    inputs[KEY] = batch.restore(trainer._step_loss.logprob(trainer.model, batch.inputs))
+        update = range(step, self._schedule.update_of(step).stop)
+        at_hand = {self._schedule.micro_batch_of(each) for each in update}
+        for index, inputs in enumerate(micro_batches):
+            if index not in at_hand:
+                inputs[KEY] = self._compute(inputs)
 
     def record(self, inputs: dict[str, Any], batch: MicroBatch, logprob: Tensor) -> None:
-        """Keep what a first pass has found, if there will be another over the same tokens."""
-        if KEY not in inputs and self.trainer.num_iterations > 1 and self.trainer.model.training and self._deferred:
+        """Keep what a first pass in training has found, if there will be another over the same tokens."""
+        if KEY not in inputs and self._schedule.num_iterations > 1 and self._deferred:
             inputs[KEY] = batch.restore(logprob.detach())
+
+
+def can_defer(config: DGPOConfig, model: nn.Module) -> bool:
+    """Whether TRL would run its pass under these options, and our way gives the same."""
+    asked = config.gradient_accumulation_steps % config.schedule.steps != 0
+    random = draws_at_random(model) or bool(config.neftune_noise_alpha)
+    return asked and not config.dynamic_sampling and not random
 
 
 def draws_at_random(model: nn.Module) -> bool:

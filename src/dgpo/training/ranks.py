@@ -1,4 +1,4 @@
-"""What one rank decides for all."""
+"""What one rank decides for all, and how they share a model."""
 
 from __future__ import annotations
 
@@ -24,3 +24,13 @@ def on_main(work: Callable[[], _T]) -> _T:
         raise failed
     result: _T = value
     return result
+
+
+def shards_with_fsdp(accelerator: Any) -> bool:
+    """Whether FSDP shards the model, as `Trainer.is_fsdp_enabled` has it."""
+    return getattr(accelerator.state, "fsdp_plugin", None) is not None
+
+
+def runs_deepspeed(accelerator: Any) -> bool:
+    """Whether DeepSpeed runs the model, as `Trainer.is_deepspeed_enabled` has it."""
+    return getattr(accelerator.state, "deepspeed_plugin", None) is not None

@@ -221,8 +221,8 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
     return {
         "engine": "trl",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "objective": {"name": args.objective, **dataclasses.asdict(trainer._objective)},
-        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._aggregation)},
+        "objective": {"name": args.objective, **dataclasses.asdict(trainer._factors.objective)},
+        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._factors.aggregation)},
         "config": without_secrets(json.loads(json.dumps(args.to_dict(), default=str))),
         "updates_per_generation": args.updates_per_generation,
         "world_size": trainer.accelerator.num_processes,

@@ -1,6 +1,8 @@
-"""How many optimiser updates a batch of completions serves: TRL's arithmetic, and our default where it comes to one."""
+"""When completions are generated and when an optimiser step ends: TRL's arithmetic, and our default."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 DEFAULT_UPDATES_PER_GENERATION = 4
 
@@ -25,8 +27,45 @@ def steps_per_generation(
     return steps_per_generation
 
 
-def updates_per_generation(
-    *, steps_per_generation: int, num_iterations: int, gradient_accumulation_steps: int
-) -> float:
-    """steps_per_generation · num_iterations / gradient_accumulation_steps."""
-    return steps_per_generation * num_iterations / gradient_accumulation_steps
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The resolved schedule. Micro-steps, one forward and backward pass each, are counted from 0 over the whole run.
+
+    Attributes:
+        gradient_accumulation_steps: micro-steps of an optimiser step.
+        steps_per_generation: micro-batches that a generation is split into.
+        num_iterations: passes over each of them.
+    """
+
+    gradient_accumulation_steps: int
+    steps_per_generation: int
+    num_iterations: int
+
+    @property
+    def steps(self) -> int:
+        """Micro-steps from one generation to the next."""
+        return self.steps_per_generation * self.num_iterations
+
+    @property
+    def updates_per_generation(self) -> float:
+        """steps_per_generation · num_iterations / gradient_accumulation_steps."""
+        return self.steps / self.gradient_accumulation_steps
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether every update has a generation of its own: all ratios are then 1, and all objectives alike."""
+        return self.updates_per_generation == 1
+
+    @property
+    def splits_an_update(self) -> bool:
+        """Whether an optimiser step would span two generations."""
+        return self.steps % self.gradient_accumulation_steps != 0
+
+    def update_of(self, step: int) -> range:
+        """The micro-steps of the optimiser step that this one belongs to."""
+        start = step - step % self.gradient_accumulation_steps
+        return range(start, start + self.gradient_accumulation_steps)
+
+    def micro_batch_of(self, step: int) -> int:
+        """Which micro-batch of its generation a micro-step takes."""
+        return step % self.steps_per_generation

@@ -1,10 +1,11 @@
-"""The loss of one micro-batch, on either of two ways: straight from hidden states, or from log-probs."""
+"""The loss of one micro-batch, in one of two ways: straight from hidden states, or from log-probs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +15,17 @@ from dgpo.correction import Correction, Given
 from dgpo.fused import linear_policy_loss
 from dgpo.loss import PolicyLoss, policy_loss
 from dgpo.tokens import TokenBatch
+from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads
 from dgpo.training.micro_batches import loss_mask
 
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+Forward = Callable[[Any, dict[str, Any]], tuple[Tensor, Tensor, Tensor | None]]
+"""Log-probs and entropies [B, T], and the auxiliary loss, of a model and a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatchLoss:
-    """What the trainer goes on with.
+    """The loss of a micro-batch, and what its metrics are computed from.
 
     Attributes:
         out: value, weight and statistics; of a `PolicyLoss`, or of the model's output with the same names.
@@ -43,38 +45,45 @@ class MicroBatchLoss:
 
 
 class StepLoss:
-    """Puts TRL's tensors and options, and the config's factors, into `linear_policy_loss` or `policy_loss`.
+    """Puts TRL's tensors and terms, and the config's factors, into `linear_policy_loss` or `policy_loss`.
 
     Args:
-        trainer: gives the model's forward, the options and the factors.
+        factors: of the run.
+        heads: whether the loss can be fused, and by which head.
+        forward: TRL's pass for log-probs.
+        temperature: of the logits.
+        accelerator: for autocast, and for sums over the ranks.
     """
 
-    def __init__(self, trainer: DGPOTrainer) -> None:
-        self.trainer = trainer
-        self.heads = Heads(trainer)
+    def __init__(self, factors: Factors, heads: Heads, forward: Forward, temperature: float, accelerator: Any) -> None:
+        self.heads = heads
+        self._factors = factors
+        self._forward = forward
+        self._temperature = temperature
+        self._accelerator = accelerator
 
     @property
     def fused(self) -> bool:
         """Whether the loss comes straight from hidden states."""
         return self.heads.fused
 
-    def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals) -> MicroBatchLoss:
+    def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step."""
         self.heads.compare(model)
         if self._can_fuse(inputs):
-            out = self._of_hidden(model, inputs, totals)
+            out = self._of_hidden(model, inputs, totals, terms)
             tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
             bonus = self._bonus(tokens, TokenMean(), totals)
             return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask)
-        return self._of_logprob(model, inputs, totals)
+        return self._of_logprob(model, inputs, totals, terms)
 
-    def logprob(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def logprob(self, model: Any, inputs: dict[str, Any], terms: Terms) -> Tensor:
         """[B, T] log π_θ, detached, by the arithmetic of the loss; 0 where masked. Call it under `no_grad`."""
         self.heads.compare(model)
         if not self._can_fuse(inputs):
-            return self.trainer._forward(model, inputs)[0]
+            return self._forward(model, inputs)[0]
         mask = loss_mask(inputs).bool()
-        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask)).logprob
+        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms).logprob
         return torch.where(mask, found, 0.0)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
@@ -86,26 +95,25 @@ class StepLoss:
         if not self.fused or sampler is None or "old_per_token_logps" in inputs:
             return self.fused
         unknown = sampler.isnan().any().float()
-        return not bool(self.trainer.accelerator.reduce(unknown, reduction="sum"))
+        return not bool(self._accelerator.reduce(unknown, reduction="sum"))
 
-    def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals) -> Any:
-        trainer = self.trainer
+    def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> Any:
         loss = partial(
             linear_policy_loss,
             token_ids=inputs["completion_ids"],
             advantage=inputs["advantages"],
-            **self.heads.head.arguments(trainer.temperature),
+            **self.heads.head.arguments(self._temperature),
             rollout_logprob=_sampler_logprob(inputs, None),
             correction=(
-                self._sampler_correction(inputs)
-                or self._trl_factor([self._trl_correction(inputs)], loss_mask(inputs).bool())
+                self._factors.correction
+                or self._trl_factor([self._trl_correction(inputs, terms)], loss_mask(inputs).bool())
             ),
             # every token: rows without an advantage have been left out before the model
             statistics="full",
             entropy_aggregation=TokenMean(),
-            **self._arguments(inputs, totals),
+            **self._arguments(inputs, totals, terms),
         )
-        with trainer.accelerator.autocast():
+        with self._accelerator.autocast():
             return model(
                 input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
                 attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
@@ -113,23 +121,22 @@ class StepLoss:
                 completions=inputs["completion_ids"].size(1),
             )
 
-    def _of_logprob(self, model: Any, inputs: dict[str, Any], totals: StepTotals) -> MicroBatchLoss:
-        trainer = self.trainer
-        logprob, entropies, aux_loss = trainer._forward(model, inputs)
+    def _of_logprob(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
+        logprob, entropies, aux_loss = self._forward(model, inputs)
         advantages = inputs["advantages"]
-        if trainer._advantage is not None:
-            advantages = trainer._advantage.shaped(advantages, entropies)
+        if self._factors.advantage is not None:
+            advantages = self._factors.advantage.shaped(advantages, entropies)
         tokens = self._tokens(inputs, logprob.detach(), entropies, advantages)
-        kept = self._kept(tokens)
-        how = self._bonus_aggregation(tokens, kept, totals)
+        kept = self._kept(tokens, terms)
+        how = self._bonus_aggregation(tokens, kept, totals, terms)
         out: PolicyLoss = policy_loss(
             logprob,
             advantage=advantages,
             entropy=entropies,
             rollout_logprob=tokens.rollout_logprob,
-            correction=self._factor(inputs, tokens, kept),
+            correction=self._factor(inputs, tokens, kept, terms),
             entropy_aggregation=how,
-            **self._arguments(inputs, totals),
+            **self._arguments(inputs, totals, terms),
         )
         return MicroBatchLoss(
             out=out,
@@ -140,44 +147,40 @@ class StepLoss:
             aux_loss=aux_loss,
         )
 
-    def _kept(self, tokens: TokenBatch) -> Tensor:
+    def _kept(self, tokens: TokenBatch, terms: Terms) -> Tensor:
         """[B, T] bool: the tokens with the highest entropies on all ranks, as many as `top_entropy_quantile` says."""
-        trainer = self.trainer
-        if trainer.top_entropy_quantile == 1.0:
+        if terms.high_entropy_mask is None:
             return tokens.mask
-        mask = tokens.mask.to(tokens.dtype)
-        kept: Tensor = trainer.get_high_entropy_mask(tokens.entropy, mask, 1 - trainer.top_entropy_quantile)
-        return kept
+        assert tokens.entropy is not None
+        return terms.high_entropy_mask(tokens.entropy, tokens.mask.to(tokens.dtype))
 
-    def _bonus_aggregation(self, tokens: TokenBatch, kept: Tensor, totals: StepTotals) -> Aggregation:
+    def _bonus_aggregation(self, tokens: TokenBatch, kept: Tensor, totals: StepTotals, terms: Terms) -> Aggregation:
         """c_H of the entropy bonus: a mean over the kept tokens, as in TRL whatever the aggregation of the policy term.
 
         With a quantile, a micro-batch has the share of the step that its valid tokens have, spread over its kept ones.
         """
-        trainer = self.trainer
-        if trainer.top_entropy_quantile == 1.0 or not trainer._entropy_bonus_enabled:
+        if terms.high_entropy_mask is None or not terms.entropy_bonus:
             return TokenMean()
         counts = torch.stack([tokens.mask.sum(), kept.sum()]).to(tokens.dtype)
-        valid, chosen = trainer.accelerator.reduce(counts, reduction="sum")
+        valid, chosen = self._accelerator.reduce(counts, reduction="sum")
         return Fixed(values=kept * (valid / chosen.clamp(min=1)) / totals.tokens)
 
     def _bonus(self, tokens: TokenBatch, how: Aggregation, totals: StepTotals) -> Tensor:
         assert tokens.entropy is not None
         return (how.coefficient(tokens.mask, totals, tokens.dtype) * tokens.entropy).sum()
 
-    def _arguments(self, inputs: dict[str, Any], totals: StepTotals) -> dict[str, Any]:
+    def _arguments(self, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> dict[str, Any]:
         """What both ways take."""
-        trainer = self.trainer
         return {
             "old_logprob": inputs.get("old_per_token_logps"),
             "mask": loss_mask(inputs).bool(),
-            "objective": trainer._objective,
-            "aggregation": trainer._aggregation,
+            "objective": self._factors.objective,
+            "aggregation": self._factors.aggregation,
             "totals": totals,
             "ref_logprob": inputs.get("ref_per_token_logps"),
-            "kl_coef": trainer.beta,
-            "kl": trainer._kl,
-            "entropy_coef": trainer._entropy_coefficient(),
+            "kl_coef": terms.kl_coef,
+            "kl": self._factors.kl,
+            "entropy_coef": terms.entropy_coef,
         }
 
     def _tokens(self, inputs: dict[str, Any], logprob: Tensor, entropy: Tensor, advantages: Tensor) -> TokenBatch:
@@ -190,20 +193,9 @@ class StepLoss:
             entropy=entropy,
         )
 
-    def _sampler_correction(self, inputs: dict[str, Any]) -> Correction | None:
-        """ρ of this config against the sampler; None where TRL's stands."""
-        trainer = self.trainer
-        if trainer._correction is not None and inputs.get("sampling_per_token_logps") is None:
-            raise ValueError(
-                f"correction = {trainer.args.correction!r} needs the sampler's log-probs: use vLLM, or a "
-                "rollout_func that returns 'logprobs'"
-            )
-        return trainer._correction
-
-    def _trl_correction(self, inputs: dict[str, Any]) -> Tensor | None:
+    def _trl_correction(self, inputs: dict[str, Any], terms: Terms) -> Tensor | None:
         """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and no other was chosen."""
-        trainer = self.trainer
-        if trainer._correction is not None or not (trainer.use_vllm and trainer.vllm_importance_sampling_correction):
+        if self._factors.correction is not None or not terms.sampler_ratio:
             return None
         ratio: Tensor = inputs["importance_sampling_ratio"]
         return ratio
@@ -220,29 +212,22 @@ class StepLoss:
                 product = factor if product is None else product * factor
         if product is None:
             return None
-        if self.trainer._trl_options.get("importance_sampling_level") == "sequence":
+        if self._factors.by_response:
             product = torch.where(mask, product, 0.0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         return Given(values=product)
 
-    def _factor(self, inputs: dict[str, Any], tokens: TokenBatch, kept: Tensor) -> Correction | None:
+    def _factor(self, inputs: dict[str, Any], tokens: TokenBatch, kept: Tensor, terms: Terms) -> Correction | None:
         """ρ: the sampler correction, times TRL's off-policy and high-entropy masks where they are on."""
-        trainer = self.trainer
-        factors = [self._trl_correction(inputs)]
-        if trainer.off_policy_mask_threshold is not None:
+        factors = [self._trl_correction(inputs, terms)]
+        if terms.off_policy_mask is not None:
             advantages = inputs["advantages"]
-            factors.append(
-                trainer.get_off_policy_mask(
-                    advantages=advantages.unsqueeze(1) if advantages.dim() == 1 else advantages,
-                    per_token_logps=tokens.logprob,
-                    # with its NaN: a token that the sampler could not score is no evidence of drift
-                    sampling_per_token_logps=inputs.get("sampling_per_token_logps", tokens.old_logprob),
-                    mask=tokens.mask.to(tokens.dtype),
-                    off_policy_threshold=trainer.off_policy_mask_threshold,
-                )
-            )
-        if trainer.top_entropy_quantile < 1.0:
+            advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
+            # with its NaN: a token that the sampler could not score is no evidence of drift
+            sampler = inputs.get("sampling_per_token_logps", tokens.old_logprob)
+            factors.append(terms.off_policy_mask(advantages, tokens.logprob, sampler, tokens.mask.to(tokens.dtype)))
+        if terms.high_entropy_mask is not None:
             factors.append(kept.to(tokens.dtype))
-        theirs, ours = self._trl_factor(factors, tokens.mask), self._sampler_correction(inputs)
+        theirs, ours = self._trl_factor(factors, tokens.mask), self._factors.correction
         if theirs is None or ours is None:
             return theirs or ours
         return Given(values=theirs.values * ours.factor(tokens))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
@@ -14,13 +15,12 @@ from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
-from dgpo.advantages import History
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.loss import reference_kl
-from dgpo.objectives.conformance import settings_in_trl
 from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
@@ -28,13 +28,16 @@ from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
+from dgpo.training.factors import Factors, Terms
+from dgpo.training.fused_loss import why_bypassed, why_not_fused
+from dgpo.training.head import Heads
 from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
-from dgpo.training.old_logprob import OldLogProbs
+from dgpo.training.old_logprob import OldLogProbs, can_defer
 from dgpo.training.recording import Recording
 from dgpo.training.resumable import ResumableTrainer
-from dgpo.training.scoring import Scores, Scoring
+from dgpo.training.scoring import RewardSum, Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 
 if TYPE_CHECKING:  # optional packages
@@ -132,11 +135,8 @@ class DGPOTrainer(ResumableTrainer):
             args = DGPOConfig(f"{name.split('/')[-1] or 'model'}-DGPO")
         elif not isinstance(args, DGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
-        if args.correction is not None and not args.use_vllm and rollout_func is None:
-            raise ValueError(
-                f"correction = {args.correction!r} needs the sampler's log-probs: use vLLM, or a rollout_func that "
-                "returns 'logprobs'"
-            )
+        if not args.use_vllm and rollout_func is None:
+            _need_no_sampler(args)
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -153,16 +153,17 @@ class DGPOTrainer(ResumableTrainer):
             rollout_func=rollout_func,
             environment_factory=environment_factory,
         )
-        self._advantage = args.make_advantage()
-        check_data(self, train_dataset)
-        self._objective = args.make_objective()
-        self._aggregation = args.make_aggregation()
-        self._correction = args.make_correction()
-        self._trl_options = settings_in_trl(args.objective, self._objective)
-        self._kl = self._kl_estimator()
-        self._reward_history: History = {}
+        self._factors = Factors.of(args)
+        check_data(
+            args,
+            self.train_dataset,
+            self.eval_dataset,
+            given=train_dataset is not None,
+            environment=self.environment_factories is not None,
+            conversations=bool(self.chat_template or self._has_chat_template()) or rollout_func is not None,
+        )
         self._totals: tuple[int, StepTotals] | None = None
-        self._old = OldLogProbs(self)
+        self._old = OldLogProbs(args.schedule, self._logprob_now)
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
         if type(self).get_gamma_weights is not GRPOTrainer.get_gamma_weights and self.accelerator.is_main_process:
             logger.warning(
@@ -171,41 +172,53 @@ class DGPOTrainer(ResumableTrainer):
                 args.objective,
             )
         self._recording: Recording | None = None
-        self._step_loss = StepLoss(self)
+        heads = Heads(
+            args,
+            self.model,
+            self.ref_model,
+            self.accelerator,
+            why_not_fused=self._why_not_fused() if args.fused_loss else None,
+            compare=not self._is_vlm,
+        )
+        # looked up on each call: somebody may patch it later
+        self._step_loss = StepLoss(
+            self._factors, heads, lambda *given: self._forward(*given), args.temperature, self.accelerator
+        )
         self._rewards_per_func: Tensor | None = None
-        self._scoring = Scoring(self)
-        self._dynamic_sampler = DynamicSampler(self) if args.dynamic_sampling else None
+        named = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
+        self._scoring = Scoring(args, named, self.reward_weights.tolist(), self._factors.advantage)
+        self._dynamic_sampler: DynamicSampler | None = None
+        if args.dynamic_sampling:
+            self._dynamic_sampler = DynamicSampler(
+                args, self.train_dataset, self._generate_informative, self.accelerator, self._tokenizer.pad_token_id
+            )
         self._step_metrics = StepMetrics()
         self._loss_was_called = False
         self.add_callback(_Guard(self))
         if args.eval_benchmarks:
             self.add_callback(BenchmarkEvaluation(self))
         if args.record is not None:
-            self._recording = self._record()
+            self._recording = Recording(self)
+            self.add_callback(self._recording)
 
-    def _kl_estimator(self) -> str:
-        """TRL's: weighted by the ratio that its setting for this objective has, of a token or of a response."""
-        if not self.args.use_bias_correction_kl:
-            return "k3"
-        by_response = self._trl_options.get("importance_sampling_level") == "sequence"
-        return "k3_sequence_ratio" if by_response else "k3_ratio"
-
-    def _record(self) -> Recording:
-        if self.args.record_sum_pi_squared and not self._step_loss.fused:
-            raise ValueError("record_sum_pi_squared = True needs the fused loss, which is off here (see the log)")
-        recording = Recording(self)
-        self.add_callback(recording)
-        return recording
+    def _why_not_fused(self) -> str | None:
+        return (
+            self._overridden()
+            or why_bypassed(self.model)
+            or why_not_fused(self.args, self.model, images=self._is_vlm, aux_loss=self.aux_loss_enabled)
+        )
 
     def _overridden(self) -> str | None:
-        """The first method on the way to log-probs that is not ours or TRL's: of a subclass, or patched."""
-        for name in ("_get_per_token_logps_and_entropies", "_forward"):
-            found = getattr(self, name)
-            if getattr(found, "__func__", found) is not DGPOTrainer.__dict__[name]:
-                return name
+        """The first method on the way to log-probs that is not ours or TRL's, in words: of a subclass, or patched."""
+        name = None
+        for own in ("_get_per_token_logps_and_entropies", "_forward"):
+            found = getattr(self, own)
+            if name is None and getattr(found, "__func__", found) is not DGPOTrainer.__dict__[own]:
+                name = own
         theirs = GRPOTrainer._get_per_token_logps_and_entropies
-        patched = theirs is not _TRL_LOGPROB or theirs.__module__ != GRPOTrainer.__module__
-        return "_get_per_token_logps_and_entropies" if patched else None
+        if name is None and (theirs is not _TRL_LOGPROB or theirs.__module__ != GRPOTrainer.__module__):
+            name = "_get_per_token_logps_and_entropies"
+        return name and f"{type(self).__name__} has a {name} of its own, which the fused loss would not call"
 
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
@@ -213,7 +226,7 @@ class DGPOTrainer(ResumableTrainer):
             self._step, self._buffered_inputs, self._totals = 0, None, None
         self._step_metrics = StepMetrics()
         self._entropy_window_stats = None
-        self._step_loss.heads.begin()
+        self._step_loss.heads.begin(self.model, self._overridden())
 
     # --- rewards and advantages --------------------------------------------------------------------------------
 
@@ -230,19 +243,47 @@ class DGPOTrainer(ResumableTrainer):
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if self._dynamic_sampler is not None and self.model.training:
-            return self._dynamic_sampler.generate(inputs)
-        return self._generate_once(inputs)[0]
+        if self._dynamic_sampler is None or not self.model.training:
+            return self._generate_once(inputs)[0]
+        output, figures = self._dynamic_sampler.generate(inputs, self.state.global_step)
+        for name, value in figures.items():
+            self._metrics["train"][name].append(value)
+        return output
+
+    def _generate_informative(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Tensor]:
+        output, scores = self._generate_once(inputs)
+        return output, scores.informative
 
     def _generate_once(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Scores]:
         """One generation batch of this rank, and what the rewards say of its responses."""
-        with self._old.generation():
+        with self._old.generation(deferred=self._can_defer()):
             output = super()._generate_and_score_completions(inputs)
         assert self._rewards_per_func is not None
-        scores = self._scoring(inputs, self._rewards_per_func, output)
+        training = self.model.training
+        how = RewardSum(
+            weights=self.reward_weights.cpu(),
+            size=self.num_generations if training else self.num_generations_eval,
+            how=self.multi_objective_aggregation,
+        )
+        scores = self._scoring(inputs, self._rewards_per_func.cpu(), how, training=training)
+        self._correct_logs(scores, how.size)
+        given = output["advantages"]
+        first = self.accelerator.process_index * len(given)
+        mine = scores.of(slice(first, first + len(given)))
+        output["advantages"] = mine.in_place_of(given)
         if self.args.positive_nll_coef > 0:
-            output["correct"] = scores.correct.to(output["advantages"].device)
-        return output, scores
+            output["correct"] = mine.correct.to(given.device)
+        return output, mine
+
+    def _correct_logs(self, scores: Scores, size: int) -> None:
+        """Bring into line what TRL has just logged of its advantages of all ranks."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["frac_reward_zero_std"][-1] = (~scores.spread[::size]).float().mean().item()
+        logged = self._logs["advantages"]  # keeps the last so many
+        count = min(len(logged), len(scores.total))
+        before = [logged.pop() for _ in range(count)][::-1]
+        last = scores.of(slice(len(scores.total) - count, None))
+        logged.extend(last.in_place_of(torch.tensor(before, dtype=torch.float64)).tolist())
 
     # --- what the policy sees -----------------------------------------------------------------------------------
 
@@ -250,10 +291,24 @@ class DGPOTrainer(ResumableTrainer):
         before = self._buffered_inputs
         inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
         if self.model.training and self._buffered_inputs is not before:
-            self._old.fill()
+            self._old.fill(self._buffered_inputs, self._step)
         return inputs
 
+    def _can_defer(self) -> bool:
+        """Whether log π_old can wait for the pass of the loss."""
+        early = self.use_vllm and self.vllm_importance_sampling_correction
+        # a method of somebody's own is to see every pass, and its result
+        return not early and self._overridden() is None and can_defer(self.args, self.model)
+
+    def _logprob_now(self, inputs: dict[str, Any]) -> Tensor:
+        """[B, T] log π, by the arithmetic of the loss, on the rows and columns that the loss will read."""
+        batch = self._micro_batch(inputs)
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return batch.restore(self._step_loss.logprob(self.model, batch.inputs, self._terms()))
+
     def _micro_batch(self, inputs: dict[str, Any]) -> MicroBatch:
+        if inputs.get("sampling_per_token_logps") is None:
+            _need_no_sampler(self.args)
         return MicroBatch.of(inputs, self._padding, drop=self.model.training and not self._needs_all_rows())
 
     def _needs_all_rows(self) -> bool:
@@ -264,8 +319,8 @@ class DGPOTrainer(ResumableTrainer):
             or self.aux_loss_enabled
             or self.args.positive_nll_coef > 0
             or self.top_entropy_quantile < 1.0
-            or "batch" in self._objective.reads
-            or (self._advantage is not None and "entropy" in self._advantage.reads)
+            or "batch" in self._factors.objective.reads
+            or self._factors.advantage_reads("entropy")
         )
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
@@ -279,7 +334,7 @@ class DGPOTrainer(ResumableTrainer):
         self._loss_was_called = True
         batch = self._micro_batch(inputs)
         totals = self._step_totals(inputs)
-        found = self._step_loss(model, batch.inputs, totals)
+        found = self._step_loss(model, batch.inputs, totals, self._terms())
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
@@ -296,7 +351,8 @@ class DGPOTrainer(ResumableTrainer):
             if self._recording is not None:
                 self._recording.finish()  # so that the token can be looked at
             raise
-        self._old.record(inputs, batch, found.tokens.logprob)
+        if self.model.training:
+            self._old.record(inputs, batch, found.tokens.logprob)
         self._log_metrics(found, batch, inputs)
         self._adapt_entropy_coefficient(found)
         return loss
@@ -321,26 +377,22 @@ class DGPOTrainer(ResumableTrainer):
         """Mean negative log-likelihood of the step's responses with a positive reward, by the aggregation."""
         mask = correct_mask(present)
         totals = self._totals_of([correct_mask(batch) for batch in self._step_batches(inputs)])
-        coefficient = self._aggregation.coefficient(mask, totals, logprob.dtype)
+        coefficient = self._factors.aggregation.coefficient(mask, totals, logprob.dtype)
         return (coefficient * -torch.where(mask, logprob, 0.0)).sum()
-
-    def _window_start(self) -> int:
-        """The micro-step at which the optimiser step at hand began."""
-        return int(self._step - self._step % self.args.gradient_accumulation_steps)
 
     def _step_batches(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
         """The micro-batches of the optimiser step at hand."""
         if not self.model.training:
             return [inputs]
-        start = self._window_start()
-        steps = range(start, start + self._micro_batches())
-        return [self._buffered_inputs[step % self.args.steps_per_generation] for step in steps]
+        schedule = self.args.schedule
+        steps = schedule.update_of(self._step)[: self._micro_batches()]
+        return [self._buffered_inputs[schedule.micro_batch_of(step)] for step in steps]
 
     def _step_totals(self, inputs: dict[str, Any]) -> StepTotals:
         """Tokens and sequences of the whole optimiser step, counted once for all its micro-batches."""
         if not self.model.training:
             return self._totals_of([loss_mask(inputs).bool()])
-        start = self._window_start()
+        start = self.args.schedule.update_of(self._step).start
         if self._totals is None or self._totals[0] != start:
             masks = [loss_mask(batch).bool() for batch in self._step_batches(inputs)]
             self._totals = (start, self._totals_of(masks))
@@ -353,6 +405,22 @@ class DGPOTrainer(ResumableTrainer):
         )
         counts = self.accelerator.reduce(counts, reduction="sum").clamp(min=1) / self.accelerator.num_processes
         return StepTotals(tokens=counts[0], sequences=counts[1])
+
+    def _terms(self) -> Terms:
+        """TRL's options beside the factors, as they are now."""
+        off_policy = high_entropy = None
+        if (threshold := self.off_policy_mask_threshold) is not None:
+            off_policy = partial(self.get_off_policy_mask, off_policy_threshold=threshold)
+        if self.top_entropy_quantile < 1.0:
+            high_entropy = partial(self.get_high_entropy_mask, threshold=1 - self.top_entropy_quantile)
+        return Terms(
+            kl_coef=self.beta,
+            entropy_coef=self._entropy_coefficient(),
+            entropy_bonus=self._entropy_bonus_enabled,
+            sampler_ratio=self.use_vllm and self.vllm_importance_sampling_correction,
+            off_policy_mask=off_policy,
+            high_entropy_mask=high_entropy,
+        )
 
     # --- the entropy bonus (TRL's controller, on our normaliser) -------------------------------------------------
 
@@ -389,15 +457,15 @@ class DGPOTrainer(ResumableTrainer):
     def _save_own_state(self, folder: Path) -> None:
         super()._save_own_state(folder)
         if self._keeps_history() and self.args.should_save:
-            write_json_atomic(folder / HISTORY_FILE, self._reward_history)
+            write_json_atomic(folder / HISTORY_FILE, self._scoring.history)
 
     def _load_own_state(self, folder: Path) -> None:
         super()._load_own_state(folder)
         if self._keeps_history() and (folder / HISTORY_FILE).is_file():
-            self._reward_history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
+            self._scoring.history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
 
     def _keeps_history(self) -> bool:
-        return self._advantage is not None and "history" in self._advantage.reads
+        return self._factors.advantage_reads("history")
 
     # --- the model card ------------------------------------------------------------------------------------------
 
@@ -418,9 +486,28 @@ class DGPOTrainer(ResumableTrainer):
         file = Path(self.args.output_dir) / "README.md"
         card = ModelCard.load(file)
         badges = [line for line in card.text.splitlines() if line.startswith("[<img")]
-        data = model_card.fill_data(card.data, model_card.Base.of(self.model))
-        text = model_card.text(self, model_name, dataset_name, badges)
+        run = self._trained(dataset_name)
+        data = model_card.fill_data(card.data, run.base)
+        text = model_card.text(run, model_name, badges)
         write_text_atomic(file, f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+    def _trained(self, dataset_name: str | None) -> model_card.Trained:
+        return model_card.Trained(
+            config=self.args,
+            factors=self._factors,
+            base=model_card.Base.of(self.model),
+            updates=self.state.global_step,
+            entropy_bonus=self._entropy_bonus_enabled,
+            rewards=dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)),
+            data=model_card.named_data(dataset_name, self.data_name),
+            prompts=len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
+            hub_model_id=self.hub_model_id,
+            chat=self._has_chat_template(),
+            images=self._is_vlm,
+        )
+
+    def _has_chat_template(self) -> bool:
+        return getattr(self.processing_class, "chat_template", None) is not None
 
     # --- metrics -----------------------------------------------------------------------------------------------
 
@@ -432,7 +519,7 @@ class DGPOTrainer(ResumableTrainer):
         values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
         values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
         if self.beta != 0.0:
-            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._kl)
+            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._factors.kl)
             values["kl"] = kl.sum() / count.clamp(min=1)
         whole = values.pop("objective/advantage/zero_fraction")
         mask = tokens.mask if batch.rows is None else loss_mask(inputs).bool()
@@ -450,13 +537,22 @@ class DGPOTrainer(ResumableTrainer):
         if self._entropy_bonus_enabled:
             policy = found.out.value + self._entropy_coefficient() * found.bonus
             parts.append(Part(values={"policy_loss": policy}, count=one, how="sum"))
-        parts += ratio_parts(self._trl_options, tokens, found.out.weight, everything, responses)
+        parts += ratio_parts(self._factors.trl, tokens, found.out.weight, everything, responses)
         self._step_metrics.add(*parts)
         if self.model.training and not self.accelerator.sync_gradients:
             return
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in self._step_metrics.reduce(self.accelerator).items():
             metrics[name].append(value)
+
+
+def _need_no_sampler(config: DGPOConfig) -> None:
+    """Raise ValueError if a configuration needs log-probs of the sampler, which are not there."""
+    if config.correction is not None:
+        raise ValueError(
+            f"correction = {config.correction!r} needs the sampler's log-probs: use vLLM, or a rollout_func that "
+            "returns 'logprobs'"
+        )
 
 
 class _Guard(TrainerCallback):

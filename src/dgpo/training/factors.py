@@ -1,0 +1,88 @@
+"""What the loss of a run is made of, built once from its configuration and handed to everything that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from dgpo.advantages import Advantage
+from dgpo.aggregation import Aggregation
+from dgpo.correction import Correction
+from dgpo.objectives import Objective
+from dgpo.objectives.conformance import settings_in_trl
+from dgpo.training.config import DGPOConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Factors:
+    """The factors of the policy gradient in a run.
+
+    Attributes:
+        objective: w.
+        aggregation: c.
+        correction: ρ; None where TRL's own correction stands.
+        advantage: A; None where TRL's own stands.
+        trl: TRL's options that give the objective's gradient; empty where none do.
+        kl: the estimator of the KL term.
+    """
+
+    objective: Objective
+    aggregation: Aggregation
+    correction: Correction | None
+    advantage: Advantage | None
+    trl: Mapping[str, Any]
+    kl: str
+
+    @classmethod
+    def of(cls, config: DGPOConfig) -> Factors:
+        """Those of a configuration. Raises ValueError as its `make_...` methods do."""
+        objective = config.make_objective()
+        trl = settings_in_trl(config.objective, objective)
+        kl = "k3"
+        if config.use_bias_correction_kl:  # TRL weights it by the ratio that its setting has
+            kl = "k3_sequence_ratio" if _by_response(trl) else "k3_ratio"
+        return cls(
+            objective=objective,
+            aggregation=config.make_aggregation(),
+            correction=config.make_correction(),
+            advantage=config.make_advantage(),
+            trl=trl,
+            kl=kl,
+        )
+
+    @property
+    def by_response(self) -> bool:
+        """Whether TRL's setting for the objective has one ratio per response."""
+        return _by_response(self.trl)
+
+    def advantage_reads(self, what: Literal["entropy", "history"]) -> bool:
+        """Whether the advantage reads the entropies of every update, or statistics of earlier rewards by prompt."""
+        return self.advantage is not None and what in self.advantage.reads
+
+
+def _by_response(trl: Mapping[str, Any]) -> bool:
+    return trl.get("importance_sampling_level") == "sequence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """TRL's terms beside the factors, as its trainer has them at one micro-batch.
+
+    Attributes:
+        kl_coef: β of the KL term.
+        entropy_coef: of the entropy bonus, now.
+        entropy_bonus: whether the run has a bonus, also while an adaptive coefficient is 0.
+        sampler_ratio: whether TRL's own correction against the sampler is on.
+        off_policy_mask: [B, 1] of advantages, log-probs, the sampler's log-probs and the mask; None where it is off.
+        high_entropy_mask: [B, T] bool of entropies and the mask; None where all tokens are kept.
+    """
+
+    kl_coef: float
+    entropy_coef: float
+    entropy_bonus: bool
+    sampler_ratio: bool
+    off_policy_mask: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None
+    high_entropy_mask: Callable[[Tensor, Tensor], Tensor] | None
