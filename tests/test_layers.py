@@ -20,7 +20,7 @@ ANYTHING = None
 
 FOUNDATION = {"tokens", "registry", "fields", "numerics", "checks"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
-CORE = FOUNDATION | FACTORS | {"loss"}
+CORE = FOUNDATION | FACTORS | {"spec", "loss"}
 SHARED = {"registry", "fields", "files", "imports", "installation", "redaction"}
 """Standard library only, so that any room may use it."""
 
@@ -49,7 +49,8 @@ RULES: dict[str, Rule] = {
     "checks": Rule(set(), {"torch"}),
     "tokens": Rule({"checks"}, {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
-    "loss": Rule(FOUNDATION | FACTORS, {"torch"}),
+    "spec": Rule(FOUNDATION | FACTORS, {"torch"}),
+    "loss": Rule(FOUNDATION | FACTORS | {"spec"}, {"torch"}),
     "__init__": Rule(CORE | {"fused"}, {"torch"}),
     "fused": Rule(CORE, {"torch"}, frozenset({"triton"})),
     "runs": Rule(CORE | {"__init__"}, {"torch"}, frozenset({"pyarrow"})),

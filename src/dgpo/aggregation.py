@@ -101,12 +101,14 @@ class SeqMeanTokenSumNorm(Aggregation):
         return mask.to(dtype) / self.length / totals.sequences
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Fixed(Aggregation):
-    """Coefficients c [B, T] that have been computed by other means; 0 where masked. It has no name in the registry.
+    """Coefficients c [B, T] from elsewhere, such as another framework's; the step's totals are already in them.
+
+    Detached, and 0 where masked. It has no name in the registry.
 
     Raises:
-        TypeError, ValueError: from `check`, where values are no such tensor on the device of the mask.
+        TypeError, ValueError: from `check`, where values are not such a tensor on the device of the mask.
     """
 
     values: Tensor
@@ -119,7 +121,7 @@ class Fixed(Aggregation):
 
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
         self.check(mask)
-        return torch.where(mask, self.values.to(dtype), 0.0)
+        return torch.where(mask, self.values.detach().to(dtype), 0.0)
 
 
 AGGREGATIONS: dict[str, type[Aggregation]] = {

@@ -21,7 +21,14 @@ import torch
 from torch import Tensor
 
 from dgpo.numerics import expm1_minus
-from dgpo.tokens import MAX_LOG_RATIO
+from dgpo.registry import did_you_mean
+from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
+
+SEQUENCE_ESTIMATORS = ("k3_sequence_ratio",)
+"""Those that read the whole response."""
+
+ESTIMATORS = ("k2", "k3", "k3_ratio", *SEQUENCE_ESTIMATORS)
+"""Those that a loss can take; k1 has no gradient in expectation."""
 
 
 def k1(logprob: Tensor, ref_logprob: Tensor) -> Tensor:
@@ -62,6 +69,30 @@ def k3_sequence_ratio(logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor,
     """
     log_ratio = torch.where(mask, logprob - old_logprob, 0.0).sum(-1, keepdim=True)
     return _bounded(log_ratio / mask.sum(-1, keepdim=True).clamp(min=1)).exp() * k3(logprob, ref_logprob)
+
+
+def check_estimator(kl: str) -> None:
+    """Raise ValueError unless `kl` is one of `ESTIMATORS`."""
+    if kl not in ESTIMATORS:
+        raise ValueError(f"unknown kl {kl!r}{did_you_mean(kl, ESTIMATORS)}; known: {', '.join(ESTIMATORS)}")
+
+
+def reference_kl(tokens: TokenBatch, ref_logprob: Tensor, kl: str) -> Tensor:
+    """κ [B, T], the estimator `kl` of KL(π_θ ‖ π_ref), with gradient; 0 where masked.
+
+    Raises:
+        ValueError: an unknown estimator, or a `ref_logprob` of another shape or device.
+        TypeError: a `ref_logprob` that is not a floating tensor.
+    """
+    check_estimator(kl)
+    reference = tokens.masked("ref_logprob", ref_logprob).detach()
+    if kl == "k2":
+        return k2(tokens.logprob, reference)
+    if kl == "k3":
+        return k3(tokens.logprob, reference)
+    if kl == "k3_ratio":
+        return k3_ratio(tokens.logprob, reference, tokens.old_logprob)
+    return k3_sequence_ratio(tokens.logprob, reference, tokens.old_logprob, tokens.mask)
 
 
 def _bounded(d: Tensor) -> Tensor:

@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import UnionType
 
 import torch
 from torch import Tensor
 
-from dgpo import aggregation as aggregations
-from dgpo import correction as corrections
 from dgpo import kl as estimators
-from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.correction import Correction
-from dgpo.fields import check_value
+from dgpo.kl import reference_kl
 from dgpo.objectives import Objective
 from dgpo.regions import regions
-from dgpo.registry import did_you_mean
+from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch
-
-SEQUENCE_KL = ("k3_sequence_ratio",)
-"""Estimators that read the whole response."""
-
-KL_LOSSES = ("k2", "k3", "k3_ratio", *SEQUENCE_KL)
 
 
 @dataclass(frozen=True)
@@ -95,108 +86,61 @@ def policy_loss(
             term, below 0, a coefficient without the tensor it needs.
         TypeError: an argument that is not a tensor, of a dtype that does not fit, or not of the kind named above.
     """
-    chosen, how, bonus, rho = check_terms(
+    spec = LossSpec.of(
         objective=objective,
         aggregation=aggregation,
-        entropy_aggregation=entropy_aggregation,
         correction=correction,
-        totals=totals,
-        kl_coef=kl_coef,
         kl=kl,
-        has_reference=ref_logprob is not None,
+        kl_coef=kl_coef,
         entropy_coef=entropy_coef,
+        entropy_aggregation=entropy_aggregation,
     )
     tokens = TokenBatch(logprob, old_logprob, advantage, mask, rollout_logprob=rollout_logprob, entropy=entropy)
-    reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob).detach()
-    if totals is not None:
-        totals.check_device("logprob", tokens.mask.device)
-    c = how.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
+    return loss_of(spec, tokens, totals=totals, entropy=entropy, ref_logprob=ref_logprob)
+
+
+def loss_of(
+    spec: LossSpec,
+    tokens: TokenBatch,
+    *,
+    totals: StepTotals | None = None,
+    entropy: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+) -> PolicyLoss:
+    """`policy_loss` of a specification and a batch that have been checked.
+
+    Args:
+        spec: the factors and terms.
+        tokens: the batch; its log-probs carry the gradient.
+        totals, ref_logprob: as in `policy_loss`.
+        entropy: [B, T] with gradient, for the bonus; `tokens.entropy`, which factors read, is detached.
+
+    Raises:
+        ValueError, TypeError: as `policy_loss`, for these arguments.
+    """
+    spec.check_call(totals, ref_logprob, ("logprob", tokens.mask.device))
+    totals = totals or StepTotals.of(tokens.mask)
+    c = spec.aggregation.coefficient(tokens.mask, totals, tokens.dtype)
 
     with torch.no_grad():
-        chosen = chosen.calibrate(tokens)
-        w = torch.where(tokens.mask, chosen.weight(tokens), 0.0)
-        phi = torch.where(tokens.mask, chosen.potential(tokens), 0.0)
+        objective = spec.objective.calibrate(tokens)
+        w = torch.where(tokens.mask, objective.weight(tokens), 0.0)
+        phi = torch.where(tokens.mask, objective.potential(tokens), 0.0)
         scale = -(c * tokens.advantage)
-        if rho is not None:
-            scale = scale * rho.factor(tokens)
+        if spec.correction is not None:
+            scale = scale * spec.correction.factor(tokens)
     surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
     value = (scale * surrogate).sum()
-    if kl_coef != 0 and reference is not None:
-        value = value + kl_coef * (c * _estimate(tokens, reference, kl)).sum()
-    if entropy_coef != 0:
+    reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob)
+    if spec.kl_coef != 0 and reference is not None:
+        value = value + spec.kl_coef * (c * reference_kl(tokens, reference, spec.kl)).sum()
+    if spec.entropy_coef != 0:
         if entropy is None:
-            raise ValueError(f"entropy_coef = {entropy_coef} needs entropy [B, T], got None")
-        if bonus is not None:
-            c = bonus.coefficient(tokens.mask, totals or StepTotals.of(tokens.mask), tokens.dtype)
-        value = value - entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
-    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, chosen, w))
-
-
-def check_terms(
-    *,
-    objective: str | Objective,
-    aggregation: str | Aggregation,
-    entropy_aggregation: str | Aggregation | None,
-    correction: str | Correction | None,
-    totals: StepTotals | None,
-    kl_coef: float,
-    kl: str,
-    has_reference: bool,
-    entropy_coef: float,
-) -> tuple[Objective, Aggregation, Aggregation | None, Correction | None]:
-    """Everything of a loss that is no tensor, for both losses: names resolved, numbers and kinds checked.
-
-    Raises:
-        ValueError: an unknown name, a coefficient outside its range, a KL term without `ref_logprob`.
-        TypeError: not of the kind that is expected.
-    """
-    chosen = objectives.make(objective) if isinstance(objective, str) else objective
-    how = aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation
-    bonus = entropy_aggregation
-    bonus = aggregations.make(bonus) if isinstance(bonus, str) else bonus
-    rho = corrections.make(correction) if isinstance(correction, str) else correction
-    _require("objective", chosen, Objective, "a name or an instance of Objective")
-    _require("aggregation", how, Aggregation, "a name or an instance of Aggregation")
-    _require("entropy_aggregation", bonus, Aggregation | None, "a name, an instance of Aggregation or None")
-    _require("correction", rho, Correction | None, "a name, an instance of Correction or None")
-    _require("totals", totals, StepTotals | None, "a StepTotals or None")
-    check_value("kl_coef", kl_coef, "[0, inf)")
-    check_value("entropy_coef", entropy_coef, "(-inf, inf)")
-    _check_kl(kl)
-    if kl_coef != 0 and not has_reference:
-        raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
-    return chosen, how, bonus, rho
-
-
-def _require(name: str, value: object, kind: type | UnionType, expected: str) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"{name} is {value!r}; expected {expected}")
-
-
-def reference_kl(tokens: TokenBatch, ref_logprob: Tensor, kl: str) -> Tensor:
-    """κ [B, T], the estimator `kl` of KL(π_θ ‖ π_ref), with gradient; 0 where masked.
-
-    Raises:
-        ValueError: an unknown estimator, or a `ref_logprob` of another shape or device.
-        TypeError: a `ref_logprob` that is no floating tensor.
-    """
-    _check_kl(kl)
-    return _estimate(tokens, tokens.masked("ref_logprob", ref_logprob).detach(), kl)
-
-
-def _check_kl(kl: str) -> None:
-    if kl not in KL_LOSSES:
-        raise ValueError(f"unknown kl {kl!r}{did_you_mean(kl, KL_LOSSES)}; known: {', '.join(KL_LOSSES)}")
-
-
-def _estimate(tokens: TokenBatch, reference: Tensor, kl: str) -> Tensor:
-    if kl == "k2":
-        return estimators.k2(tokens.logprob, reference)
-    if kl == "k3":
-        return estimators.k3(tokens.logprob, reference)
-    if kl == "k3_ratio":
-        return estimators.k3_ratio(tokens.logprob, reference, tokens.old_logprob)
-    return estimators.k3_sequence_ratio(tokens.logprob, reference, tokens.old_logprob, tokens.mask)
+            raise ValueError(f"entropy_coef = {spec.entropy_coef} needs entropy [B, T], got None")
+        if spec.entropy_aggregation is not None:
+            c = spec.entropy_aggregation.coefficient(tokens.mask, totals, tokens.dtype)
+        value = value - spec.entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
+    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, objective, w))
 
 
 @torch.no_grad()

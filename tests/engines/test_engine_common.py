@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dgpo import objectives, policy_loss
+from dgpo.aggregation import Fixed
 from dgpo.engines.common import (
-    GivenCoefficients,
     fixed_objective,
     make_objective,
     refuse_ignored,
@@ -26,7 +26,7 @@ def test_given_coefficients_are_the_coefficients(name: str, make_batch: Callable
     batch = make_batch()
     arguments = (batch.logprob.requires_grad_(), batch.old_logprob, batch.advantage, batch.mask, name)
     c = torch.where(batch.mask, 1.0 / batch.mask.sum(), torch.nan)
-    expected, found = policy_loss(*arguments), policy_loss(*arguments, GivenCoefficients(values=c))
+    expected, found = policy_loss(*arguments), policy_loss(*arguments, Fixed(values=c))
     assert found.value.item() == pytest.approx(expected.value.item(), rel=1e-6)
     pair = [torch.autograd.grad(out.value, batch.logprob)[0] for out in (found, expected)]
     torch.testing.assert_close(*pair, rtol=1e-6, atol=1e-9)
@@ -40,7 +40,7 @@ def test_coefficients_of_another_shape_are_refused(make_batch: Callable[..., Any
             batch.old_logprob,
             batch.advantage,
             batch.mask,
-            aggregation=GivenCoefficients(values=torch.ones(1, 7)),
+            aggregation=Fixed(values=torch.ones(1, 7)),
         )
 
 

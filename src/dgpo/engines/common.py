@@ -1,37 +1,20 @@
-"""What the thin adapters share: coefficients that an engine brings, and the refusal of what it cannot do right.
+"""What the thin adapters share: the choice of an objective, and the refusal of what an engine cannot do right.
 
 Every engine normalises in its own way. An adapter does not repeat that arithmetic: it asks the engine for its
-coefficient c of every token and hands it to `policy_loss` as an aggregation, so that surrogate, gradient and statistics
-have one home.
+coefficient c of every token and passes it to `policy_loss` as `aggregation.Fixed`, so that surrogate, gradient and
+statistics have one home.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from dgpo import objectives
-from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.objectives import Objective
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class GivenCoefficients(Aggregation):
-    """c as the engine has computed it: [B, T]; the totals of the step are already in it. 0 where masked."""
-
-    values: Tensor
-
-    def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
-        if self.values.shape != mask.shape:
-            raise ValueError(
-                f"GivenCoefficients: values has shape {tuple(self.values.shape)}; expected {tuple(mask.shape)}, the "
-                "shape of mask"
-            )
-        return torch.where(mask, self.values.detach().to(dtype), 0.0)
 
 
 def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, entropy: bool = False) -> Objective:

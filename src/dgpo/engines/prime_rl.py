@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dgpo import policy_loss
-from dgpo.engines.common import GivenCoefficients, fixed_objective
+from dgpo.aggregation import Fixed
+from dgpo.engines.common import fixed_objective
 
 if TYPE_CHECKING:
     from prime_rl.trainer.rl.loss import LossInputs, LossOutputs
@@ -53,7 +54,7 @@ def loss(inputs: LossInputs, *, objective: str, objective_kwargs: Mapping[str, A
         inputs.advantages.unsqueeze(0),
         inputs.loss_mask.unsqueeze(0),
         fixed_objective("prime-rl", objective, objective_kwargs),
-        GivenCoefficients(values=(torch.ones_like(inputs.advantages) if weights is None else weights).unsqueeze(0)),
+        Fixed(values=(torch.ones_like(inputs.advantages) if weights is None else weights).unsqueeze(0)),
     )
     return LossOutputs(
         loss=result.value, metrics={f"objective/{key}": value for key, value in result.statistics.items()}

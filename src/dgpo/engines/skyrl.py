@@ -33,8 +33,9 @@ from skyrl.train.config import AlgorithmConfig
 from torch import Tensor
 
 from dgpo import objectives, policy_loss
+from dgpo.aggregation import Fixed
 from dgpo.correction import Given
-from dgpo.engines.common import GivenCoefficients, fixed_objective, refuse_ignored, to_floats
+from dgpo.engines.common import fixed_objective, refuse_ignored, to_floats
 from dgpo.objectives import Objective
 
 PREFIX = "dgpo:"
@@ -110,7 +111,7 @@ def policy_loss_function(
         advantages,
         mask != 0,
         objective,
-        GivenCoefficients(values=kept),
+        Fixed(values=kept.to(log_probs.dtype)),
         rollout_logprob=rollout_logprobs,
         correction=None if rho is None else Given(values=rho),
     )

@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from dgpo import policy_loss
+from dgpo.aggregation import Fixed
 from dgpo.correction import Truncate
-from dgpo.engines.common import GivenCoefficients, fixed_objective, refuse_ignored
+from dgpo.engines.common import fixed_objective, refuse_ignored
 from dgpo.objectives import Objective
 
 Reducer = Callable[[Tensor], Tensor]
@@ -97,7 +98,7 @@ def policy_loss_function(
         _rows(batch["advantages"]),
         _rows(c) != 0,
         objective,
-        GivenCoefficients(values=_rows(c)),
+        Fixed(values=_rows(c)),
         rollout_logprob=_rows(sampler) if sampler else None,
         entropy=_rows(found["entropy"]),
         correction=Truncate(cap=args.tis_clip) if args.use_tis else None,

@@ -21,9 +21,10 @@ from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY, agg_loss, register
 from verl.workers.config import ActorConfig
 
 from dgpo import TokenBatch, policy_loss
+from dgpo.aggregation import Fixed
 from dgpo.correction import Given
 from dgpo.engines import verl_recording
-from dgpo.engines.common import GivenCoefficients, to_floats
+from dgpo.engines.common import to_floats
 from dgpo.engines.verl_config import LOSS_MODES, DGPOPolicyLossConfig, actor_config, objective_of
 from dgpo.engines.verl_overrides import PREFIX
 from dgpo.engines.verl_reward import compute_score
@@ -75,7 +76,7 @@ def loss_of(name: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
             advantages,
             mask,
             objective=objective,
-            aggregation=GivenCoefficients(values=coefficients(loss_agg_mode, mask, dtype, config.global_batch_info)),
+            aggregation=Fixed(values=coefficients(loss_agg_mode, mask, dtype, config.global_batch_info)),
             correction=None if rollout_is_weights is None else Given(values=rollout_is_weights),
         )
         if folder := config.policy_loss.get("record"):

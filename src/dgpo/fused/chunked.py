@@ -24,13 +24,12 @@ from torch import Tensor
 
 from dgpo.fused.backward import attach
 from dgpo.fused.gradients import Gradients
-from dgpo.fused.inputs import Inputs
+from dgpo.fused.inputs import Inputs, Pick, everything
 from dgpo.fused.middle import Middle
 from dgpo.fused.products import mm, wide_products
 from dgpo.fused.result import LinearPolicyLoss
 from dgpo.fused.rows import Rows, Span, spans_of_sequences, spans_of_tokens
-from dgpo.fused.signal import Pick, Signal, at, everything, reach
-from dgpo.tokens import TokenBatch
+from dgpo.fused.signal import Signal, at, reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,18 +93,18 @@ class _Run:
         self._chunk_tokens = chunk_tokens
         self._buffer: Tensor | None = None
         self._lse = torch.zeros_like(tokens.logprob)
-        self.objective = inputs.objective
+        self.objective = inputs.spec.objective
         self.computed = tokens.mask
         self.logprob, self.entropy = torch.zeros_like(tokens.logprob), torch.zeros_like(tokens.logprob)
         self.gradients: tuple[Tensor | None, ...] = (None, None, None)
 
     def sweep(self, wanted: tuple[bool, ...], *, full: bool, kept: int | None) -> None:
         """Fills logprob, entropy, computed and, where wanted, gradients."""
-        inputs, tokens = self._inputs, self._inputs.tokens
-        needs = reach(inputs.correction, on_policy=inputs.on_policy)
-        whole = inputs.reads_response or needs == "sequence"
-        ahead = "batch" in inputs.objective.reads or needs == "batch"
-        if not (full or ahead or inputs.kl_coef != 0 or inputs.entropy_coef != 0):
+        inputs, spec, tokens = self._inputs, self._inputs.spec, self._inputs.tokens
+        needs = reach(spec.correction, on_policy=inputs.on_policy)
+        whole = spec.reads_response or needs == "sequence"
+        ahead = "batch" in spec.objective.reads or needs == "batch"
+        if spec.policy_term_only and not (full or ahead):
             signed = tokens.mask & (tokens.advantage != 0)
             self.computed = tokens.mask & signed.any(-1, keepdim=True) if whole else signed
         rows = Rows.of(self.computed, inputs.layout, kept)
@@ -118,8 +117,8 @@ class _Run:
             return
         for span in spans_of_tokens(len(rows), self._chunk_tokens):
             self._read(self._chunk(rows, span))
-        if "batch" in inputs.objective.reads:
-            self.objective = inputs.objective.calibrate(self._batch())
+        if "batch" in spec.objective.reads:
+            self.objective = spec.objective.calibrate(inputs.batch(self.logprob, self.entropy, self.computed))
         if any(wanted):
             g, h = self._derivatives(everything)
             pulls = (g != 0) if h is None else (g != 0) | (h != 0)
@@ -209,14 +208,3 @@ class _Run:
         """The same rows in the dtype of the products: 16-bit gradients begin where their float32 logits began."""
         W = self._operands.lm_head
         return logits if logits.dtype == W.dtype else logits.view(W.dtype)[:, : len(W)]
-
-    def _batch(self) -> TokenBatch:
-        tokens = self._inputs.tokens
-        return TokenBatch(
-            self.logprob,
-            None if self._inputs.on_policy else tokens.old_logprob,
-            tokens.advantage,
-            self.computed,
-            rollout_logprob=tokens.rollout_logprob,
-            entropy=self.entropy,
-        )

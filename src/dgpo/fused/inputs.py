@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from dgpo.aggregation import Aggregation, StepTotals, TokenMean
+from dgpo.aggregation import StepTotals, TokenMean
 from dgpo.checks import check_tensor
-from dgpo.correction import Correction
 from dgpo.fields import check_value
 from dgpo.fused.layout import Layout
-from dgpo.loss import SEQUENCE_KL, check_terms
-from dgpo.objectives import Objective
+from dgpo.kl import SEQUENCE_ESTIMATORS
+from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch
+
+Pick = Callable[[Tensor], Tensor]
+"""Some of the tokens, [b, t], out of [B, T]."""
+
+
+def everything(values: Tensor) -> Tensor:
+    """All tokens."""
+    return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +30,7 @@ class Inputs:
     """What both backends read.
 
     Attributes:
+        spec: the factors and terms.
         hidden: [N, H], with gradient; N = B · T, or the tokens of packed sequences.
         lm_head: [V, H], with gradient.
         bias: [V] with gradient, or None.
@@ -31,10 +39,10 @@ class Inputs:
         tokens: [B, T]; its `logprob` is a placeholder, and `old_logprob` too where `on_policy`.
         on_policy: True if no old_logprob was given.
         ref_logprob: [B, T] or None.
-
-    The others are those of `policy_loss`, names resolved.
+        totals: of the step.
     """
 
+    spec: LossSpec
     hidden: Tensor
     lm_head: Tensor
     bias: Tensor | None
@@ -43,42 +51,25 @@ class Inputs:
     tokens: TokenBatch
     on_policy: bool
     ref_logprob: Tensor | None
-    objective: Objective
-    aggregation: Aggregation
     totals: StepTotals
-    correction: Correction | None
-    kl_coef: float
-    kl: str
-    entropy_coef: float
-    entropy_aggregation: Aggregation | None
     temperature: float
     softcap: float | None
 
-    @property
-    def reads_response(self) -> bool:
-        """Whether the gradient at a token reads log-probs of its whole response."""
-        return "response" in self.objective.reads or (self.kl_coef != 0 and self.kl in SEQUENCE_KL)
-
-    def loss_arguments(self) -> dict[str, Any]:
-        """Keywords of `policy_loss` on [B, T], without logprob and entropy."""
-        return {
-            "old_logprob": None if self.on_policy else self.tokens.old_logprob,
-            "advantage": self.tokens.advantage,
-            "mask": self.tokens.mask,
-            "objective": self.objective,
-            "aggregation": self.aggregation,
-            "totals": self.totals,
-            "rollout_logprob": self.tokens.rollout_logprob,
-            "correction": self.correction,
-            "ref_logprob": self.ref_logprob,
-            "kl_coef": self.kl_coef,
-            "kl": self.kl,
-            "entropy_coef": self.entropy_coef,
-            "entropy_aggregation": self.entropy_aggregation,
-        }
+    def batch(self, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything) -> TokenBatch:
+        """The picked tokens with these log-probs, entropies and mask of theirs, [b, t]."""
+        tokens = self.tokens
+        return TokenBatch(
+            logprob,
+            None if self.on_policy else pick(tokens.old_logprob),
+            pick(tokens.advantage),
+            mask,
+            rollout_logprob=None if tokens.rollout_logprob is None else pick(tokens.rollout_logprob),
+            entropy=entropy,
+        )
 
 
 def check_inputs(
+    spec: LossSpec,
     hidden: Tensor,
     lm_head: Tensor,
     token_ids: Tensor,
@@ -86,20 +77,13 @@ def check_inputs(
     advantage: Tensor,
     mask: Tensor,
     *,
-    objective: str | Objective,
-    aggregation: str | Aggregation,
-    totals: StepTotals | None,
-    bias: Tensor | None,
-    temperature: float,
-    softcap: float | None,
-    rollout_logprob: Tensor | None,
-    correction: str | Correction | None,
-    ref_logprob: Tensor | None,
-    kl_coef: float,
-    kl: str,
-    entropy_coef: float,
-    entropy_aggregation: str | Aggregation | None,
-    cu_seqlens: Tensor | None,
+    totals: StepTotals | None = None,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    rollout_logprob: Tensor | None = None,
+    ref_logprob: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
 ) -> Inputs:
     """Arguments as in `linear_policy_loss`.
 
@@ -108,38 +92,19 @@ def check_inputs(
         ValueError: shapes or devices that do not fit, token ids outside the vocabulary (verified on the CPU only), a
             number outside its range, something that needs sequences without `cu_seqlens`.
     """
-    chosen, how, bonus, rho = check_terms(
-        objective=objective,
-        aggregation=aggregation,
-        entropy_aggregation=entropy_aggregation,
-        correction=correction,
-        totals=totals,
-        kl_coef=kl_coef,
-        kl=kl,
-        has_reference=ref_logprob is not None,
-        entropy_coef=entropy_coef,
-    )
     check_value("temperature", temperature, "(0, inf)")
     if softcap is not None:
         check_value("softcap", softcap, "(0, inf)")
     _check_matrices(hidden, lm_head, token_ids, bias)
     anchor = ("hidden", hidden.device)
-    if totals is not None:
-        totals.check_device(*anchor)
+    spec.check_call(totals, ref_logprob, anchor)
 
     layout = Layout.of(token_ids.shape, cu_seqlens, hidden.device)
     per_sequence = isinstance(advantage, Tensor) and advantage.dim() == 1 and len(token_ids.shape) == 2
     if isinstance(advantage, Tensor) and layout.places is not None and advantage.shape == (layout.B,):
         per_sequence = advantage.shape != token_ids.shape  # with as many responses as tokens, both readings are one
     if not layout.sequences:
-        _check_needs_no_sequences(token_ids, advantage, chosen, how, rho)
-        if kl_coef != 0 and kl in SEQUENCE_KL:
-            raise ValueError(f"kl = {kl!r} needs to know where sequences end: pass cu_seqlens [B + 1], got None")
-        if bonus is not None and not isinstance(bonus, TokenMean):
-            raise ValueError(
-                f"the entropy_aggregation {type(bonus).__name__} needs to know where sequences end: pass cu_seqlens "
-                "[B + 1], got None"
-            )
+        _check_needs_no_sequences(spec, token_ids, advantage)
 
     def per_token(name: str, values: Tensor, kind: str = "floating") -> Tensor:
         check_tensor(name, values, kind, anchor)
@@ -165,14 +130,15 @@ def check_inputs(
         valid,
         rollout_logprob=optional("rollout_logprob", rollout_logprob),
     )
-    if rho is not None:
-        rho.check(tokens)
-    for coefficients in (how, bonus):
+    if spec.correction is not None:
+        spec.correction.check(tokens)
+    for coefficients in (spec.aggregation, spec.entropy_aggregation):
         if coefficients is not None:
             coefficients.check(tokens.mask)
     reference = optional("ref_logprob", ref_logprob)
     _check_ids(token_ids, layout.unpad(tokens.mask), len(lm_head))
     return Inputs(
+        spec=spec,
         hidden=hidden.reshape(-1, hidden.shape[-1]),
         lm_head=lm_head,
         bias=bias,
@@ -181,14 +147,7 @@ def check_inputs(
         tokens=tokens,
         on_policy=old_logprob is None,
         ref_logprob=None if reference is None else tokens.masked("ref_logprob", reference).detach(),
-        objective=chosen,
-        aggregation=how,
         totals=totals or StepTotals.of(tokens.mask),
-        correction=rho,
-        kl_coef=kl_coef,
-        kl=kl,
-        entropy_coef=entropy_coef,
-        entropy_aggregation=bonus,
         temperature=temperature,
         softcap=softcap,
     )
@@ -224,16 +183,18 @@ def _check_matrices(hidden: Tensor, lm_head: Tensor, token_ids: Tensor, bias: Te
             )
 
 
-def _check_needs_no_sequences(
-    token_ids: Tensor, advantage: Tensor, objective: Objective, how: Aggregation, rho: Correction | None
-) -> None:
-    needs = []
-    if "response" in objective.reads:
-        needs.append(f"the objective {type(objective).__name__}, whose weights read the whole response,")
-    if not isinstance(how, TokenMean):
-        needs.append(f"the aggregation {type(how).__name__}")
+def _check_needs_no_sequences(spec: LossSpec, token_ids: Tensor, advantage: Tensor) -> None:
+    needs, rho, bonus = [], spec.correction, spec.entropy_aggregation
+    if "response" in spec.objective.reads:
+        needs.append(f"the objective {type(spec.objective).__name__}, whose weights read the whole response,")
+    if not isinstance(spec.aggregation, TokenMean):
+        needs.append(f"the aggregation {type(spec.aggregation).__name__}")
     if rho is not None and rho.level not in ("none", "token"):
         needs.append(f"the correction {type(rho).__name__} (not of level 'token')")
+    if spec.kl_coef != 0 and spec.kl in SEQUENCE_ESTIMATORS:
+        needs.append(f"kl = {spec.kl!r}")
+    if bonus is not None and not isinstance(bonus, TokenMean):
+        needs.append(f"the entropy_aggregation {type(bonus).__name__}")
     if isinstance(advantage, Tensor) and advantage.shape != token_ids.shape:
         needs.append(f"an advantage of shape {tuple(advantage.shape)} for token_ids of {tuple(token_ids.shape)}")
     if needs:

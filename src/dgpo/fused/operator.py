@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, Literal
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec
 
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from dgpo.fused.reference import reference
 from dgpo.fused.result import LinearPolicyLoss
 from dgpo.objectives import Objective
 from dgpo.registry import did_you_mean
+from dgpo.spec import LossSpec
 
 BACKENDS = ("auto", "reference", "chunked", "triton")
 STATISTICS = ("computed", "full")
@@ -24,6 +27,23 @@ STATISTICS = ("computed", "full")
 __all__ = ["BACKENDS", "CHUNK_BYTES", "STATISTICS", "linear_policy_loss"]
 
 
+P = ParamSpec("P")
+
+
+def _outside_of_graphs(loss: Callable[P, LinearPolicyLoss]) -> Callable[P, LinearPolicyLoss]:
+    """The loss, hidden from torch.compile if that is in use at all: to ask for it is to import it, which is slow."""
+
+    @wraps(loss)
+    def call(*args: P.args, **kwargs: P.kwargs) -> LinearPolicyLoss:
+        if "torch._dynamo" not in sys.modules:
+            return loss(*args, **kwargs)
+        found: LinearPolicyLoss = torch.compiler.disable(loss)(*args, **kwargs)  # type: ignore[no-untyped-call]
+        return found
+
+    return call
+
+
+@_outside_of_graphs
 def linear_policy_loss(
     hidden: Tensor,
     lm_head: Tensor,
@@ -106,43 +126,59 @@ def linear_policy_loss(
         TypeError, ValueError: an argument that does not fit, with what was expected; a backend that cannot run here.
         RuntimeError: when a gradient is differentiated again.
     """
+    spec = LossSpec.of(
+        objective=objective,
+        aggregation=aggregation,
+        correction=correction,
+        kl=kl,
+        kl_coef=kl_coef,
+        entropy_coef=entropy_coef,
+        entropy_aggregation=entropy_aggregation,
+    )
+    return linear_loss_of(
+        spec,
+        *(hidden, lm_head, token_ids, old_logprob, advantage, mask),
+        totals=totals,
+        bias=bias,
+        temperature=temperature,
+        softcap=softcap,
+        rollout_logprob=rollout_logprob,
+        ref_logprob=ref_logprob,
+        cu_seqlens=cu_seqlens,
+        statistics=statistics,
+        kept=kept,
+        chunk_tokens=chunk_tokens,
+        backend=backend,
+    )
+
+
+@_outside_of_graphs
+def linear_loss_of(
+    spec: LossSpec,
+    *tensors: Any,
+    statistics: str = "computed",
+    kept: int | None = None,
+    chunk_tokens: int | None = None,
+    backend: str = "auto",
+    **others: Any,
+) -> LinearPolicyLoss:
+    """`linear_policy_loss` of a specification that has been built before.
+
+    Args:
+        spec: the factors and terms.
+        tensors, others: the arguments of `linear_policy_loss` that `spec` does not hold, by position or by name.
+        statistics, kept, chunk_tokens, backend: as there.
+
+    Raises:
+        TypeError, ValueError: as there.
+    """
     _check_choice("statistics", statistics, STATISTICS)
     _check_choice("backend", backend, BACKENDS)
     for name, number, lowest in (("kept", kept, 0), ("chunk_tokens", chunk_tokens, 1)):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < lowest):
             raise ValueError(f"{name} = {number!r} is not allowed; expected an int >= {lowest}, or None")
-    arguments = {
-        "objective": objective,
-        "aggregation": aggregation,
-        "totals": totals,
-        "bias": bias,
-        "temperature": temperature,
-        "softcap": softcap,
-        "rollout_logprob": rollout_logprob,
-        "correction": correction,
-        "ref_logprob": ref_logprob,
-        "kl_coef": kl_coef,
-        "kl": kl,
-        "entropy_coef": entropy_coef,
-        "entropy_aggregation": entropy_aggregation,
-        "cu_seqlens": cu_seqlens,
-    }
-    tensors = (hidden, lm_head, token_ids, old_logprob, advantage, mask)
-    return _outside_of_graphs(
-        tensors, arguments, full=statistics == "full", kept=kept, chunk_tokens=chunk_tokens, backend=backend
-    )
 
-
-def _run(
-    tensors: tuple[Any, ...],
-    arguments: dict[str, Any],
-    *,
-    full: bool,
-    kept: int | None,
-    chunk_tokens: int | None,
-    backend: str,
-) -> LinearPolicyLoss:
-    inputs = check_inputs(*tensors, **arguments)
+    inputs = check_inputs(spec, *tensors, **others)
     if backend == "reference":
         return reference(inputs)
     device = inputs.hidden.device.type
@@ -163,15 +199,7 @@ def _run(
     with torch.autocast(device, enabled=False):
         middle = make_middle(backend, inputs, operands)
         most = chunk_tokens or tokens_per_chunk(operands.lm_head)
-        return chunked(inputs, operands, middle, full=full, kept=kept, chunk_tokens=most)
-
-
-def _outside_of_graphs(*arguments: Any, **named: Any) -> LinearPolicyLoss:
-    """`_run`, hidden from torch.compile if that is in use at all: to ask for it is to import it."""
-    if "torch._dynamo" not in sys.modules:
-        return _run(*arguments, **named)
-    hidden: LinearPolicyLoss = torch.compiler.disable(_run)(*arguments, **named)  # type: ignore[no-untyped-call]
-    return hidden
+        return chunked(inputs, operands, middle, full=statistics == "full", kept=kept, chunk_tokens=most)
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:

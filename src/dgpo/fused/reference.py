@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from dgpo.fused.inputs import Inputs
 from dgpo.fused.result import LinearPolicyLoss
-from dgpo.loss import policy_loss
+from dgpo.loss import loss_of
 
 
 def reference(inputs: Inputs) -> LinearPolicyLoss:
@@ -27,5 +27,7 @@ def reference(inputs: Inputs) -> LinearPolicyLoss:
     p = logp.exp()
     entropy = layout.pad(-(p * torch.where(p > 0, logp, 0.0)).sum(-1).view(layout.shape))
 
-    loss = policy_loss(logprob, **inputs.loss_arguments(), entropy=entropy)
-    return LinearPolicyLoss.of(loss, logprob, entropy, inputs.tokens.mask, layout)
+    mask = inputs.tokens.mask
+    batch = inputs.batch(logprob, entropy, mask)
+    loss = loss_of(inputs.spec, batch, totals=inputs.totals, entropy=entropy, ref_logprob=inputs.ref_logprob)
+    return LinearPolicyLoss.of(loss, logprob, entropy, mask, layout)

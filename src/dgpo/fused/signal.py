@@ -6,24 +6,16 @@ entropies, the gradient of a logit follows from its derivatives by these two num
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from dgpo.aggregation import Fixed
 from dgpo.correction import Correction, Given, Level
-from dgpo.fused.inputs import Inputs
-from dgpo.loss import PolicyLoss, policy_loss
+from dgpo.fused.inputs import Inputs, Pick, everything
+from dgpo.loss import PolicyLoss, loss_of
 from dgpo.objectives import Objective
-
-Pick = Callable[[Tensor], Tensor]
-"""Some of the tokens, [b, t], out of [B, T]."""
-
-
-def everything(values: Tensor) -> Tensor:
-    """All tokens."""
-    return values
 
 
 def at(places: Tensor) -> Pick:
@@ -47,48 +39,41 @@ class Signal:
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
-        tokens = inputs.tokens
+        spec, tokens = inputs.spec, inputs.tokens
         # a part of the batch keeps the coefficients that it has in the whole
-        self._c = inputs.aggregation.coefficient(tokens.mask, inputs.totals, tokens.dtype)
-        how = inputs.entropy_aggregation
+        self._c = spec.aggregation.coefficient(tokens.mask, inputs.totals, tokens.dtype)
+        how = spec.entropy_aggregation
         self._c_entropy = None if how is None else how.coefficient(tokens.mask, inputs.totals, tokens.dtype)
         self._rho: Tensor | None = None
-        if inputs.correction is not None and reach(inputs.correction, on_policy=inputs.on_policy) == "none":
+        if spec.correction is not None and reach(spec.correction, on_policy=inputs.on_policy) == "none":
             with torch.no_grad():
-                self._rho = inputs.correction.factor(tokens).to(tokens.dtype).expand(tokens.mask.shape)
+                self._rho = spec.correction.factor(tokens).to(tokens.dtype).expand(tokens.mask.shape)
 
     def loss(
         self, objective: Objective, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything
     ) -> PolicyLoss:
-        """`policy_loss` of the picked tokens; logprob, entropy and mask are theirs, [b, t]."""
-        inputs, tokens = self._inputs, self._inputs.tokens
-
-        def picked(values: Tensor | None) -> Tensor | None:
-            return None if values is None else pick(values)
-
-        return policy_loss(
-            logprob,
-            None if inputs.on_policy else pick(tokens.old_logprob),
-            pick(tokens.advantage),
-            mask,
+        """The loss of the picked tokens; logprob, entropy and mask are theirs, [b, t]."""
+        inputs, reference = self._inputs, self._inputs.ref_logprob
+        spec = replace(
+            inputs.spec,
             objective=objective,
             aggregation=Fixed(values=pick(self._c)),
-            totals=inputs.totals,
-            rollout_logprob=picked(tokens.rollout_logprob),
-            correction=inputs.correction if self._rho is None else Given(values=pick(self._rho)),
-            entropy=entropy,
-            ref_logprob=picked(inputs.ref_logprob),
-            kl_coef=inputs.kl_coef,
-            kl=inputs.kl,
-            entropy_coef=inputs.entropy_coef,
+            correction=inputs.spec.correction if self._rho is None else Given(values=pick(self._rho)),
             entropy_aggregation=None if self._c_entropy is None else Fixed(values=pick(self._c_entropy)),
+        )
+        return loss_of(
+            spec,
+            inputs.batch(logprob, entropy, mask, pick),
+            totals=inputs.totals,
+            entropy=entropy,
+            ref_logprob=None if reference is None else pick(reference),
         )
 
     def gradient(
         self, objective: Objective, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything
     ) -> tuple[Tensor, Tensor | None]:
         """g and h [b, t]; h is None without an entropy bonus."""
-        bonus = self._inputs.entropy_coef != 0
+        bonus = self._inputs.spec.entropy_coef != 0
         with torch.enable_grad():
             leaves = [logprob.detach().requires_grad_()]
             if bonus:

@@ -20,7 +20,7 @@ from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic, write_text_atomic
-from dgpo.loss import reference_kl
+from dgpo.kl import reference_kl
 from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation

@@ -1,0 +1,115 @@
+"""LossSpec: everything that defines a loss and is not a tensor, checked once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import UnionType
+
+import torch
+from torch import Tensor
+
+from dgpo import aggregation as aggregations
+from dgpo import correction as corrections
+from dgpo import kl as estimators
+from dgpo import objectives
+from dgpo.aggregation import Aggregation, StepTotals
+from dgpo.correction import Correction
+from dgpo.fields import check_value
+from dgpo.objectives import Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSpec:
+    """The factors and the terms of a policy loss, as `policy_loss` explains them.
+
+    `policy_loss` and `linear_policy_loss` build one from their keywords. Code that computes many losses builds it once
+    and calls `loss_of` or `linear_loss_of`, with `dataclasses.replace` for what changes between calls.
+
+    Attributes:
+        objective: w and φ.
+        aggregation: c.
+        correction: ρ; None is 1.
+        kl: the estimator κ, a name of `kl.ESTIMATORS`.
+        kl_coef: >= 0.
+        entropy_coef: below 0 a penalty.
+        entropy_aggregation: c_H; None takes c.
+
+    Raises:
+        ValueError: an unknown estimator, a coefficient outside its range.
+        TypeError: a factor of another kind.
+    """
+
+    objective: Objective
+    aggregation: Aggregation
+    correction: Correction | None = None
+    kl: str = "k3"
+    kl_coef: float = 0.0
+    entropy_coef: float = 0.0
+    entropy_aggregation: Aggregation | None = None
+
+    def __post_init__(self) -> None:
+        self._require("objective", Objective, "a name or an instance of Objective")
+        self._require("aggregation", Aggregation, "a name or an instance of Aggregation")
+        self._require("entropy_aggregation", Aggregation | None, "a name, an instance of Aggregation or None")
+        self._require("correction", Correction | None, "a name, an instance of Correction or None")
+        check_value("kl_coef", self.kl_coef, "[0, inf)")
+        check_value("entropy_coef", self.entropy_coef, "(-inf, inf)")
+        estimators.check_estimator(self.kl)
+
+    def _require(self, name: str, kind: type | UnionType, expected: str) -> None:
+        if not isinstance(getattr(self, name), kind):
+            raise TypeError(f"{name} is {getattr(self, name)!r}; expected {expected}")
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        objective: str | Objective,
+        aggregation: str | Aggregation,
+        correction: str | Correction | None,
+        kl: str,
+        kl_coef: float,
+        entropy_coef: float,
+        entropy_aggregation: str | Aggregation | None,
+    ) -> LossSpec:
+        """With names resolved.
+
+        Raises:
+            ValueError, TypeError: as the class, and for an unknown name.
+        """
+        bonus = entropy_aggregation
+        return cls(
+            objective=objectives.make(objective) if isinstance(objective, str) else objective,
+            aggregation=aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation,
+            correction=corrections.make(correction) if isinstance(correction, str) else correction,
+            kl=kl,
+            kl_coef=kl_coef,
+            entropy_coef=entropy_coef,
+            entropy_aggregation=aggregations.make(bonus) if isinstance(bonus, str) else bonus,
+        )
+
+    @property
+    def reads_response(self) -> bool:
+        """Whether the gradient at a token reads log-probs of its whole response."""
+        return "response" in self.objective.reads or (self.kl_coef != 0 and self.kl in estimators.SEQUENCE_ESTIMATORS)
+
+    @property
+    def policy_term_only(self) -> bool:
+        """Whether a token with advantage 0 has no gradient of its own: there is neither a KL term nor a bonus."""
+        return self.kl_coef == 0 and self.entropy_coef == 0
+
+    def check_call(
+        self, totals: StepTotals | None, ref_logprob: Tensor | None, anchor: tuple[str, torch.device]
+    ) -> None:
+        """Raise unless totals and reference fit, beside a tensor of this name on this device.
+
+        Raises:
+            TypeError: `totals` of another kind.
+            ValueError: `totals` on another device, a KL term without `ref_logprob`.
+        """
+        if totals is not None:
+            if not isinstance(totals, StepTotals):
+                raise TypeError(f"totals is {totals!r}; expected a StepTotals or None")
+            totals.check_device(*anchor)
+        if self.kl_coef != 0 and ref_logprob is None:
+            raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
