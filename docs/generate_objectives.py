@@ -1,8 +1,9 @@
-"""Write docs/objectives.md and docs/figures/objectives/*.svg from docs/objectives_head.md and the registered classes.
+"""Write what follows from the registered classes: docs/objectives.md (after docs/objectives_head.md), its figures, and
+the imports for type checkers in src/dgpo/objectives/__init__.py.
 
 Formulas and fields are the docstrings'; what a weight reads and where it is 0 is found by asking the classes.
 
-    python docs/generate_objectives.py            write page and figures
+    python docs/generate_objectives.py            write page, figures and imports
     python docs/generate_objectives.py --check    exit 1 if one of them is not what would be written
 """
 
@@ -27,6 +28,7 @@ DOCS = Path(__file__).resolve().parent
 PAGE = "objectives.md"
 HEAD = "objectives_head.md"
 FIGURES = "figures/objectives"
+CLASSES = "../src/dgpo/objectives/__init__.py"
 
 METHOD = """### `{name}`
 
@@ -93,7 +95,7 @@ def section(name: str) -> str:
         shape=shape(row),
         potential="an integral of w" if cls.potential is not Objective.potential else "none in closed form; φ = w",
         source=words.source,
-        conformance=conformance.as_markdown(name),
+        conformance=conformance.as_markdown(cls),
     )
 
 
@@ -287,12 +289,26 @@ def shape(row: table.Row) -> str:
     return "; ".join(words)
 
 
+# --- names for type checkers ------------------------------------------------------------------------------------------
+
+
+def classes() -> str:
+    """The file of `dgpo.objectives`, whose block for type checkers imports every registered class."""
+    text = (DOCS / CLASSES).read_text(encoding="utf-8")
+    imports = sorted(
+        f"    from {cls.__module__} import {cls.__name__} as {cls.__name__}\n" for cls in OBJECTIVES.values()
+    )
+    return re.sub(
+        r"(?<=^if TYPE_CHECKING:)(.*\n)(?:    .*\n)*", lambda match: match[1] + "".join(imports), text, flags=re.M
+    )
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
 def written(figures: bool = True) -> dict[str, bytes]:
     """Path below docs/ -> content."""
-    files = {PAGE: page().encode()}
+    files = {PAGE: page().encode(), CLASSES: classes().encode()}
     if figures:
         sys.path.insert(0, str(DOCS / "figures"))
         import weights
@@ -324,9 +340,10 @@ def main(argv: list[str]) -> int:
         if wrong:
             print(f"out of date: {', '.join(wrong)}; run: python docs/generate_objectives.py", file=sys.stderr)
         return int(bool(wrong))
-    (arguments.out / FIGURES).mkdir(parents=True, exist_ok=True)
     for name, content in written().items():
-        (arguments.out / name).write_bytes(content)
+        path = arguments.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return 0
 
 

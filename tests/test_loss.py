@@ -487,7 +487,7 @@ def test_off_policy_a_clipped_objective_is_biased() -> None:
         ({"mask": torch.ones(5, 6)}, r"mask has shape \(5, 6\); expected \(5, 7\), the shape of logprob"),
         ({"advantage": torch.ones(4)}, r"advantage has shape \(4,\); expected \[B\] = \[5\]"),
         ({"old_logprob": torch.ones(7, 5)}, r"old_logprob has shape \(7, 5\); expected \(5, 7\)"),
-        ({"objective": "dgpoo"}, r"unknown objective 'dgpoo', did you mean 'dgpo'\?; known: dgpo"),
+        ({"objective": "dgpoo"}, r"unknown objective 'dgpoo', did you mean 'dgpo'\?; known: aspo"),
         ({"objective": "ppo3000"}, "unknown objective 'ppo3000'"),
         ({"aggregation": "token-maen"}, r"unknown aggregation 'token-maen', did you mean 'token-mean'\?"),
         ({"aggregation": "seq-mean-token-sum-norm"}, "aggregation 'seq-mean-token-sum-norm' needs 'length'"),

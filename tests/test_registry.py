@@ -182,7 +182,7 @@ def test_errors_name_what_was_asked_for_and_what_there_is(name: str, fields: dic
 
 def test_objectives_are_built_by_name() -> None:
     assert objectives.make("dgpo", n=2) == objectives.DGPO(n=2)
-    with pytest.raises(ValueError, match=r"unknown objective 'dgpo_', did you mean 'dgpo'\?; known: dgpo,"):
+    with pytest.raises(ValueError, match=r"unknown objective 'dgpo_', did you mean 'dgpo'\?; known: aspo,"):
         objectives.make("dgpo_")
     with pytest.raises(ValueError, match=r"objective 'dgpo' has no field 'eps_hi', did you mean 'eps_high'\?"):
         objectives.make("dgpo", eps_hi=0.28)

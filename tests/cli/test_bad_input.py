@@ -31,7 +31,7 @@ def lines(*rows: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("flags", "parts"),
     [
-        (["--objective", "dgop"], ["unknown objective 'dgop'", "did you mean 'dgpo'?", "known: dgpo"]),
+        (["--objective", "dgop"], ["unknown objective 'dgop'", "did you mean 'dgpo'?", "known: aspo"]),
         (["--objective_kwargs", '{"eps_lo": 0.2}'], ["no field 'eps_lo'", "did you mean 'eps_low'?", "its fields: n,"]),
         (["--objective_kwargs", '{"n": -1}'], ["n = -1 is not allowed", "expected a number in [0, inf]"]),
         (["--objective_kwargs", '{"eps_low": 1.5}'], ["eps_low = 1.5 is not allowed", "expected a number in [0, 1)"]),

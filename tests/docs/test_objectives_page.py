@@ -102,7 +102,7 @@ def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatc
     assert "* **w = 0** in part of `inside`, in all of `right`, in all of `reverse_left` (" in section
     assert "continuous in r; at most 1.5; 1 on-policy; w/π as π → 0 for A < 0: finite" in section
     assert "none in closed form; φ = w" in section
-    assert "No framework was looked at for this method." in section
+    assert "No settings in other frameworks are recorded for this method." in section
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ MODULES = [
     "dgpo.loss",
     "dgpo.objectives",
     "dgpo.objectives.conformance",
+    "dgpo.objectives.frameworks",
     "dgpo.objectives.presets",
     "dgpo.objectives.table",
     "dgpo.regions",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dgpo import objectives, policy_loss
-from dgpo.objectives.conformance import CONFORMANCE
+from dgpo.objectives import OBJECTIVES
 
 
 def assert_same(actual, expected):
@@ -22,7 +22,7 @@ def assert_same(actual, expected):
 
 
 def available(framework):
-    return [name for name, records in CONFORMANCE.items() if records[framework].setting is not None]
+    return [name for name, cls in OBJECTIVES.items() if framework in cls.elsewhere and cls.elsewhere[framework].setting]
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def batch():
 
 
 def objective_for(name, framework):
-    return objectives.make(name, **(CONFORMANCE[name][framework].only or {}))
+    return objectives.make(name, **(OBJECTIVES[name].elsewhere[framework].only or {}))
 
 
 def our_gradient(batch, name, framework):
-    aggregation = CONFORMANCE[name][framework].aggregation
+    aggregation = OBJECTIVES[name].elsewhere[framework].aggregation
     out = policy_loss(*batch, objective=objective_for(name, framework), aggregation=aggregation)
     return torch.autograd.grad(out.value, batch[0])[0]
 
@@ -49,7 +49,7 @@ def our_gradient(batch, name, framework):
 def test_verl(batch, name):
     core_algos = pytest.importorskip("verl.trainer.ppo.core_algos", reason="verl is not installed")
     config = pytest.importorskip("verl.workers.config", reason="verl is not installed")
-    options = CONFORMANCE[name]["verl"].options(objective_for(name, "verl"))
+    options = OBJECTIVES[name].elsewhere["verl"].options(objective_for(name, "verl"))
     loss = core_algos.get_policy_loss_fn(options.pop("policy_loss.loss_mode"))
     logprob, old, advantage, mask = batch
     actor = config.ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=4, **options)
@@ -62,7 +62,7 @@ def test_verl(batch, name):
 @pytest.mark.parametrize("name", available("skyrl"))
 def test_skyrl(batch, name):
     losses = pytest.importorskip("skyrl.backends.skyrl_train.utils.ppo_utils", reason="SkyRL is not installed")
-    options = CONFORMANCE[name]["skyrl"].options(objective_for(name, "skyrl"))
+    options = OBJECTIVES[name].elsewhere["skyrl"].options(objective_for(name, "skyrl"))
     config = SimpleNamespace(
         loss_reduction=options.get("loss_reduction", "token_mean"),
         off_policy_correction=SimpleNamespace(
@@ -99,7 +99,7 @@ def test_liger(name):
     advantage = torch.tensor([1.2, -0.7, 0.4, -1.5])
     logprob = (hidden @ weight.T).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
     old = (logprob + 0.4 * torch.randn(4, 6, generator=generator)).detach()
-    record, objective = CONFORMANCE[name]["liger"], objective_for(name, "liger")
+    record, objective = OBJECTIVES[name].elsewhere["liger"], objective_for(name, "liger")
     options = {option: value for option, value in record.options(objective).items() if value is not None}
     loss = liger.LigerFusedLinearGRPOLoss(beta=0.0, compiled=False, use_ref_model=False, **options)
     value, *_ = loss(hidden, weight, ids, torch.ones(4, 6), advantage, old_per_token_logps=old)

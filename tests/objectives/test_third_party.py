@@ -159,7 +159,7 @@ def test_a_published_name_is_used_like_ours(installed: Callable[[str], None]) ->
     made = objectives.make("mine:cap=3")
     assert (label(made), objectives.name_of(type(made))) == ("mine:cap=3", "mine")
     assert objectives.find_recorded("mine") is type(made)
-    with pytest.raises(ValueError, match=r"unknown objective 'mime', did you mean 'mine'\?.*drpo, mine"):
+    with pytest.raises(ValueError, match=r"unknown objective 'mime', did you mean 'mine'\?.*vespo, mine"):
         objectives.make("mime")
     with pytest.raises(ValueError, match="'cap' in 'mine:cap' has no value"):
         objectives.make("mine:cap")

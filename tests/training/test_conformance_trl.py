@@ -13,25 +13,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from dgpo import objectives
-from dgpo.objectives.conformance import CONFORMANCE
+from dgpo.objectives import OBJECTIVES
 from dgpo.training import DGPOConfig, DGPOTrainer
 
-# every TRL row, with the defaults and with other values
-CASES = [
-    ("grpo", {}),
-    ("grpo", {"eps_low": 0.1, "eps_high": 0.28, "dual_clip": 1.5}),
-    ("is", {}),
-    ("cispo", {}),
-    ("cispo", {"cap": 1.2}),
-    ("sapo", {}),
-    ("sapo", {"tau_pos": 2.0, "tau_neg": 3.0}),
-    ("gspo", {}),
-    ("gspo", {"eps_low": 0.05, "eps_high": 0.1}),
-    ("gmpo", {}),
-    ("gmpo", {"log_clip_low": 0.1, "log_clip_high": 0.3}),
-    ("vespo", {}),
-    ("vespo", {"k_pos": 1.0, "lambda_pos": 1.5, "k_neg": 2.0, "lambda_neg": 0.5}),
-]
+OTHER_VALUES = {
+    "grpo": {"eps_low": 0.1, "eps_high": 0.28, "dual_clip": 1.5},
+    "cispo": {"cap": 1.2},
+    "sapo": {"tau_pos": 2.0, "tau_neg": 3.0},
+    "gspo": {"eps_low": 0.05, "eps_high": 0.1},
+    "gmpo": {"log_clip_low": 0.1, "log_clip_high": 0.3},
+    "vespo": {"k_pos": 1.0, "lambda_pos": 1.5, "k_neg": 2.0, "lambda_neg": 0.5},
+}
+
+
+def available(framework):
+    return [name for name, cls in OBJECTIVES.items() if framework in cls.elsewhere and cls.elsewhere[framework].setting]
+
+
+# every TRL row with the defaults, and those that have fields with other values
+CASES = [*((name, {}) for name in available("trl")), *OTHER_VALUES.items()]
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def assert_same(actual, expected):
 
 @pytest.mark.parametrize(("name", "fields"), CASES, ids=[f"{name}-{'set' if kw else 'default'}" for name, kw in CASES])
 def test_the_setting_gives_the_gradient(build, name, fields):
-    record = CONFORMANCE[name]["trl"]
+    record = OBJECTIVES[name].elsewhere["trl"]
     theirs = stock(name, build, record.options(objectives.make(name, **fields)))
     mine = ours(build, name, fields, record.aggregation)
     for seed in (0, 2):  # between them, ratios of tokens and of responses lie on either side of every bound
@@ -131,13 +131,13 @@ def test_options_that_agree_with_the_objective_mean_what_they_mean_in_trl(build,
     [("grpo", "seq-mean-token-mean"), ("bnpo", "token-mean"), ("dr_grpo", "seq-mean-token-sum-norm")],
 )
 def test_the_other_names_of_the_clip_differ_in_the_average_alone(build, loss_type, aggregation):
-    options = CONFORMANCE["grpo"]["trl"].options(objectives.GRPO()) | {"loss_type": loss_type}
+    options = OBJECTIVES["grpo"].elsewhere["trl"].options(objectives.GRPO()) | {"loss_type": loss_type}
     assert_same(gradient(ours(build, "grpo", {}, aggregation)), gradient(stock("grpo", build, options)))
 
 
 def test_delta_below_the_upper_bound_clips_positive_advantages_too(build):
     """The note of the row: the same numbers do not mean the same there."""
-    options = CONFORMANCE["grpo"]["trl"].options(objectives.GRPO(dual_clip=1.05))
+    options = OBJECTIVES["grpo"].elsewhere["trl"].options(objectives.GRPO(dual_clip=1.05))
     positive = (1.2, 0.7, 0.4, 1.5)
     theirs = gradient(stock("grpo", build, options), positive)
     expected = gradient(ours(build, "grpo", {"dual_clip": 1.05}, "token-mean"), positive)
@@ -154,7 +154,7 @@ def test_the_default_of_cispo_caps_every_weight_far_below_one(build):
 def with_kl(build, name, unbiased):
     """Gradients with a KL term, ours and TRL's: the micro-batch carries log-probs of a reference model."""
     fields = {} if name != "gspo" else {"eps_low": 0.05, "eps_high": 0.1}
-    record = CONFORMANCE[name]["trl"]
+    record = OBJECTIVES[name].elsewhere["trl"]
     common = {"beta": 0.5, "use_bias_correction_kl": unbiased}
     theirs = build(GRPOTrainer, GRPOConfig, **record.options(objectives.make(name, **fields)), **common)
     mine = build(

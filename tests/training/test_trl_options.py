@@ -12,7 +12,6 @@ from dgpo import advantages, objectives
 from dgpo import correction as corrections
 from dgpo.aggregation import AGGREGATIONS, SeqMeanTokenMean, SeqMeanTokenSumNorm, TokenMean
 from dgpo.aggregation import make as make_aggregation
-from dgpo.objectives.conformance import CONFORMANCE
 from dgpo.registry import parse
 from dgpo.training import DGPOConfig, trl_options
 
@@ -297,10 +296,34 @@ def test_luspo_weighs_by_length_on_purpose():
         DGPOConfig("unused", bf16=False, use_cpu=True, objective="gspo", loss_type="luspo")
 
 
-def test_the_averages_are_those_of_the_conformance_table():
-    for name, rows in CONFORMANCE.items():
-        loss_type = (rows["trl"].setting or {}).get("loss_type")
-        if loss_type is None or name == "is":
-            continue
-        assert trl_options.average(loss_type) == rows["trl"].aggregation
-        assert name in trl_options.WEIGHTS[loss_type]
+def test_losses_and_averages_of_trl_are_what_the_methods_declare():
+    """All values of TRL 1.16's `loss_type`; importance sampling is one point of its `cispo`, and no loss of its own."""
+    assert trl_options.WEIGHTS == {
+        "cispo": ("cispo",),
+        "dapo": ("grpo", "gspo"),
+        "grpo": ("grpo", "gspo"),
+        "dr_grpo": ("grpo", "gspo"),
+        "bnpo": ("grpo", "gspo"),
+        "luspo": ("gspo",),
+        "sapo": ("sapo",),
+        "vespo": ("vespo",),
+    }
+    assert trl_options.AVERAGES == {
+        "grpo": ("seq-mean-token-mean", {}),
+        "sapo": ("seq-mean-token-mean", {}),
+        "dapo": ("token-mean", {}),
+        "cispo": ("token-mean", {}),
+        "vespo": ("token-mean", {}),
+        "dr_grpo": ("seq-mean-token-sum-norm", {}),
+        "luspo": ("seq-mean-token-sum-norm", {"length": 1}),
+        "bnpo": None,
+    }
+
+
+def test_two_methods_agree_on_the_average_of_a_loss():
+    for loss_type, names in trl_options.WEIGHTS.items():
+        found = set()
+        for name in names:
+            row = objectives.OBJECTIVES[name].elsewhere["trl"]
+            found.add({row.setting["loss_type"]: row.aggregation, **(row.averages or {})}[loss_type])
+        assert len(found) == 1

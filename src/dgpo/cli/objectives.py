@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
         described = table.describe(name)
     except ValueError as error:
         parser.error(str(error))
-    print(f"{described}\n\nThe same gradient elsewhere:\n{conformance.as_text(name, width)}")
+    print(f"{described}\n\nThe same gradient elsewhere:\n{conformance.as_text(objectives.find(name), width)}")
     if made is not None:
         print(f"\nWith these fields: {made}")
     return 0

@@ -2,115 +2,42 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dgpo import registry
 from dgpo.imports import is_path, path_of, split
 from dgpo.objectives import presets, third_party
-from dgpo.objectives.aspo import ASPO
-from dgpo.objectives.bapo import BAPO, BAPOAlgorithm1
-from dgpo.objectives.cispo import CISPO, CISPOTwoSided
-from dgpo.objectives.dac import DAC
-from dgpo.objectives.dgpo import DGPO
-from dgpo.objectives.dppo import DPPOKL, DPPOTV
-from dgpo.objectives.drpo import DRPO
-from dgpo.objectives.gmpo import GMPO
-from dgpo.objectives.gppo import CEGPPO, GPPO
-from dgpo.objectives.grpo import GRPO
-from dgpo.objectives.gspo import GSPO
-from dgpo.objectives.importance_sampling import IS
-from dgpo.objectives.maspo import MASPO
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
-from dgpo.objectives.sapo import SAPO, SAPOUnilateral
-from dgpo.objectives.vespo import VESPO
 from dgpo.registry import build, parse
 
-OBJECTIVES: dict[str, type[Objective]] = {
-    "dgpo": DGPO,
-    "maspo": MASPO,
-    "grpo": GRPO,
-    "is": IS,
-    "cispo": CISPO,
-    "cispo_two_sided": CISPOTwoSided,
-    "gppo": GPPO,
-    "ce_gppo": CEGPPO,
-    "aspo": ASPO,
-    "sapo": SAPO,
-    "sapo_unilateral": SAPOUnilateral,
-    "dac": DAC,
-    "bapo": BAPO,
-    "bapo_algorithm1": BAPOAlgorithm1,
-    "gspo": GSPO,
-    "gmpo": GMPO,
-    "vespo": VESPO,
-    "dppo_tv": DPPOTV,
-    "dppo_kl": DPPOKL,
-    "drpo": DRPO,
-}
+if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` from what is registered
+    from dgpo.objectives.aspo import ASPO as ASPO
+    from dgpo.objectives.bapo import BAPO as BAPO
+    from dgpo.objectives.bapo import BAPOAlgorithm1 as BAPOAlgorithm1
+    from dgpo.objectives.cispo import CISPO as CISPO
+    from dgpo.objectives.cispo import CISPOTwoSided as CISPOTwoSided
+    from dgpo.objectives.dac import DAC as DAC
+    from dgpo.objectives.dgpo import DGPO as DGPO
+    from dgpo.objectives.dppo import DPPOKL as DPPOKL
+    from dgpo.objectives.dppo import DPPOTV as DPPOTV
+    from dgpo.objectives.drpo import DRPO as DRPO
+    from dgpo.objectives.gmpo import GMPO as GMPO
+    from dgpo.objectives.gppo import CEGPPO as CEGPPO
+    from dgpo.objectives.gppo import GPPO as GPPO
+    from dgpo.objectives.grpo import GRPO as GRPO
+    from dgpo.objectives.gspo import GSPO as GSPO
+    from dgpo.objectives.importance_sampling import IS as IS
+    from dgpo.objectives.maspo import MASPO as MASPO
+    from dgpo.objectives.sapo import SAPO as SAPO
+    from dgpo.objectives.sapo import SAPOUnilateral as SAPOUnilateral
+    from dgpo.objectives.vespo import VESPO as VESPO
 
-ELSEWHERE = {
-    "dapo": "the preset 'dapo', or 'grpo' with eps_high=0.28",
-    "dr_grpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
-    "ppo": "'grpo'",
-    "ppo_clip": "'grpo'",
-    "vanilla": "'grpo' with dual_clip=3",
-    "dual_clip": "'grpo' with dual_clip",
-    "regular": "'grpo'",
-    "bnpo": "'grpo'; its average over a micro-batch is no method, see the aggregations",
-    "luspo": "'gspo' with the aggregation 'seq-mean-token-sum-norm', length=1",
-    "importance_sampling": "'is'",
-    "geo_mean": "'gmpo'",
-    "dcpo": "'dac', with the advantage 'smooth'",
-    "dppo": "'dppo_tv' or 'dppo_kl'",
-    "gspo_token": "'gspo', whose gradient is the same",
-    "drgrpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
-    "tis": "the correction 'truncate', beside any objective",
-    "mis": "the correction 'band', beside any objective",
-    "icepop": "the correction 'band', beside any objective",
-    "rloo": "the advantage 'leave_one_out'",
-    "reinforce": "'is', and any other while every ratio is 1",
-    "reinforce++": "'grpo'; nearest to its advantage is scale_rewards='batch'",
-    "reinforce_plus_plus": "'grpo'; nearest to its advantage is scale_rewards='batch'",
-    "lite_ppo": "'grpo' with scale_rewards='batch'",
-}
-"""Names that users bring from papers and frameworks, and what they are called here."""
-
-__all__ = [
-    "ASPO",
-    "BAPO",
-    "BAPOAlgorithm1",
-    "Boundaries",
-    "CEGPPO",
-    "CISPO",
-    "CISPOTwoSided",
-    "DAC",
-    "DGPO",
-    "DPPOKL",
-    "DPPOTV",
-    "DRPO",
-    "GMPO",
-    "GPPO",
-    "GRPO",
-    "GSPO",
-    "IS",
-    "MASPO",
-    "OBJECTIVES",
-    "Objective",
-    "Paper",
-    "Properties",
-    "Read",
-    "SAPO",
-    "SAPOUnilateral",
-    "VESPO",
-    "find",
-    "find_recorded",
-    "importable_name",
-    "make",
-    "name_of",
-    "presets",
-]
+OBJECTIVES: dict[str, type[Objective]] = {}
+"""Name -> class, for every class in the modules of this package that declares a name, in alphabetical order."""
 
 
 def make(name: str | Mapping[str, Any], **fields: Any) -> Objective:
@@ -187,3 +114,57 @@ def name_of(cls: type[Objective]) -> str:
         return found
     path = path_of(cls)
     return next((name for name, entry in third_party.published().items() if entry.value == path), path)
+
+
+def _discovered() -> dict[str, type[Objective]]:
+    """Import every module of this package and collect the classes with a name.
+
+    Raises:
+        TypeError: two classes declare the same name.
+    """
+    found: dict[str, type[Objective]] = {}
+    for path in pkgutil.iter_modules(__path__, f"{__name__}."):
+        module = importlib.import_module(path.name)
+        for cls in vars(module).values():
+            if isinstance(cls, type) and issubclass(cls, Objective) and cls.name and cls.__module__ == path.name:
+                if cls.name in found:
+                    other = found[cls.name]
+                    raise TypeError(
+                        f"the objectives {other.__module__}.{other.__name__} and {path.name}.{cls.__name__} both "
+                        f"declare the name {cls.name!r}"
+                    )
+                found[cls.name] = cls
+    return dict(sorted(found.items()))
+
+
+OBJECTIVES |= _discovered()  # last, because the modules may import what is above
+globals().update({cls.__name__: cls for cls in OBJECTIVES.values()})
+
+ELSEWHERE: dict[str, str] = {
+    "dapo": "the preset 'dapo', or 'grpo' with eps_high=0.28",
+    "dr_grpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
+    "drgrpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
+    "tis": "the correction 'truncate', beside any objective",
+    "mis": "the correction 'band', beside any objective",
+    "icepop": "the correction 'band', beside any objective",
+    "rloo": "the advantage 'leave_one_out'",
+    **{word: f"{name!r}{more}" for name, cls in OBJECTIVES.items() for word, more in cls.aliases.items()},
+}
+"""Names that users bring from papers and frameworks, and what they are called here: those of no single method, and the
+`aliases` that the methods declare."""
+
+__all__ = [
+    "Boundaries",
+    "OBJECTIVES",
+    "Objective",
+    "Paper",
+    "Properties",
+    "Read",
+    "find",
+    "find_recorded",
+    "importable_name",
+    "make",
+    "name_of",
+    "presets",
+    *sorted(cls.__name__ for cls in OBJECTIVES.values()),
+]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -20,6 +21,8 @@ PAPER = Paper(
     year=2025,
     code="https://github.com/wizard-III/Archer2.0",
 )
+
+ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +58,9 @@ class ASPO(Objective):
         ValueError: `entropy_quantile` is set and the tokens carry no entropy.
     """
 
+    name = "aspo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     eps_low: float = number(0.2, "[0, 1)")
     eps_high: float = number(0.2, "[0, inf)")

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -52,6 +53,14 @@ PAPER = Paper(
     ),
     year=2025,
     code="https://github.com/WooooDyy/BAPO",
+)
+
+ELSEWHERE = dict.fromkeys(
+    FRAMEWORKS,
+    Conformance(
+        note="no search for bounds; once calibrated, its weight is that of `grpo` with lower bound c_low and upper "
+        "c_high"
+    ),
 )
 
 
@@ -169,7 +178,9 @@ class BAPO(AdaptiveClip):
     `seq-mean-token-sum-norm` forgets to divide by the sequences.
     """
 
+    name = "bapo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     target_ratio: float = number(1.0, "(0, inf]")
 
@@ -221,7 +232,9 @@ class BAPOAlgorithm1(AdaptiveClip):
     Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code of it was released: the authors' is `BAPO`.
     """
 
+    name = "bapo_algorithm1"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     rho0: float = number(0.5, "(0, 1)")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import HIGH, LOW, SKYRL_SUM, Conformance, Of
 from dgpo.objectives.objective import Boundaries, Limit, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -19,6 +20,57 @@ PAPER = Paper(
     year=2025,
     code="https://github.com/MiniMax-AI/MiniMax-M1",
 )
+
+CISPO_ELSEWHERE = {
+    "trl": Conformance(
+        setting={"loss_type": "cispo", "epsilon_high": Of(field="cap")},
+        aggregation="token-mean",
+        note="`epsilon_high` is here the absolute cap, not an offset: left unset it is `epsilon` = 0.2, and every "
+        "weight is at most 0.2",
+    ),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "cispo",
+            "clip_ratio_low": 1.0,
+            "clip_ratio_high": Of(field="cap", plus=-1),
+        },
+        aggregation="token-mean",
+        note="verl's `cispo` is two-sided; `clip_ratio_low` from 1 on takes the lower bound away. Both are offsets",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "cispo",
+            "cispo.cispo_eps_clip_low": 1.0,
+            "cispo.cispo_eps_clip_high": Of(field="cap", plus=-1),
+        },
+        aggregation="token-mean",
+        note="both are offsets, and it is two-sided: older defaults, 0 and 5, clip to 1 … 6, newer ones, 1 and 4, "
+        "to 0 … 5. " + SKYRL_SUM,
+    ),
+    "liger": Conformance(
+        setting={"loss_type": "cispo", "epsilon_high": Of(field="cap")},
+        aggregation="token-mean",
+        note="`epsilon_high` is the absolute cap, as in TRL",
+    ),
+}
+
+CISPO_TWO_SIDED_ELSEWHERE = {
+    "trl": Conformance(
+        note="`cispo` there has no lower bound: from eps_low = 1 on this is `cispo` with cap = 1 + eps_high"
+    ),
+    "verl": Conformance(
+        setting={"policy_loss.loss_mode": "cispo", "clip_ratio_low": LOW, "clip_ratio_high": HIGH},
+        aggregation="token-mean",
+    ),
+    "skyrl": Conformance(
+        setting={"policy_loss_type": "cispo", "cispo.cispo_eps_clip_low": LOW, "cispo.cispo_eps_clip_high": HIGH},
+        aggregation="token-mean",
+        note=SKYRL_SUM,
+    ),
+    "liger": Conformance(
+        note="`cispo` there has no lower bound: from eps_low = 1 on this is `cispo` with cap = 1 + eps_high"
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +91,9 @@ class CISPO(Objective):
     both sides and is `CISPOTwoSided`, unless its `clip_ratio_low` is large.
     """
 
+    name = "cispo"
     papers = (PAPER,)
+    elsewhere = CISPO_ELSEWHERE
 
     cap: float = number(5.0, "[1, inf]")
 
@@ -81,7 +135,9 @@ class CISPOTwoSided(Objective):
     Source: verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:2046; defaults are verl's.
     """
 
+    name = "cispo_two_sided"
     papers = (PAPER,)
+    elsewhere = CISPO_TWO_SIDED_ELSEWHERE
 
     eps_low: float = number(0.2, "[0, inf)")
     eps_high: float = number(0.2, "[0, inf)")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -24,6 +26,8 @@ PAPER = Paper(
     year=2025,
     code="https://github.com/lime-RL/DCPO",
 )
+
+ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,10 @@ class DAC(HardClip):
     advantage standardisation is in `dgpo.advantages`.
     """
 
+    name = "dac"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
+    aliases: ClassVar = {"dcpo": ", with the advantage 'smooth'"}
 
     eps_low: float = number(0.16, "[0, 1)")
     eps_high: float = number(0.2, "[0, inf)")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
@@ -40,6 +41,10 @@ PAPER = Paper(
 
 NO_POWER = 1e-18
 """Exponents below it are 0 in every dtype."""
+
+ELSEWHERE = dict.fromkeys(
+    FRAMEWORKS, Conformance(note="its corner DGPO(n=0, m=1, eps_high=c-1, reverse_cap=c) is `cispo` with cap=c")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +80,9 @@ class DGPO(Objective):
     * its loss value is w · A, which is not an integral of the gradient; ours is φ · A. The gradients are equal.
     """
 
+    name = "dgpo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     n: float = number(1, "[0, inf]")
     m: float = number(2, "[1, inf]")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from dgpo.fields import number
 from dgpo.numerics import expm1_minus, log1m_exp
+from dgpo.objectives.frameworks import SKYRL_SUM, Conformance, Of
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
@@ -25,6 +27,59 @@ PAPER = Paper(
 
 HALVINGS = {torch.float32: 30, torch.float64: 60}
 """Bisections of `MAX_LOG_RATIO` nats down to the rounding of a log ratio of 1e-2."""
+
+DPPO_TV_ELSEWHERE = {
+    "trl": Conformance(),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "dppo_tv",
+            "clip_ratio_low": Of(field="delta_low"),
+            "clip_ratio_high": Of(field="delta_high"),
+            "clip_ratio_c": Of(field="ratio_cap"),
+        },
+        aggregation="token-mean",
+        note="the clip options are differences of probabilities here, and `clip_ratio_c` is the cap of the ratio: "
+        "the actor's 3 unless set",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "dppo",
+            "dppo.dppo_type": "binary_tv",
+            "dppo.delta_low": Of(field="delta_low"),
+            "dppo.delta_high": Of(field="delta_high"),
+        },
+        aggregation="token-mean",
+        only={"ratio_cap": math.inf},
+        note="the ratio has no cap, and is taken against the sampler where its log-probs are given. " + SKYRL_SUM,
+    ),
+    "liger": Conformance(),
+}
+
+DPPO_KL_ELSEWHERE = {
+    "trl": Conformance(),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "dppo_kl",
+            "clip_ratio_low": Of(field="delta_low"),
+            "clip_ratio_high": Of(field="delta_high"),
+            "clip_ratio_c": Of(field="ratio_cap"),
+        },
+        aggregation="token-mean",
+        note="the clip options are in nats here; `clip_ratio_c` as for `dppo_tv`. Its logarithm adds 1e-8",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "dppo",
+            "dppo.dppo_type": "binary_kl",
+            "dppo.delta_low": Of(field="delta_low"),
+            "dppo.delta_high": Of(field="delta_high"),
+        },
+        aggregation="token-mean",
+        only={"ratio_cap": math.inf},
+        note="as for `dppo_tv`. " + SKYRL_SUM,
+    ),
+    "liger": Conformance(),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +105,10 @@ class DPPOTV(Objective):
     ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same. A = 0 carries no gradient.
     """
 
+    name = "dppo_tv"
     papers = (PAPER,)
+    elsewhere = DPPO_TV_ELSEWHERE
+    aliases: ClassVar = {"dppo": " or 'dppo_kl'"}
 
     delta_low: float = number(0.2, "(0, inf]")
     delta_high: float = number(0.2, "(0, inf]")
@@ -94,7 +152,7 @@ class DPPOTV(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class DPPOKL(Objective):
-    """The same with the divergence of two outcomes, the token and everything else.
+    """A token is dropped once its binary KL divergence is too large: of two outcomes, the token and everything else.
 
     With r the importance ratio, π = π_θ and q = π_old of the token, and
     KL = q · log(q / π) + (1 - q) · log((1 - q) / (1 - π))::
@@ -114,7 +172,9 @@ class DPPOKL(Objective):
     `DPPOTV`.
     """
 
+    name = "dppo_kl"
     papers = (PAPER,)
+    elsewhere = DPPO_KL_ELSEWHERE
 
     delta_low: float = number(0.05, "(0, inf]")
     delta_high: float = number(0.05, "(0, inf]")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -23,6 +24,8 @@ PAPER = Paper(
 
 LEAST_DELTA = 1e-20
 """The weight of a ratio of e^20 fits a float32 down to here."""
+
+ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,9 @@ class DRPO(Objective):
     masked tokens in the denominator.
     """
 
+    name = "drpo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     delta: float = number(12.5, "[1e-20, inf]")
 

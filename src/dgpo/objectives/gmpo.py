@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import Conformance, Of
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -35,6 +36,26 @@ PAPER = Paper(
     code="https://github.com/callsys/GMPO",
 )
 
+ELSEWHERE = {
+    "trl": Conformance(
+        setting={"epsilon": Of(field="log_clip_low"), "epsilon_high": Of(field="log_clip_high")},
+        aggregation="seq-mean-token-mean",
+        note="a trainer of its own, `trl.experimental.gmpo.GMPOTrainer`; both options are in log space there",
+    ),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "geo_mean",
+            "clip_ratio_low": Of(field="log_clip_low"),
+            "clip_ratio_high": Of(field="log_clip_high"),
+        },
+        aggregation="seq-mean-token-mean",
+        note="called `geo_mean`; both options are in log space here, and `loss_agg_mode` is not read: the average "
+        "is over the responses of the micro-batch",
+    ),
+    "skyrl": Conformance(),
+    "liger": Conformance(),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GMPO(Objective):
@@ -56,7 +77,10 @@ class GMPO(Objective):
     `clip_ratio_high` in log space as well, so its yaml's 0.2 is not a ratio of 0.8.
     """
 
+    name = "gmpo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
+    aliases: ClassVar = {"geo_mean": ""}
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -52,6 +53,10 @@ GPPO_PAPER = Paper(
     code="https://github.com/suu990901/KlearReasoner",
 )
 
+CE_GPPO_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance(note="at beta1 = beta2 = 0 it is `grpo`"))
+
+GPPO_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
+
 
 @dataclass(frozen=True, kw_only=True)
 class CEGPPO(Objective):
@@ -80,7 +85,9 @@ class CEGPPO(Objective):
     whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
     """
 
+    name = "ce_gppo"
     papers = (CE_GPPO_PAPER,)
+    elsewhere = CE_GPPO_ELSEWHERE
 
     beta1: float = number(0.75, "[0, inf)")
     beta2: float = number(1.0, "[0, inf)")
@@ -146,7 +153,9 @@ class GPPO(Objective):
     Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
     """
 
+    name = "gppo"
     papers = (GPPO_PAPER,)
+    elsewhere = GPPO_ELSEWHERE
 
     eps_low: float = number(0.2, "[0, 1)")
     eps_high: float = number(0.2, "[0, inf)")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import HIGH, LOW, NO_LIMIT, SKYRL_SUM, Conformance, Of
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
@@ -27,6 +29,42 @@ PAPER = Paper(
     ),
     year=2024,
 )
+
+ELSEWHERE = {
+    "trl": Conformance(
+        setting={"loss_type": "dapo", "epsilon": LOW, "epsilon_high": HIGH, "delta": Of(field="dual_clip")},
+        aggregation="token-mean",
+        averages={"grpo": "seq-mean-token-mean", "dr_grpo": "seq-mean-token-sum-norm", "bnpo": None},
+        note="`delta` clamps the ratio for both signs of A: below 1 + eps_high it also lowers the bound for A > 0. "
+        "`grpo`, `bnpo`, `dr_grpo` have the same weight and another average",
+    ),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "vanilla",
+            "clip_ratio_low": LOW,
+            "clip_ratio_high": HIGH,
+            "clip_ratio_c": Of(field="dual_clip", none=NO_LIMIT),
+        },
+        aggregation="token-mean",
+        note="the dual clip is always on, at 3 unless set. `clip_ratio` counts only where the other two are unset. "
+        "Beyond ±20 nats its clamp drops the gradient",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "dual_clip",
+            "eps_clip_low": LOW,
+            "eps_clip_high": HIGH,
+            "clip_ratio_c": Of(field="dual_clip", none=NO_LIMIT),
+        },
+        aggregation="token-mean",
+        note="`regular` is the plain clip, without `clip_ratio_c`. " + SKYRL_SUM,
+    ),
+    "liger": Conformance(
+        setting={"loss_type": "dapo", "epsilon_low": LOW, "epsilon_high": HIGH, "delta": Of(field="dual_clip")},
+        aggregation="token-mean",
+        note="`delta` as in TRL; releases without it have no dual clip",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +91,20 @@ class GRPO(HardClip):
     that code: beyond ±20 nats the gradient is kept, at the weight of ±20, where verl's clamp zeroes it.
     """
 
+    name = "grpo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
+    aliases: ClassVar = {
+        "ppo": "",
+        "ppo_clip": "",
+        "regular": "",
+        "vanilla": " with dual_clip=3",
+        "dual_clip": " with dual_clip",
+        "bnpo": "; its average over a micro-batch is no method, see the aggregations",
+        "reinforce++": "; nearest to its advantage is scale_rewards='batch'",
+        "reinforce_plus_plus": "; nearest to its advantage is scale_rewards='batch'",
+        "lite_ppo": " with scale_rewards='batch'",
+    }
 
     eps_low: float = number(0.2, "[0, 1)")
     eps_high: float = number(0.2, "[0, inf)")

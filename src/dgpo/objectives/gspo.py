@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import HIGH, LOW, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
 from dgpo.objectives.paper import Paper
@@ -32,6 +33,50 @@ PAPER = Paper(
     year=2025,
 )
 
+ELSEWHERE = {
+    "trl": Conformance(
+        setting={
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon": LOW,
+            "epsilon_high": HIGH,
+        },
+        aggregation="seq-mean-token-mean",
+        averages={
+            "dapo": "token-mean",
+            "dr_grpo": "seq-mean-token-sum-norm",
+            "luspo": "seq-mean-token-sum-norm:length=1",
+            "bnpo": None,
+        },
+        note="there is no loss type of this name; the default `epsilon` of 0.2 is hundreds of times the paper's",
+    ),
+    "verl": Conformance(
+        setting={"policy_loss.loss_mode": "gspo", "clip_ratio_low": LOW, "clip_ratio_high": HIGH},
+        aggregation="seq-mean-token-mean",
+        note="0.9.1 averages as `loss_agg_mode` says (token-mean unless set), 0.10.0.dev by seq-mean-token-mean. "
+        "log s is clamped to at most 10",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "gspo",
+            "eps_clip_low": LOW,
+            "eps_clip_high": HIGH,
+            "loss_reduction": "sequence_mean",
+        },
+        aggregation="seq-mean-token-mean",
+        note="another `loss_reduction` gives a warning; log s is clamped to at most 10",
+    ),
+    "liger": Conformance(
+        setting={
+            "loss_type": "grpo",
+            "importance_sampling_level": "sequence",
+            "epsilon_low": LOW,
+            "epsilon_high": HIGH,
+        },
+        aggregation="seq-mean-token-mean",
+    ),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GSPO(HardClip):
@@ -55,7 +100,13 @@ class GSPO(HardClip):
     from that code: it clamps log s to at most 10, here every token's log ratio is clamped to ±20.
     """
 
+    name = "gspo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
+    aliases: ClassVar = {
+        "gspo_token": ", whose gradient is the same",
+        "luspo": " with the aggregation 'seq-mean-token-sum-norm', length=1",
+    }
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
+from dgpo.objectives.frameworks import NO_LIMIT, SKYRL_SUM, Conformance
 from dgpo.objectives.objective import Objective, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
@@ -17,6 +19,20 @@ PAPER = Paper(
     authors=("John Schulman", "Filip Wolski", "Prafulla Dhariwal", "Alec Radford", "Oleg Klimov"),
     year=2017,
 )
+
+ELSEWHERE = {
+    "trl": Conformance(setting={"loss_type": "cispo", "epsilon_high": NO_LIMIT}, aggregation="token-mean"),
+    "verl": Conformance(
+        setting={"policy_loss.loss_mode": "cispo", "clip_ratio_low": 1.0, "clip_ratio_high": NO_LIMIT},
+        aggregation="token-mean",
+    ),
+    "skyrl": Conformance(
+        setting={"policy_loss_type": "importance_sampling"},
+        aggregation="token-mean",
+        note="no clamp of the log ratio. " + SKYRL_SUM,
+    ),
+    "liger": Conformance(setting={"loss_type": "cispo", "epsilon_high": NO_LIMIT}, aggregation="token-mean"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +45,13 @@ class IS(Objective):
     Source: importance sampling as in REINFORCE and in CPI, the unclipped surrogate of PPO (arXiv 1707.06347, eq. 6).
     """
 
+    name = "is"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
+    aliases: ClassVar = {
+        "importance_sampling": "",
+        "reinforce": ", and any other while every ratio is 1",
+    }
 
     @property
     def reads(self) -> frozenset[Read]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import ACL_2026, Paper
 from dgpo.tokens import TokenBatch
@@ -38,6 +39,8 @@ PAPER = Paper(
     pages="41348-41365",
     code="https://github.com/FlyTune/MASPO-RL",
 )
+
+ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,9 @@ class MASPO(Objective):
     sequence-mean loss NaN, here masked positions do not exist.
     """
 
+    name = "maspo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     sigma_base: float = number(1.0, "(0, inf]")
     alpha: float = number(0.3, "[0, inf)")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import Checked
+from dgpo.objectives.frameworks import Conformance
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import TokenBatch
 
@@ -84,16 +86,25 @@ class Objective(Checked, ABC):
     level: ClassVar[Literal["token", "sequence"]] = "token"
     """Whose ratio the weight compares: the token's, or one of the whole response."""
 
-    papers: ClassVar[tuple[Paper, ...]] = ()
-    """The papers of the method, the one that introduced it first; what a model card and a citation name.
+    # --- facts of the method. Not inherited: a method that is derived from another in code has its own, or none
 
-    Not inherited: a method that is derived from another in code has papers of its own, or none.
-    """
+    name: ClassVar[str] = ""
+    """Name in the registry. A class of this package that declares one is registered."""
+
+    papers: ClassVar[tuple[Paper, ...]] = ()
+    """The papers of the method, the one that introduced it first; what a model card and a citation name."""
+
+    elsewhere: ClassVar[Mapping[str, Conformance]] = {}
+    """Framework -> the setting there that gives this method's gradient; all of `FRAMEWORKS`, or none of them."""
+
+    aliases: ClassVar[Mapping[str, str]] = {}
+    """What papers and frameworks call it -> what an error adds to the name here, such as " with dual_clip=3"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "papers" not in cls.__dict__:
-            cls.papers = ()
+        for fact in ("name", "papers", "elsewhere", "aliases"):
+            if fact not in cls.__dict__:
+                setattr(cls, fact, getattr(Objective, fact))
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
         for name in ("weight", "boundaries"):
             if name in cls.__dict__:

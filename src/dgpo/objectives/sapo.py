@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance, Of
 from dgpo.objectives.maspo import PAPER as MASPO_PAPER
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
@@ -37,6 +38,47 @@ PAPER = Paper(
 NO_CURVE = 1e-9
 """Below it tanh(z) = z in every dtype: the next term is z³/3."""
 
+SAPO_ELSEWHERE = {
+    "trl": Conformance(
+        setting={
+            "loss_type": "sapo",
+            "sapo_temperature_pos": Of(field="tau_pos"),
+            "sapo_temperature_neg": Of(field="tau_neg"),
+        },
+        aggregation="seq-mean-token-mean",
+    ),
+    "verl": Conformance(
+        setting={
+            "policy_loss.loss_mode": "sapo",
+            "tau_pos": Of(field="tau_pos"),
+            "tau_neg": Of(field="tau_neg"),
+        },
+        aggregation="seq-mean-token-mean",
+        note="verl forces seq-mean-token-mean, whatever `loss_agg_mode` says, and reads the actor's temperatures, "
+        "not those of `policy_loss`",
+    ),
+    "skyrl": Conformance(
+        setting={
+            "policy_loss_type": "sapo",
+            "sapo.tau_pos": Of(field="tau_pos"),
+            "sapo.tau_neg": Of(field="tau_neg"),
+            "loss_reduction": "sequence_mean",
+        },
+        aggregation="seq-mean-token-mean",
+        note="another `loss_reduction` gives a warning",
+    ),
+    "liger": Conformance(
+        setting={
+            "loss_type": "sapo",
+            "sapo_temperature_pos": Of(field="tau_pos"),
+            "sapo_temperature_neg": Of(field="tau_neg"),
+        },
+        aggregation="seq-mean-token-mean",
+    ),
+}
+
+SAPO_UNILATERAL_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance(note="`sapo` there gates on both sides"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class SAPO(Objective):
@@ -57,7 +99,9 @@ class SAPO(Objective):
     w to cancellation for r >> 1 (exactly 0 for τ (r - 1) > 37, float64); here it is formed in log space.
     """
 
+    name = "sapo"
     papers: ClassVar[tuple[Paper, ...]] = (PAPER,)
+    elsewhere = SAPO_ELSEWHERE
 
     tau_pos: float = number(1.0, "(0, inf)")
     tau_neg: float = number(1.05, "(0, inf)")
@@ -106,7 +150,9 @@ class SAPOUnilateral(SAPO):
     did not). No code was released.
     """
 
+    name = "sapo_unilateral"
     papers = (PAPER, MASPO_PAPER)
+    elsewhere = SAPO_UNILATERAL_ELSEWHERE
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
         return Boundaries.at(tokens.log_ratio, 0.0, 0.0)

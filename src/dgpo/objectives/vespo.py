@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
+from dgpo.objectives.frameworks import Conformance, Of
 from dgpo.objectives.objective import Boundaries, Objective, Properties
 from dgpo.objectives.paper import Paper
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
@@ -28,6 +29,32 @@ PAPER = Paper(
     year=2026,
     code="https://github.com/FloyedShen/VESPO",
 )
+
+ELSEWHERE = {
+    "trl": Conformance(
+        setting={
+            "loss_type": "vespo",
+            "vespo_k_pos": Of(field="k_pos"),
+            "vespo_lambda_pos": Of(field="lambda_pos"),
+            "vespo_k_neg": Of(field="k_neg"),
+            "vespo_lambda_neg": Of(field="lambda_neg"),
+        },
+        aggregation="token-mean",
+        note="with vLLM, TRL folds its sampler correction into W; a correction here multiplies w instead",
+    ),
+    "verl": Conformance(),
+    "skyrl": Conformance(),
+    "liger": Conformance(
+        setting={
+            "loss_type": "vespo",
+            "vespo_k_pos": Of(field="k_pos"),
+            "vespo_lambda_pos": Of(field="lambda_pos"),
+            "vespo_k_neg": Of(field="k_neg"),
+            "vespo_lambda_neg": Of(field="lambda_neg"),
+        },
+        aggregation="token-mean",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +78,9 @@ class VESPO(Objective):
     docstring of that code names others: 1.5, 4, 2.5). Its `seq-mean-token-sum-norm` forgets to divide by the sequences.
     """
 
+    name = "vespo"
     papers = (PAPER,)
+    elsewhere = ELSEWHERE
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"
 

@@ -520,9 +520,7 @@ class DGPOConfig(GRPOConfig):
 
     def _warn_of_lengths(self, objective: objectives.Objective) -> None:
         assert self.aggregation is not None
-        if self.loss_type != trl_options.BY_LENGTH and trl_options.weighs_by_length(
-            objective, self.objective, self.aggregation
-        ):
+        if self.loss_type != trl_options.BY_LENGTH and trl_options.weighs_by_length(objective, self.aggregation):
             warnings.warn(
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "

@@ -40,7 +40,7 @@ class Factors:
     def of(cls, config: DGPOConfig) -> Factors:
         """Those of a configuration. Raises ValueError as its `make_...` methods do."""
         objective = config.make_objective()
-        trl = settings_in_trl(config.objective, objective)
+        trl = settings_in_trl(objective)
         kl = "k3"
         if config.use_bias_correction_kl:  # TRL weights it by the ratio that its setting has
             kl = "k3_sequence_ratio" if _by_response(trl) else "k3_ratio"

@@ -87,8 +87,8 @@ def ratio_parts(
     """What TRL logs about its importance ratios: `clip_ratio/...`, `cispo_clip_ratio` or `vespo/phi_seq_mean`.
 
     Args:
-        options: TRL's options that give the objective's gradient (`CONFORMANCE`); empty where none do, and then there
-            is nothing to log.
+        options: TRL's options that give the objective's gradient (`Objective.elsewhere`); empty where none do, and then
+            there is nothing to log.
         tokens: those that went through the policy.
         weight: [B, T] w of them.
         all_tokens: how many valid tokens there are with those of responses that were left out, which have A = 0.

@@ -15,41 +15,48 @@ from typing import Any, Literal, NoReturn
 from dgpo import aggregation, objectives
 from dgpo import correction as corrections
 from dgpo.diagnostics.naming import label
-from dgpo.objectives.conformance import CONFORMANCE, Of
-from dgpo.registry import did_you_mean
+from dgpo.objectives.frameworks import Conformance, Of
+from dgpo.registry import did_you_mean, parse
 
-CLIPPED = ("grpo", "dr_grpo", "dapo", "bnpo")
-"""TRL's names of one weight, the hard clip, with four averages."""
+LEVEL = "importance_sampling_level"
 
 BY_LENGTH = "luspo"
-"""TRL's name of an average that counts every response by its length on purpose."""
+"""TRL's name of an average that weights every response by its length on purpose."""
 
-WEIGHTS: Mapping[str, tuple[str, ...]] = {
-    **dict.fromkeys(CLIPPED, ("grpo", "gspo")),
-    BY_LENGTH: ("gspo",),
-    "cispo": ("cispo",),
-    "sapo": ("sapo",),
-    "vespo": ("vespo",),
-}
+Average = tuple[str, Mapping[str, Any]]
+"""An aggregation and its fields."""
+
+
+def _losses() -> tuple[dict[str, tuple[str, ...]], dict[str, Average | None], dict[str, None]]:
+    """`WEIGHTS`, `AVERAGES` and `PARAMETERS`, from the rows of TRL that the methods declare."""
+    weights: dict[str, tuple[str, ...]] = {}
+    averages: dict[str, Average | None] = {}
+    parameters: dict[str, None] = {}
+    for name, cls in objectives.OBJECTIVES.items():
+        row = cls.elsewhere.get("trl", Conformance())
+        setting = dict(row.setting or {})
+        own = setting.pop("loss_type", None)
+        setting.pop(LEVEL, None)
+        # a row with a constant is one point of another method's loss; one without a loss type is another trainer's
+        if own is None or not all(isinstance(value, Of) for value in setting.values()):
+            continue
+        parameters |= dict.fromkeys(setting)
+        for loss_type, average in {str(own): row.aggregation, **(row.averages or {})}.items():
+            weights[loss_type] = (*weights.get(loss_type, ()), name)
+            averages[loss_type] = None if average is None else parse("aggregation", average)
+    return weights, averages, parameters
+
+
+_WEIGHTS, _AVERAGES, _PARAMETERS = _losses()
+
+WEIGHTS: Mapping[str, tuple[str, ...]] = _WEIGHTS
 """`loss_type` -> the objectives whose weight it can mean; the level decides between two."""
 
-AVERAGES: Mapping[str, tuple[str, Mapping[str, Any]] | None] = {
-    "grpo": ("seq-mean-token-mean", {}),
-    "sapo": ("seq-mean-token-mean", {}),
-    "dapo": ("token-mean", {}),
-    "cispo": ("token-mean", {}),
-    "vespo": ("token-mean", {}),
-    "dr_grpo": ("seq-mean-token-sum-norm", {}),
-    BY_LENGTH: ("seq-mean-token-sum-norm", {"length": 1}),
-    "bnpo": None,
-}
+AVERAGES: Mapping[str, Average | None] = _AVERAGES
 """`loss_type` -> aggregation and its fields; None where it averages over a micro-batch, which no aggregation does."""
 
-PARAMETERS = (
-    *("epsilon", "epsilon_high", "delta", "sapo_temperature_neg", "sapo_temperature_pos"),
-    *("vespo_k_pos", "vespo_lambda_pos", "vespo_k_neg", "vespo_lambda_neg"),
-)
-OPTIONS = ("loss_type", "importance_sampling_level", *PARAMETERS)
+PARAMETERS = tuple(_PARAMETERS)
+OPTIONS = ("loss_type", LEVEL, *PARAMETERS)
 """All of them; in `DGPOConfig` each is None unless it is set."""
 
 
@@ -134,10 +141,10 @@ def sampler_correction(mode: str, low: float | None, high: float | None) -> tupl
     return None if low is not None or high is None else ("truncate", corrections.Truncate(level=level, cap=high))
 
 
-def weighs_by_length(objective: objectives.Objective, name: str, chosen: str) -> bool:
+def weighs_by_length(objective: objectives.Objective, chosen: str) -> bool:
     """Whether a method of one ratio per response, whose paper averages over responses, is averaged over tokens."""
-    record = CONFORMANCE[name]["trl"].aggregation if name in CONFORMANCE else None
-    return objective.level == "sequence" and record == "seq-mean-token-mean" and chosen != record
+    papers = objective.elsewhere.get("trl", Conformance()).aggregation
+    return objective.level == "sequence" and papers == "seq-mean-token-mean" and chosen != papers
 
 
 def _average(
@@ -152,7 +159,7 @@ def _average(
     if loss_type is None:
         return chosen, fields
     if loss_type in aggregation.AGGREGATIONS:
-        found: tuple[str, Mapping[str, Any]] | None = (loss_type, {})
+        found: Average | None = (loss_type, {})
     elif loss_type not in WEIGHTS:
         raise ValueError(
             f"unknown loss_type {loss_type!r}{did_you_mean(loss_type, WEIGHTS)}; TRL's are {', '.join(WEIGHTS)}, and "
@@ -212,8 +219,8 @@ def _fields_of(objective: str) -> list[str]:
 
 
 def _setting_of(objective: str) -> Mapping[str, Any]:
-    """Of TRL's GRPOTrainer, from the conformance table; empty where it has no such loss, or another trainer has it."""
-    setting = CONFORMANCE[objective]["trl"].setting if objective in CONFORMANCE else None
+    """Of TRL's GRPOTrainer, as the method declares it; empty where it has no such loss, or another trainer has it."""
+    setting = objectives.find(objective).elsewhere.get("trl", Conformance()).setting
     return setting if setting and "loss_type" in setting else {}
 
 
@@ -228,7 +235,7 @@ def _trl_level(objective: str) -> tuple[str, ...]:
 
 
 def _parameters_of(objective: str) -> dict[str, str]:
-    """option -> field, as the conformance table has it; the clip range also for methods that TRL does not have."""
+    """option -> field, as the method declares it; the clip range also for methods that TRL does not have."""
     fields = _fields_of(objective)
     bounds = {"epsilon": "eps_low", "epsilon_high": "eps_high"}
     known = {option: field for option, field in bounds.items() if field in fields}
@@ -276,6 +283,7 @@ def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Map
 def _foreign(options: Mapping[str, Any], objective: str) -> list[str]:
     """The options that do not fit the objective."""
     known, level = _parameters_of(objective), options.get("importance_sampling_level")
+    own = _setting_of(objective).get("loss_type")
     found = [name for name in options if name in PARAMETERS and name not in known]
     if "delta" in options and "delta" in known:
         high = options.get("epsilon_high", options.get("epsilon", objectives.make(objective).eps_high))  # type: ignore[attr-defined]
@@ -284,7 +292,7 @@ def _foreign(options: Mapping[str, Any], objective: str) -> list[str]:
         found.append("importance_sampling_level")
     if objective not in WEIGHTS.get(options.get("loss_type", ""), (objective,)):
         found.append("loss_type")
-    if "epsilon_high" in options and known.get("epsilon_high") == "cap" and options.get("loss_type") != "cispo":
+    if "epsilon_high" in options and known.get("epsilon_high") == "cap" and options.get("loss_type") != own:
         found.append("epsilon_high")
     return found
 
@@ -319,7 +327,7 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
     loss_type, level = str(options.get("loss_type")), options.get("importance_sampling_level")
     lost = []
     if loss_type not in WEIGHTS:
-        tuned = [kind for kind in ("sapo", "vespo") if any(option.startswith(f"{kind}_") for option in options)]
+        tuned = [kind for kind in WEIGHTS if any(option.startswith(f"{kind}_") for option in options)]
         candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
     else:
         candidates = WEIGHTS[loss_type]
@@ -344,15 +352,15 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
     if level == "sequence" and _is_of_sequences(name) and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
-    if loss_type == "bnpo":
-        lost.append("an average over a micro-batch (loss_type='bnpo')")
+    if loss_type in WEIGHTS and AVERAGES[loss_type] is None:
+        lost.append(f"an average over a micro-batch (loss_type={loss_type!r})")
         goes_with = ("token-mean", {})
     if goes_with is not None:
         text += f", {_written(goes_with)}"
     return _Translation(name=name, text=text, lost=", or ".join(lost))
 
 
-def _written(average: tuple[str, Mapping[str, Any]]) -> str:
+def _written(average: Average) -> str:
     name, fields = average
     return f"aggregation={':'.join([name, *(f'{field}={value}' for field, value in fields.items())])!r}"
 
