@@ -1,4 +1,4 @@
-"""Grading: whether a response answers its problem. Standard library only, but for math-verify in worker processes."""
+"""Grading: whether a response answers its problem. Standard library only; math-verify runs in worker processes."""
 
 from dgpo.grading.answers import boxed_answer, last_box
 from dgpo.grading.exact import answer_of, exact_match

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 from dgpo.grading.responses import Completion, said, text_of
 
-# braces, dollars, spaces and names of fonts around nothing; but braces alone are how models write the empty set
+# braces, dollars, spaces and fonts around nothing; but models write the empty set as braces alone
 _NOTHING = re.compile(r"\\(?:text\w*|math\w*|operatorname|quad|qquad|[,;:! ])|[{}$~]")
 _EMPTY_SET = re.compile(r"\{\s*\}")
 _SHORT = 200
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
-# What TeX boxes without braces is one token; a model means the number or formula up to the next space. Where an
-# operator follows, nobody can tell.
+# TeX boxes one token without braces; a model means the number or formula up to the next space. If an operator
+# follows, the end is ambiguous.
 _BARE_BOX = (
     r"(?=[-+−\w\\(.])(?:[^\s$\\{}]|\\(?!boxed|fbox)[A-Za-z]+|\\%|\{[^{}]{0,200}\})++(?!\s*(?:[-+*/=^_<>{]|\\[A-Za-z]))"
 )
-# `\\.` is here so that the braces of \{ and \} are passed over; a second backslash before a box is one too many
+# `\\.` skips the braces of \{ and \}; a doubled backslash before a box still opens it
 _BRACE = re.compile(
     rf"(?P<box>{_BOX.pattern}\s*(?:(?P<brace>\{{)|(?P<bare>{_BARE_BOX})|))"
     r"|\\(?!\\(?:boxed|fbox)(?![A-Za-z])).|(?P<open>\{)|(?P<close>\})",
@@ -38,13 +38,13 @@ def visible(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Box:
-    """A box in a text; `content` is None where it was never closed."""
+    """A box in a text; `content` is None if it was never closed."""
 
     content: str | None
 
     @property
     def answer(self) -> str | None:
-        """What it holds; None for nothing that can be seen."""
+        """Its content; None if that shows nothing."""
         content = (self.content or "").strip()
         if len(content) > _SHORT or _EMPTY_SET.fullmatch(content) or visible(_NOTHING.sub("", content)):
             return content
@@ -52,10 +52,10 @@ class Box:
 
 
 def boxes(text: str) -> list[slice | None]:
-    r"""Where the contents of all boxes are, in the order in which they open, in one pass; None for one never closed.
+    r"""Positions of the contents of all boxes, in the order in which they open; None for a box never closed.
 
-    A box is `\boxed` or `\fbox` with an argument in braces, or without braces as in `\boxed 5`. Not the contents: those
-    of boxes within boxes overlap, and copying them all would take quadratic memory.
+    A box is `\boxed` or `\fbox` with an argument in braces, or without braces as in `\boxed 5`. Slices and not texts:
+    the contents of nested boxes overlap, and copying all of them would take quadratic memory.
     """
     found: list[tuple[int, int | None]] = []
     opened: list[int | None] = []  # where the content of a box starts; None for any other brace
@@ -76,7 +76,7 @@ def boxes(text: str) -> list[slice | None]:
 
 
 def last_box(text: str) -> Box | None:
-    r"""The box that opens last; None without any box. It may not be complete, and it may be empty."""
+    r"""The box that opens last; None if there is no box. It may be empty or unclosed."""
     last = -1
     for match in _BOX.finditer(text):
         last = match.start()
@@ -88,10 +88,10 @@ def last_box(text: str) -> Box | None:
 
 
 def boxed_answer(response: Completion) -> str | None:
-    r"""Content of the last box of a response; None without one, or if it is empty or was never closed.
+    r"""Content of the last box of a response; None if there is no box, or the last one is empty or was never closed.
 
-    The last box is the one that opens last. If that one is not closed, the response was cut off while it was
-    answering: an earlier box is what it thought before, and does not count.
+    The last box is the one that opens last. If it is not closed, the response was cut off in its answer, and an earlier
+    box is an intermediate result that does not count.
     """
     box = last_box(said(text_of(response)))
     return None if box is None else box.answer
@@ -106,6 +106,6 @@ def gold_answer(gold: str) -> str:
 
 
 def marked_answer(response: Completion, marker: str) -> str | None:
-    """The rest of the line behind the last `marker`, such as GSM8K's `####`; None without one, or if it is empty."""
+    """The rest of the line after the last `marker`, such as GSM8K's `####`; None if there is none, or it is empty."""
     _, found, rest = said(text_of(response)).rpartition(marker)
     return (rest.strip().partition("\n")[0].strip() or None) if found else None

@@ -12,7 +12,7 @@ from dgpo.grading.answers import last_box
 from dgpo.grading.responses import Completion, said, text_of
 
 MAX_CHARACTERS = 100
-"""Longer numbers are compared as text only: their exact arithmetic could be made expensive."""
+"""Longer numbers are compared as text only, to bound the cost of exact arithmetic."""
 
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
@@ -21,11 +21,11 @@ _NUMBER = re.compile(rf"(?:(?<![\w)\]}}])(?P<minus>[-−]))?(?:\\?\$)?(?P<over>{
 
 
 def answer_of(response: Completion) -> str | None:
-    r"""The final answer in a response, of which only its last message behind the thinking counts (`dgpo.grading.said`).
+    r"""The final answer in a response, from its last message after the thinking (`dgpo.grading.said`).
 
-    In this order: the content of the last `\boxed{...}`, as `boxed_answer` finds it; without any box, the last number
-    (`-3`, `1,234`, `0.5`, `3/4`, after a `$`, before a full stop); all of the text. None if that is empty, or if the
-    last box is empty or was never closed.
+    The content of the last `\boxed{...}` (see `boxed_answer`); without a box, the last number (`-3`, `1,234`, `0.5`,
+    `3/4`, after a `$`, before a full stop); without a number, the whole text. None if that is empty, or if the last box
+    is empty or was never closed.
     """
     text = said(text_of(response)).strip()
     if (box := last_box(text)) is not None:
@@ -42,9 +42,9 @@ def exact_match(completion: Completion, answer: object) -> float:
     Text is compared after `strip`, numbers exactly: 0.5 = 1/2 and 1,234 = 1234.0, but 0.333 is not 1/3.
 
     Args:
-        completion: the response; see `answer_of` for what counts in it. It also matches if all that counts is the
-            answer's text, so that answers such as "3 apples" can be matched.
-        answer: the reference, text or number; of a GSM8K solution, what follows `####`.
+        completion: the response; see `answer_of` for its answer. It also matches if its whole text is that of the
+            answer, so that answers such as "3 apples" can match.
+        answer: the reference, text or number; in a GSM8K solution, the part after `####`.
     """
     expected = str(answer).rpartition("####")[2].strip()
     given = answer_of(completion)

@@ -1,11 +1,11 @@
 r"""MathGrader: mathematical answers against golds, in processes that can be killed.
 
-The way of one response, each step only for what the one before could not decide:
+How a response is graded; each step handles only what the previous one could not decide:
 
-1. its answer: in its last message, behind the thinking, in the last `\boxed{}` (`answers.py`);
+1. its answer: in its last message, after the thinking, in the last `\boxed{}` (`answers.py`);
 2. equal text, or numbers, which are compared exactly (`numbers.py`);
 3. guards against answers that are too large, too costly or that hide something (`guards.py`);
-4. in a worker with a deadline (`pool.py`): its structure (`reading.py`) and its mathematics (`judge.py`).
+4. in a worker with a deadline (`workers/`): its structure (`reading.py`) and its mathematics (`judge.py`).
 
 Steps 1 to 3 run in the calling process, in time linear in the response; no text is ever evaluated as code.
 """
@@ -35,12 +35,12 @@ from dgpo.grading.workers import Outcome, Pool
 from dgpo.installation import require
 
 RULES = 2
-"""Counted up when verdicts change, so that results of different rules are not taken for comparable."""
+"""Version of the rules: incremented when verdicts change, so that results under different rules are not compared."""
 
 _MISSING = re.compile(r"[-+]?\s*(?:\\?(?:text|mathrm)\s*\{)?\s*(?:nan|null|<na>|nat)\s*\}?", re.I)
 
 MAX_GOLD = 4096
-"""Longer golds are not read: a gold is an answer, or a solution that ends in one."""
+"""In characters; longer golds are not read. A gold is an answer, or a solution that ends in one."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,20 @@ class _Job:
 class MathGrader:
     r"""Grades mathematical answers: 1.0, 0.0, or None where the gold cannot be used.
 
-    Policy (docs/rewards.md gives the reasons): the last box wins, also of several different ones; no box is 0; a hedge
-    (`41=42`, `42 \text{ or } 43`, `\neq 42`) is 0; integers are compared exactly, decimals to a relative 10^-6.
+    Policy (docs/rewards.md gives the reasons): the last box counts, even if boxes differ; a response without a box
+    scores 0; a hedge (`41=42`, `42 \text{ or } 43`, `\neq 42`) scores 0; integers are compared exactly, decimals with a
+    relative tolerance of 10^-6.
 
-    Workers are started with the first answer that needs one and end with `close()`, with the `with` block, or with
-    this process, however it ends. Any thread may grade, several at once; a forked or spawned process gets workers of
-    its own.
+    Workers start with the first answer that needs one. They end with `close()`, with the `with` block, or with this
+    process, however it ends. Several threads may grade at once; a forked or spawned process gets its own workers.
 
     Args:
-        workers: processes that compare formulas side by side.
-        deadline: seconds of wall-clock time for one comparison; a worker that is late is killed and replaced.
+        workers: number of processes that compare formulas.
+        deadline: wall-clock seconds for one comparison; a worker that exceeds it is killed and replaced.
         memory: bytes of address space of one worker.
-        recycle: comparisons after which a worker is replaced, because computer algebra leaks.
-        answer_marker: for responses without a box: the answer is the rest of the line behind the last of these, such
-            as `####` of GSM8K. None: no box is no answer.
+        recycle: number of comparisons after which a worker is replaced, because computer algebra leaks memory.
+        answer_marker: for responses without a box, such as `####` of GSM8K: the answer is the rest of the line after
+            the last occurrence. None: a response without a box has no answer.
 
     Raises:
         ImportError: math-verify is not installed.
@@ -101,7 +101,7 @@ class MathGrader:
 
     @property
     def version(self) -> str:
-        """The rules and the parser that decide, as they are recorded with results."""
+        """Versions of the rules and of the parser, as recorded with results."""
         marker = f", answers after {self.answer_marker!r}" if self.answer_marker else ""
         parsers = ", ".join(
             f"{name} {metadata.version(name)}" for name in ("math-verify", "latex2sympy2_extended", "sympy")
@@ -113,20 +113,20 @@ class MathGrader:
         return self.grade_many([response], [gold])[0]
 
     def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
-        r"""One verdict per response, in order. A slow one delays the others by no more than the deadline.
+        r"""One verdict per response, in order. A slow one delays the others by at most the deadline.
 
         Args:
-            responses: what a model wrote, with its thinking: texts, messages or conversations (`answers.text_of`).
+            responses: what a model wrote, including its thinking: texts, messages or conversations (`text_of`).
             golds: bare (`\frac{1}{2}`), in dollars, in a box, or a solution that ends in a box or in `#### 42`.
 
         Raises:
-            ValueError: lengths that differ, or a closed grader.
-            TypeError: a gold that is not text, or a response that is neither text nor messages.
+            ValueError: the lengths differ, or the grader is closed.
+            TypeError: a gold is not text, or a response is neither text nor messages.
         """
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
         verdicts: list[Verdict | None] = []
-        waiting: dict[_Job, list[int]] = {}  # the same answer of several responses is compared once
+        waiting: dict[_Job, list[int]] = {}  # equal answers are compared once
         for place, (response, gold) in enumerate(zip(responses, golds, strict=True)):
             if not isinstance(gold, str):
                 raise TypeError(f"golds[{place}] is of type {type(gold).__name__}; expected text")
@@ -149,8 +149,8 @@ class MathGrader:
     def usable(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be compared with anything: not empty, not too long, and mathematics or words.
 
-        An answer equal to an unusable gold still matches it, letter by letter; an evaluation asks first and leaves such
-        problems out, so that which problems count does not depend on the model.
+        An answer with exactly the text of an unusable gold still matches it. An evaluation asks first and excludes such
+        problems, so that the set of problems does not depend on the model.
         """
         answers = [gold_answer(gold) for gold in golds]
         asked = {text for text in answers if _usable(text) and numbers.number(_bare(text)) is None}
@@ -192,15 +192,16 @@ class MathGrader:
         if late:
             self._warn_once(
                 "timeout",
-                f"{late} answers were not compared within {self.deadline:g} s (or the memory of a worker) and score 0 "
-                "with reason 'timeout'; they are counted in MathGrader.reasons",
+                f"{late} answers exceeded the deadline of {self.deadline:g} s (or the memory limit of a worker) and "
+                "score 0 with reason 'timeout'; MathGrader.reasons counts them",
             )
 
     def _tell_errors(self, outcomes: Sequence[Outcome]) -> None:
         errors = [outcome.value for outcome in outcomes if outcome.status == "error"]
         if errors:
             self._warn_once(
-                "error", f"comparing {len(errors)} answers failed, and they count as 'unparsed'; the first: {errors[0]}"
+                "error",
+                f"comparing {len(errors)} answers raised an error; they score 0 as 'unparsed'. The first: {errors[0]}",
             )
 
     def _warn_once(self, kind: str, text: str) -> None:
@@ -208,10 +209,10 @@ class MathGrader:
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
-            warnings.warn(f"{text}. This is said once", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"{text}. This warning is shown once", RuntimeWarning, stacklevel=4)
 
     def close(self) -> None:
-        """End the workers. Grading afterwards is a ValueError."""
+        """End the workers. Grading afterwards raises ValueError."""
         self._pool.close()
 
     def __enter__(self) -> MathGrader:
@@ -231,7 +232,7 @@ class MathGrader:
 
 
 class _Lock:
-    """A lock that a fork does not inherit in the hands of a thread that the child has not got."""
+    """A lock that is free in a forked child, even if another thread of the parent held it at the fork."""
 
     def __init__(self) -> None:
         self._owner, self._lock = os.getpid(), threading.Lock()
@@ -246,17 +247,17 @@ class _Lock:
 
 
 def _usable(gold: str) -> bool:
-    """Whether a gold is worth reading: there, not endless, and no missing value that became text."""
+    """Whether a gold can be read: not empty, not too long, and not a missing value that became text."""
     return 0 < len(gold) <= MAX_GOLD and _MISSING.fullmatch(gold) is None
 
 
 def _bare(text: str) -> str:
-    """Without dollars around it (of mathematics or of money) and without a full stop."""
+    """In one spelling, without dollars or a full stop; texts too long to be a number as they are."""
     return clean(text) if len(text) <= numbers.MAX_CHARACTERS else text
 
 
 def _verdict(outcome: Outcome, answer: str) -> Verdict:
-    """What a worker found. One that died ran out of memory; one that raised met what its parser cannot read."""
+    """The verdict of a worker. It died if it ran out of memory, and raised if its parser cannot read the answer."""
     if outcome.status in ("timeout", "died"):
         return Verdict(0.0, "timeout", outcome.seconds, answer)
     reason = cast(Reason, outcome.value) if outcome.status == "ok" else "unparsed"

@@ -14,8 +14,7 @@ Message = Mapping[str, Any]
 """`role` and `content`: text, None, or a list of parts such as {"type": "text", "text": ...}."""
 
 Completion = str | Message | Sequence[Message]
-"""A text, a message, the messages of a conversation that the model wrote, with the results of its tools, or the parts
-of a content."""
+"""A text; a message; the messages of a conversation, including the results of tools; or the parts of a content."""
 
 END_OF_TEXT = (
     "<|im_end|>",
@@ -43,7 +42,7 @@ END_OF_TEXT = (
 _BEGIN_OF_TEXT = re.compile(
     r"\s|<s>|<bos>|<\|begin_of_text\|>|<｜begin▁of▁sentence｜>|\[gMASK\]|<sop>|<\|startoftext\|>|<BOS_TOKEN>"
 )
-"""What stands before the first message of a text that holds the prompt as well."""
+"""What may precede the first message of a text that includes the prompt."""
 
 THINKING = (
     ("<think>", "</think>"),
@@ -53,10 +52,10 @@ THINKING = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>", "<channel|>"),
 )
-"""What opens and closes thinking: Qwen, DeepSeek and most others; Magistral; Seed; Kimi; Command; Gemma 4."""
+"""Marks that open and close thinking: Qwen, DeepSeek and most others; Magistral; Seed; Kimi; Command; Gemma 4."""
 
 CHANNELS = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
-"""gpt-oss's marks of messages; every channel but `final` is thinking."""
+"""gpt-oss's marks of messages; every channel except `final` is thinking."""
 
 _MODEL = {"", "assistant", "model", "chatbot"}
 _OTHERS = {"user", "system", "developer", "human"}
@@ -107,17 +106,17 @@ _HEADER_LENGTH = 40
 
 
 def text_of(completion: Completion, name: str = "a completion") -> str:
-    """The text of a completion: itself, or the content of the model's last message; empty where it did not speak last.
+    """The text of a completion: itself, or the content of the last message; empty if that is not the model's.
 
-    Of a content that is a list, the parts with text, joined; thinking, images and calls of tools are no text. A message
-    that only calls a tool has no text, and a conversation that ends with the result of a tool has no answer.
+    If the content is a list, its text parts are joined; thinking, images and tool calls are not text. A message that
+    only calls a tool has no text, and a conversation that ends with the result of a tool has no answer.
 
     Args:
         completion: text, a message, or messages.
-        name: what an error calls it.
+        name: how errors refer to it.
 
     Raises:
-        TypeError: anything else, with its type.
+        TypeError: the completion is anything else; the error names its type.
     """
     if isinstance(completion, str):
         return completion
@@ -143,7 +142,7 @@ def text_of(completion: Completion, name: str = "a completion") -> str:
 
 
 def texts_of(completions: Sequence[Completion]) -> list[str]:
-    """`text_of` of each; an error names its place."""
+    """`text_of` of each; an error names its index."""
     return [text_of(completion, f"completions[{place}]") for place, completion in enumerate(completions)]
 
 
@@ -171,13 +170,13 @@ def _part(part: Any, name: str) -> str:
 
 
 def said(response: str) -> str:
-    """What counts of a response: the text of its last message, behind the thinking, up to its end token.
+    """The part of a response that counts: the text of its last message, after the thinking, up to its end token.
 
-    * Thinking is what stands between the marks of `THINKING`, or before a closing one that the chat template has
-      opened, and every channel but `final` (gpt-oss: `<|channel|>analysis<|message|>`).
-    * An end token ends the response where nothing or plain text follows. Where the header of another message of the
-      model or of a tool follows, the response goes on there; a message of the user is none of the model's. In thinking,
-      an end token is text.
+    * Thinking is the text between the marks of `THINKING`, the text before a closing mark whose opening mark the chat
+      template wrote, and every channel except `final` (gpt-oss: `<|channel|>analysis<|message|>`).
+    * An end token ends the response if nothing or plain text follows. If the header of another message of the model or
+      of a tool follows, the response continues there; a message of the user is not the model's. Within thinking, an
+      end token is ordinary text.
     * Nothing counts if the response was cut off in its thinking, in a message that is not the model's, or in a header.
     """
     if "<|" not in response and (bare := _BARE_CHANNELS.match(response)):

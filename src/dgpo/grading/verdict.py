@@ -1,4 +1,4 @@
-"""What a grader says of one response, and what makes something a grader."""
+"""The verdict on one response, and the protocol of a grader."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Verdict:
     """The grade of one response.
 
     Attributes:
-        score: 1.0 or 0.0; None if the gold cannot be used, so that nothing can be said about the response.
-        reason: `match`; `mismatch`: compared, and different; `no_answer`: the response holds none; `unparsed`: there is
-            one, but it is not mathematics that can be read; `guarded`: refused before it was read, because it is too
-            large, would cost too much, or hedges; `timeout`: not compared within the deadline; `bad_gold`. Only `match`
-            scores 1.0. `unparsed` and `timeout` are failures of the grader as much as of the response: watch them.
-        seconds: wall-clock time that it took.
-        answer: the answer that was found in the response, None if there is none.
+        score: 1.0 or 0.0; None if the gold cannot be used, so that the response cannot be judged.
+        reason: `match`; `mismatch`: compared, and different; `no_answer`: the response has none; `unparsed`: the answer
+            cannot be read as mathematics; `guarded`: refused before it was read, because it is too large, too costly
+            to compare, or a hedge; `timeout`: not compared within the deadline; `bad_gold`: the gold cannot be used.
+            Only `match` scores 1.0. `unparsed` and `timeout` may be failures of the grader: watch their rates.
+        seconds: wall-clock time of the grading.
+        answer: the answer found in the response; None if there is none.
     """
 
     score: float | None
@@ -38,10 +38,10 @@ class Grader(Protocol):
 
     @property
     def version(self) -> str:
-        """What decides the grades, with versions; recorded with every result."""
+        """What decides the verdicts, with versions; recorded with every result."""
 
     def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
-        """One verdict per response, which may be a text, a message or a conversation."""
+        """One verdict per response; a response is a text, a message or a conversation."""
 
     def usable(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be compared with anything."""
@@ -54,7 +54,7 @@ class FunctionGrader:
     Args:
         function: the grade of one completion.
         version: see `Grader.version`.
-        extract: the answer in a completion, None if there is none; without it, all of the completion is the answer.
+        extract: the answer in a completion, None if there is none. Without it, the whole completion is the answer.
     """
 
     function: Callable[[str, str], float]
@@ -62,7 +62,7 @@ class FunctionGrader:
     extract: Callable[[str], str | None] | None = None
 
     def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
-        """One verdict per response. Raises ValueError for lengths that differ, or a grade other than 0 and 1."""
+        """One verdict per response. Raises ValueError if the lengths differ, or for a grade other than 0 and 1."""
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
         return [self._grade(text_of(response), gold) for response, gold in zip(responses, golds, strict=True)]
@@ -77,5 +77,5 @@ class FunctionGrader:
         return Verdict(score, reason, time.perf_counter() - started, answer)
 
     def usable(self, golds: Sequence[str]) -> list[bool]:
-        """All that are not empty."""
+        """True for every gold that is not empty."""
         return [bool(gold.strip()) for gold in golds]

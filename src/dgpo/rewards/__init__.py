@@ -1,4 +1,4 @@
-"""Rewards: verifiers of answers. Standard library only, but for math-verify, which runs in worker processes."""
+"""Reward functions for trainers. Standard library only; math-verify runs in worker processes."""
 
 from dgpo.grading import FunctionGrader, Grader, MathGrader, Verdict, answer_of, exact_match
 from dgpo.rewards.functions import (

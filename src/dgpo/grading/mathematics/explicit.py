@@ -1,7 +1,7 @@
-r"""What LaTeX leaves to the reader, written out for the parser: arguments, mixed numbers, products.
+r"""What LaTeX leaves implicit, written out for the parser: arguments, mixed numbers, products.
 
-The parser of math-verify adds numbers that stand side by side (3(2) is 5, and so is `2\frac{3}{1}`), whatever is
-around them. Here every product of two numbers gets its sign, and a mixed number becomes one fraction.
+The parser of math-verify adds adjacent numbers (3(2) is 5, and so is `2\frac{3}{1}`). Here every product of two numbers
+gets its sign, and a mixed number becomes one fraction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _root(match: re.Match[str]) -> str:
 
 def _mixed(match: re.Match[str]) -> str:
     whole, over, under = (int(part) for part in match.groups())
-    if not 0 < over < under:  # 2 3/2 is no mixed number, but a product
+    if not 0 < over < under:  # 2 3/2 is not a mixed number but a product
         return rf"{whole}{_SIGN}\frac{{{over}}}{{{under}}}" if "\\frac" in match.group() else match.group()
     return rf"\frac{{{whole * under + over}}}{{{under}}}"
 
@@ -39,7 +39,7 @@ def _behind_group(match: re.Match[str]) -> str:
 _ARGUMENTS: list[Rule] = [
     (re.compile(r"\\frac\s*(\d)\s*(\{|\d)"), _braced_first),
     (re.compile(r"\\frac(\{[^{}]*\})\s*(\d)"), r"\\frac\1{\2}"),
-    # in braces only where something follows that it could be confused with: each brace costs the parser time
+    # in braces only before something that it could be confused with: each brace costs the parser time
     (re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*(\d)(?=\s*(?:\\frac|[\d(]))"), _root),
     (re.compile(r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))"), r"^{-\1}"),
     (re.compile(r"([\^_])\s*(-?\d+)(?=\s*(?:\\frac|\s\d|\())"), r"\1{\2}"),
@@ -47,7 +47,7 @@ _ARGUMENTS: list[Rule] = [
 _PRODUCTS: list[Rule] = [
     (re.compile(r"(?<![\d.,^_])(\d+)\s*\\frac\{\s*(\d+)\s*\}\{\s*(\d+)\s*\}"), _mixed),
     (re.compile(r"(?<![\d.,/])(?<!\d\s)(\d+)\s+(\d+)\s*/\s*(\d+)(?![\d.])"), _mixed),
-    # 3/4 pi is three quarters of pi; 1/2x without the space stays as the parser takes it
+    # 3/4 pi is three quarters of pi; 1/2x without the space stays as the parser reads it
     (
         re.compile(
             r"(?<![\w.,/}^)])(\d+)\s*/\s*(\d+)"
@@ -59,13 +59,13 @@ _PRODUCTS: list[Rule] = [
     (re.compile(r"(\(\s*[\d.]+\s*\))\s*(?=[({\d])"), _with_sign),
     (re.compile(r"(?<=\d)\s*(?=\()"), r"\\cdot "),
     (re.compile(r"(?<=\))\s*(?=\d|\{|\(\s*[\d.]+\s*\))"), r"\\cdot "),
-    # not behind the base of a logarithm or the power of a function: \log_{2} 8 is no product
+    # not after the base of a logarithm or the power of a function: \log_{2} 8 is not a product
     (re.compile(r"(\\[A-Za-z]+\s*[\^_]\{[^{}]*\}|\})\s*(?=\d)"), _behind_group),
     (re.compile(r"(?<![A-Za-z\\])([ie])\s*(?=\()"), _with_sign),
 ]
 
 
 def explicit(latex: str) -> str:
-    """The formula with nothing left to guess between its numbers."""
+    """The formula with explicit arguments and products."""
     latex = rewrite(latex, _ARGUMENTS)
     return latex if r"\begin" in latex else rewrite(latex, _PRODUCTS)

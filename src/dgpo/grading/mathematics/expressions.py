@@ -1,6 +1,6 @@
-"""Whether two expressions are the same: units, labels, chains of equalities, then numbers, words and formulas.
+"""Whether two expressions are equal: units, labels, chains of equalities, then numbers, words and formulas.
 
-Runs in a worker process: no time limit holds here.
+For worker processes only: there is no time limit here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SMALL_WORDS = frozenset(_SMALL.split())
 
 
 def same_expressions(gold: Expression, answer: Expression) -> bool:
-    """Two expressions with their units."""
+    """Whether two expressions are equal, with their units."""
     if not same_unit(gold.unit, answer.unit):  # 10 cm and 10 mm
         return False
     if (gold.unit and _PERCENT.search(answer.latex)) or (answer.unit and _PERCENT.search(gold.latex)):
@@ -70,7 +70,7 @@ def _is_readable(side: str) -> bool:
 
 
 def equal_latex(gold: str, answer: str) -> bool:
-    """Two formulas: sides of equations first, then what is left as numbers, words or mathematics."""
+    """Whether two formulas are equal: sides of equations first, then the rest as numbers, words or mathematics."""
     if squeeze(gold) == squeeze(answer):
         return True
     gold_sides, answer_sides = _CHAIN.split(gold), _CHAIN.split(answer)
@@ -87,7 +87,7 @@ def equal_latex(gold: str, answer: str) -> bool:
     if len(gold_sides) > 1:  # an equation, or a gold that says the same twice
         return _equal_equations(*equations)
     target, *rounded = _APPROXIMATE.split(gold_sides[0])
-    # every side of a chain has to be the answer: 41 = 42 is none
+    # every side of a chain has to be the answer: 41 = 42 is not
     for side in answer_sides:
         exact, *approximate = _APPROXIMATE.split(side)
         if not _equal_values(target, exact) and not any(_equal_values(value, exact) for value in rounded):
@@ -98,7 +98,7 @@ def equal_latex(gold: str, answer: str) -> bool:
 
 
 def _equal_equations(gold: list[str], answer: list[str]) -> bool:
-    """Sides with words in them are no mathematics: the parser would take `0 minus one` for a product."""
+    """Sides with words are not mathematics: the parser would read `0 minus one` as a product."""
     return all(_is_mathematics(side) for side in answer) and equal_equations(gold, answer)
 
 
@@ -112,7 +112,7 @@ def _equal_values(gold: str, answer: str) -> bool:
         return False
     if _CUT_OFF.search(gold) or _CUT_OFF.search(answer):  # 588... is not 588
         return False
-    if _SIGNS_TOGETHER.search(answer):  # 5 % % is nothing
+    if _SIGNS_TOGETHER.search(answer):  # 5 % % has no meaning
         return False
     terms = gold.split(":"), answer.split(":")
     if len(terms[0]) > 2 or len(terms[1]) > 2:
@@ -140,7 +140,7 @@ def _proportional(gold: list[str], answer: list[str]) -> bool:
 
 
 def _like_units(gold: str, answer: str) -> tuple[str, str]:
-    """Degrees, percent and ratios, where only one of the two is written with them."""
+    """Both without degrees, percent and ratios, where only one of them is written with these."""
     if _DEGREE in gold + answer:
         gold, answer = _degrees(gold, answer), _degrees(answer, gold)
     if bool(_PERCENT.search(gold)) != bool(_PERCENT.search(answer)):
@@ -149,7 +149,7 @@ def _like_units(gold: str, answer: str) -> tuple[str, str]:
         if _PERCENT.search(gold):  # 10 and 0.1 are both 10 %
             same = values[0] is not None and values[0] == values[1]
             gold, answer = (bare[0], bare[1]) if same else (rf"\frac{{{bare[0]}}}{{100}}", bare[1])
-        elif values[0] is not None and values[0].denominator == 1:  # 50 % is 50 where whole percents are asked for
+        elif values[0] is not None and values[0].denominator == 1:  # 50 % matches 50, a gold in whole percents
             gold, answer = bare[0], bare[1]
         else:
             gold, answer = bare[0], rf"\frac{{{bare[1]}}}{{100}}"
@@ -159,7 +159,7 @@ def _like_units(gold: str, answer: str) -> tuple[str, str]:
 
 
 def _degrees(text: str, other: str) -> str:
-    r"""Degrees at the end set aside, unless the other one is in radians; those inside a formula as \pi/180."""
+    r"""Without degrees at the end, unless the other one is in radians; those inside a formula as \pi/180."""
     if _ANGLE_OF.search(text):
         return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
     if not re.search(r"\d|\\[A-Za-z]", text.replace(_DEGREE, "")):  # C^\circ is not C
@@ -191,12 +191,12 @@ def _is_mathematics(text: str) -> bool:
 
 
 def _words(text: str) -> str:
-    r"""Words with nothing but case, space and \text{} taken away; signs and digits count."""
+    r"""Words without case, spaces and \text{}; signs and digits count."""
     return re.sub(r"[\s\x02\x03{}$]+|(?<!\d)[().]|[().](?!\d)", "", text).casefold()
 
 
 def _based(text: str) -> tuple[str, int] | None:
-    """`2516_8`: digits that the base has, and the base."""
+    """`2516_8` as digits and base; None if a digit is not below the base."""
     match = re.fullmatch(r"([0-9A-Fa-f]+)_\{?\s*(\d{1,2})\s*\}?", squeeze(text))
     if match is None or not any(character.isdigit() for character in match[1]) or not 2 <= int(match[2]) <= 36:
         return None
@@ -205,7 +205,7 @@ def _based(text: str) -> tuple[str, int] | None:
 
 
 def _equal_based(gold: str, answer: str) -> bool | None:
-    """Numbers with their base; None if neither has one. The base of the gold may be left out, no other may be added."""
+    """Numbers with a base; None if neither has one. An answer may omit the base of the gold, and add none but 10."""
     ours, theirs = _based(gold), _based(answer)
     if ours is None and theirs is None:
         return None

@@ -1,6 +1,6 @@
-"""Whether two formulas are the same mathematics: by the parser of math-verify, and by values.
+"""Whether two formulas are equal: parsed by math-verify's parser, and compared by their values.
 
-Only for worker processes: no time limit holds here. Nothing is evaluated but what the parser has made of LaTeX.
+For worker processes only: there is no time limit here. Only what the parser made of LaTeX is evaluated.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from .explicit import explicit
 from .numbers import number, rounds_to, within_tolerance
 from .rewriting import Rule, rewrite
 
-# that the parser takes for a function, for a power of ten, or not at all
+# letters that the parser reads as a function or a power of ten, or does not read
 _LETTERS: list[Rule] = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\psi_{\\gamma}"),
     (re.compile(r"\\hbar(?![A-Za-z])"), r"\\psi_{h}"),
     (re.compile(r"(?<![A-Za-z\\])E\s*_"), r"\\Psi_"),
-    (re.compile(r"\\ldots(?![A-Za-z])"), r"\\psi_{d}"),  # it reads over dots: they are a term of their own
+    (re.compile(r"\\ldots(?![A-Za-z])"), r"\\psi_{d}"),  # it skips dots: they become a term of their own
     (re.compile(r"(?<![A-Za-z\\])([A-Za-z])\s*('+)(?!\s*_)"), lambda match: f"{match[1]}_{{q{len(match[2])}}}"),
 ]
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)")
 _LOST = re.compile(r"[\d)\]}|]\s*_")  # the parser drops a subscript of anything but a letter
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _PARAMETERS = "knmlKN"
-# it takes \coth x for \cot hx, and adds numbers with a space between them
+# it reads \coth x as \cot hx, and adds numbers with a space between them
 _MISREAD = re.compile(r"\\(?:coth|sech|csch|sinc)(?![A-Za-z])|\d\s+[\d.]|(?<![\d_^{])\d+\s*\{\s*\d")
 
 
 ATTEMPTS, AGREEMENTS = 20, 10
 VANISHING = 1e-100
-"""Points that are tried, and that have to agree; half of them if there are no more where both can be evaluated."""
+"""Points tried, and points that have to agree: half as many suffice if both can be evaluated at no more."""
 
 
 class Unreadable(Exception):
-    """A formula that the parser cannot read: the gold, or the answer."""
+    """The parser cannot read a formula: the gold if `gold`, otherwise the answer."""
 
     def __init__(self, *, gold: bool) -> None:
         self.gold = gold
 
 
 def equal_formulas(gold: str, answer: str) -> bool:
-    """Two formulas, as LaTeX; raises Unreadable."""
+    """Whether two LaTeX formulas are equal. Raises Unreadable."""
     first, second = _parse(gold), _parse(answer)
     if first is None:
         raise Unreadable(gold=True)
@@ -73,7 +73,7 @@ def parses(latex: str) -> bool:
 
 
 def _renamed_parameter(gold: Any, answer: Any, latex: str) -> Any:
-    r"""`n\pi` with the letter of `k\pi`: the letter of an integer that counts turns is free, and no other."""
+    r"""`n\pi` with the letter of `k\pi`: only the letter of an integer multiple of pi may differ."""
     from sympy import expand, pi
 
     if r"\pi" not in latex or len(gold.free_symbols) != 1 or len(answer.free_symbols) != 1:
@@ -117,8 +117,8 @@ def _equal_decimals(gold: str, first: Any, second: Any) -> bool:
 def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
     """Whether two expressions have the same value, or the same ratio of values, at random points of both signs.
 
-    Two different formulas do not agree there by accident. Points are small and large, because of floors; with negative
-    coordinates only those count where both values are real: what roots and logarithms mean there is not at issue.
+    Different formulas do not agree there by accident. Points are small and large, because of floors. Points with
+    negative coordinates count only if both values are real, which avoids the branches of roots and logarithms.
     """
     if not proportional:
         difference = first - second
@@ -133,7 +133,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
         signs = [-1 if negative and (place == 0 or dice.random() < 0.5) else 1 for place in range(len(symbols))]
         dice.shuffle(signs)
         scale = 97 if attempt % 4 < 2 else 7
-        # never an integer, where formulas like to be 0 or to meet
+        # never integers, where different formulas often vanish or coincide
         point = {
             s: Fraction(sign * (scale * dice.randint(0, 199 // scale + 1) + dice.randint(1, scale - 1)), scale)
             for s, sign in zip(symbols, signs, strict=True)
@@ -141,7 +141,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
         values = [_at(expression, point) for expression in (first, second)]
         if values[0] is None or values[1] is None or (negative and not all(value.is_real for value in values)):
             continue
-        if all(abs(value) < VANISHING for value in values):  # two zeros say nothing
+        if all(abs(value) < VANISHING for value in values):  # two zeros prove nothing
             continue
         if ratio is None:
             if abs(values[0]) < 1e-9 or abs(values[1]) < 1e-9:
@@ -163,7 +163,7 @@ def _at(expression: Any, point: dict[Any, Fraction]) -> Any:
 
 
 def equal_equations(gold: list[str], answer: list[str]) -> bool:
-    """Two equations of two sides each, left - right being the same up to a constant factor."""
+    """Whether left - right of two equations is the same up to a constant factor."""
     if len(gold) != 2 or len(answer) != 2:
         return False
     from sympy import Expr
@@ -188,10 +188,10 @@ def value_of(latex: str) -> float | None:
 def _parsed(latex: str) -> Any:
     """The sympy object of a formula.
 
-    Raises what the parser raises: the cache keeps no failures, which may have been those of the moment.
+    Raises what the parser raises: failures may be transient, so the cache does not keep them.
 
-    By the parser of math-verify, but not through `math_verify.parse`: that one normalises once more (of `E_1 + 2` it
-    keeps 2), lowers the case of symbols (N - n is 0) and limits its time by SIGALRM.
+    Uses the parser of math-verify, but not `math_verify.parse`, which normalises again (`E_1 + 2` becomes 2), lowers
+    the case of symbols (N - n is 0) and limits its time with SIGALRM.
     """
     from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, latex2sympy
     from sympy import Basic, I, MatrixBase, Symbol, nan, zoo
@@ -211,7 +211,7 @@ def _parsed(latex: str) -> Any:
     )
     if not isinstance(parsed, Basic | MatrixBase) or parsed.has(nan, zoo):
         raise ValueError(f"no mathematics in {latex!r}")
-    if imaginary and isinstance(parsed, Basic):  # its other letters are real, as they are where no i is
+    if imaginary and isinstance(parsed, Basic):  # its other letters are real, as in formulas without i
         letters = {
             symbol: Symbol(symbol.name, real=True) for symbol in parsed.free_symbols if isinstance(symbol, Symbol)
         }
@@ -220,22 +220,22 @@ def _parsed(latex: str) -> Any:
 
 
 def _exactly(decimal: re.Match[str]) -> str:
-    """1.2 as a fraction: a float would not be it."""
+    """1.2 as a fraction: a float would not be exact."""
     return rf"\frac{{{int(decimal[1] + decimal[2])}}}{{{10 ** len(decimal[2])}}}"
 
 
 def _parse(latex: str) -> Any:
-    """The sympy object of a formula; None if it cannot be read. What is no fault of the text is raised."""
+    """The sympy object of a formula; None if it cannot be read. Memory and recursion errors are raised."""
     try:
         return _parsed(latex)
     except (MemoryError, RecursionError):
         raise
-    except Exception:  # noqa: BLE001 - of a generated parser, on anything that a model may write: no list is complete
+    except Exception:  # noqa: BLE001 - a generated parser on arbitrary text: no list of exceptions is complete
         return None
 
 
 def _verified(gold: str, answer: str) -> bool:
-    """math-verify's own verdict, for equations, matrices, sets and whatever else is not a plain expression."""
+    """math-verify's own verdict, for equations, matrices, sets and anything else that is not a plain expression."""
     from math_verify import verify
 
     first, second = _parse(gold), _parse(answer)

@@ -1,7 +1,7 @@
-r"""What is refused before it is read: answers that are too large, that would cost too much, or that hide something.
+r"""What is refused before it is read: answers that are too large, too costly to compare, or that hide something.
 
-A model under optimisation finds every one of these. A guard looks at the text alone, in time linear in its length, and
-gives way where the gold has the same thing: a gold with a binomial may be answered with a binomial.
+A model under optimisation finds every one of these. A guard reads the text alone, in time linear in its length, and
+allows what the gold itself contains: a gold with a binomial may be answered with a binomial.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ _DIGITS = re.compile(r"\d+")
 
 
 def guard(answer: str, gold: str) -> str | None:
-    """The name of what is refused in `answer`; None if nothing is.
+    """The name of the feature for which `answer` is refused; None if it is not.
 
-    Limits: 512 characters, 24 nested brackets and 59 digits in a row, each raised to what the gold has.
+    Limits: 512 characters, 24 nested brackets and 59 consecutive digits, or the values of the gold if larger.
     """
     if len(answer) > max(MAX_CHARACTERS, len(gold)):
         return "size"

@@ -22,15 +22,17 @@ _DOTS = "\\ldots"
 
 
 def warm_up() -> None:
-    """Import the parser and build its tables, so that the first answer does not pay for them."""
-    logging.disable(logging.CRITICAL)  # math-verify warns about every timeout that is off; it is ours that counts
+    """Import the parser and build its tables, so that the first answer is not delayed."""
+    logging.disable(
+        logging.CRITICAL
+    )  # math-verify warns that its timeouts are off; the deadline of the pool replaces them
     equal_latex(r"x+\frac{1}{2}", r"\frac{1}{2}+x")
 
 
 def judge(gold: str, answer: str | None = None) -> str:
-    """`match`, `mismatch`, `unparsed` (the answer) or `bad_gold`, of two texts of LaTeX; or the word on a gold alone.
+    """`match`, `mismatch`, `unparsed` (the answer) or `bad_gold` for two LaTeX texts.
 
-    A gold alone is `readable` or `bad_gold`: with every part of it, so that what is compared first plays no role.
+    A gold alone is `readable` or `bad_gold`. Every part of it counts, so that the order of comparison plays no role.
     """
     expected = read(gold, trusted=True)
     if answer is None:
@@ -95,7 +97,7 @@ def _same_collections(gold: Collection, answer: Collection) -> bool:
 
 
 def _listed(pair: Ordered, listed: Collection, *, flip: bool) -> bool:
-    """1, 2, 3 and (x, y, z) = (1, 2, 3); x = 5, y = 6 and (5, 6), in the order of the names; x = 5 or y = 6 is none.
+    """1, 2, 3 and (x, y, z) = (1, 2, 3); x = 5, y = 6 and (5, 6), in the order of the names; x = 5 or y = 6 is not.
 
     Args:
         pair: the tuple.
@@ -128,7 +130,7 @@ def _name(item: Reading) -> str:
 
 
 def _intervals(reading: Collection) -> Collection:
-    """The real line without some points, as the intervals between them; itself where they have no values."""
+    """The real line without some points, as the intervals between them; unchanged if a point has no value."""
     if reading.kind != "without":
         return reading
     found = [(value_of(item.latex), item) for item in reading.items if isinstance(item, Expression)]

@@ -32,7 +32,7 @@ _SYMBOL = re.compile(r"\x02[^\x03]*\x03|\\[A-Za-z]+|[A-Za-z](?!\s*_)")
 
 
 def unlabelled(parts: list[str]) -> list[str]:
-    """`Minimum: 1` and `Maximum: 3` without the words. Names as in `a = 2` are left to the expressions themselves."""
+    """`Minimum: 1` and `Maximum: 3` without the words. Names as in `a = 2` stay in the expressions."""
     cut = []
     for part in parts:
         match = None if _LABEL.match(part) else _WORD_LABEL.match(part)

@@ -1,9 +1,9 @@
-"""Exact numbers in the many ways that answers write them, and when two of them are equal. Standard library only.
+"""Exact numbers in the notations that answers use, and when two of them are equal. Standard library only.
 
-Nothing is a float: 0.1 is one tenth. The tolerance is relative and only for numbers with a decimal point:
+No floats: 0.1 is one tenth. The tolerance is relative and applies only to numbers with a decimal point:
 
-* an integer gold is matched by nothing but that integer (or 42.0, or 84/2);
-* a decimal gold of at least 3 significant digits is matched by an exact value that rounds to it: 12.55 by 640/51;
+* an integer gold matches only that integer (or 42.0, or 84/2);
+* a decimal gold of at least 3 significant digits matches an exact value that rounds to it: 12.55 matches 640/51;
 * otherwise, if either has a decimal point, they may differ by 10^-6 of the gold.
 """
 
@@ -15,7 +15,7 @@ from fractions import Fraction
 RELATIVE_TOLERANCE = Fraction(1, 10**6)
 ROUNDED_DIGITS = 3
 MAX_CHARACTERS = 200
-"""Longer numbers are not read: their exact arithmetic could be made expensive."""
+"""Longer numbers are not read, to bound the cost of exact arithmetic."""
 
 _DECIMAL = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)?(?:\.\d*)?")
 _FRACTION = re.compile(
@@ -72,7 +72,7 @@ def _decimal(text: str) -> Fraction | None:
 
 
 def equal(gold: str, gold_value: Fraction, answer: str, answer_value: Fraction) -> bool:
-    """Whether an answer is the gold, both given as text and value; see the module for the tolerance."""
+    """Whether an answer equals the gold, both given as text and value; see the module for the tolerance."""
     if gold_value == answer_value:
         return True
     if "." not in gold and gold_value.denominator == 1:
@@ -88,7 +88,7 @@ def within_tolerance(gold: Fraction, answer: Fraction) -> bool:
 
 
 def rounds_to(gold: str, gold_value: Fraction, answer: Fraction) -> bool:
-    """Whether an exact answer, rounded to the decimals of the gold, is the gold."""
+    """Whether an exact answer, rounded to the decimals of the gold, equals it."""
     decimals = squeeze(gold).partition(".")[2]
     digits = re.sub(r"\D", "", gold).lstrip("0")
     half = Fraction(1, 2 * 10 ** len(decimals))

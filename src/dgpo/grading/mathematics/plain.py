@@ -1,4 +1,4 @@
-r"""Mathematics as it is typed without LaTeX, in LaTeX: `2*pi*r`, `sqrt(x+1)/2`, `exp(-x)`, `abs(x)`, `sinx`.
+r"""Mathematics typed without LaTeX, as LaTeX: `2*pi*r`, `sqrt(x+1)/2`, `exp(-x)`, `abs(x)`, `sinx`.
 
 Gold and answer are read alike: a name is a function or a Greek letter on both sides, never a product of its letters.
 Text in, text out, in one pass over the tokens, so in time linear in the text.
@@ -25,7 +25,7 @@ for _plain, _latex in (("sin", "arcsin"), ("cos", "arccos"), ("tan", "arctan"), 
 _TAKING["tg"], _TAKING["arctg"] = r"\tan ", r"\arctan "
 """Functions that need an argument: without one, the name is a word (`10 sec`)."""
 
-# around what stands in round brackets
+# what goes around the content of round brackets
 _AROUND = {
     "sqrt": (r"\sqrt{", "}"),
     "cbrt": (r"\sqrt[3]{", "}"),
@@ -55,12 +55,12 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 
 def is_word(run: str) -> bool:
-    """Whether letters in a row are a word. Up to two are a product, and so are more without a vowel (`xyz`, `mgh`)."""
+    """Whether consecutive letters are a word. Up to two, or more without a vowel (`xyz`, `mgh`), are a product."""
     return len(run) > 2 and run not in ("abc", "abcd") and re.search("[aeiou]", run.casefold()) is not None
 
 
 def latex_of(text: str) -> str:
-    """The text with its plain names and functions as LaTeX; words stay what they are."""
+    """The text with its plain names and functions as LaTeX; words are unchanged."""
     tokens = _TOKEN.findall(text)
     partner = _partners(tokens)
     out = list(tokens)
@@ -105,7 +105,7 @@ def _translate(tokens: list[str], partner: dict[int, int], out: list[str], place
 
 
 def _wrap(tokens: list[str], partner: dict[int, int], out: list[str], place: int, after: int, name: str) -> None:
-    r"""`sqrt(...)`, `sqrt{...}`, `sqrt 2` and `sqrt[3](2)`; `abs` and the rest only with brackets."""
+    r"""`sqrt(...)`, `sqrt{...}`, `sqrt 2` and `sqrt[3](2)`; `abs` and the others only with brackets."""
     opening, closing = _AROUND[name]
     command = tokens[place] in _COMMANDS
     if name == "sqrt" and after < len(tokens) and tokens[after] == "[" and after in partner:
@@ -129,7 +129,7 @@ def _wrap(tokens: list[str], partner: dict[int, int], out: list[str], place: int
         if argument[0].isdigit() or (argument.isalpha() and len(argument) == 1) or greek in _LETTERS:
             letter = rf"\{greek}" if greek in _LETTERS else argument
             out[place] = ""
-            tokens[after] = ";"  # done with
+            tokens[after] = ";"  # consumed
             out[after] = f" {opening}{letter}{closing}"
 
 
@@ -144,7 +144,7 @@ def _starts_argument(token: str) -> bool:
 
 
 def _taken_apart(run: str) -> str:
-    """`sinx` and `npi` as what they are; anything else as it is."""
+    """`sinx` and `npi` as LaTeX; anything else unchanged."""
     together = _RUN_TOGETHER.fullmatch(run)
     if together is not None and together["function"] in _TAKING:
         argument = together["argument"]
@@ -155,7 +155,7 @@ def _taken_apart(run: str) -> str:
 
 
 def _partners(tokens: list[str]) -> dict[int, int]:
-    """Where each opening bracket closes, by place; those without a partner are left out."""
+    """Index of each opening bracket -> index of its closing one; those without a partner are left out."""
     found: dict[int, int] = {}
     opened: list[int] = []
     for place, token in enumerate(tokens):
@@ -170,7 +170,7 @@ def _partners(tokens: list[str]) -> dict[int, int]:
 
 
 def _commas(tokens: list[str], partner: dict[int, int], opening: int) -> list[int]:
-    """Places of the commas directly within a pair of brackets."""
+    """Indices of the commas directly within a pair of brackets."""
     found, place = [], opening + 1
     while place < partner[opening]:
         if tokens[place] == ",":

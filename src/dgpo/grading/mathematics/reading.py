@@ -125,7 +125,7 @@ class _Reader:
         return variants[0] if len(variants) == 1 else Collection("list", variants)
 
     def brackets(self, text: str, depth: int) -> Reading | None:
-        """What one pair of brackets around all of the text holds; None for [x], which is no structure."""
+        """What one pair of brackets around the whole text holds; None for [x], which is not a structure."""
         held = inside(text)
         if text.startswith("\\{") or (text.startswith("{") and _is_set(held)):
             builder = _SET_BUILDER.match(held)
@@ -177,7 +177,7 @@ def _is_set(inside: str) -> bool:
 
 
 def _named(reading: Reading, label: str) -> Reading:
-    """A tuple with the names that it was given; other structures have no use for them."""
+    """A tuple with the names in front of it; other structures unchanged."""
     names = split_names(label)
     if isinstance(reading, Ordered) and len(names) == len(reading.items):
         return replace(reading, names=names)
@@ -218,7 +218,7 @@ def _plus(text: str) -> str:
 
 
 def _strip_quantifier(text: str, trusted: bool) -> str:
-    """Without what a variable ranges over. Conditions of an answer stay: `42 \\text{ if even, 41 otherwise}` is two."""
+    """Without the range of a variable. Conditions of an answer stay: `42 \\text{ if even, 41 otherwise}` is two."""
     match = _QUANTIFIED.search(text)
     if match is None or not text[: match.start()].strip():
         return text
@@ -235,7 +235,7 @@ def _flat(items: Iterable[Reading], *kinds: Kind) -> tuple[Reading, ...]:
 
 
 def _collapse(reading: Reading) -> Reading:
-    """A list of one is that one; the members of a set within a union are members of the union."""
+    """A list of one item is that item; the members of a set within a union are members of the union."""
     if isinstance(reading, Expression):
         return reading
     items = tuple(map(_collapse, reading.items))

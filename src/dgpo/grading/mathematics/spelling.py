@@ -1,4 +1,4 @@
-r"""One spelling for what LaTeX, Unicode, HTML and Python spell in many ways. Text in, text out."""
+r"""One spelling for mathematics in LaTeX, Unicode, HTML and Python. Text in, text out."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _SMALL_FRACTION = re.compile("([⁰¹²³⁴-⁹]+)[⁄∕/]([₀-₉]+)")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴-⁹⁺⁻⁼⁽⁾ⁿⁱˣ]+")
 _SUBSCRIPT = re.compile("[₀-₉₊₋₌₍₎ₙᵢₖⱼₘₐₑₓ]+")
 
-# a backslash that a JSON or Python string took for an escape
+# a backslash that a JSON or Python string read as an escape
 _DAMAGED = {"\x0crac": r"\frac", "\text": r"\text", "\times": r"\times", "\theta": r"\theta", "\tan": r"\tan",
             "\x08oxed": r"\boxed", "\x08inom": r"\binom", "\x07lpha": r"\alpha", "\rho": r"\rho"}  # fmt: skip
 
@@ -149,7 +149,7 @@ _CURRENCIES = {
     "₹": "rupees", "₩": "won", "₽": "rubles", "¢": "cents", r"\textcent": "cents",
 }  # fmt: skip
 _SIGN = r"(?P<sign>\\\$|[€£¥₹₩₽¢]|\\(?:textdollar|euro|texteuro|pounds|textsterling|textcent)(?![A-Za-z]))"
-# a fraction or a number word goes on: what it counts stands behind that, and the sign is dropped
+# before a fraction or a number word, the unit would stand after that: the sign is dropped
 _AMOUNT = (
     r"(?P<amount>[-+]?\d[\d.,]*(?<![.,])|[-+]?\.\d+)"
     r"(?![\d.,]*\d|\s*(?:\\[dtc]?frac|/(?!\s*(?:\\text|\\mathrm|[A-Za-z]{2}))|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion)))"
@@ -176,7 +176,7 @@ _AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})
 
 
 def clean(text: str) -> str:
-    """One spelling for what LaTeX and Unicode spell in many ways. Words stand between \\x02 and \\x03 afterwards."""
+    """The text in one spelling. Words stand between \\x02 and \\x03 afterwards."""
     text = text.replace("\x02", "").replace("\x03", "")
     for damaged, meant in _DAMAGED.items():
         text = text.replace(damaged, meant)
@@ -187,7 +187,7 @@ def clean(text: str) -> str:
     text = _SUPERSCRIPT.sub(lambda match: f"^{{{match.group().translate(_SUPERSCRIPTS)}}}", text)
     text = _SUBSCRIPT.sub(lambda match: f"_{{{match.group().translate(_SUBSCRIPTS)}}}", text)
     text = text.translate(_TABLE)
-    if r"\begin" in text:  # rows and columns keep their meaning in there
+    if r"\begin" in text:  # rows and columns keep their meaning inside
         return _SPACES.sub(" ", latex_of(rewrite(text, _IN_MATRICES))).strip()
     text = _TIGHT_COMMA.sub(",", text)
     text = _WORDED_MONEY.sub(r"\1", text)
@@ -233,7 +233,7 @@ def _unwrapped(text: str) -> str:
 
 
 def _words(match: re.Match[str]) -> str:
-    """Words between their marks; a function that was set as words is a function."""
+    """Words between their marks; the name of a function in \\text is that function."""
     words = re.sub(r"\^\s*\{\s*(-?\d)\s*\}", r"^\1", match[2])
     return f" {words} " if words.strip() in FUNCTIONS else f"\x02{words}\x03"
 
@@ -243,7 +243,7 @@ def _digits(match: re.Match[str]) -> str:
 
 
 def _scaled(match: re.Match[str]) -> str:
-    r"""`2.5 million` as 2500000, and what else the words say behind it."""
+    r"""`2.5 million` as 2500000, followed by the remaining words."""
     value = Fraction(match["amount"].replace(",", "")) * 10 ** _SCALES[match["worded"] or match["scale"]]
     return str(value) + (f" \x02{match['rest']}\x03" if match["rest"] else "")
 
@@ -257,7 +257,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 def _repeated(match: re.Match[str]) -> str:
-    r"""`0.1666\ldots` as 1/6: a digit at least three times, or a group at least twice. Others stay unread."""
+    r"""`0.1666\ldots` as 1/6: a digit at least three times, or a group at least twice. Others stay as they are."""
     digits = match["digits"]
     for length in range(1, len(digits) // 2 + 1):
         period, times = digits[-length:], 3 if length == 1 else 2

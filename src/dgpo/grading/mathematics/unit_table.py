@@ -1,10 +1,10 @@
-"""What may stand behind a number: units, currencies, times of day and things that are counted.
+"""What may follow a number: units, currencies, times of day and things that are counted.
 
 Sources: the SI brochure (BIPM, 9th edition, tables 2 to 8) for symbols and prefixes; NIST SP 811, appendix B.8, for
 units outside the SI; ISO 4217 for codes of currencies; and the nouns that GSM8K and MATH count.
 
-Not here, because they change the number: number words and fractions (`million`, `dozen`, `pair`, `thirds`), `percent`,
-ppm; `k`, `M` and `B`, which are also short for thousand, million and billion; letters that are variables more often.
+Excluded, because they change the number: number words and fractions (`million`, `dozen`, `pair`, `thirds`), `percent`,
+ppm; `k`, `M` and `B`, which also abbreviate thousand, million and billion; letters that are usually variables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PREFIXED = (
     ("K", "kelvin", "m"), ("bar", "bar", "km"), ("Wh", "watt-hour", "GMk"), ("kat", "katal", ""),
 )  # fmt: skip
 
-# names and symbols of units, and what they are called here
+# our name of a unit, and its other names and symbols
 _OTHERS = {
     "inch": "inches in", "foot": "feet ft", "yard": "yd yds", "mile": "mi", "furlong": "", "fathom": "",
     "micron": "", "angstrom": "AA", "pound": "lb lbs gbp GBP", "ounce": "oz", "ton": "tonne t", "stone": "",
@@ -92,7 +92,7 @@ _IRREGULAR = {
 }  # fmt: skip
 _COUNTED_TOO = ("number", "dot", "man", "tooth", "slug")
 
-# in front of what is counted, or behind it
+# before or after what is counted
 _ADJECTIVES = (
     "metric stuffed different distinct possible total unique whole such real red blue green yellow orange purple pink "
     "white black brown big small large little long short new old full complete ordered unordered regular fluid "
@@ -120,15 +120,15 @@ def _names() -> dict[str, str]:
 
 
 UNITS = _names()
-"""Names and symbols, as they are written, and the one name of each; values with `/` or `^` are of several units."""
+"""Names and symbols as written -> our name; values with `/` or `^` combine several units."""
 
 COUNTED = frozenset((*_COUNTED.split(), *_COUNTED_TOO))
 
 SINGLE = frozenset(["m", "g", "s", "h", "L", "N", "J", "W", "V", "K"])
-"""Symbols of one letter that are read as units without upright type, and then only behind `10 `."""
+"""One-letter symbols that are units without upright type, and then only after `10 `."""
 
 
-# of these kinds no two different units are multiplied: 5 cm mm, 5 am pm and 5 dollars euros are two answers
+# two different units of one kind are never multiplied: 5 cm mm, 5 am pm and 5 dollars euros are two answers
 _ALTERNATIVES = (
     "meter inch foot yard mile furlong fathom micron angstrom light-year parsec au",
     "gram pound ounce ton stone carat slug",
@@ -141,7 +141,7 @@ _ALTERNATIVES = (
     "shilling dime nickel GBP",
 )
 UNMULTIPLIED = frozenset((6, 7))
-"""The kinds that are multiplied with no other: times of day and money."""
+"""Kinds that are not multiplied with any other: times of day and money."""
 _LONGEST_PREFIX = re.compile(f"(?:{'|'.join(_PREFIXES.values())})(?=.)")
 _KINDS = {name: kind for kind, names in enumerate(_ALTERNATIVES) for name in names.split()}
 
@@ -163,7 +163,7 @@ _PLURAL_ONLY = frozenset(
 
 
 def named(word: str) -> str | None:
-    """The one name of a unit or of something counted, in singular; None for any other word."""
+    """Our name of a unit or of something counted, in the singular; None for any other word."""
     if word in UNITS:
         return UNITS[word]
     lower = word.casefold()

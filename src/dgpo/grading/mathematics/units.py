@@ -1,8 +1,8 @@
-r"""What may stand behind a number without being part of the answer: `10 \text{ cm}`, `10 m/s`, `15 weeks`, `18 apples`.
+r"""What may follow a number without being part of the answer: `10 \text{ cm}`, `10 m/s`, `15 weeks`, `18 apples`.
 
-Behind an answer that is a list of known words (`unit_table.py`), and those of the gold; behind a gold it is all words
-but those that change the number, count or hedge: a gold does not try to be accepted. Nothing is taken from words:
-`C \text{ D}` is not C. If both have a unit, the units have to be the same.
+After an answer these are known words (`unit_table.py`) and those of the gold; after a gold, all words except those that
+change the number, count or hedge: a gold does not try to be accepted. Nothing is taken from words: `C \text{ D}` is not
+C. If both have a unit, the units have to be the same.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _CHOICE = re.compile(r"\(\s*[A-Z]\s*\)")
 _WORD_INSIDE = re.compile(r"\x02|(?<![\\A-Za-z])[A-Za-z]{2,}")
 _CONSTANT = re.compile(r"(?:\\(?:pi|sqrt|frac|cdot|times)(?![A-Za-z])|[^A-Za-z\\\x02])*")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])(?!e(?![A-Za-z]))[A-Za-z]")
-# read behind a digit without a space: 10cm, but 10ms is a product
+# read directly after a digit: 10cm, but 10ms is a product
 _WITHOUT_SPACE = (
     "cm mm km kg mg ml mL ft lb lbs oz hr hrs min mins sec mph kph rpm Hz kHz MHz GHz kW MW kWh GB MB KB TB eV keV "
     "MeV GeV kJ nm dB psi yd gal usd USD kPa MPa pm am PM AM"
@@ -87,7 +87,7 @@ def take_unit(text: str, *, trusted: bool, known: frozenset[str] = frozenset()) 
 
 
 def words_of(text: str) -> frozenset[str]:
-    """All words of a gold that do not change a number."""
+    """The words of a gold that do not change a number."""
     words = {word.casefold() for word in re.findall(r"(?<!\\)\b[A-Za-z]{2,}", text)}
     return frozenset(word for word in words if not changes(word))
 
@@ -98,7 +98,7 @@ def changes(word: str) -> bool:
 
 
 def same_unit(gold: str, answer: str) -> bool:
-    """Whether two units agree: one is left out, or they are the same; of things counted one may say more."""
+    """Whether two units agree: one is missing, or they are the same; for things counted, one may have more words."""
     if not gold or not answer or gold == answer:
         return True
     ours, theirs = (set(unit.split()) for unit in (gold, answer))
@@ -106,7 +106,7 @@ def same_unit(gold: str, answer: str) -> bool:
 
 
 def _start(tokens: list[str], trusted: bool, known: frozenset[str]) -> int | None:
-    """Where the tokens that may be a unit begin: as far back from the end as they go, but at a word."""
+    """Index of the first token that may be part of a unit at the end; it is a word. None without one."""
     first, place = None, len(tokens) - 1
     while place >= 0:
         token = tokens[place]
@@ -132,7 +132,7 @@ def _allowed(word: str, trusted: bool, known: frozenset[str]) -> bool:
 
 
 def _fits(head: str, before: str, tail: list[str]) -> bool:
-    r"""Whether what stands before can have a unit: mathematics, and for plain words a constant."""
+    r"""Whether the text before can have a unit: mathematics, and for plain words a constant."""
     if _WORD_INSIDE.search(head):
         return False
     word = tail[0]
@@ -155,7 +155,7 @@ def _fits(head: str, before: str, tail: list[str]) -> bool:
 
 
 def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
-    """In one spelling; None if it is more than a unit."""
+    """The unit in one spelling; None if the text is more than a unit."""
     upright = any(token[0] == "\x02" for token in tail)
     text = "".join(tail)
     if upright and re.search(r"\d", re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|[A-Za-z][23](?!\d)", "", text)):

@@ -10,7 +10,7 @@ from collections import deque
 from dgpo.grading.workers.processes import ForkServer, Settings, Worker
 
 ATTEMPTS = 3
-"""How many starts in a row may fail, beside every worker once that died while it was idle, before `run` gives up."""
+"""Consecutive failed starts before `run` gives up, in addition to one per worker, which may have died while idle."""
 
 
 class Allocation:
@@ -32,13 +32,13 @@ class Allocation:
 
     def _begin(self) -> None:
         self._lock = threading.Condition()
-        self._line: deque[object] = deque()  # threads that wait for a worker, first come first served
+        self._line: deque[object] = deque()  # waiting threads, first come first served
         self._workers: list[Worker] = []
         self._server: ForkServer | None = None
         self._failed = 0  # starts in a row
 
     def size(self) -> int:
-        """Workers that are there: idle, busy or about to be ready."""
+        """Number of workers: idle, busy or starting."""
         with self._lock:
             return len(self._workers)
 
@@ -48,7 +48,7 @@ class Allocation:
             return [worker.pid for worker in self._workers if worker.pid is not None]
 
     def close(self) -> None:
-        """End every process; may be repeated. A `run` of another thread that is under way raises ValueError."""
+        """End every process; may be called again. A `run` in progress in another thread raises ValueError."""
         with self._lock:
             self._closed = True
             if self._server is not None:
@@ -60,7 +60,7 @@ class Allocation:
             self._lock.notify_all()
 
     def take(self, holder: object, most: int, *, wait: bool) -> list[Worker]:
-        """Up to `most` workers that nobody holds, ready or not yet; at least one if `wait`."""
+        """Up to `most` free workers, ready or starting; at least one if `wait`."""
         with self._lock:
             if not wait and self._line:
                 return []
@@ -100,7 +100,7 @@ class Allocation:
                 self.fail("the fork server ended")
 
     def _drop_server(self) -> None:
-        """Its workers are dead or about to be; those that a thread holds are found out by that thread."""
+        """Its workers are dead or dying; a thread that holds one notices by itself."""
         if self._server is not None:
             self._server.end()
             self._server = None
@@ -109,17 +109,17 @@ class Allocation:
             self._workers.remove(worker)
 
     def release(self, worker: Worker) -> None:
-        """Hand a worker without a job to whoever is next."""
+        """Free a worker that has no job."""
         with self._lock:
             worker.holder = None
             self._lock.notify_all()
 
     def others_wait(self) -> bool:
-        """Whether another thread stands in line for a worker."""
+        """Whether another thread waits for a worker."""
         return bool(self._line)
 
     def replace(self, worker: Worker, *, kills: int = 0, deaths: int = 0, recycled: int = 0) -> None:
-        """Kill a worker, whatever it is doing, and start another in its place; counts why."""
+        """Kill a worker, whatever it is doing, and start another; counts the reason."""
         with self._lock:
             self.kills, self.deaths, self.recycled = self.kills + kills, self.deaths + deaths, self.recycled + recycled
             worker.server.kill(worker)
@@ -133,18 +133,18 @@ class Allocation:
             self._lock.notify_all()
 
     def succeed(self) -> None:
-        """A worker has answered: earlier failures to get one were bad luck."""
+        """A worker has answered: reset the count of failed starts."""
         self._failed = 0
 
     def fail(self, reason: str) -> None:
-        """Count a worker that was of no use; raises RuntimeError when there were too many in a row."""
+        """Count a failed start; raises RuntimeError after too many in a row."""
         self._failed += 1
         if self._failed > self.settings.workers + ATTEMPTS:
             failed, self._failed = self._failed, 0
             raise RuntimeError(f"{failed} starts of a worker for {self.settings.judge} failed in a row: {reason}")
 
     def abandon(self, holder: object) -> None:
-        """What a `run` that raised still holds: a worker with a job would answer it to the next caller."""
+        """Kill the workers that a failed `run` still holds: one with a job would answer the next caller."""
         with self._lock:
             for worker in [worker for worker in self._workers if worker.holder is holder]:
                 worker.server.kill(worker)
@@ -153,7 +153,7 @@ class Allocation:
             self._lock.notify_all()
 
     def forget(self) -> None:
-        """In the child of a fork: the processes are the parent's, and a thread that is gone may hold the lock."""
+        """In a forked child: the processes are the parent's, and a thread that no longer exists may hold the lock."""
         workers, server = list(self._workers), self._server
         self._begin()
         for worker in workers:

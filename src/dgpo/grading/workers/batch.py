@@ -1,4 +1,4 @@
-"""One call of `Pool.run`: jobs given out, answers read and deadlines watched, in the thread of the caller."""
+"""One call of `Pool.run`: sends jobs, reads answers and enforces deadlines, in the thread of the caller."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from dgpo.grading.workers.allocation import Allocation
 from dgpo.grading.workers.processes import START_LIMIT, Worker
 
 TURN = 0.02
-"""Seconds that a thread may keep a worker, from job to job, while other threads wait for one."""
+"""Seconds for which a thread may keep a worker over several jobs while other threads wait."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one job.
+    """The result of one job.
 
     Attributes:
         status: `ok`; `timeout`: killed at the deadline; `died`: the worker ended by itself (a crash in C, out of
@@ -34,7 +34,7 @@ class Outcome:
 
 
 class Batch:
-    """One call of `Pool.run`: the workers that it holds, and what is left to do."""
+    """One call of `Pool.run`: the workers that it holds, and the jobs that remain."""
 
     def __init__(self, pool: Allocation, jobs: Sequence[tuple[str, ...]]) -> None:
         self.pool = pool
@@ -74,7 +74,7 @@ class Batch:
             self.pool.release(worker)
 
     def _wait(self) -> None:
-        """Until something happens at a worker, or the first of them is late."""
+        """Wait until a worker answers or exceeds its deadline."""
         soonest = min(self._due(worker) for worker in self.held.values())
         # poll counts in an int of milliseconds, which overflows after 24 days
         wait = min(max(0.0, soonest - time.monotonic()), 3600.0)
@@ -82,7 +82,7 @@ class Batch:
         now = time.monotonic()
         for fd, event in events:
             worker = self.held[fd]
-            # what has arrived is read first: answers count even if this process is late itself
+            # read before deadlines are checked: an answer counts even if this process was slow
             if event & ~select.POLLOUT:
                 self._read(worker)
             else:
@@ -106,7 +106,7 @@ class Batch:
         return worker.since + (START_LIMIT if worker.job is None else self.pool.settings.deadline)
 
     def _next(self, worker: Worker) -> None:
-        """Give the worker its next job, or give the worker away."""
+        """Give the worker its next job, or release it."""
         if not self.todo or (self.pool.others_wait() and time.monotonic() - worker.taken > TURN):
             self._let_go(worker)
             self.pool.release(worker)
@@ -116,7 +116,7 @@ class Batch:
             if not worker.write(index, self.jobs[index]):
                 self.poller.modify(worker.fd, select.POLLIN | select.POLLOUT)
         except (BrokenPipeError, ConnectionResetError):
-            # it ended while it was idle: no fault of this job
+            # it ended while idle: not the fault of this job
             self.todo.appendleft(index)
             self._lost(worker)
 

@@ -1,8 +1,8 @@
 """The process that owns the workers of a `Pool`, as a script; the parent imports the format of its messages only.
 
 It imports the judge once and then forks workers on request: a fork of this small, single-threaded process takes
-milliseconds, a new interpreter that imports a parser takes most of a second. It needs the standard library only (an
-`import dgpo` would bring torch). No text of a model is ever read here, only in the workers.
+milliseconds, a new interpreter that imports a parser takes most of a second. It needs the standard library only
+(`import dgpo` would load torch). Text of a model is read in the workers only, never here.
 
     python -P fork_server.py CONTROL_FD PARENT_PID
 
@@ -17,8 +17,8 @@ The fork server ends, and its workers before it, when the control socket closes 
 fork of the parent may keep the socket open). A worker ends when its socket closes; on Linux also when the fork
 server does, at once and whatever it is doing. Elsewhere (macOS) there is neither that nor a cap on memory.
 
-This is no sandbox for hostile code: a worker writes no byte to a file and dumps no core, but it can open files and
-sockets. The judge must never evaluate text as code.
+This is not a sandbox for hostile code: a worker cannot write to files or dump core, but it can open files and sockets.
+The judge must never evaluate text as code.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ Judge = Callable[..., str]
 
 
 def main(control: socket.socket, parent: int) -> None:
-    """Load the judge, say so, and serve until the parent goes."""
+    """Load the judge, report it, and serve until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     hello = receive(control)
     if hello is None:
         return
-    # a judge that hangs while it is imported must not stay behind when the parent is gone
+    # a judge that hangs during its import must not outlive the parent
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(hello["limit"])
     try:
@@ -68,7 +68,7 @@ def main(control: socket.socket, parent: int) -> None:
         return
     signal.alarm(0)
     silence()
-    # what is there now is never garbage: a collection in a worker must not copy its pages
+    # nothing allocated so far is garbage: a collection in a worker must not copy its pages
     gc.collect()
     gc.freeze()
     send(control, {"ready": True})
@@ -174,7 +174,7 @@ def work(connection: socket.socket, judge: Judge, memory: int, server: int) -> N
 
 
 def confine(fd: int, memory: int, server: int) -> None:
-    """Give up what a worker has no use for, before it sees the first text."""
+    """Drop what a worker does not need, before it reads the first text."""
     sys.dont_write_bytecode = True
     for name in os.listdir("/dev/fd"):
         if int(name) > 2 and int(name) != fd:
@@ -196,7 +196,7 @@ def confine(fd: int, memory: int, server: int) -> None:
 
 
 def silence() -> None:
-    """Until now messages went to a file that the parent shows if the start fails; nobody reads later ones."""
+    """Discard further output. Until now it went to a file that the parent shows if the start fails."""
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)

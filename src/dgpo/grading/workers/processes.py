@@ -17,7 +17,7 @@ from dgpo.grading.workers import fork_server
 from dgpo.grading.workers.fork_server import CHUNK, FRAME
 
 START_LIMIT = 60
-"""Seconds for the import of the judge, and for one worker to be ready: both are slow on a busy machine."""
+"""Seconds allowed for importing the judge, and for starting one worker: both are slow on a busy machine."""
 ENVIRONMENT = {
     # gmpy2 cannot be interrupted in the middle of a number, and aborts the process when it has no memory
     "SYMPY_GROUND_TYPES": "python",
@@ -31,7 +31,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a pool was made with; see `Pool`."""
+    """The settings of a pool; see `Pool`."""
 
     judge: str
     workers: int
@@ -77,7 +77,7 @@ class Worker:
         return not self._outgoing
 
     def read(self) -> dict[str, Any] | None:
-        """What it says, None if that has not arrived as a whole; EOFError if it has ended."""
+        """Its message; None if it has not arrived completely. EOFError if the worker has ended."""
         try:
             data = self._connection.recv(CHUNK)
         except BlockingIOError:
@@ -93,7 +93,7 @@ class Worker:
         return reply
 
     def close(self) -> None:
-        """Close the socket; the process is the fork server's to end."""
+        """Close the socket; the fork server ends the process."""
         self._connection.close()
 
 
@@ -142,7 +142,7 @@ class ForkServer:
         fork_server.send(self._control, hello)
         reply = fork_server.receive(self._control)
         if reply is None:
-            raise ConnectionResetError("it ended without a word")
+            raise ConnectionResetError("it ended without a message")
         # few and tiny messages from here on; with a time limit, MSG_DONTWAIT would wait
         self._control.settimeout(None)
         error = reply.get("error")
@@ -175,7 +175,7 @@ class ForkServer:
                 self.end()  # it was killed from outside just now, and the workers with it
 
     def lost(self) -> bool:
-        """Whether the fork server has ended. Seen here before the ends of its workers are seen."""
+        """Whether the fork server has ended. Detected before the ends of its workers."""
         if self.end.alive and self._process.poll() is None:
             try:
                 return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -186,7 +186,7 @@ class ForkServer:
         return True
 
     def forget(self) -> None:
-        """In the child of a fork: let go of it without ending it."""
+        """In a forked child: release it without ending it."""
         self._control.close()
         self._process.returncode = 0  # not a child of this process: nothing to wait for
 
