@@ -21,8 +21,8 @@ from dgpo.diagnostics.weighed import QUANTILES
 from dgpo.diagnostics.weights import describe
 from dgpo.objectives import DGPO, OBJECTIVES, Objective, make
 from dgpo.regions import REGIONS, regions
-from dgpo.runs.recording import record
 from dgpo.runs.run import Run, load
+from dgpo.runs.write import record
 
 METHODS = list(OBJECTIVES)
 

@@ -17,7 +17,7 @@ from dgpo.diagnostics.weighed import LOWEST_LOGPROB, QUANTILES, logit_norm, quan
 from dgpo.diagnostics.weights import describe, histogram, over_generation
 from dgpo.objectives import OBJECTIVES, make
 from dgpo.regions import REGIONS, regions
-from dgpo.runs.run import Recorded
+from dgpo.runs.tokens import Recorded
 
 METHODS = list(OBJECTIVES)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dgpo.cli.errors import user_input
-from dgpo.cli.replay import parse, run_folder
+from dgpo.cli.replay import parse
 from dgpo.report.figures import KINDS, plot
 
 
@@ -25,6 +25,6 @@ def run(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     with user_input():
         methods = [objective for word in arguments.objectives for objective in parse(word)]
-        path = plot(arguments.kind, [run_folder(run) for run in arguments.runs], arguments.out, methods=methods)
+        path = plot(arguments.kind, arguments.runs, arguments.out, methods=methods)
     print(path)
     return 0

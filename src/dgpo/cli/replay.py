@@ -14,12 +14,10 @@ from rich.text import Text
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import import_hint
-from dgpo.diagnostics.doctor.case import STATE
 from dgpo.diagnostics.replay import Replay, Row, replay
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
-from dgpo.runs.metrics import sample
-from dgpo.runs.recording import INFO, METRICS, TOKENS
+from dgpo.runs.log import sample
 from dgpo.runs.run import Run, load
 
 ALL = "all"
@@ -57,7 +55,7 @@ def run(argv: list[str]) -> int:
     with user_input():
         # first: these may be the modules that the run's own objective is of
         chosen = [objective for word in arguments.objectives for objective in parse(word)]
-        recorded = load(run_folder(arguments.run))
+        recorded = load(arguments.run)
         found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
         path = found.write(arguments.out or Path(arguments.run) / "replay.json")
     console = Console()
@@ -69,26 +67,6 @@ def run(argv: list[str]) -> int:
         print(line)
     print(f"all figures: {path}")
     return 0
-
-
-def run_folder(path: str) -> str:
-    """The path, unless what lies there is a log that only the doctor reads.
-
-    Raises:
-        ValueError: it is a checkpoint, its trainer_state.json, or a file of metrics.
-    """
-    place = Path(path)
-    if place.is_dir():
-        recorded = any((place / name).exists() for name in (INFO, METRICS, TOKENS))
-        log = (place / STATE).is_file() and not recorded
-    else:
-        log = place.is_file() and place.suffix in (".json", ".jsonl")
-    if log:
-        raise ValueError(
-            f"{path!r} is a log or a checkpoint, which `dgpo doctor` reads; expected the folder that a run was "
-            "recorded to (record: FOLDER)"
-        )
-    return path
 
 
 def parse(word: str) -> list[Objective]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from dgpo.cli.errors import user_input
 from dgpo.cli.own_objective import add_flag, import_named
-from dgpo.cli.replay import run_folder
 from dgpo.report import write_report
 
 
@@ -30,6 +29,6 @@ def run(argv: list[str]) -> int:
     out = Path(arguments.out) if arguments.out is not None else Path(arguments.runs[0]) / "report.html"
     with user_input():
         import_named(arguments.objective)
-        path = write_report([run_folder(run) for run in arguments.runs], out, evaluation=arguments.evaluation)
+        path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

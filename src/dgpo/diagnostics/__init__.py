@@ -6,9 +6,11 @@ Beside the names below: `replay.replay` (other objectives on recorded tokens) an
 from dgpo.diagnostics.bias import PointwiseBias, pointwise_bias
 from dgpo.diagnostics.model_bias import GradientBias, gradient_bias
 from dgpo.diagnostics.weights import Description, describe, histogram, over_generation
+from dgpo.runs.metrics import read_metrics
 from dgpo.runs.recorder import Recorder
-from dgpo.runs.recording import record
-from dgpo.runs.run import Recorded, Run, load, read, read_metrics
+from dgpo.runs.run import Run, load
+from dgpo.runs.tokens import Recorded, read
+from dgpo.runs.write import record
 
 __all__ = [
     "Description",

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from dgpo import objectives as registry
 from dgpo.diagnostics.naming import label, name_of, unregistered
-from dgpo.diagnostics.weighed import QUANTILES, Valid, complete, figures, whole
+from dgpo.diagnostics.weighed import QUANTILES, Valid, statistics
 from dgpo.diagnostics.weights import clip_range
 from dgpo.files import write_json_atomic
 from dgpo.kl import k3
 from dgpo.objectives import OBJECTIVES, Objective
 from dgpo.regions import REGIONS
+from dgpo.runs.info import objective_of
 from dgpo.runs.run import Run
-from dgpo.runs.run_info import objective_of
+from dgpo.runs.tokens import complete, whole
 
 SCHEMA = "dgpo.replay/1"
 Choice = Objective | str | tuple[str, Mapping[str, Any]]
@@ -202,7 +203,7 @@ def replay(
         count, exact = count + len(valid.ratio), exact and valid.exact
         common.append(_common(valid, step_tokens))
         for series, objective in zip(measured, chosen, strict=True):
-            series.append(figures(valid, valid.weight(objective), step_tokens))
+            series.append(statistics(valid, valid.weight(objective), step_tokens))
     if not kept:
         raise ValueError(
             f"none of the updates {wanted} in {str(run.folder)!r} is whole and has a token whose advantage is not 0: "
@@ -235,7 +236,7 @@ def _common(valid: Valid, step_tokens: float) -> dict[str, Tensor]:
     """What does not depend on the objective."""
     found = {f"fraction/{name}": mask.float().mean() for name, mask in valid.regions.items()}
     found["kl/old"] = k3(valid.old_logprob, valid.logprob).mean()
-    found["step_size"] = figures(valid, valid.ratio, step_tokens)["step_size"]
+    found["step_size"] = statistics(valid, valid.ratio, step_tokens)["step_size"]
     return found
 
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from dgpo.objectives import Objective
 from dgpo.regions import regions
 from dgpo.tokens import TokenBatch, check
-
-if TYPE_CHECKING:
-    from dgpo.runs.run import Recorded
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOP_FRACTION = 0.01
@@ -181,44 +176,8 @@ class Holders:
         )
 
 
-def complete(parts: Sequence[Recorded]) -> bool:
-    """Whether these are the parts of all ranks of an update."""
-    size = max((part.world_size for part in parts), default=1)
-    return len({part.rank for part in parts}) == size
-
-
-def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:
-    """What several ranks recorded of one update, as one batch.
-
-    Returns:
-        The tokens [B, T]; Σ_v π_θ(v)² [B, T], or None if a part has none; the tokens of the optimiser step, of which
-        each rank was given its share, or else the valid tokens that were recorded.
-    """
-    length = max(part.tokens.mask.shape[1] for part in parts)
-
-    def joined(values: Sequence[Tensor | None]) -> Tensor | None:
-        present = [pad(one, (0, length - one.shape[1])) for one in values if one is not None]
-        return torch.cat(present) if len(present) == len(values) else None
-
-    def needed(name: str) -> Tensor:
-        found = joined([getattr(part.tokens, name) for part in parts])
-        assert found is not None
-        return found
-
-    tokens = TokenBatch(
-        needed("logprob").detach(),
-        needed("old_logprob"),
-        needed("advantage"),
-        needed("mask"),
-        rollout_logprob=joined([part.tokens.rollout_logprob for part in parts]),
-        entropy=joined([part.tokens.entropy for part in parts]),
-    )
-    given = [float(part.tokens.mask.sum()) if part.totals is None else float(part.totals.tokens) for part in parts]
-    return tokens, joined([part.sum_pi_squared for part in parts]), sum(given)
-
-
 @torch.no_grad()
-def figures(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]:
+def statistics(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]:
     """What `replay.Row` explains, of one update: name -> 0-d tensor, the same names for every objective.
 
     Args:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +28,8 @@ from dgpo.diagnostics.weighed import (
 )
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
+from dgpo.runs.tokens import Recorded
 from dgpo.tokens import TokenBatch
-
-if TYPE_CHECKING:
-    from dgpo.runs.run import Recorded
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,13 @@
-"""Recording from verl: the tokens of every micro-batch, in the files that `dgpo replay` and `dgpo report` read."""
+"""Recording from verl: the tokens of every micro-batch, as files that `dgpo replay` and `dgpo report` read."""
 
 from __future__ import annotations
 
 import logging
 from functools import cache
-from pathlib import Path
 
 import torch.distributed as dist
 
 from dgpo.runs.recorder import Recorder
-from dgpo.runs.recording import NAME, TOKENS
 from dgpo.tokens import TokenBatch
 
 logger = logging.getLogger(__name__)
@@ -32,14 +30,13 @@ def record(folder: str, tokens: TokenBatch) -> None:
 
 
 class _Series:
-    """The files of one process, numbered on from those of a run that this one continues."""
+    """The files of one process; where a run is continued, their numbers continue too."""
 
     def __init__(self, folder: str) -> None:
         ready = dist.is_available() and dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if ready else (0, 1)
         self.recorder = Recorder(folder, limit=LIMIT / ranks, rank=rank, world_size=ranks, warn=logger.warning)
-        names = [NAME.fullmatch(path.name) for path in (Path(folder) / TOKENS).glob("update-*.parquet")]
-        self.count = max((int(name[1]) for name in names if name and int(name[2] or 0) == rank), default=0)
+        self.count = self.recorder.last
 
 
 _series = cache(_Series)

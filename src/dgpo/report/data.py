@@ -14,9 +14,9 @@ from dgpo.objectives import Objective
 from dgpo.report import evaluations, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
-from dgpo.runs.metrics import Log
+from dgpo.runs.info import objective_of
+from dgpo.runs.log import Log
 from dgpo.runs.run import Run, load
-from dgpo.runs.run_info import objective_of
 
 SCHEMA = "dgpo.report/1"
 NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while training)"
@@ -44,7 +44,8 @@ def collect(
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
             raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
-    findings = [diagnose(run) for run in loaded]
+    cases = [Case.of(run) for run in loaded]
+    findings = [diagnose(case) for case in cases]
     samples = [
         sample(run, also=[finding.step for finding in found if finding.step is not None])
         for run, found in zip(loaded, findings, strict=True)
@@ -58,9 +59,9 @@ def collect(
     return {
         "schema": SCHEMA,
         "runs": [
-            _run(run, part, name, objective, moved, widest, found)
-            for run, part, name, objective, moved, found in zip(
-                loaded, samples, labels(folders), own, read, findings, strict=True
+            _run(run, part, name, objective, moved, widest, found, seen(case))
+            for run, part, name, objective, moved, found, case in zip(
+                loaded, samples, labels(folders), own, read, findings, cases, strict=True
             )
         ],
         "charts": {
@@ -105,10 +106,9 @@ def _run(
     found: tokens.Moved,
     widest: float,
     findings: Sequence[Finding],
+    there: Mapping[str, int],
 ) -> dict[str, Any]:
-    log, info = Log.of(run.metrics), run.info
-    case = Case.of(run)
-    there = seen(case)
+    log, info = run.log, run.info
     found_replay, why = _replay(part, found)
     decode, undecoded = tokens.decoder(run)
     top = []

@@ -18,9 +18,8 @@ from dgpo.report import series, tokens, weight_curves
 from dgpo.report.data import NO_TOKENS, labels
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import sample
-from dgpo.runs.metrics import Log
+from dgpo.runs.info import objective_of
 from dgpo.runs.run import Run, load
-from dgpo.runs.run_info import objective_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,7 +71,7 @@ def plot(
 
 def curves(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figure:
     """Reward, groups without spread, entropy, KL, gradient norm and response length, as far as they were logged."""
-    found = {name: series.charts(Log.of(run.metrics)) for name, run in runs.items()}
+    found = {name: series.charts(run.log) for name, run in runs.items()}
     drawn = [chart for chart in series.CHARTS if any(lines[chart] for lines in found.values())]
     if not drawn:
         raise ValueError(f"{', '.join(map(repr, runs))}: no metrics were recorded, so there are no curves to plot")
@@ -100,7 +99,7 @@ def regions(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figur
         part = sample(run)
         read = tokens.moved(part, part.chosen)
         replayed = replay(part, [], updates=read.updates) if _some(read) else None
-        found = drawn_regions(part, Log.of(run.metrics), replayed)
+        found = drawn_regions(part, run.log, replayed)
         panels = [(where, kind) for where in ("over", "within") for kind in found[where]]
         if not panels:
             raise ValueError(f"{name!r}: {NO_TOKENS}, and its log has no regions")

@@ -10,7 +10,7 @@ from dgpo.diagnostics.replay import Replay
 from dgpo.regions import REGIONS
 from dgpo.report.sample import Sample
 from dgpo.report.series import line, rounded
-from dgpo.runs.metrics import Log
+from dgpo.runs.log import Log
 
 KINDS = {"fraction": "fraction", "mass": "mass"}
 """What is drawn: share of the tokens, share of Σ|A·w|."""

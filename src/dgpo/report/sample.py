@@ -9,8 +9,8 @@ from itertools import groupby
 from typing import TypeVar
 
 from dgpo.aggregation import StepTotals
-from dgpo.runs.recording import footer
-from dgpo.runs.run import Recorded, Run
+from dgpo.runs.run import Run
+from dgpo.runs.tokens import Recorded, complete
 from dgpo.tokens import TokenBatch
 
 MAX_UPDATES = 100
@@ -116,17 +116,9 @@ def _contents(run: Run) -> tuple[dict[int, int], dict[int, tuple[int, int]], tup
     rows: dict[int, int] = {}
     places: dict[int, tuple[int, int]] = {}
     incomplete = []
-    if not run.files:
-        return rows, places, ()
     per = max(float(run.info.get("updates_per_generation") or 1), 1.0)
-    for update, paths in run.files.items():
-        found = []
-        for path in paths:
-            try:
-                found.append(footer(path))
-            except ValueError:  # whoever reads the file names it
-                continue
-        if len({one.rank for one in found}) == max((one.world_size for one in found), default=-1):
+    for update, found in run.footers().items():
+        if complete(found):
             rows[update] = sum(one.rows for one in found)
             index = found[-1].index
             places[update] = (found[-1].generation, math.floor((update - 1) % per) if index is None else index)

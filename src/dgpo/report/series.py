@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from dgpo.runs.metrics import KEYS, Log, Series
+from dgpo.runs.log import KEYS, Log, Series
 
 MAX_POINTS = 1000
 """Points of one curve; of longer ones the smallest and the largest value of each stretch stay."""

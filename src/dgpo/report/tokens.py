@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.diagnostics.weighed import complete
 from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
 from dgpo.files import LARGEST_TEXT, one_line
 from dgpo.objectives import Objective
 from dgpo.report.series import rounded
-from dgpo.runs.run import Recorded, Run
+from dgpo.runs.run import Run
+from dgpo.runs.tokens import Recorded, complete
 from dgpo.tokens import TokenBatch
 
 BINS = 81

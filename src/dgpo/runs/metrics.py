@@ -1,202 +1,106 @@
-"""One vocabulary for the metrics of several trainers, and the series that rules read from a log."""
+"""Reading metrics: our `metrics.jsonl`, the JSONL of other trainers, and transformers' `trainer_state.json`."""
 
 from __future__ import annotations
 
 import math
-import re
-import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from dgpo.runs.run import step_of
+from dgpo.files import parse_json, read_json, read_text
+from dgpo.runs.schema import in_numbers
+
+Line = dict[str, Any]
 
 
-def _ours(name: str) -> tuple[str, ...]:
-    """A statistic of the loss: of our trainer, of our plug-ins (`actor/objective/...` in verl), and as a mean."""
-    return (f"objective/{name}", f"*/objective/{name}", f"objective/{name}/mean")
+def read_log(path: str | os.PathLike[str]) -> list[Line]:
+    """The log lines of a file: the `log_history` of a `trainer_state.json`, or the lines of a JSONL.
 
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "reward": ("reward", "critic/score/mean", "train/agg/all/*/reward/mean"),
-    "reward_std": ("reward_std",),
-    "reward_max": ("critic/score/max", "train/agg/all/*/reward/max"),
-    "reward_min": ("critic/score/min", "train/agg/all/*/reward/min"),
-    "zero_std": ("frac_reward_zero_std",),
-    "mixed_groups": ("train/agg/all/*/solved_some",),
-    "advantage_max": ("critic/advantages/max",),
-    "advantage_min": ("critic/advantages/min",),
-    "truncated": (
-        "completions/clipped_ratio",
-        "response_length/clip_ratio",
-        "train/agg/all/*/stop_condition/generation_truncated",
-        "train/agg/all/*/is_truncated/mean",
-    ),
-    "length": (
-        "completions/mean_length",
-        "response_length/mean",
-        "train/agg/all/*/num_output_tokens/mean",
-    ),
-    "loss": ("policy_loss", "loss", "actor/pg_loss", "actor/loss", "loss/mean"),
-    "grad_norm": ("grad_norm", "actor/grad_norm", "optim/grad_norm"),
-    "learning_rate": ("learning_rate", "actor/lr", "optim/lr"),
-    "entropy": ("entropy", "actor/entropy", "actor/entropy_loss", "entropy/all/mean"),
-    "kl_old": _ours("kl/old"),
-    "mean_log_ratio": ("actor/ppo_kl",),
-    "clipped": ("clip_ratio/region_mean", "cispo_clip_ratio", "actor/pg_clipfrac"),
-    "inside": _ours("fraction/inside"),
-    "reverse_right": _ours("mass/reverse_right"),
-    "weight_max": (*_ours("weight/max"), "*objective/weight_max", "*objective/weight/max/max"),
-    "ess": _ours("weight/ess"),
-    "weight_zero": _ours("weight/zero_fraction"),
-    "advantage_zero": _ours("advantage/zero_fraction"),
-    "kl_sampler": (*_ours("kl/sampler"), "rollout_corr/k3_kl"),
-    "kl_sampler_k1": (*_ours("kl/sampler_k1"), "rollout_corr/kl"),
-    "sampler_cut": _ours("sampler/cut_mass"),
-    "sampler_difference": ("sampling/sampling_logp_difference/mean",),
-    "sampler_probability": ("training/rollout_probs_diff_mean",),
-    "kl_sampler_and_old": ("mismatch_kl/all/mean",),
-    "timeout": ("math_reward/timeout", "*/timeout", "*/timeout_rate"),
-}
-"""What a rule asks for -> the names under which it is logged, the first that is there counts; `*` is any text.
-
-TRL 1.16 and ours: `trl.GRPOTrainer`, `DGPOTrainer`. verl 0.9.1: `compute_data_metrics`, `ppo_loss`,
-`compute_offpolicy_metrics`, `calculate_debug_metrics`. prime-rl 559b4477: `trainer/rl/train.py`,
-`orchestrator/metrics.py`, whose `mismatch_kl` is that of the policy at hand against the sampler, staleness included.
-"""
-
-MUST_BE_FINITE = ("loss", "grad_norm", "entropy", "kl_old", "mean_log_ratio", "kl_sampler", "weight_max")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Series:
-    """One quantity over a run.
-
-    Attributes:
-        key: the name under which it was logged; empty where it was not.
-        steps: of the optimiser, rising.
-        values: as many finite numbers.
-        broken: steps at which it was logged as NaN, infinite or, by verl, null.
+    Raises:
+        ValueError: the file is neither, or damaged; names the file and the line.
+        OSError: the file cannot be read.
     """
-
-    key: str = ""
-    steps: tuple[int, ...] = ()
-    values: tuple[float, ...] = ()
-    broken: tuple[int, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def part(self, first: int, last: int | None = None) -> Series:
-        """The points with index first .. last."""
-        return Series(key=self.key, steps=self.steps[first:last], values=self.values[first:last])
-
-    @property
-    def head(self) -> Series:
-        """Where the run started: the first tenth, at least three points."""
-        return self.part(0, max(3, len(self) // 10))
-
-    @property
-    def tail(self) -> Series:
-        """Where the run is now: the last third, at least three points."""
-        return self.part(-max(3, len(self) // 3))
-
-    @property
-    def median(self) -> float:
-        return statistics.median(self.values)
-
-    def since(self, found: Callable[[float], bool]) -> int | None:
-        """The first step whose value is `found`."""
-        return next((step for step, value in zip(self.steps, self.values, strict=True) if found(value)), None)
-
-    def share(self, found: Callable[[float], bool]) -> float:
-        """Share of the points that are `found`; 0 without points."""
-        return sum(map(found, self.values)) / len(self) if len(self) else 0.0
-
-    def __str__(self) -> str:
-        """As evidence: `entropy 0.58 at steps 1-30`, a median where there are several points."""
-        where = f"at step {self.steps[0]}" if len(self) == 1 else f"at steps {self.steps[0]}-{self.steps[-1]} (median)"
-        return f"{self.key} {self.median:.3g} {where}"
+    try:
+        whole = read_json(path)
+    except ValueError:
+        whole = None  # not one object but one per line, which the reader of lines checks
+    if not isinstance(whole, dict) or not isinstance(whole.get("log_history"), list):
+        return read_metrics(path)
+    try:
+        return [dict(line) for _, line in with_steps(whole["log_history"])]
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Log:
-    """The log lines of a run, one per step, and its events.
+def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str], None] | None = None) -> list[Line]:
+    """The lines of a `metrics.jsonl`, in order.
 
-    Attributes:
-        rows: (step, key -> value), steps rising.
-        resumed: steps after which training was started again from a checkpoint.
+    Where a run was resumed from a checkpoint, the lines of later steps that were logged before it are left out. So is
+    a last line that was cut off because the writer was killed.
+
+    Args:
+        path: the file.
+        leave_out: called for a line that is not a JSON object or has no step, with its number and what is wrong; the
+            line is then left out. Without it, such a line is an error.
+
+    Raises:
+        ValueError: the file is not UTF-8; or such a line, which is named, without `leave_out`.
+        OSError: the file cannot be read.
     """
-
-    rows: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    resumed: tuple[int, ...] = ()
-
-    @classmethod
-    def of(cls, lines: Iterable[Mapping[str, Any]]) -> Log:
-        """From lines with a `step`, and events; lines of the same step are one (prime-rl writes several).
-
-        Raises:
-            ValueError: a line that has no step, with its number.
-        """
-        rows: dict[int, dict[str, Any]] = {}
-        resumed = []
-        for number, line in enumerate(lines, 1):
-            if not isinstance(line, Mapping):
-                raise ValueError(f"entry {number} of the log is a {type(line).__name__}; expected an object")
-            try:
-                step = step_of(line)
-            except ValueError as error:
-                raise ValueError(f"entry {number} of the log has {error}") from error
-            if "event" in line:
-                if line["event"] == "begin" and step > 0:
-                    resumed.append(step)
-                continue
-            data = line.get("data")
-            # orjson, which verl writes with, has null for NaN; TRL has null where there was nothing to take a mean of
-            if not isinstance(data, Mapping):
-                data = {key: value for key, value in line.items() if value is not None}
-            rows.setdefault(step, {}).update(data)
-        return cls(rows=tuple(sorted(rows.items())), resumed=tuple(resumed))
-
-    @cached_property
-    def keys(self) -> tuple[str, ...]:
-        """All names in the log, in order of appearance."""
-        return tuple(dict.fromkeys(key for _, row in self.rows for key in row))
-
-    def __getitem__(self, quantity: str) -> Series:
-        """A quantity of `KEYS`; empty where the log has none of its names."""
-        for pattern in KEYS[quantity]:
-            expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
-            for key in self.keys:
-                if expression.fullmatch(key) and not key.startswith(("eval_", "val")):
-                    return self.series(key)
-        return Series()
-
-    def series(self, key: str) -> Series:
-        """What was logged under one name."""
-        points = [(step, row[key]) for step, row in self.rows if key in row]
-        numbers = [(s, float(v)) for s, v in points if isinstance(v, int | float) and math.isfinite(v)]
-        return Series(
-            key=key,
-            steps=tuple(step for step, _ in numbers),
-            values=tuple(value for _, value in numbers),
-            broken=tuple(s for s, v in points if v is None or (isinstance(v, float) and not math.isfinite(v))),
-        )
+    try:
+        lines = read_text(path).splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not UTF-8 text: {error}") from error
+    rows: list[Line] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = _row(line)
+        except ValueError as error:
+            if number == len(lines) and not line.rstrip().endswith("}"):
+                break
+            if leave_out is None:
+                raise ValueError(f"{str(path)!r}, line {number} {error}") from error
+            leave_out(number, f"{str(path)!r}, line {number} {error}")
+            continue
+        if row.get("event") == "begin":  # what came after the checkpoint that this continues from did not happen
+            rows = [old for old in rows if "event" in old or step_of(old) <= step_of(row)]
+        rows.append(row)
+    return rows
 
 
-def aligned(first: Series, second: Series) -> list[tuple[int, float, float]]:
-    """(step, value, the latest value of `second` until then): some metrics are logged once per generation."""
-    pairs, at, latest = [], 0, None
-    for step, value in zip(first.steps, first.values, strict=True):
-        while at < len(second) and second.steps[at] <= step:
-            latest, at = second.values[at], at + 1
-        if latest is not None:
-            pairs.append((step, value, latest))
-    return pairs
+def _row(line: str) -> Line:
+    try:
+        row = in_numbers(parse_json(line))
+    except ValueError as error:
+        raise ValueError(f"is not valid JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"holds a {type(row).__name__}; expected an object")
+    try:
+        step_of(row)
+    except ValueError as error:
+        raise ValueError(f"has {error}") from error
+    return row
 
 
-def sample(steps: Sequence[int]) -> str:
-    """Steps in words, no more than four of them."""
-    shown = ", ".join(map(str, steps[:4]))
-    return f"{shown}, ... ({len(steps)} in all)" if len(steps) > 4 else shown
+def with_steps(lines: Iterable[Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """(step, line) of each. Raises ValueError for a line that is not a mapping or has no step, with its number."""
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, Mapping):
+            raise ValueError(f"entry {number} of the log is a {type(line).__name__}; expected an object")
+        try:
+            yield step_of(line), line
+        except ValueError as error:
+            raise ValueError(f"entry {number} of the log has {error}") from error
+
+
+def step_of(row: Mapping[str, Any]) -> int:
+    """The optimiser step of a log line: `step`, or `_step` as W&B writes it.
+
+    Raises:
+        ValueError: it is not an integer; says what it is.
+    """
+    step = row.get("step", row.get("_step"))
+    number = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)
+    if not number or step != int(step) or abs(step) >= 2**53:
+        raise ValueError(f"step = {step!r}; expected an integer under 'step'")
+    return int(step)

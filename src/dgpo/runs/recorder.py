@@ -1,4 +1,4 @@
-"""Writing a run folder while training: what `recording.py` says, bounded, and never a reason to stop."""
+"""Writing a run folder while training, within a limit on its size; never a reason for training to stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic
-from dgpo.runs.recording import INFO, METRICS, NAME, RUN_SCHEMA, TOKENS, TokenTable, generation_of
+from dgpo.runs.schema import INFO, METRICS, RUN_SCHEMA, in_words, token_files
+from dgpo.runs.tokens import footer
+from dgpo.runs.write import TokenTable
 from dgpo.tokens import TokenBatch
 
 
@@ -53,11 +55,16 @@ class Recorder:
         self._full = False
         self._table = TokenTable()
         # those of a run that is continued count too
-        self._files = {path: _File(path.stat().st_size, generation_of(path)) for path in self._mine()}
+        self._files = {
+            path: _File(update, path.stat().st_size, _generation_of(path))
+            for update, rank, path in token_files(self.folder)
+            if rank == self.rank
+        }
 
-    def _mine(self) -> list[Path]:
-        paths = sorted((self.folder / TOKENS).glob("update-*.parquet"))
-        return [path for path in paths if (match := NAME.fullmatch(path.name)) and int(match[2] or 0) == self.rank]
+    @property
+    def last(self) -> int:
+        """The last update of which this rank has a file, also from a run that is continued; 0 without one."""
+        return max((file.update for file in self._files.values()), default=0)
 
     def begin(self, step: int) -> None:
         """Training starts after `step` updates, with a new generation.
@@ -68,7 +75,7 @@ class Recorder:
         self._origin = step
         if self.on:
             with _Guarded(self):
-                self._keep(lambda path, _: _update(path) <= step)
+                self._keep(lambda file: file.update <= step)
         # completions of a generation that was cut are sampled again, as a generation of their own
         self.first = max(
             [math.ceil(step / self._per), *(file.generation + 1 for file in self._files.values())], default=0
@@ -119,7 +126,7 @@ class Recorder:
                 rank=self.rank,
                 world_size=self.world_size,
             )
-            self._files[path] = _File(path.stat().st_size, generation)
+            self._files[path] = _File(update, path.stat().st_size, generation)
             while sum(file.size for file in self._files.values()) > self.limit and not self._full:
                 if len({file.generation for file in self._files.values()}) == 1:
                     self._full = True
@@ -132,10 +139,10 @@ class Recorder:
 
     def _thin(self, stride: int) -> None:
         self.stride = stride
-        self._keep(lambda _, file: file.generation % stride == 0)
+        self._keep(lambda file: file.generation % stride == 0)
 
-    def _keep(self, wanted: Callable[[Path, _File], bool]) -> None:
-        for path in [path for path, file in self._files.items() if not wanted(path, file)]:
+    def _keep(self, wanted: Callable[[_File], bool]) -> None:
+        for path in [path for path, file in self._files.items() if not wanted(file)]:
             path.unlink(missing_ok=True)
             del self._files[path]
 
@@ -143,7 +150,7 @@ class Recorder:
         """Write `run.json`; NaN and infinities as words."""
         if self.on:
             with _Guarded(self):
-                write_json_atomic(self.folder / INFO, _in_words({"schema": RUN_SCHEMA, **about}))
+                write_json_atomic(self.folder / INFO, in_words({"schema": RUN_SCHEMA, **about}))
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; NaN and infinities, for which JSON has no form, as words."""
@@ -151,7 +158,7 @@ class Recorder:
             return
         with _Guarded(self):
             self.folder.mkdir(parents=True, exist_ok=True)
-            line = json.dumps(_in_words(row)) + "\n"
+            line = json.dumps(in_words(row)) + "\n"
             with open(self.folder / METRICS, "ab+") as file:
                 _drop_half_a_line(file)
                 file.write(line.encode())
@@ -162,14 +169,17 @@ class Recorder:
 
 
 class _File(NamedTuple):
+    update: int
     size: int
     generation: int
 
 
-def _update(path: Path) -> int:
-    match = NAME.fullmatch(path.name)
-    assert match is not None
-    return int(match[1])
+def _generation_of(path: Path) -> int:
+    """The generation that a file of tokens belongs to; -1 where its footer cannot be read."""
+    try:
+        return footer(path).generation
+    except ValueError:
+        return -1
 
 
 def _drop_half_a_line(file: IO[bytes]) -> None:
@@ -185,17 +195,6 @@ def _drop_half_a_line(file: IO[bytes]) -> None:
             break
     if start < end:
         file.truncate(start)
-
-
-def _in_words(value: Any) -> Any:
-    """NaN and infinities as "nan", "inf" and "-inf", at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {name: _in_words(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_in_words(inner) for inner in value]
-    return value
 
 
 class _Guarded:

@@ -13,7 +13,6 @@ import subprocess
 import uuid
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +23,9 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
-from dgpo.files import read_json
 from dgpo.redaction import without_secrets
+from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
-from dgpo.runs.recording import INFO
-from dgpo.runs.run_info import checked
 from dgpo.tokens import TokenBatch
 
 if TYPE_CHECKING:
@@ -242,17 +239,6 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }
-
-
-def recorded_info(folder: Path) -> dict[str, Any] | None:
-    """What a `run.json` says; None where there is none. Raises ValueError for one that cannot be read."""
-    file = folder / INFO
-    if not file.exists():
-        return None
-    found = read_json(file)
-    if not isinstance(found, dict):
-        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}, no run; give another folder to record to")
-    return checked(found)[0]
 
 
 def data_of(data: Any) -> dict[str, Any]:

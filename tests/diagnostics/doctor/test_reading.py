@@ -17,7 +17,7 @@ from dgpo.cli.doctor import run as dgpo_doctor
 from dgpo.cli.errors import UserError
 from dgpo.diagnostics import load
 from dgpo.diagnostics.doctor import Case, covered, diagnose, seen
-from dgpo.runs.metrics import KEYS, Log
+from dgpo.runs.log import KEYS, Log
 from dgpo.tasks import Addition
 
 

@@ -14,10 +14,10 @@ from dgpo import StepTotals, TokenBatch, aggregation, kl, objectives, policy_los
 from dgpo.diagnostics import Recorded, record
 from dgpo.diagnostics.doctor import RULES, Case, Finding, as_markdown, diagnose, text
 from dgpo.diagnostics.doctor.guards import CAP, advice, bounded, guards, reverse_weight
-from dgpo.diagnostics.doctor.measures import figures
+from dgpo.diagnostics.doctor.measures import measure
 from dgpo.diagnostics.doctor.rules_sampler import fit
 from dgpo.objectives import OBJECTIVES
-from dgpo.runs.metrics import Log, Series, aligned
+from dgpo.runs.log import Log, Series, aligned
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "doctor.md"
 
@@ -92,7 +92,7 @@ def test_figures_by_hand(make_batch):
     batch = make_batch(8, 40, spread=1.5, seed=3, dtype=torch.float32)
     tokens, totals = batch.tokens(), StepTotals(tokens=500, sequences=9)
     objective, how = objectives.make("dgpo"), aggregation.make("token-mean")
-    found = figures(recorded(tokens, totals), objective, how)
+    found = measure(recorded(tokens, totals), objective, how)
     mass = [
         (abs(a * w), x, a)
         for a, w, x in zip(
@@ -125,7 +125,7 @@ def test_the_first_value_that_is_no_number(make_batch):
     logprob[hidden] = torch.nan  # does not count
     tokens = TokenBatch(logprob, batch.old_logprob, batch.advantage, batch.mask)
     ids = torch.arange(24).view(4, 6)
-    bad = figures(recorded(tokens, token_ids=ids), None, None).bad
+    bad = measure(recorded(tokens, token_ids=ids), None, None).bad
     assert (bad.tensor, bad.row, bad.column, bad.token, bad.count) == ("logprob", 1, 1, 7, 2)
     assert str(bad) == "logprob[1, 1] = nan (row 1, column 1, token id 7)"
 
@@ -165,7 +165,7 @@ def case_of(kind, value, entropy=True):
         tokens = drawn(kind, value, seed)
         if not entropy:
             tokens.entropy = None
-        updates.append(figures(recorded(tokens, update=seed + 1), None, None))
+        updates.append(measure(recorded(tokens, update=seed + 1), None, None))
     return Case(log=Log(), updates=tuple(updates))
 
 
@@ -242,7 +242,7 @@ def test_totals_of_two_ranks(tmp_path, make_batch, factor, fires):
         everything = sum(int(part.mask.sum()) for part in parts)
         for part in parts:
             totals = StepTotals(tokens=everything / 2 / factor, sequences=6)
-            updates.append(figures(recorded(part, totals, update), None, None))
+            updates.append(measure(recorded(part, totals, update), None, None))
         rows.append({"step": update, "objective/advantage/zero_fraction": 1 - kept / everything})
     case = Case(log=Log.of(rows), info={"world_size": 2, "config": {"logging_steps": 1}}, updates=tuple(updates))
     found = [finding for finding in diagnose(case) if finding.rule == "normaliser"]

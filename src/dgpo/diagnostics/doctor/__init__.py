@@ -16,7 +16,7 @@ from dgpo.diagnostics.doctor import (
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen
 from dgpo.diagnostics.doctor.finding import SEVERITIES, Finding, Found, Rule, text
-from dgpo.runs.metrics import Log
+from dgpo.runs.log import Log
 from dgpo.runs.run import Run
 
 RULES: tuple[Rule, ...] = (

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.runs.metrics import KEYS, Log
+from dgpo.runs.log import KEYS
 from dgpo.runs.run import Run
 
 TOKENS = "tokens"
@@ -39,7 +39,7 @@ def seen(source: str | os.PathLike[str] | Run | Case) -> dict[str, int]:
         ValueError, FileNotFoundError: as `diagnose`.
     """
     if isinstance(source, Run):
-        log, updates = Log.of(source.metrics), len(source.updates)
+        log, updates = source.log, len(source.updates)
     else:
         case = source if isinstance(source, Case) else Case.of(source)
         log, updates = case.log, len({one.update for one in case.updates})

@@ -1,10 +1,10 @@
-"""What the rules need to know of one file of recorded tokens, as a handful of numbers."""
+"""Measures of one file of recorded tokens: what the rules need to know of it."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,10 +14,8 @@ from dgpo.kl import k3
 from dgpo.loss import policy_loss
 from dgpo.objectives import Objective
 from dgpo.regions import regions
+from dgpo.runs.tokens import Recorded
 from dgpo.tokens import TokenBatch
-
-if TYPE_CHECKING:
-    from dgpo.runs.run import Recorded
 
 TOP = 0.01
 """The share of the tokens whose part of the gradient is looked at: one in a hundred."""
@@ -79,7 +77,7 @@ class Sampler:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Figures:
+class Measures:
     """One update on one rank.
 
     Attributes:
@@ -111,10 +109,10 @@ class Figures:
 
 
 @torch.no_grad()
-def figures(
+def measure(
     recorded: Recorded, objective: Objective | None, aggregation: Aggregation | None, *, weighed: bool = True
-) -> Figures:
-    """Of one file. Without an objective the weight is the ratio; without an aggregation there is no loss.
+) -> Measures:
+    """The measures of one file. Without an objective the weight is the ratio; without an aggregation there is no loss.
 
     Args:
         weighed: False where there is an objective that is not known, so that nothing is said of weights.
@@ -132,10 +130,10 @@ def figures(
     }
     common |= {"count": count, "teaching": teaching}
     if bad is not None or count == 0:
-        return Figures(**common)
+        return Measures(**common)
     common |= {"largest": float(tokens.log_ratio[tokens.mask].abs().max()), "sampler": _sampler(tokens)}
     if not weighed:
-        return Figures(**common)
+        return Measures(**common)
     weight = tokens.ratio if objective is None else objective.calibrate(tokens).weight(tokens)
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
@@ -159,7 +157,7 @@ def figures(
             ).value
         )
     where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
-    return Figures(
+    return Measures(
         loss=loss,
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
         reverse_right=float(mass[where["reverse_right"]].sum()) / total if total else 0.0,

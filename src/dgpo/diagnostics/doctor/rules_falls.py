@@ -7,7 +7,7 @@ import statistics
 
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
-from dgpo.runs.metrics import Series, sample
+from dgpo.runs.log import Series, sample
 
 LONG_ENOUGH = 6
 """Logged points that a fall needs, so that the best stretch and the last one do not overlap."""

@@ -7,7 +7,7 @@ import statistics
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.rules_rewards import ZERO, groups_without_spread
-from dgpo.runs.metrics import MUST_BE_FINITE, aligned, sample
+from dgpo.runs.log import MUST_BE_FINITE, aligned, sample
 
 FEWEST = 3
 """Points that a statement about a run needs."""

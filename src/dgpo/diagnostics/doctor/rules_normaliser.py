@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
-from dgpo.diagnostics.doctor.measures import Figures
+from dgpo.diagnostics.doctor.measures import Measures
 
 FEWEST = 3
 """Updates that must agree."""
@@ -94,8 +94,8 @@ def _loss(case: Case) -> Found | None:
     )
 
 
-def _by_update(updates: Iterable[Figures]) -> dict[int, list[Figures]]:
-    found: dict[int, list[Figures]] = {}
+def _by_update(updates: Iterable[Measures]) -> dict[int, list[Measures]]:
+    found: dict[int, list[Measures]] = {}
     for one in updates:
         if one.bad is None:
             found.setdefault(one.update, []).append(one)

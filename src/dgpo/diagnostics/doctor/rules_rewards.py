@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
-from dgpo.runs.metrics import Series
+from dgpo.runs.log import Series
 
 FEWEST = 3
 """Logged points that a statement about a run needs: two may agree by chance."""

@@ -11,7 +11,7 @@ import torch
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.measures import ROUNDING
-from dgpo.runs.metrics import Series
+from dgpo.runs.log import Series
 
 FEWEST = 3
 """Points that a statement about a run needs."""

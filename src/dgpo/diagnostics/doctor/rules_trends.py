@@ -6,7 +6,7 @@ import statistics
 
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
-from dgpo.runs.metrics import Series
+from dgpo.runs.log import Series
 
 LONG_ENOUGH = 6
 """Logged points that a trend needs, so that start and end do not overlap."""

@@ -7,8 +7,8 @@ import statistics
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
-from dgpo.diagnostics.doctor.measures import TOP, Figures
-from dgpo.runs.metrics import Series
+from dgpo.diagnostics.doctor.measures import TOP, Measures
+from dgpo.runs.log import Series
 
 FEWEST = 3
 """Points that a statement about a run needs."""
@@ -232,7 +232,7 @@ def _where_thin(ess: Series, zero: Series) -> list[int]:
     ]
 
 
-def _share_in_words(one: Figures, held: int, of: int) -> str:
+def _share_in_words(one: Measures, held: int, of: int) -> str:
     return (
         f"update {one.update}: {TOP:.0%} of {one.count} tokens hold {one.top_share:.0%} of Σ|A·w| (as much as half on "
         f"{held} of {of} recorded updates); heaviest at {one.heaviest}"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from dgpo import TokenBatch
 from dgpo.diagnostics.replay import replay
-from dgpo.diagnostics.weighed import QUANTILES, Valid, figures
+from dgpo.diagnostics.weighed import QUANTILES, Valid, statistics
 from dgpo.objectives import OBJECTIVES, Objective, make
 from dgpo.regions import REGIONS
-from dgpo.runs.recording import record
 from dgpo.runs.run import load
+from dgpo.runs.write import record
 
 METHODS = list(OBJECTIVES)
 
@@ -27,7 +27,7 @@ def figures_of(x: float, advantage: float, objective: Objective) -> dict[str, fl
     old = torch.full((1, 1), -2.0, dtype=torch.float64)
     tokens = TokenBatch(old + x, old, torch.tensor([advantage], dtype=torch.float64), torch.ones(1, 1))
     valid = Valid.of(tokens)
-    return {name: float(value) for name, value in figures(valid, valid.weight(objective), 1.0).items()}
+    return {name: float(value) for name, value in statistics(valid, valid.weight(objective), 1.0).items()}
 
 
 @given(st.floats(-3.0, -0.25), st.integers(1, 4))
@@ -65,8 +65,8 @@ def test_a_hard_clip_loses_the_whole_token(x: float) -> None:
 def test_bounds_that_hold_for_any_batch(name: str, make_batch: Callable[..., Any], seed: int) -> None:
     tokens = make_batch(seed=seed, spread=1.5).tokens()
     valid = Valid.of(tokens)
-    found = {key: float(value) for key, value in figures(valid, valid.weight(make(name)), 1.0).items()}
-    unclipped = {key: float(value) for key, value in figures(valid, valid.ratio, 1.0).items()}
+    found = {key: float(value) for key, value in statistics(valid, valid.weight(make(name)), 1.0).items()}
+    unclipped = {key: float(value) for key, value in statistics(valid, valid.ratio, 1.0).items()}
     assert all(math.isfinite(value) for value in found.values())
     assert found["bias"] == pytest.approx(sum(found[f"bias/{region}"] for region in REGIONS))
     assert -1 - 1e-9 <= found["cosine"] <= 1 + 1e-9

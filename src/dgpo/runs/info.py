@@ -1,19 +1,21 @@
-"""`run.json` as it is read: entries of the wrong kind are left out, so that whoever reads one need not ask."""
+"""Reading `run.json`: entries of the wrong kind are left out, so that nobody who reads one has to check it."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from dgpo import aggregation, objectives
 from dgpo.aggregation import Aggregation
-from dgpo.files import shortened
+from dgpo.files import read_json, shortened
 from dgpo.objectives import Objective
 from dgpo.registry import build
+from dgpo.runs.schema import INFO, in_numbers
 
 UNREADABLE = {"name": None}
-"""Stands for an objective that is there and cannot be read: not the same as none, under which the weight is r."""
+"""An objective that is there and cannot be read: not the same as none, for which the weight is r."""
 
 
 def _number(value: Any) -> bool:
@@ -38,7 +40,7 @@ def _object(value: Any) -> bool:
 
 Kind = tuple[str, Callable[[Any], bool]]
 OBJECT: Kind = ("an object", _object)
-TEXT: Kind = ("a text", _text)
+TEXT: Kind = ("a string", _text)
 NUMBER: Kind = ("a finite number", _number)
 POSITIVE: Kind = ("a finite number above 0", _positive)
 COUNT: Kind = ("an integer >= 1", _count)
@@ -65,8 +67,35 @@ KINDS: dict[str, Kind] = {
     "config.mask_truncated_completions": SWITCH,
     "config.use_vllm": SWITCH,
 }
-"""Entry -> what it must be, or null, for those that the doctor, the replay and the report read; any other may be
-anything."""
+"""Entry -> what it must be, unless it is null. Entries that doctor, replay and report do not read are not checked."""
+
+
+def recorded_info(folder: Path) -> dict[str, Any] | None:
+    """The `run.json` of a run that is to be continued; None where there is none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    file = folder / INFO
+    if not file.exists():
+        return None
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(file)!r} holds a {type(found).__name__}, not a run; record to another folder")
+    return checked(found)[0]
+
+
+def read_info(path: Path, leave_out: Callable[[str, str], None]) -> dict[str, Any]:
+    """A `run.json`; `leave_out` is called for the file or each entry that cannot be used, with its name and why."""
+    try:
+        found = in_numbers(read_json(path))
+    except (ValueError, OSError) as error:
+        leave_out(INFO, str(error))
+        return checked(None)[0]
+    info, complaints = checked(found)
+    for complaint in complaints:
+        leave_out(f"{INFO}: {complaint.partition(' ')[0]}", f"{str(path)!r}: {complaint}")
+    return info
 
 
 def checked(info: Any) -> tuple[dict[str, Any], list[str]]:

@@ -1,0 +1,147 @@
+"""Writing the tokens of an update as a file, so that questions about a run can be answered without running it again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from dgpo.aggregation import StepTotals
+from dgpo.files import write_bytes_atomic
+from dgpo.runs.schema import FLOATS, INTEGERS, TOKENS_SCHEMA, token_file
+from dgpo.runs.tokens import pyarrow
+from dgpo.tokens import TokenBatch
+
+
+def record(
+    path: str | os.PathLike[str],
+    tokens: TokenBatch,
+    *,
+    update: int,
+    token_ids: Tensor | None = None,
+    group: Tensor | None = None,
+    sum_pi_squared: Tensor | None = None,
+    generation: int = 0,
+    index: int | None = None,
+    totals: StepTotals | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Path:
+    """Write the tokens of one update into the run folder `path`, atomically; from any training loop.
+
+    Args:
+        path: the run folder.
+        tokens: what the loss read, [B, T].
+        update: number of the optimiser update, >= 0; a file of the same update is replaced.
+        token_ids: [B, T] the sampled tokens, so that reports can show them.
+        group: [B] integers, equal for responses to the same prompt; by default every response is its own.
+        sum_pi_squared: [B, T] Σ_v π_θ(v)², which makes the norm of a token's gradient in logits exact.
+        generation: number of the batch of completions that the update belongs to.
+        index: of the update within that batch, from 0, which is on-policy; None where it is not known.
+        totals: of the optimiser step, so that its loss can be computed again.
+        rank, world_size: of this process, where each records its own part.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: a shape that does not fit, or a negative number.
+        ModuleNotFoundError: pyarrow is not installed.
+        OSError: the file cannot be written.
+    """
+    table = TokenTable()
+    table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
+    return table.write(
+        Path(path),
+        update=update,
+        generation=generation,
+        index=index,
+        totals=totals,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+class TokenTable:
+    """Rows of one file, micro-batch by micro-batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[dict[str, Tensor | None]] = []
+        self._responses = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._parts)
+
+    def add(
+        self,
+        tokens: TokenBatch,
+        *,
+        token_ids: Tensor | None = None,
+        group: Tensor | None = None,
+        sum_pi_squared: Tensor | None = None,
+    ) -> None:
+        shape = tuple(tokens.mask.shape)
+        for name, values, expected in (
+            ("token_ids", token_ids, shape),
+            ("group", group, shape[:1]),
+            ("sum_pi_squared", sum_pi_squared, shape),
+        ):
+            if values is not None and tuple(values.shape) != expected:
+                raise ValueError(f"{name} has shape {tuple(values.shape)}; expected {expected}")
+        row, column = tokens.mask.nonzero(as_tuple=True)
+        numbers = torch.arange(self._responses, self._responses + shape[0], device=row.device)
+        part: dict[str, Tensor | None] = {
+            "response": numbers[row],
+            "group": (numbers if group is None else group.to(row.device))[row],
+            "position": column,
+            "token_id": None if token_ids is None else token_ids[row, column],
+            "sum_pi_squared": None if sum_pi_squared is None else sum_pi_squared[row, column],
+        }
+        for name in ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy"):
+            values = getattr(tokens, name)
+            part[name] = None if values is None else values.detach()[row, column]
+        self._parts.append({name: None if values is None else values.cpu() for name, values in part.items()})
+        self._responses += shape[0]
+
+    def write(
+        self,
+        folder: Path,
+        *,
+        update: int,
+        generation: int,
+        index: int | None,
+        totals: StepTotals | None,
+        rank: int,
+        world_size: int,
+    ) -> Path:
+        pa, parquet = pyarrow()
+        for name, number in (("update", update), ("generation", generation), ("rank", rank)):
+            if number < 0:
+                raise ValueError(f"{name} = {number} is not allowed; expected >= 0")
+        columns, length = {}, sum(len(rows) for part in self._parts if (rows := part["response"]) is not None)
+        for name in (*INTEGERS, *FLOATS):
+            kind = pa.int32() if name in INTEGERS else pa.float32()
+            parts = [part[name] for part in self._parts]
+            if any(values is None for values in parts):
+                columns[name] = pa.nulls(length, kind)
+                continue
+            values = torch.cat([values for values in parts if values is not None])
+            if name == "group":
+                values = torch.unique(values, return_inverse=True)[1]
+            columns[name] = pa.array(values.to(torch.int32 if name in INTEGERS else torch.float32).numpy(), kind)
+        about = {
+            "schema": TOKENS_SCHEMA,
+            "update": update,
+            "generation": generation,
+            "index": index,
+            "rank": rank,
+            "world_size": world_size,
+            "totals": None if totals is None else {k: float(getattr(totals, k)) for k in ("tokens", "sequences")},
+        }
+        table = pa.table(columns).replace_schema_metadata({"dgpo": json.dumps(about)})
+        content = pa.BufferOutputStream()
+        parquet.write_table(table, content, compression="zstd")
+        return write_bytes_atomic(token_file(folder, update, rank), memoryview(content.getvalue()))
