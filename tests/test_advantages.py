@@ -358,7 +358,7 @@ def test_values_are_the_functions(name: str) -> None:
     assert torch.equal(found, expected)
     shaped = value.shaped(found, entropy)
     assert torch.equal(shaped, entropy_shaped(found, entropy) if name == "entropy_shaped" else found)
-    assert bool(history) == "history" in value.reads == (name == "smooth")
+    assert bool(history) == ("history" in value.reads) == (name == "smooth")
 
 
 def test_every_scale_is_a_value() -> None:
