@@ -306,7 +306,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
         (["--benchmarks", "aime24", "--chat", "--no-chat"], ["chat and no_chat contradict"]),
         (["--task", "addition", "--greedy", "--no-greedy"], ["greedy and no_greedy contradict"]),
         (["--task", "addition", "--samples", "0", "--no-greedy"], ["leaves nothing to generate"]),
-        (["--task", "addition", "--top-p", "0"], ["top_p = 0.0; expected a value in (0, 1]"]),
+        (["--task", "addition", "--top-p", "0"], ["top_p = 0.0 is not allowed; expected a number in (0, 1]"]),
         (["--task", "addition", "--ks", "1", "9"], ["ks = [1, 9]", "samples = 8"]),
         (["--task", "addition", "--base-url", "http://x/v1"], ["base_url = 'http://x/v1'", "--backend openai"]),
         (["--task", "addition", "--backend", "openai"], ["needs the server's address", "--base-url"]),

@@ -186,14 +186,14 @@ def test_refuses_problems(problems, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"samples": -1}, "samples = -1; expected samples >= 0"),
+        ({"samples": -1}, r"Sampling: samples = -1 is not allowed; expected an integer in \[0, inf\)"),
         ({"samples": 2.5}, "samples = 2.5"),
         ({"temperature": 0.0}, "temperature = 0.0 makes 8 equal samples"),
         ({"temperature": float("nan")}, "temperature = nan"),
         ({"temperature": float("inf")}, "temperature = inf"),
-        ({"top_p": 0.0}, r"top_p = 0.0; expected a value in \(0, 1\]"),
+        ({"top_p": 0.0}, r"top_p = 0.0 is not allowed; expected a number in \(0, 1\]"),
         ({"top_p": 1.01}, "top_p = 1.01"),
-        ({"max_new_tokens": 0}, "max_new_tokens = 0; expected at least 1"),
+        ({"max_new_tokens": 0}, r"max_new_tokens = 0 is not allowed; expected an integer in \[1, inf\)"),
         ({"seed": -1}, "seed = -1"),
     ],
 )

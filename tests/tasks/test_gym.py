@@ -197,9 +197,9 @@ def test_names_hold_the_configuration(package: Any) -> None:
         ("gcd,a=1,a=2", {}, "has 'a' twice"),
         ("gcd,size=5", {}, "'size' is not a setting here; use seed and train_size, validation_size, test_size"),
         ("gcd,seed=1", {"seed": 2}, "'seed' is given twice"),
-        ("gcd", {"seed": -1}, "seed = -1; expected an integer from 0 to 100"),
-        ("gcd", {"train_size": 10**7}, "train_size = 10000000; expected an integer from 1 to 9999999"),
-        ("gcd,test_size=many", {}, "test_size = 'many'; expected an integer from 1"),
+        ("gcd", {"seed": -1}, r"GymTask: seed = -1 is not allowed; expected an integer in \[0, 100\]"),
+        ("gcd", {"train_size": 10**7}, r"train_size = 10000000 is not allowed; expected an integer in \[1, 10000000\)"),
+        ("gcd,test_size=many", {}, "test_size = 'many' is not allowed; expected an integer in"),
     ],
 )
 def test_names_and_settings_that_do_not_fit(name: str, options: dict[str, Any], message: str) -> None:

@@ -141,5 +141,5 @@ def test_data_sets_have_the_columns_of_a_trainer(cls: type[Procedural]) -> None:
 def test_unknown_splits_and_seeds(call: Callable[[Procedural, str], object]) -> None:
     with pytest.raises(ValueError, match="unknown split 'dev' of task 'gcd'; known: train, validation, test"):
         call(Gcd(), "dev")
-    with pytest.raises(TypeError, match="gcd: seed = '0'; expected an integer"):
+    with pytest.raises(ValueError, match="Gcd: seed = '0' is not allowed; expected an integer"):
         Gcd(seed="0")  # type: ignore[arg-type]

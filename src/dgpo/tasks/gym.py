@@ -7,6 +7,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.fields import Checked, integer
 from dgpo.grading import texts_of
 from dgpo.installation import require
 from dgpo.registry import did_you_mean
@@ -27,14 +28,14 @@ MAX_SEED = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class GymTask:
+class GymTask(Checked):
     """A task of reasoning-gym.
 
     Args:
         task: its name in the package.
         config: its configuration there, such as {"max_value": 100}; not `seed` and `size`.
-        seed: 0 to 100; other seeds have other items.
-        train_size, validation_size, test_size: items asked for, each below 10,000,000. A split holds at most so many:
+        seed: other seeds have other items.
+        train_size, validation_size, test_size: items asked for. A split holds at most so many:
             questions that repeat, or that a held-out split already has, are dropped (`provenance` counts them).
         prompt: what every question is put into.
 
@@ -49,13 +50,14 @@ class GymTask:
 
     task: str
     config: tuple[tuple[str, Any], ...] = ()
-    seed: int = 0
-    train_size: int = 2000
-    validation_size: int = 500
-    test_size: int = 500
+    seed: int = integer(0, f"[0, {MAX_SEED}]")
+    train_size: int = integer(2000, f"[1, {SEED_STEP})")
+    validation_size: int = integer(500, f"[1, {SEED_STEP})")
+    test_size: int = integer(500, f"[1, {SEED_STEP})")
     prompt: PromptFormat = field(default=BOXED)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.task in REFUSED:
             raise ValueError(f"{PREFIX}{self.task} cannot be graded exactly: {REFUSED[self.task]}")
         if self.task not in GRADED:
@@ -66,10 +68,6 @@ class GymTask:
         for key, _ in self.config:
             if key in ("seed", "size"):
                 raise ValueError(f"{self.name}: {key!r} is not a setting here; use seed and {', '.join(_SIZES)}")
-        for option, low, high in (("seed", 0, MAX_SEED), *((size, 1, SEED_STEP - 1) for size in _SIZES)):
-            number = getattr(self, option)
-            if not isinstance(number, int) or isinstance(number, bool) or not low <= number <= high:
-                raise ValueError(f"{self.name}: {option} = {number!r}; expected an integer from {low} to {high}")
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.fields import Checked, integer
 from dgpo.grading import Completion, text_of, texts_of
 from dgpo.tasks.content import content_hash
 from dgpo.tasks.prompt import PLAIN, PromptFormat
@@ -40,7 +41,7 @@ def text_reward(completions: list[Completion], answer: list[str], **_: Any) -> l
 
 
 @dataclass(frozen=True, kw_only=True)
-class Procedural(ABC):
+class Procedural(Checked, ABC):
     """A task that makes its problems itself, within the reach of a character-level model of a million parameters.
 
     What is split is the *problem*, not its spelling: gcd(12,18) and gcd(18,12) are one problem, so that no spelling of
@@ -63,11 +64,7 @@ class Procedural(ABC):
     extract = staticmethod(text_answer)
     reward = staticmethod(text_reward)
 
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise TypeError(f"{self.name}: seed = {self.seed!r}; expected an integer")
+    seed: int = integer(0, "(-inf, inf)")
 
     @abstractmethod
     def canonical(self, rng: random.Random) -> Sequence[Sequence[Spelling]]:

@@ -11,7 +11,6 @@ from trl import GRPOConfig
 from dgpo import advantages, objectives
 from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
-from dgpo.fields import check_value
 from dgpo.objectives import presets
 from dgpo.registry import did_you_mean, once, parse, written
 from dgpo.training import schedule, trl_options
@@ -264,9 +263,6 @@ class DGPOConfig(GRPOConfig):
         check_numbers(self)
         self._check_choices()
         sizes = {name: getattr(self, name) for name in schedule.SIZES}
-        for name, size in sizes.items():
-            if size is not None and size < 1:
-                raise ValueError(f"{name} = {size} is not allowed; expected >= 1")
         generation_size = "generation_batch_size" if self.generation_batch_size else "steps_per_generation"
         if (steps := schedule.steps_per_generation(**sizes)) is not None:
             self.steps_per_generation = steps
@@ -279,17 +275,8 @@ class DGPOConfig(GRPOConfig):
         self.make_aggregation()
         self.make_correction()
         self.make_advantage()
-        check_value("DGPOConfig: positive_nll_coef", self.positive_nll_coef, "[0, inf)")
         self._check_dynamic_sampling_rewards()
-        if self.max_num_gen_batches < 1:
-            raise ValueError(f"max_num_gen_batches = {self.max_num_gen_batches} is not allowed; expected >= 1")
-        if self.eval_benchmark_steps < 1:
-            raise ValueError(f"eval_benchmark_steps = {self.eval_benchmark_steps} is not allowed; expected >= 1")
         self.eval_benchmark_options()
-        check_value("DGPOConfig: rank_timeout", self.rank_timeout, "[0, inf)")
-        if self.record_every < 1:
-            raise ValueError(f"record_every = {self.record_every} is not allowed; expected >= 1")
-        check_value("DGPOConfig: record_limit_mb", self.record_limit_mb, "(0, inf]")
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
         super().__post_init__()

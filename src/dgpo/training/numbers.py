@@ -1,56 +1,52 @@
-"""The numbers of a configuration: what none of them may be, and the ranges of those that TRL takes as they come."""
+"""The numbers of a configuration: their ranges, those included that TRL takes as they come."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dgpo.fields import check_value
-
-LIMITS = frozenset(
-    {
-        "delta",
-        "entropy_coef_max",
-        "epsilon_high",
-        "max_grad_norm",
-        "off_policy_mask_threshold",
-        "record_limit_mb",
-        "vllm_importance_sampling_cap",
-        "vllm_importance_sampling_clip_max",
-    }
-)
-"""Fields that are upper limits, so that infinity means none."""
+from dgpo.training import schedule
 
 RANGES = {
     "adam_beta1": "[0, 1)",
     "adam_beta2": "[0, 1)",
-    "adam_epsilon": "[0, inf]",
-    "beta": "[0, inf]",
-    "entropy_coef_delta": "[0, inf]",
-    "entropy_target": "[0, inf]",
-    "learning_rate": "[0, inf]",
+    "adam_epsilon": "[0, inf)",
+    "beta": "[0, inf)",
+    "delta": "(-inf, inf]",
+    "entropy_coef_delta": "[0, inf)",
+    "entropy_coef_max": "(-inf, inf]",
+    "entropy_target": "[0, inf)",
+    "epsilon_high": "(-inf, inf]",
+    "eval_benchmark_steps": "[1, inf)",
+    "learning_rate": "[0, inf)",
     "max_grad_norm": "[0, inf]",
+    "max_num_gen_batches": "[1, inf)",
     "min_p": "[0, 1]",
-    "neftune_noise_alpha": "[0, inf]",
+    "neftune_noise_alpha": "[0, inf)",
     "off_policy_mask_threshold": "[0, inf]",
+    "positive_nll_coef": "[0, inf)",
+    "rank_timeout": "[0, inf)",
+    "record_every": "[1, inf)",
+    "record_limit_mb": "(0, inf]",
     "ref_model_mixup_alpha": "[0, 1]",
-    "ref_model_sync_steps": "(0, inf]",
-    "repetition_penalty": "(0, inf]",
-    "router_aux_loss_coef": "[0, inf]",
-    "temperature": "(0, inf]",
+    "ref_model_sync_steps": "(0, inf)",
+    "repetition_penalty": "(0, inf)",
+    "router_aux_loss_coef": "[0, inf)",
+    "temperature": "(0, inf)",
     "top_entropy_quantile": "[0, 1]",
     "top_p": "(0, 1]",
     "vllm_importance_sampling_cap": "(0, inf]",
     "vllm_importance_sampling_clip_max": "(0, inf]",
-    "weight_decay": "[0, inf]",
+    "weight_decay": "[0, inf)",
+    **dict.fromkeys(schedule.SIZES, "[1, inf)"),
 }
-"""Of TRL's fields, which it takes as they come."""
+"""Infinity is allowed where it means that there is no limit. Numbers of other fields only have to be finite."""
 
 
 def check_numbers(config: Any) -> None:
-    """Refuse a NaN in any field of a dataclass, an infinity where it means nothing, and numbers out of range.
+    """Refuse numbers out of range, NaN in any field of a dataclass, and infinity where it means nothing.
 
     Lists and dictionaries are looked into. An infinity in a dictionary is left to whoever takes its entries: a
     correction has `cap=inf`.
@@ -58,23 +54,16 @@ def check_numbers(config: Any) -> None:
     Raises:
         ValueError: names the field, its value and what is expected.
     """
-    label = type(config).__name__
     for field in dataclasses.fields(config):
         given = getattr(config, field.name)
-        unlimited = field.name in LIMITS or isinstance(given, Mapping)
+        interval = "(-inf, inf]" if isinstance(given, Mapping) else RANGES.get(field.name, "(-inf, inf)")
         for place, value in _numbers(field.name, given):
-            if math.isnan(value) or (math.isinf(value) and not (unlimited and value > 0)):
-                finite = "a finite number, or inf for no limit" if unlimited else "a finite number"
-                raise ValueError(f"{label}: {place} = {value!r} is not allowed; expected {finite}")
-    for name, interval in RANGES.items():
-        value = getattr(config, name)
-        if isinstance(value, int | float):
-            check_value(f"{label}: {name}", value, interval)
+            check_value(f"{type(config).__name__}: {place}", value, interval)
 
 
 def _numbers(place: str, value: Any) -> Iterator[tuple[str, float]]:
-    """Every float in a value, with the place where it stands."""
-    if isinstance(value, float):
+    """Every number in a value, with the place where it stands."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
         yield place, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from dgpo.evaluation.prompts import Prompt
+from dgpo.fields import REQUIRED, Checked, integer, number
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Checked):
     """How completions are drawn.
 
     Args:
@@ -60,25 +59,14 @@ class Sampling:
         ValueError: a value out of range, with the name of the setting.
     """
 
-    samples: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    max_new_tokens: int
-    seed: int = 0
+    samples: int = integer(8, "[0, inf)")
+    temperature: float = number(1.0, "[0, inf)")
+    top_p: float = number(1.0, "(0, 1]")
+    max_new_tokens: int = integer(REQUIRED, "[1, inf)")
+    seed: int = integer(0, "[0, inf)")
 
     def __post_init__(self) -> None:
-        for name, least, expected in (
-            ("samples", 0, "samples >= 0 (0 is greedy accuracy alone)"),
-            ("max_new_tokens", 1, "at least 1"),
-            ("seed", 0, "at least 0"),
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise ValueError(f"{name} = {value!r}; expected {expected}, a whole number")
-        if not isinstance(self.top_p, Real) or not 0 < float(self.top_p) <= 1:
-            raise ValueError(f"top_p = {self.top_p!r}; expected a value in (0, 1] (1 is the whole distribution)")
-        if not isinstance(self.temperature, Real) or not 0 <= float(self.temperature) < math.inf:
-            raise ValueError(f"temperature = {self.temperature!r}; expected a finite value > 0")
+        super().__post_init__()
         if self.samples and self.temperature == 0:
             raise ValueError(
                 f"temperature = {self.temperature!r} makes {self.samples} equal samples; expected a temperature > 0, "
