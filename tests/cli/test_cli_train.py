@@ -48,7 +48,7 @@ def test_a_task_from_flags(
     assert done.out.splitlines()[-1] == f"done: 4 updates; model saved in {output}"
     (trainer,) = seen
     config = trainer.args
-    assert (trainer._factors.objective.n, trainer._factors.objective.m) == (2, 3)
+    assert (trainer._factors.spec.objective.n, trainer._factors.spec.objective.m) == (2, 3)
     assert (config.learning_rate, config.max_steps, config.num_generations) == (1e-3, 4, 4)
     assert config.steps_per_generation == 4  # of DGPOConfig, not of TRL
     rows = history(trainer)
@@ -123,9 +123,9 @@ def test_a_yaml_file_with_a_flag_over_it(
     assert config.max_steps == trainer.state.global_step == 2
     assert config.save_strategy == "no"
     assert (config.bf16, config.use_cpu, config.report_to) == (False, True, [])
-    assert (trainer._factors.objective.eps_low, trainer._factors.objective.dual_clip) == (0.1, 3.0)
-    assert type(trainer._factors.aggregation).__name__ == "SeqMeanTokenSumNorm"
-    assert trainer._factors.aggregation.length == config.max_completion_length
+    assert (trainer._factors.spec.objective.eps_low, trainer._factors.spec.objective.dual_clip) == (0.1, 3.0)
+    assert type(trainer._factors.spec.aggregation).__name__ == "SeqMeanTokenSumNorm"
+    assert trainer._factors.spec.aggregation.length == config.max_completion_length
     assert trainer.reward_func_names == ["answer_reward"]
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from fused_problems import gradients, make_problem
 
-from dgpo.fused.middle import Head, TorchMiddle
+from dgpo.fused.head import Head
+from dgpo.fused.middle import TorchMiddle
 
 PLAIN, CAPPED = Head(), Head(temperature=0.7, softcap=4.0, bias=torch.linspace(-1, 1, 19))
 

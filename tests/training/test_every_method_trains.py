@@ -121,13 +121,13 @@ def check_rows(trainer):
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_method_trains_by_the_recipe(name, trained):
     trainer = trained(name)
-    assert type(trainer._factors.objective) is OBJECTIVES[name]
+    assert type(trainer._factors.spec.objective) is OBJECTIVES[name]
     check_rows(trainer)
 
 
 def test_fields_of_a_method_reach_the_loss(trained):
     trainer = trained("ce_gppo", "--objective_kwargs", '{"beta1": 0.5, "dual_clip": 10}')
-    assert (trainer._factors.objective.beta1, trainer._factors.objective.dual_clip) == (0.5, 10)
+    assert (trainer._factors.spec.objective.beta1, trainer._factors.spec.objective.dual_clip) == (0.5, 10)
 
 
 def test_entropy_reaches_a_method_that_reads_it(trained):
@@ -173,7 +173,7 @@ def test_a_toy_in_the_figure(toy):
 
 def test_a_toy_in_the_command(toy, trained):
     trainer = trained("toy", "--objective_kwargs", '{"slope": 0.25}')
-    assert trainer._factors.objective == Toy(slope=0.25)
+    assert trainer._factors.spec.objective == Toy(slope=0.25)
     check_rows(trainer)
 
 
@@ -188,7 +188,7 @@ def test_a_toy_in_the_trainer(toy, tiny_folder, prompts, quick, digit_reward, tm
             processing_class=AutoTokenizer.from_pretrained(tiny_folder),
         )
         trainer.train()
-        assert trainer._factors.objective == Toy()
+        assert trainer._factors.spec.objective == Toy()
         check_rows(trainer)
     with pytest.raises(ValueError, match=r"objective 'toy' has no field 'slop', did you mean 'slope'\?"):
         DGPOConfig(str(tmp_path), objective="toy", objective_kwargs={"slop": 1}, **quick)

@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, Qwen3Config
 from trl import GRPOTrainer
 
 from dgpo import StepTotals, policy_loss
+from dgpo.fused.head import Head
 from dgpo.training import DGPOTrainer
-from dgpo.training.head import Head, _fit
+from dgpo.training.head import _fit
 
 SMALL = {
     "vocab_size": 101,
@@ -42,7 +43,7 @@ def own_gradient(trainer, inputs, temperature=1.0):
         inputs["old_per_token_logps"],
         inputs["advantages"],
         valid,
-        trainer._factors.objective,
+        trainer._factors.spec.objective,
         totals=StepTotals.of(valid),
     ).value
     loss.backward()

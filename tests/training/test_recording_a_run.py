@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo import policy_loss
 from dgpo.diagnostics import Recorder, load
+from dgpo.fused.head import Head
 from dgpo.redaction import without_secrets
 from dgpo.training import DGPOTrainer
 from dgpo.training.recording import _git, data_of, sum_pi_squared
@@ -53,8 +54,8 @@ def test_the_logged_loss_can_be_computed_again(recorded, fused_loss):
             tokens.old_logprob,
             tokens.advantage,
             tokens.mask,
-            objective=trainer._factors.objective,
-            aggregation=trainer._factors.aggregation,
+            objective=trainer._factors.spec.objective,
+            aggregation=trainer._factors.spec.aggregation,
             totals=found.totals,
         )
         row = logs[update]
@@ -80,7 +81,7 @@ def test_prompts_tokens_and_squares(recorded):
 def test_sum_pi_squared():
     torch.manual_seed(0)
     hidden, head, bias = torch.randn(3, 5, 8), torch.randn(11, 8), torch.randn(11)
-    found = sum_pi_squared(hidden, head, bias, temperature=0.7, softcap=5.0, chunk=4)
+    found = sum_pi_squared(hidden, head, bias, Head(temperature=0.7, softcap=5.0), chunk=4)
     logits = hidden @ head.T + bias
     expected = (5 * (logits / 5).tanh() / 0.7).softmax(-1).square().sum(-1)
     torch.testing.assert_close(found, expected)
@@ -90,7 +91,7 @@ def test_run_json(recorded):
     trainer, run = recorded(max_steps=1)
     info = run.info
     assert info["schema"] == "dgpo.run/1"
-    assert info["objective"] == {"name": "dgpo", **dataclasses.asdict(trainer._factors.objective)}
+    assert info["objective"] == {"name": "dgpo", **dataclasses.asdict(trainer._factors.spec.objective)}
     assert info["config"]["learning_rate"] == trainer.args.learning_rate
     assert info["updates_per_generation"] == 4
     assert info["data"]["rows"] == info["data"]["rows_hashed"] == 64

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from dgpo.fused import triton as kernels
 from dgpo.fused.chunked import Operands
+from dgpo.fused.head import Head
 from dgpo.fused.inputs import Inputs
-from dgpo.fused.middle import Head, Middle, TorchMiddle
+from dgpo.fused.middle import Middle, TorchMiddle
 from dgpo.fused.products import wide_products
 
 CHUNK_BYTES = {"cpu": 512 << 20, "cuda": 5 << 29}
@@ -37,7 +40,7 @@ def make_middle(backend: str, inputs: Inputs, operands: Operands) -> Middle:
     Raises:
         ValueError: "triton" where its kernels cannot run, with the reason.
     """
-    head = Head(temperature=inputs.temperature, softcap=inputs.softcap, bias=operands.bias)
+    head = replace(inputs.head, bias=operands.bias)
     dtype, device = operands.lm_head.dtype, operands.lm_head.device
     if backend == "chunked":
         return TorchMiddle(head, dtype, device)
@@ -68,8 +71,7 @@ class TritonMiddle:
         """Nothing is held between the two kernels."""
 
     def stats(self, logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        head = self._head
-        return kernels.stats(logits, token_ids, temperature=head.temperature, softcap=head.softcap, bias=head.bias)
+        return kernels.stats(logits, token_ids, self._head)
 
     def gradient_(
         self,
@@ -83,7 +85,6 @@ class TritonMiddle:
         *,
         out: Tensor,
     ) -> None:
-        head = self._head
         kernels.gradient_(
             logits,
             token_ids,
@@ -92,8 +93,6 @@ class TritonMiddle:
             lse,
             g.contiguous(),
             None if h is None else h.contiguous(),
-            temperature=head.temperature,
-            softcap=head.softcap,
-            bias=head.bias,
+            head=self._head,
             out=out,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgpo.aggregation import StepTotals, TokenMean
 from dgpo.checks import check_tensor
-from dgpo.fields import check_value
+from dgpo.fused.head import PLAIN, Head
 from dgpo.fused.layout import Layout
 from dgpo.kl import SEQUENCE_ESTIMATORS
 from dgpo.spec import LossSpec
@@ -33,6 +33,7 @@ class Inputs:
         spec: the factors and terms.
         hidden: [N, H], with gradient; N = B · T, or the tokens of packed sequences.
         lm_head: [V, H], with gradient.
+        head: what follows the product and `bias`.
         bias: [V] with gradient, or None.
         token_ids: [N], int64.
         layout: between [N] and [B, T].
@@ -45,6 +46,7 @@ class Inputs:
     spec: LossSpec
     hidden: Tensor
     lm_head: Tensor
+    head: Head
     bias: Tensor | None
     token_ids: Tensor
     layout: Layout
@@ -52,8 +54,6 @@ class Inputs:
     on_policy: bool
     ref_logprob: Tensor | None
     totals: StepTotals
-    temperature: float
-    softcap: float | None
 
     def batch(self, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything) -> TokenBatch:
         """The picked tokens with these log-probs, entropies and mask of theirs, [b, t]."""
@@ -79,8 +79,7 @@ def check_inputs(
     *,
     totals: StepTotals | None = None,
     bias: Tensor | None = None,
-    temperature: float = 1.0,
-    softcap: float | None = None,
+    head: Head = PLAIN,
     rollout_logprob: Tensor | None = None,
     ref_logprob: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
@@ -92,9 +91,6 @@ def check_inputs(
         ValueError: shapes or devices that do not fit, token ids outside the vocabulary (verified on the CPU only), a
             number outside its range, something that needs sequences without `cu_seqlens`.
     """
-    check_value("temperature", temperature, "(0, inf)")
-    if softcap is not None:
-        check_value("softcap", softcap, "(0, inf)")
     _check_matrices(hidden, lm_head, token_ids, bias)
     anchor = ("hidden", hidden.device)
     spec.check_call(totals, ref_logprob, anchor)
@@ -141,6 +137,7 @@ def check_inputs(
         spec=spec,
         hidden=hidden.reshape(-1, hidden.shape[-1]),
         lm_head=lm_head,
+        head=head,
         bias=bias,
         token_ids=token_ids.reshape(-1).long().contiguous(),
         layout=layout,
@@ -148,8 +145,6 @@ def check_inputs(
         on_policy=old_logprob is None,
         ref_logprob=None if reference is None else tokens.masked("ref_logprob", reference).detach(),
         totals=totals or StepTotals.of(tokens.mask),
-        temperature=temperature,
-        softcap=softcap,
     )
 
 

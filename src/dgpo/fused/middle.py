@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dgpo.fused.head import Head
+
 LOWEST = -1e30
 """Stands for -inf in a shifted logit: its exponential is 0 as well, and 0 times it is 0, not NaN."""
 
@@ -21,36 +23,6 @@ BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 
 CACHED_ELEMENTS = 1 << 19
 """Logits whose passes run one after the other on a CPU: 2 MiB in float32, about a second-level cache."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Head:
-    """What turns a product into a logit::
-
-        raw = hidden · lm_head + bias        capped = softcap · tanh(raw / softcap)        z = capped / temperature
-
-    Attributes:
-        temperature: > 0.
-        softcap: > 0, or None for no cap.
-        bias: [V] or None.
-    """
-
-    temperature: float = 1.0
-    softcap: float | None = None
-    bias: Tensor | None = None
-
-    @property
-    def plain(self) -> bool:
-        """True where z is the product itself."""
-        return self.bias is None and self.softcap is None and self.temperature == 1
-
-    def apply_(self, z: Tensor) -> Tensor:
-        """z [n, V] from the product [n, V], in place."""
-        if self.bias is not None:
-            z.add_(self.bias)
-        if self.softcap is not None:
-            z.div_(self.softcap).tanh_().mul_(self.softcap)
-        return z if self.temperature == 1 else z.div_(self.temperature)
 
 
 class Middle(Protocol):
@@ -178,17 +150,15 @@ class TorchMiddle:
             e.mul_(held.scale).mul_(z.mul_(-h).sub_(g + h * (entropy - held.log_total)))
         e.scatter_(1, target, at_target)
         if self._head.softcap is not None:
-            kept.add_(held.shift).mul_(self._head.temperature / self._head.softcap).square_()
-            e.addcmul_(e, kept, value=-1)  # e · (1 - tanh²)
-        if self._head.temperature != 1:
-            e.div_(self._head.temperature)
+            kept.add_(held.shift)
+        self._head.pull_back_(e, kept)
         out.copy_(e)
 
     def _shifted(self, logits: Tensor, z: Tensor, highest: Tensor, *, known: bool = False) -> None:
         """z - highest into `z`; `highest` is the row's maximum, written here unless it is `known`."""
         source = logits
         if not self._head.plain or logits.dtype != self._dtype:
-            source = self._head.apply_(z.copy_(logits))
+            source = self._head.logits(z.copy_(logits), out=z)
         if not known:
             torch.amax(source, -1, keepdim=True, out=highest)
         torch.sub(source, highest, out=z)

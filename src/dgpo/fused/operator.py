@@ -14,6 +14,7 @@ from dgpo.aggregation import Aggregation, StepTotals
 from dgpo.correction import Correction
 from dgpo.fused.backends import CHUNK_BYTES, make_middle, tokens_per_chunk
 from dgpo.fused.chunked import Operands, chunked
+from dgpo.fused.head import Head
 from dgpo.fused.inputs import check_inputs
 from dgpo.fused.reference import reference
 from dgpo.fused.result import LinearPolicyLoss
@@ -140,8 +141,7 @@ def linear_policy_loss(
         *(hidden, lm_head, token_ids, old_logprob, advantage, mask),
         totals=totals,
         bias=bias,
-        temperature=temperature,
-        softcap=softcap,
+        head=Head(temperature=temperature, softcap=softcap),
         rollout_logprob=rollout_logprob,
         ref_logprob=ref_logprob,
         cu_seqlens=cu_seqlens,
@@ -166,7 +166,8 @@ def linear_loss_of(
 
     Args:
         spec: the factors and terms.
-        tensors, others: the arguments of `linear_policy_loss` that `spec` does not hold, by position or by name.
+        tensors, others: the arguments of `linear_policy_loss` that `spec` does not hold, by position or by name; with a
+            `Head` as `head` in place of temperature and softcap.
         statistics, kept, chunk_tokens, backend: as there.
 
     Raises:

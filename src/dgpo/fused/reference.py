@@ -20,13 +20,8 @@ def reference(inputs: Inputs) -> LinearPolicyLoss:
     hidden = torch.where(valid.unsqueeze(1), inputs.hidden, 0.0)
     token_ids = torch.where(valid, inputs.token_ids, 0)
 
-    raw = F.linear(hidden, inputs.lm_head, inputs.bias).to(inputs.tokens.dtype)
-    capped = raw if inputs.softcap is None else inputs.softcap * torch.tanh(raw / inputs.softcap)
-    logp = F.log_softmax(capped / inputs.temperature, dim=-1)
-    logprob = layout.pad(logp.gather(1, token_ids.unsqueeze(1)).view(layout.shape))
-    p = logp.exp()
-    entropy = layout.pad(-(p * torch.where(p > 0, logp, 0.0)).sum(-1).view(layout.shape))
-
+    product = F.linear(hidden, inputs.lm_head, inputs.bias).to(inputs.tokens.dtype)
+    logprob, entropy = (layout.pad(values.view(layout.shape)) for values in inputs.head.scores(product, token_ids))
     mask = inputs.tokens.mask
     batch = inputs.batch(logprob, entropy, mask)
     loss = loss_of(inputs.spec, batch, totals=inputs.totals, entropy=entropy, ref_logprob=inputs.ref_logprob)

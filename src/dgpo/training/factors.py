@@ -9,10 +9,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from dgpo.advantages import Advantage
-from dgpo.aggregation import Aggregation
-from dgpo.correction import Correction
-from dgpo.objectives import Objective
 from dgpo.objectives.conformance import settings_in_trl
+from dgpo.spec import LossSpec
 from dgpo.training.config import DGPOConfig
 
 
@@ -21,20 +19,15 @@ class Factors:
     """The factors of the policy gradient in a run.
 
     Attributes:
-        objective: w.
-        aggregation: c.
-        correction: ρ; None where TRL's own correction stands.
+        spec: w, c, ρ (None where TRL's own correction stands) and the KL term; without the entropy bonus, whose
+            coefficient may change.
         advantage: A; None where TRL's own stands.
         trl: TRL's options that give the objective's gradient; empty where none do.
-        kl: the estimator of the KL term.
     """
 
-    objective: Objective
-    aggregation: Aggregation
-    correction: Correction | None
+    spec: LossSpec
     advantage: Advantage | None
     trl: Mapping[str, Any]
-    kl: str
 
     @classmethod
     def of(cls, config: DGPOConfig) -> Factors:
@@ -44,14 +37,14 @@ class Factors:
         kl = "k3"
         if config.use_bias_correction_kl:  # TRL weights it by the ratio that its setting has
             kl = "k3_sequence_ratio" if _by_response(trl) else "k3_ratio"
-        return cls(
+        spec = LossSpec(
             objective=objective,
             aggregation=config.make_aggregation(),
             correction=config.make_correction(),
-            advantage=config.make_advantage(),
-            trl=trl,
             kl=kl,
+            kl_coef=config.beta,
         )
+        return cls(spec=spec, advantage=config.make_advantage(), trl=trl)
 
     @property
     def by_response(self) -> bool:
@@ -72,7 +65,6 @@ class Terms:
     """TRL's terms beside the factors, as its trainer has them at one micro-batch.
 
     Attributes:
-        kl_coef: β of the KL term.
         entropy_coef: of the entropy bonus, now.
         entropy_bonus: whether the run has a bonus, also while an adaptive coefficient is 0.
         sampler_ratio: whether TRL's own correction against the sampler is on.
@@ -80,7 +72,6 @@ class Terms:
         high_entropy_mask: [B, T] bool of entropies and the mask; None where all tokens are kept.
     """
 
-    kl_coef: float
     entropy_coef: float
     entropy_bonus: bool
     sampler_ratio: bool

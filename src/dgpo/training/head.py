@@ -14,7 +14,7 @@ import math
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from trl.trainer.utils import FusedCausalLMOutput
 
 from dgpo.fused import linear_policy_loss
+from dgpo.fused.head import Head
 from dgpo.training.config import DGPOConfig
 from dgpo.training.fused_loss import add_policy_loss, causal_model, hooks_of, why_bypassed
 from dgpo.training.ranks import shards_with_fsdp
@@ -38,31 +39,16 @@ _VISIBLE_LOGIT = 32.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """z = scale · raw, or softcap · tanh(scale · raw / softcap), with raw = hidden · weightᵀ + bias."""
-
-    scale: float = 1.0
-    softcap: float | None = None
-
-    def arguments(self, temperature: float) -> dict[str, Any]:
-        """`temperature` and `softcap` of `linear_policy_loss`, which knows no scale, for z / temperature."""
-        return {
-            "temperature": temperature / self.scale,
-            "softcap": None if self.softcap is None else self.softcap / self.scale,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class HeadReport:
     """What the comparison found, the same on all ranks.
 
     Attributes:
-        head: what the model does to the product.
+        head: what follows the product, as it was measured; the plain product where it cannot be.
         why_not_fused: why the loss from hidden states is not the model's; None where it is, or was not tried.
         why_not_trl: why TRL's head for log-probs is not the model's; None where it is.
     """
 
-    head: Head = field(default_factory=Head)
+    head: Head
     why_not_fused: str | None = None
     why_not_trl: str | None = None
 
@@ -83,7 +69,7 @@ class Heads:
 
     Attributes:
         fused: whether the loss comes straight from hidden states.
-        head: what the model does to their product with the output layer.
+        head: what follows the product with the output layer, the temperature of the run included.
 
     Raises:
         ValueError: `record_sum_pi_squared` needs the fused loss, which is off.
@@ -100,7 +86,7 @@ class Heads:
         compare: bool,
     ) -> None:
         self._config, self._reference, self._accelerator = config, reference, accelerator
-        self.head = Head()
+        self.head = Head(temperature=config.temperature)
         self._own_logits = False
         self.fused = config.fused_loss and why_not_fused is None
         if self.fused:
@@ -127,8 +113,8 @@ class Heads:
         if not self._to_compare:
             return
         self._to_compare = False
-        temperature, accelerator = self._config.temperature, self._accelerator
-        report = _look(model, accelerator, temperature, fused=self.fused)
+        accelerator = self._accelerator
+        report = _look(model, accelerator, self._config.temperature, fused=self.fused)
         self.head = report.head
         if self.fused and report.why_not_fused is not None:
             self.fused, reason = False, report.why_not_fused
@@ -138,7 +124,7 @@ class Heads:
             self._own_logits = True
             for one in (model, self._reference):
                 if one is not None:
-                    add_own_logits(causal_model(accelerator.unwrap_model(one)), temperature)
+                    add_own_logits(causal_model(accelerator.unwrap_model(one)), self._config.temperature)
         self._compared = self._looks(accelerator.unwrap_model(model, keep_torch_compile=False))
         self._say(reason, why_not_trl)
 
@@ -210,7 +196,8 @@ def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 class _Comparison:
     def __init__(self, model: Any, unwrapped: Any, device: torch.device, temperature: float, fused: bool) -> None:
-        self._temperature, self._model, self._fused = temperature, model, fused
+        # the model's own logits, which have its scale and cap already
+        self._own_head, self._model, self._fused = Head(temperature=temperature), model, fused
         self._causal = causal_model(unwrapped)
         self._head = self._causal.get_output_embeddings()
         vocabulary = self._causal.config.get_text_config().vocab_size
@@ -223,9 +210,10 @@ class _Comparison:
 
     def report(self) -> HeadReport:
         if self._head is None:
-            return HeadReport(why_not_fused="the model has no output head", why_not_trl="the model has no output head")
+            reason = "the model has no output head"
+            return HeadReport(head=self._own_head, why_not_fused=reason, why_not_trl=reason)
         measured = self._measure()
-        head = measured or Head()
+        head = replace(measured or self._own_head, temperature=self._own_head.temperature)
         plain = self._own()
         amplifier = 2.0 ** max(math.ceil(math.log2(_VISIBLE_LOGIT / max(plain.largest, 1e-3))), 0)
         with self._louder(amplifier) as louder:
@@ -233,7 +221,7 @@ class _Comparison:
         pairs = [(plain, 1.0)] + ([(loud, amplifier)] if louder.heard else [])
         if measured is None and max(own.spread for own, _ in pairs) < 1e-3:
             reason = "its logits are all alike, so that nothing can be compared"
-            return HeadReport(why_not_fused=reason if self._fused else None, why_not_trl=reason)
+            return HeadReport(head=head, why_not_fused=reason if self._fused else None, why_not_trl=reason)
         if hooks_of(self._head):
             trl: str | None = "hooks on the output head would not be called"
         else:
@@ -262,7 +250,7 @@ class _Comparison:
     def _own(self) -> _Own:
         # a wrapper of PEFT may have put virtual tokens before ours
         logits = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
-        return _Own.of(logits[:, -_COLUMNS:], self._ids, self._temperature)
+        return _Own.of(logits[:, -_COLUMNS:], self._ids, self._own_head)
 
     def _of_trl(self) -> tuple[Tensor, Tensor]:
         labels = self._ids.masked_fill(self._mask == 0, -100)
@@ -281,8 +269,9 @@ class _Comparison:
                 advantage=nothing,
                 mask=valid,
                 statistics="full",
+                temperature=head.divisor,
+                softcap=head.cap,
                 **hidden,
-                **head.arguments(self._temperature),
             )
 
         out = self._model(input_ids=self._ids, attention_mask=self._mask, policy_loss=loss, completions=ids.shape[1])
@@ -349,7 +338,7 @@ class _Own:
     tolerance: float
 
     @classmethod
-    def of(cls, logits: Tensor, ids: Tensor, temperature: float) -> _Own:
+    def of(cls, logits: Tensor, ids: Tensor, head: Head) -> _Own:
         coarse = torch.finfo(logits.dtype).eps
         if torch.is_autocast_enabled(logits.device.type):
             coarse = max(coarse, torch.finfo(torch.get_autocast_dtype(logits.device.type)).eps)
@@ -357,22 +346,14 @@ class _Own:
             coarse = max(coarse, 2.0**-10)  # TF32
         z = logits[:, :-1].float()
         largest = z[z.isfinite()].abs().max().item()
-        logprob, entropy = _scores(z / temperature, ids[:, 1:])
+        logprob, entropy = head.scores(z, ids[:, 1:])
         return cls(
             logprob=logprob,
             entropy=entropy,
             largest=largest,
             spread=(z.amax(-1) - z.amin(-1)).max().item(),
-            tolerance=2e-4 + 8 * coarse * largest / temperature,
+            tolerance=2e-4 + 8 * coarse * largest / head.temperature,
         )
-
-
-def _scores(z: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """log-probs of `ids` and entropies, in nats, of logits [..., V]."""
-    logp = z.log_softmax(-1)
-    p = logp.exp()
-    entropy = -(p * torch.where(p > 0, logp, 0.0)).sum(-1)
-    return logp.gather(-1, ids.unsqueeze(-1)).squeeze(-1), entropy
 
 
 def _fit(raw: Tensor, found: Tensor) -> Head | None:
@@ -391,9 +372,9 @@ def _fit(raw: Tensor, found: Tensor) -> Head | None:
         scale = softcap * math.atanh(share) / raw[place].item()
     if not (math.isfinite(scale) and scale > 0):
         return None
-    expected = scale * raw if softcap is None else softcap * torch.tanh(scale * raw / softcap)
-    near = torch.allclose(found, expected.expand(found.shape), rtol=1e-4, atol=1e-4 * scale)
-    return Head(scale=scale, softcap=softcap) if near else None
+    head = Head(scale=scale, softcap=softcap)
+    near = torch.allclose(found, head.logits(raw).expand(found.shape), rtol=1e-4, atol=1e-4 * scale)
+    return head if near else None
 
 
 def add_own_logits(model: Any, temperature: float) -> None:
@@ -402,7 +383,7 @@ def add_own_logits(model: Any, temperature: float) -> None:
     They are held for the labelled positions, as in a loss that knows nothing of fusion. To be called after TRL's
     `add_fused_lm_head`.
     """
-    original = model.forward
+    original, head = model.forward, Head(temperature=temperature)
     keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
 
     @wraps(type(model).forward)
@@ -423,7 +404,7 @@ def add_own_logits(model: Any, temperature: float) -> None:
         logits = out.logits[:, -(width - max(first - 1, 0)) : -1]
         kept = labels[:, max(first, 1) :]
         mask = kept != -100
-        found = _scores(logits[mask].float() / temperature, kept[mask])
+        found = head.scores(logits[mask].float(), kept[mask])
         left = width - 1 - kept.shape[1]
         logprob, entropy = (
             nn.functional.pad(x.new_zeros(mask.shape).masked_scatter(mask, x), (left, 0)) for x in found

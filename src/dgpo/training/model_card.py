@@ -172,16 +172,16 @@ def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> st
 def papers(run: Trained) -> tuple[Paper, ...]:
     """The preset's, if there is one, and those that the objective declares."""
     of_preset = (preset(run.config.preset).paper,) if run.config.preset else ()
-    return of_preset + run.factors.objective.papers
+    return of_preset + run.factors.spec.objective.papers
 
 
 def settings(run: Trained) -> list[tuple[str, str]]:
     """Names and values of what the run was trained with."""
     config, factors = run.config, run.factors
     found = [
-        ("objective", _named(config.objective, factors.objective)),
+        ("objective", _named(config.objective, factors.spec.objective)),
         ("preset", f"`{config.preset}`" if config.preset else ""),
-        ("aggregation", _named(config.aggregation, factors.aggregation)),
+        ("aggregation", _named(config.aggregation, factors.spec.aggregation)),
         ("advantage", _named(config.advantage, factors.advantage) if config.advantage else _trl_advantage(config)),
         ("correction", _correction(config, factors)),
         ("KL to the reference model", f"beta = {shown(config.beta)}" if config.beta else "none"),
@@ -247,7 +247,7 @@ def _trl_advantage(config: DGPOConfig) -> str:
 def _correction(config: DGPOConfig, factors: Factors) -> str:
     if config.correction is not None:
         name = config.correction if isinstance(config.correction, str) else config.correction["name"]
-        return _named(name, factors.correction)
+        return _named(name, factors.spec.correction)
     if config.use_vllm and config.vllm_importance_sampling_correction:
         options = {
             name: value

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
+from dgpo.fused.head import Head
 from dgpo.redaction import without_secrets
 from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
@@ -105,9 +106,7 @@ class Recording(TrainerCallback, ExportableState):
         trainer = self.trainer
 
         def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
-            value = sum_pi_squared(
-                hidden, lm_head, bias, **trainer._step_loss.heads.head.arguments(trainer.temperature)
-            )
+            value = sum_pi_squared(hidden, lm_head, bias, trainer._step_loss.heads.head)
             return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
 
         device = trainer.accelerator.device
@@ -187,19 +186,16 @@ class Recording(TrainerCallback, ExportableState):
 def sum_pi_squared(
     hidden: Tensor,
     lm_head: Tensor,
-    bias: Tensor | None = None,
+    bias: Tensor | None,
+    head: Head,
     *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
     chunk: int = 1024,
 ) -> Tensor:
-    """[B, T] Σ_v π(v)² of softmax(hidden @ lm_headᵀ + bias), with at most `chunk` rows of logits at a time."""
+    """[B, T] Σ_v π(v)², with at most `chunk` rows of logits at a time; `head` follows hidden @ lm_headᵀ + bias."""
     rows = []
     for part in hidden.flatten(0, -2).split(chunk):
-        logits = torch.nn.functional.linear(part, lm_head, bias).float()
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        rows.append((logits / temperature).softmax(-1).square().sum(-1))
+        product = torch.nn.functional.linear(part, lm_head, bias).float()
+        rows.append(head.logits(product, out=product).softmax(-1).square().sum(-1))
     return torch.cat(rows).view(hidden.shape[:-1])
 
 
@@ -218,8 +214,8 @@ def describe(trainer: DGPOTrainer) -> dict[str, Any]:
     return {
         "engine": "trl",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "objective": {"name": args.objective, **dataclasses.asdict(trainer._factors.objective)},
-        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._factors.aggregation)},
+        "objective": {"name": args.objective, **dataclasses.asdict(trainer._factors.spec.objective)},
+        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._factors.spec.aggregation)},
         "config": without_secrets(json.loads(json.dumps(args.to_dict(), default=str))),
         "updates_per_generation": args.updates_per_generation,
         "world_size": trainer.accelerator.num_processes,

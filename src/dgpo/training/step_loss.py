@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dgpo.aggregation import Aggregation, Fixed, StepTotals, TokenMean
 from dgpo.correction import Correction, Given
-from dgpo.fused import linear_policy_loss
-from dgpo.loss import PolicyLoss, policy_loss
+from dgpo.fused.operator import linear_loss_of
+from dgpo.loss import loss_of
+from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads
@@ -32,7 +33,7 @@ class MicroBatchLoss:
         tokens: what the loss was computed from, detached, with entropies.
         bonus: the entropy bonus Σ c_H·H, detached, without its coefficient.
         kept: [B, T] bool, the tokens that `top_entropy_quantile` keeps; all valid ones where it is 1.
-        logprob: [B, T] with gradient, on the way through log-probs; None where the loss is fused.
+        logprob: [B, T] with gradient, where log-probs come first; None where the loss is fused.
         aux_loss: of a mixture of experts, where its weight is not 0.
     """
 
@@ -45,21 +46,19 @@ class MicroBatchLoss:
 
 
 class StepLoss:
-    """Puts TRL's tensors and terms, and the config's factors, into `linear_policy_loss` or `policy_loss`.
+    """Puts TRL's tensors and terms, and the config's factors, into `linear_loss_of` or `loss_of`.
 
     Args:
         factors: of the run.
         heads: whether the loss can be fused, and by which head.
         forward: TRL's pass for log-probs.
-        temperature: of the logits.
         accelerator: for autocast, and for sums over the ranks.
     """
 
-    def __init__(self, factors: Factors, heads: Heads, forward: Forward, temperature: float, accelerator: Any) -> None:
+    def __init__(self, factors: Factors, heads: Heads, forward: Forward, accelerator: Any) -> None:
         self.heads = heads
         self._factors = factors
         self._forward = forward
-        self._temperature = temperature
         self._accelerator = accelerator
 
     @property
@@ -98,20 +97,21 @@ class StepLoss:
         return not bool(self._accelerator.reduce(unknown, reduction="sum"))
 
     def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> Any:
+        mask = loss_mask(inputs).bool()
+        rho = self._factors.spec.correction or self._trl_factor([self._trl_correction(inputs, terms)], mask)
         loss = partial(
-            linear_policy_loss,
+            linear_loss_of,
+            self._spec(rho, TokenMean(), terms),
             token_ids=inputs["completion_ids"],
+            old_logprob=inputs.get("old_per_token_logps"),
             advantage=inputs["advantages"],
-            **self.heads.head.arguments(self._temperature),
+            mask=mask,
+            head=self.heads.head,
+            totals=totals,
             rollout_logprob=_sampler_logprob(inputs, None),
-            correction=(
-                self._factors.correction
-                or self._trl_factor([self._trl_correction(inputs, terms)], loss_mask(inputs).bool())
-            ),
+            ref_logprob=inputs.get("ref_per_token_logps"),
             # every token: rows without an advantage have been left out before the model
             statistics="full",
-            entropy_aggregation=TokenMean(),
-            **self._arguments(inputs, totals, terms),
         )
         with self._accelerator.autocast():
             return model(
@@ -129,14 +129,12 @@ class StepLoss:
         tokens = self._tokens(inputs, logprob.detach(), entropies, advantages)
         kept = self._kept(tokens, terms)
         how = self._bonus_aggregation(tokens, kept, totals, terms)
-        out: PolicyLoss = policy_loss(
-            logprob,
-            advantage=advantages,
+        out = loss_of(
+            self._spec(self._factor(inputs, tokens, kept, terms), how, terms),
+            self._tokens(inputs, logprob, entropies, advantages),
+            totals=totals,
             entropy=entropies,
-            rollout_logprob=tokens.rollout_logprob,
-            correction=self._factor(inputs, tokens, kept, terms),
-            entropy_aggregation=how,
-            **self._arguments(inputs, totals, terms),
+            ref_logprob=inputs.get("ref_per_token_logps"),
         )
         return MicroBatchLoss(
             out=out,
@@ -169,19 +167,9 @@ class StepLoss:
         assert tokens.entropy is not None
         return (how.coefficient(tokens.mask, totals, tokens.dtype) * tokens.entropy).sum()
 
-    def _arguments(self, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> dict[str, Any]:
-        """What both ways take."""
-        return {
-            "old_logprob": inputs.get("old_per_token_logps"),
-            "mask": loss_mask(inputs).bool(),
-            "objective": self._factors.objective,
-            "aggregation": self._factors.aggregation,
-            "totals": totals,
-            "ref_logprob": inputs.get("ref_per_token_logps"),
-            "kl_coef": terms.kl_coef,
-            "kl": self._factors.kl,
-            "entropy_coef": terms.entropy_coef,
-        }
+    def _spec(self, rho: Correction | None, bonus: Aggregation, terms: Terms) -> LossSpec:
+        """The loss of a micro-batch: that of the run, with this ρ and this entropy bonus."""
+        return replace(self._factors.spec, correction=rho, entropy_coef=terms.entropy_coef, entropy_aggregation=bonus)
 
     def _tokens(self, inputs: dict[str, Any], logprob: Tensor, entropy: Tensor, advantages: Tensor) -> TokenBatch:
         return TokenBatch(
@@ -195,7 +183,7 @@ class StepLoss:
 
     def _trl_correction(self, inputs: dict[str, Any], terms: Terms) -> Tensor | None:
         """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and no other was chosen."""
-        if self._factors.correction is not None or not terms.sampler_ratio:
+        if self._factors.spec.correction is not None or not terms.sampler_ratio:
             return None
         ratio: Tensor = inputs["importance_sampling_ratio"]
         return ratio
@@ -227,7 +215,7 @@ class StepLoss:
             factors.append(terms.off_policy_mask(advantages, tokens.logprob, sampler, tokens.mask.to(tokens.dtype)))
         if terms.high_entropy_mask is not None:
             factors.append(kept.to(tokens.dtype))
-        theirs, ours = self._trl_factor(factors, tokens.mask), self._factors.correction
+        theirs, ours = self._trl_factor(factors, tokens.mask), self._factors.spec.correction
         if theirs is None or ours is None:
             return theirs or ours
         return Given(values=theirs.values * ours.factor(tokens))

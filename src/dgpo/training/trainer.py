@@ -181,9 +181,7 @@ class DGPOTrainer(ResumableTrainer):
             compare=not self._is_vlm,
         )
         # looked up on each call: somebody may patch it later
-        self._step_loss = StepLoss(
-            self._factors, heads, lambda *given: self._forward(*given), args.temperature, self.accelerator
-        )
+        self._step_loss = StepLoss(self._factors, heads, lambda *given: self._forward(*given), self.accelerator)
         self._rewards_per_func: Tensor | None = None
         named = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
         self._scoring = Scoring(args, named, self.reward_weights.tolist(), self._factors.advantage)
@@ -319,7 +317,7 @@ class DGPOTrainer(ResumableTrainer):
             or self.aux_loss_enabled
             or self.args.positive_nll_coef > 0
             or self.top_entropy_quantile < 1.0
-            or "batch" in self._factors.objective.reads
+            or "batch" in self._factors.spec.objective.reads
             or self._factors.advantage_reads("entropy")
         )
 
@@ -377,7 +375,7 @@ class DGPOTrainer(ResumableTrainer):
         """Mean negative log-likelihood of the step's responses with a positive reward, by the aggregation."""
         mask = correct_mask(present)
         totals = self._totals_of([correct_mask(batch) for batch in self._step_batches(inputs)])
-        coefficient = self._factors.aggregation.coefficient(mask, totals, logprob.dtype)
+        coefficient = self._factors.spec.aggregation.coefficient(mask, totals, logprob.dtype)
         return (coefficient * -torch.where(mask, logprob, 0.0)).sum()
 
     def _step_batches(self, inputs: dict[str, Any]) -> list[dict[str, Any]]:
@@ -414,7 +412,6 @@ class DGPOTrainer(ResumableTrainer):
         if self.top_entropy_quantile < 1.0:
             high_entropy = partial(self.get_high_entropy_mask, threshold=1 - self.top_entropy_quantile)
         return Terms(
-            kl_coef=self.beta,
             entropy_coef=self._entropy_coefficient(),
             entropy_bonus=self._entropy_bonus_enabled,
             sampler_ratio=self.use_vllm and self.vllm_importance_sampling_correction,
@@ -519,7 +516,7 @@ class DGPOTrainer(ResumableTrainer):
         values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
         values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
         if self.beta != 0.0:
-            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._factors.kl)
+            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
             values["kl"] = kl.sum() / count.clamp(min=1)
         whole = values.pop("objective/advantage/zero_fraction")
         mask = tokens.mask if batch.rows is None else loss_mask(inputs).bool()

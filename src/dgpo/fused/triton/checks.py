@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -11,9 +9,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 """Of logits, gradients and bias; arithmetic is float32."""
 
 
-def check_chunk(
-    logits: Tensor, token_ids: Tensor, temperature: float, softcap: float | None, bias: Tensor | None
-) -> tuple[int, int]:
+def check_chunk(logits: Tensor, token_ids: Tensor, bias: Tensor | None) -> tuple[int, int]:
     """(n, V) of what both kernels get.
 
     Raises:
@@ -30,9 +26,6 @@ def check_chunk(
             f"token_ids has shape {tuple(token_ids.shape)}, strides {token_ids.stride()} on {token_ids.device}; "
             f"expected [{n}], contiguous, on {logits.device}, as logits has shape {(n, V)}"
         )
-    for name, value in (("temperature", temperature), ("softcap", 1.0 if softcap is None else softcap)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} = {value}; expected a finite number > 0")
     if bias is not None:
         if not bias.is_floating_point() or bias.dtype == torch.float64:
             raise TypeError(f"bias has dtype {bias.dtype}; expected one of {', '.join(map(str, DTYPES))}")

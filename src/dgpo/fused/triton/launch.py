@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from dgpo.fused.head import PLAIN, Head
 from dgpo.fused.triton.checks import check_chunk, check_out, check_row_values
 from dgpo.fused.triton.kernels import kernels
 
@@ -32,24 +33,18 @@ def unavailable(device: torch.device) -> str | None:
 def stats(
     logits: Tensor,
     token_ids: Tensor,
-    *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    bias: Tensor | None = None,
+    head: Head = PLAIN,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(logprob, entropy, lse) [n] float32 of a chunk's rows, in nats; one kernel, which reads the logits once.
 
-    With x = logits + bias::
+    With z of `Head.logits`::
 
-        z = softcap · tanh(x / softcap) / temperature        x / temperature without a softcap
         lse = log Σ exp(z_j);  logprob = z_y - lse;  entropy = lse - Σ p_j z_j,  p_j = exp(z_j - lse)
 
     Args:
         logits: [n, V] float32, bfloat16 or float16; rows contiguous, any distance between them; n may be 0.
         token_ids: [n] integers y. One outside 0 .. V-1 gives logprob NaN.
-        temperature: > 0.
-        softcap: > 0, or None.
-        bias: [V] floating, contiguous.
+        head: what follows the product; its bias [V] contiguous.
 
     A logit of -inf has p = 0 (below -1e30 counts as -inf); a NaN makes its row NaN.
 
@@ -57,7 +52,7 @@ def stats(
         ValueError: a shape, layout or number that does not fit, tensors on several devices, V of 2³⁰ or more.
         TypeError: a dtype other than those above.
     """
-    n, V = check_chunk(logits, token_ids, temperature, softcap, bias)
+    n, V = check_chunk(logits, token_ids, head.bias)
     logprob, entropy, lse = (torch.empty(n, dtype=torch.float32, device=logits.device) for _ in range(3))
     if n == 0:
         return logprob, entropy, lse
@@ -65,16 +60,16 @@ def stats(
         kernels().stats[(n,)](
             logits,
             token_ids,
-            logits if bias is None else bias,
+            logits if head.bias is None else head.bias,
             logprob,
             entropy,
             lse,
             logits.stride(0),
             V,
-            1.0 / temperature,
-            softcap or 1.0,
-            HAS_BIAS=bias is not None,
-            HAS_SOFTCAP=softcap is not None,
+            1.0 / head.divisor,
+            head.cap or 1.0,
+            HAS_BIAS=head.bias is not None,
+            HAS_SOFTCAP=head.cap is not None,
             LANES=32 * WARPS * VECTORS,
             WIDTH=16 // logits.element_size(),
             num_warps=WARPS,
@@ -91,17 +86,15 @@ def gradient_(
     g: Tensor,
     h: Tensor | None = None,
     *,
-    temperature: float = 1.0,
-    softcap: float | None = None,
-    bias: Tensor | None = None,
+    head: Head = PLAIN,
     out: Tensor | None = None,
 ) -> None:
     """Overwrite the logits with d loss/d logits; one kernel, which reads them once and writes them once.
 
-    With z, p_j and x as in `stats`, and H the entropy::
+    With z and p_j as in `stats`, x the logits with their bias, cap and divisor of `head`, and H the entropy::
 
         dz_j = g · (1[j = y] - p_j) - h · p_j · (log p_j + H)        at y: g · -expm1(logprob) instead of g · (1 - p_y)
-        dx_j = dz_j · (1 - tanh²(x_j / softcap)) / temperature
+        dx_j = dz_j · (1 - tanh²(x_j / cap)) / divisor
 
     Args:
         logits: [n, V], what `stats` has read.
@@ -110,7 +103,7 @@ def gradient_(
             the absolute error of lse's last bit, which can be all of the gradient of an almost certain token.
         g: [n] float32, d loss/d logprob.
         h: [n] float32, d loss/d entropy; None is 0.
-        temperature, softcap, bias: those of `stats`.
+        head: that of `stats`.
         out: [n, V] where dlogits go; None is `logits`. After a product with float32 output,
             `logits.view(torch.bfloat16)[:, :V]` puts bfloat16 dlogits for the next products into the same memory.
 
@@ -121,7 +114,7 @@ def gradient_(
         ValueError, TypeError: as in `stats`; and an `out` over the same memory, of a dtype not narrower than that of
             `logits`, that is not `logits`.
     """
-    n, V = check_chunk(logits, token_ids, temperature, softcap, bias)
+    n, V = check_chunk(logits, token_ids, head.bias)
     rows = {"logprob": logprob, "entropy": entropy, "lse": lse, "g": g} | ({} if h is None else {"h": h})
     for name, values in rows.items():
         check_row_values(name, values, n, logits.device)
@@ -134,7 +127,7 @@ def gradient_(
             logits,
             dlogits,
             token_ids,
-            logits if bias is None else bias,
+            logits if head.bias is None else head.bias,
             -g * torch.expm1(logprob),
             entropy,
             lse,
@@ -143,10 +136,10 @@ def gradient_(
             logits.stride(0),
             dlogits.stride(0),
             V,
-            1.0 / temperature,
-            softcap or 1.0,
-            HAS_BIAS=bias is not None,
-            HAS_SOFTCAP=softcap is not None,
+            1.0 / head.divisor,
+            head.cap or 1.0,
+            HAS_BIAS=head.bias is not None,
+            HAS_SOFTCAP=head.cap is not None,
             HAS_H=h is not None,
             OVERLAP=overlap,
             LANES=32 * WARPS * VECTORS,
