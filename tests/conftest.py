@@ -6,15 +6,13 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
-from torch import Tensor
 
-from dgpo import TokenBatch
+from dgpo.testing import Batch, random_batch
 
 settings.register_profile("dgpo", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("dgpo")
@@ -29,60 +27,6 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 def fixed_seeds() -> None:
     random.seed(0)
     torch.manual_seed(0)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """The arguments of one loss: ragged, with holes in the mask, both signs of A, rare tokens and one row of A = 0."""
-
-    logprob: Tensor
-    old_logprob: Tensor
-    advantage: Tensor
-    mask: Tensor
-    rollout_logprob: Tensor
-    ref_logprob: Tensor
-    entropy: Tensor
-
-    def tokens(self) -> TokenBatch:
-        return TokenBatch(
-            self.logprob,
-            self.old_logprob,
-            self.advantage,
-            self.mask,
-            rollout_logprob=self.rollout_logprob,
-            entropy=self.entropy,
-        )
-
-
-def random_batch(
-    B: int = 5, T: int = 7, *, spread: float = 0.7, seed: int = 0, dtype: torch.dtype = torch.float64
-) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(B, T, generator=generator, dtype=torch.float64)
-
-    def normal() -> Tensor:
-        return torch.randn(B, T, generator=generator, dtype=torch.float64)
-
-    old = uniform(-4.0, -0.05)
-    old[:, 1] -= 8.0
-    advantage = torch.randn(B, generator=generator, dtype=torch.float64)
-    advantage[B // 2] = 0.0
-    advantage[0], advantage[-1] = -1.1, 0.9
-    lengths = torch.randint(2, T + 1, (B,), generator=generator)
-    lengths[0], lengths[-1] = T, 2
-    mask = torch.arange(T) < lengths.unsqueeze(1)
-    mask[0, T // 2] = False
-    return Batch(
-        logprob=(old + spread * normal()).clamp(max=-1e-3).to(dtype),
-        old_logprob=old.to(dtype),
-        advantage=advantage.to(dtype),
-        mask=mask,
-        rollout_logprob=(old + 0.4 * normal()).to(dtype),
-        ref_logprob=(old + 0.3 * normal()).to(dtype),
-        entropy=uniform(0.1, 2.0).to(dtype),
-    )
 
 
 @pytest.fixture(scope="session")

@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
     "spec": Rule(FOUNDATION | FACTORS, {"torch"}),
     "loss": Rule(FOUNDATION | FACTORS | {"spec"}, {"torch"}),
     "__init__": Rule(CORE | {"fused"}, {"torch"}),
+    "testing": Rule(CORE | {"__init__"}, {"torch"}),
     "fused": Rule(CORE, {"torch"}, frozenset({"triton"})),
     "runs": Rule(CORE | {"__init__"}, {"torch"}, frozenset({"pyarrow"})),
     "diagnostics": Rule(CORE | {"__init__", "fused", "runs"}, {"torch"}),

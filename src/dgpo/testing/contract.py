@@ -1,0 +1,306 @@
+"""What the contract of an objective asks of every weight, whatever it claims."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import pickle
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from dgpo.correction import Truncate
+from dgpo.imports import loaded, path_of
+from dgpo.loss import PolicyLoss, policy_loss
+from dgpo.objectives import Objective
+from dgpo.objectives.objective import Read
+from dgpo.objectives.third_party import checked
+from dgpo.testing.batches import Batch, Parts, calibrated, linspace, random_batch
+from dgpo.testing.failure import require, require_close, worst
+from dgpo.tokens import TokenBatch
+
+
+def check_is_a_value(objective: Objective) -> None:
+    """A frozen dataclass that equals its copies, is rebuilt from its fields, and survives pickle.
+
+    Pickle is tried for a class that can be imported.
+    """
+    try:
+        checked(type(objective), path_of(type(objective)))
+    except ValueError as error:
+        raise AssertionError(f"{objective!r}: {error}") from error
+    values = {field.name: copy.deepcopy(getattr(objective, field.name)) for field in dataclasses.fields(objective)}
+    twin = type(objective)(**values)
+    require(twin == objective, objective, f"does not equal {twin!r}, which was made from its fields")
+    try:
+        require(hash(twin) == hash(objective), objective, "has another hash than an equal one")
+    except TypeError as error:
+        raise AssertionError(f"{objective!r}: cannot be hashed ({error}); expected fields that can") from error
+    if "<locals>" not in type(objective).__qualname__ and loaded(path_of(type(objective))) is type(objective):
+        again = pickle.loads(pickle.dumps(objective))
+        require(again == objective, objective, f"pickle gives {again!r} back")
+
+
+def check_keeps_no_state(objective: Objective) -> None:
+    """The same batch has the same weights, whatever the objective saw in between."""
+    before = copy.deepcopy(vars(objective))
+    batches = [random_batch(seed=seed).tokens() for seed in (1, 2)]
+    first, _, again = (objective.calibrate(tokens).weight(tokens) for tokens in (*batches, batches[0]))
+    require_close(again, first, objective, "weights of the same batch differ after another batch was seen")
+    require(vars(objective) == before, objective, f"changed from {before} while it weighed; expected no state")
+
+
+def check_calibration(objective: Objective) -> None:
+    """`calibrate` is deterministic; it returns the objective itself unless "batch" is in `reads`."""
+    one, other = (random_batch(seed=seed).tokens() for seed in (1, 2))
+    first = objective.calibrate(one)
+    if "batch" not in objective.reads:
+        require(first is objective, objective, f"calibrate gave {first!r}; expected itself, or 'batch' in reads")
+    objective.calibrate(other)
+    again = objective.calibrate(one)
+    require(again == first, objective, f"calibrated on the same batch twice: {first!r}, then {again!r}")
+    require(first.calibrate(other) is first, objective, f"calibrated, it is {first!r}, which calibrates once more")
+
+
+def check_shape_and_dtype(objective: Objective) -> None:
+    """w and φ are [B, T], in float32, or float64 for float64 tokens; w is detached and that of the converted tokens."""
+    chosen = calibrated(objective)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        computed = torch.float64 if dtype == torch.float64 else torch.float32
+        batch = random_batch(dtype=dtype)
+        batch.logprob.requires_grad_()
+        weight = chosen.weight(batch.tokens())
+        require(not weight.requires_grad, objective, "w has a gradient; expected a detached weight")
+        expected = (tuple(batch.mask.shape), computed)
+        for name, values in (("w", weight), ("φ", chosen.potential(batch.tokens()))):
+            found = (tuple(values.shape), values.dtype)
+            require(found == expected, objective, f"{name} of {dtype} tokens is {found}; expected {expected}")
+        same = batch.but(logprob=batch.logprob.detach().to(computed)).tokens()
+        require_close(weight, chosen.weight(same), objective, f"w of {dtype} tokens is not that of the same {computed}")
+
+
+def check_finite(objective: Objective) -> None:
+    """w, φ, value, gradient and statistics are finite for log ratios in [-700, 700], in four dtypes.
+
+    One response of one token each, and all of them in one response.
+    """
+    chosen = calibrated(objective)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for old, highest in ((-701.0, 700), (-1e-3, 0)):
+            x = linspace(-700, highest, 281)
+            for sign in (-1.0, 0.0, 1.0):
+                for shape in ((-1, 1), (1, -1)):
+                    _check_finite(chosen, (old + x).to(dtype).reshape(shape), old, sign)
+
+
+def _check_finite(objective: Objective, logprob: Tensor, old: float, sign: float) -> None:
+    asked = logprob.clone().requires_grad_()
+    given_old, advantage = torch.full_like(asked, old), torch.full_like(asked, sign)
+    mask, entropy = torch.ones_like(asked, dtype=torch.bool), torch.ones_like(asked)
+    tokens = TokenBatch(asked, given_old, advantage, mask, entropy=entropy)
+    for name, values in (("w", objective.weight(tokens)), ("φ", objective.potential(tokens).detach())):
+        wrong = ~values.isfinite()
+        if wrong.any():
+            at = worst(values, wrong, **{"log ratio": tokens.log_ratio.detach(), "A": advantage})
+            require(False, objective, f"{name} = {at} in {logprob.dtype}; expected finite values")
+    out = policy_loss(asked, given_old, advantage, mask, objective=objective, entropy=entropy)
+    (gradient,) = torch.autograd.grad(out.value, asked)
+    where = f"A = {sign:g}, log π_old = {old:g}, {logprob.dtype}"
+    require(out.value.isfinite(), objective, f"the loss is not finite at {where}")
+    # 16 bits of gradient may not hold e^20; their overflow is the caller's dtype, not the weight's
+    fine = ~gradient.isnan() if logprob.dtype == torch.float16 else gradient.isfinite()
+    require(fine.all(), objective, f"the gradient of the loss is not finite at {where}")
+    bad = [name for name, figure in out.statistics.items() if not figure.isfinite()]
+    require(not bad, objective, f"the statistics {bad} are not finite at {where}")
+
+
+def check_padding(objective: Objective) -> None:
+    """Rows and columns of padding, whatever is in them, change no weight and no loss."""
+    chosen, batch = calibrated(objective), random_batch()
+
+    def padded(values: Tensor, fill: float) -> Tensor:
+        return torch.nn.functional.pad(values, (0, 3, 0, 2), value=fill)
+
+    wide = batch.but(
+        logprob=padded(batch.logprob, math.nan),
+        old_logprob=padded(batch.old_logprob, -math.inf),
+        advantage=padded(batch.advantage.unsqueeze(1).expand(batch.mask.shape), 7.0),
+        mask=padded(batch.mask, False),
+        rollout_logprob=padded(batch.rollout_logprob, -1.0),
+        entropy=padded(batch.entropy, math.nan),
+    )
+    B, T = batch.mask.shape
+    # a sum over more positions rounds in another order
+    rtol = 1e-14 if "response" in objective.reads else 0
+    weight = chosen.weight(batch.tokens())[batch.mask]
+    found = chosen.weight(wide.tokens())[:B, :T][batch.mask]
+    require_close(found, weight, objective, "w changes when the batch is padded", rtol=rtol)
+    require_close(
+        _loss(chosen, wide).value, _loss(chosen, batch).value, objective, "the loss changes when the batch is padded",
+        rtol=1e-13, atol=1e-15,
+    )  # fmt: skip
+
+
+def _loss(objective: Objective, batch: Batch) -> PolicyLoss:
+    return policy_loss(
+        batch.logprob, batch.old_logprob, batch.advantage, batch.mask, objective=objective, entropy=batch.entropy
+    )
+
+
+def check_order_of_rows(objective: Objective) -> None:
+    """Responses may come in any order."""
+    chosen, batch = calibrated(objective), random_batch()
+    order = torch.tensor([3, 0, 4, 2, 1])
+    values = {field.name: getattr(batch, field.name)[order] for field in dataclasses.fields(batch)}
+    found, expected = chosen.weight(batch.but(**values).tokens()), chosen.weight(batch.tokens())[order]
+    require_close(found, expected, objective, "w changes with the order of the responses")
+
+
+def check_masked_positions(objective: Objective) -> None:
+    """NaN, infinities and huge numbers at masked positions contribute exactly nothing."""
+    batch = random_batch()
+    advantage = batch.advantage.unsqueeze(1).expand(batch.mask.shape)
+
+    def loss(fill: float) -> tuple[PolicyLoss, Tensor, Tensor]:
+        def filled(values: Tensor) -> Tensor:
+            return torch.where(batch.mask, values, fill)
+
+        logprob, entropy = filled(batch.logprob).requires_grad_(), filled(batch.entropy).requires_grad_()
+        out = policy_loss(
+            logprob,
+            filled(batch.old_logprob),
+            filled(advantage),
+            batch.mask,
+            objective=objective,
+            rollout_logprob=filled(batch.rollout_logprob),
+            correction=Truncate(level="sequence"),
+            entropy=entropy,
+            ref_logprob=filled(batch.ref_logprob),
+            kl_coef=0.1,
+            entropy_coef=0.01,
+        )
+        of_logprob, of_entropy = torch.autograd.grad(out.value, (logprob, entropy))
+        return out, of_logprob, of_entropy
+
+    clean = loss(-1.0)
+    for junk in (math.nan, math.inf, -math.inf, 1e30):
+        where = f"changes with {junk:g} at masked positions"
+        found = loss(junk)
+        require_close(found[0].value, clean[0].value, objective, f"the loss {where}")
+        for gradient, expected in zip(found[1:], clean[1:], strict=True):
+            require((gradient[~batch.mask] == 0).all(), objective, f"a gradient of a masked position {where}")
+            require_close(gradient, expected, objective, f"the gradient {where}")
+        require((found[0].weight[~batch.mask] == 0).all(), objective, f"w of a masked position {where}")
+        changed = [name for name in clean[0].statistics if found[0].statistics[name] != clean[0].statistics[name]]
+        require(not changed, objective, f"the statistics {changed}: each {where}")
+
+
+def check_advantage_of_zero(objective: Objective) -> None:
+    """A token with A = 0 contributes exactly nothing, whatever its ratio, although it counts in the normaliser."""
+    chosen, batch = calibrated(objective), random_batch()
+    advantage = batch.advantage.unsqueeze(1).repeat(1, batch.mask.shape[1])
+    idle = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    advantage[idle] = 0.0
+
+    def loss(x: float) -> tuple[Tensor, Tensor]:
+        logprob = torch.where(idle, batch.old_logprob + x, batch.logprob).requires_grad_()
+        value = _loss(chosen, batch.but(logprob=logprob, advantage=advantage)).value
+        return value.detach(), torch.autograd.grad(value, logprob)[0]
+
+    value, gradient = loss(0.0)
+    for x in (-250.0, -1.0, 1.0, 250.0):
+        far_value, far_gradient = loss(x)
+        where = f"with tokens of A = 0 at a log ratio of {x:g}"
+        require((far_gradient[advantage == 0] == 0).all(), objective, f"a gradient of a token of A = 0 {where}")
+        if "response" not in objective.reads:
+            require_close(far_value, value, objective, f"the loss changes {where}")
+            require_close(far_gradient, gradient, objective, f"the gradient changes {where}")
+
+
+def check_no_host_synchronisation(objective: Objective) -> None:
+    """Loss and statistics run on the meta device, where there are no values, so that reading one on the host raises.
+
+    An objective that reads the batch is allowed a synchronisation.
+    """
+    if "batch" in objective.reads:
+        return
+    logprob = torch.zeros(3, 4, device="meta", requires_grad=True)
+    other, mask = torch.zeros(3, 4, device="meta"), torch.ones(3, 4, device="meta", dtype=torch.bool)
+    try:
+        out = policy_loss(
+            logprob,
+            other,
+            other,
+            mask,
+            objective=objective,
+            rollout_logprob=other,
+            correction=Truncate(),
+            entropy=other,
+            ref_logprob=other,
+            kl_coef=0.1,
+            entropy_coef=0.1,
+        )
+        torch.autograd.grad(out.value, logprob)
+    except (RuntimeError, NotImplementedError) as error:
+        raise AssertionError(
+            f"{objective!r}: reads a value on the host, which waits for the device: {error}"
+        ) from error
+    away = {name: figure for name, figure in out.statistics.items() if figure.device.type != "meta" or figure.dim()}
+    require(not away, objective, f"the statistics {list(away)} are no scalars on the device of the tokens")
+
+
+PARTS = {
+    "ratio": "ratio",
+    "advantage_sign": "sign",
+    "advantage_size": "size",
+    "old_logprob": "old_logprob",
+    "entropy": "entropy",
+}
+"""Read -> the field of `Parts` that is changed for it; the response and the batch are other positions."""
+
+
+def changes(objective: Objective, read: Read, seed: int) -> bool:
+    """Whether a weight changes, bit for bit, with nothing but this."""
+    one, other = Parts.random(2 * seed), Parts.random(2 * seed + 1)
+    if read == "batch":
+        kept = (torch.arange(len(one.mask)) % 2 == 0).unsqueeze(1).expand_as(one.mask)
+        changed = one.but(other, ~kept)
+        chosen = objective.calibrate(changed.tokens())
+    else:
+        kept = torch.zeros_like(one.mask)
+        kept[:, 3] = True
+        one = dataclasses.replace(one, mask=one.mask | kept)
+        chosen = objective.calibrate(one.tokens())
+        if read == "response":
+            changed = one.but(other, ~kept)
+        else:
+            kept = one.mask
+            changed = dataclasses.replace(one, **{PARTS[read]: getattr(other, PARTS[read])})
+    before = objective.calibrate(one.tokens()).weight(one.tokens())
+    after = chosen.weight(changed.tokens())
+    return not torch.equal(before[kept & one.mask], after[kept & one.mask])
+
+
+def check_reads(objective: Objective) -> None:
+    """What `reads` does not name changes no weight; a batch without entropies is refused exactly where it is named."""
+    known = get_args(Read)
+    unknown = sorted(set(objective.reads) - set(known))
+    require(not unknown, objective, f"reads has {unknown}; expected some of {', '.join(known)}")
+    for read in known:
+        if read not in objective.reads:
+            changed = any(changes(objective, read, seed) for seed in range(3))
+            require(not changed, objective, f"w changes with {read!r} alone, which reads = {sorted(objective.reads)}")
+    tokens = Parts.random(0).tokens(entropy=False)
+    chosen = objective.calibrate(tokens)
+    for method in (chosen.weight, chosen.boundaries):
+        try:
+            method(tokens)
+        except ValueError as error:
+            require("entropy" in objective.reads, objective, f"{method.__name__} without entropies raised: {error}")
+        else:
+            require(
+                "entropy" not in objective.reads, objective, f"{method.__name__} takes a batch without the entropies "
+                "that reads declares; expected ValueError",
+            )  # fmt: skip
