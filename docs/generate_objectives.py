@@ -1,7 +1,7 @@
 """Write what follows from the registered classes: docs/objectives.md (after docs/objectives_head.md), its figures, and
 the imports for type checkers in src/dgpo/objectives/__init__.py.
 
-Formulas and fields are the docstrings'; what a weight reads and where it is 0 is found by asking the classes.
+Formulas and fields are the docstrings'; what a weight reads and where it is 0 is what the classes answer.
 
     python docs/generate_objectives.py            write page, figures and imports
     python docs/generate_objectives.py --check    exit 1 if one of them is not what would be written
@@ -12,16 +12,18 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dgpo import TokenBatch
-from dgpo.objectives import OBJECTIVES, Objective, conformance, table
+from dgpo.objectives import OBJECTIVES, Objective, Read, conformance, table
 from dgpo.regions import REGIONS, regions
 
 DOCS = Path(__file__).resolve().parent
@@ -45,6 +47,7 @@ METHOD = """### `{name}`
 {fields}
 
 * **w reads** {reads}.
+* **Boundaries:** {boundaries}.
 * **w = 0** {zero}.
 * **Shape:** {shape}.
 * **φ:** {potential}.
@@ -91,6 +94,7 @@ def section(name: str) -> str:
         figure=f"{FIGURES}/{name}.svg",
         fields=fields(row, words.arguments),
         reads=reads(cls),
+        boundaries=boundaries(cls()),
         zero=zero(cls()),
         shape=shape(row),
         potential="an integral of w" if cls.potential is not Objective.potential else "none in closed form; φ = w",
@@ -191,84 +195,76 @@ def fields(row: table.Row, arguments: dict[str, str]) -> str:
 # --- what the classes answer ------------------------------------------------------------------------------------------
 
 
+INPUTS: dict[Read, str] = {
+    "ratio": "the ratio",
+    "advantage_sign": "the sign of A",
+    "advantage_size": "|A|",
+    "old_logprob": "π_old",
+    "entropy": "the entropy",
+    "response": "the other tokens of the response",
+    "batch": "the other responses",
+}
+
+
 def reads(cls: type[Objective]) -> str:
-    """Which inputs move w: with the defaults, and which more with an option that is off by default."""
-    found = _moved_by(cls())
-    text = ", ".join(found)
+    """What w is declared to be a function of: with the defaults, and with an option that is None by default."""
+    found = cls().reads
+    text = _listed(found)
     for field in dataclasses.fields(cls):
         for value in (0.8, 3.0) if field.default is None else ():
             try:
-                more = [name for name in _moved_by(cls(**{field.name: value})) if name not in found]
+                more = cls(**{field.name: value}).reads - found
             except ValueError:
                 continue
-            text += f"; with `{field.name}` also {', '.join(more)}" if more else ""
+            text += f"; with `{field.name}` also {_listed(more)}" if more else ""
             break
     return text
 
 
-def _moved_by(objective: Objective) -> list[str]:
-    """Names of the inputs of which a change moves a weight while everything else stays.
-
-    Looked at are the first tokens of the first responses; the inputs of the other tokens are changed as well.
-    """
-    generator = torch.Generator().manual_seed(1)
-    size = (400, 12)
-
-    def draw(low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(size, generator=generator, dtype=torch.float64)
-
-    old = draw(-5.0, -1.5)
-    inputs = {"x": draw(-1.5, 1.5), "old": old, "advantage": draw(-2.0, 2.0), "entropy": draw(0.1, 2.0)}
-    near, first = torch.arange(size[0]).unsqueeze(1) < 200, torch.arange(size[1]) < 6
-    here, rest, others = near & first, near & ~first, ~near & (first | ~first)
-
-    def weight(x: Tensor, old: Tensor, advantage: Tensor, entropy: Tensor) -> Tensor:
-        tokens = TokenBatch(old + x, old, advantage, torch.ones(size, dtype=torch.bool), entropy=entropy)
-        return objective.calibrate(tokens).weight(tokens)[here]
-
-    def moves(where: Tensor, key: str, change: Callable[[Tensor], Tensor]) -> bool:
-        changed = inputs | {key: torch.where(where, change(inputs[key]), inputs[key])}
-        return not torch.allclose(weight(**changed), weight(**inputs), rtol=1e-9, atol=0)
-
-    sides = (inputs["advantage"] > 0, inputs["advantage"] < 0)
-    found = {
-        "the ratio": moves(here, "x", lambda x: 0.5 * x),
-        "the sign of A": moves(here, "advantage", lambda a: -a),
-        "|A|": any(moves(here & side, "advantage", lambda a: 9 * a) for side in sides),
-        "π_old": any(moves(here & side, "old", lambda old: old - 2) for side in sides)
-        or moves(here, "old", lambda old: old + 1),
-        "the entropy": moves(here | rest, "entropy", lambda h: 2.1 - h),
-        "the other tokens of the response": any(moves(rest & side, "x", lambda x: x + 1) for side in sides)
-        or any(moves(rest & side, "advantage", lambda a: 9 * a) for side in sides),
-        "the other responses": moves(others, "x", lambda x: x + 1)
-        or moves(others, "advantage", torch.abs)
-        or moves(others, "advantage", lambda a: -a.abs()),
-    }
-    return [name for name, moved in found.items() if moved]
+def _listed(found: frozenset[Read]) -> str:
+    return ", ".join(words for name, words in INPUTS.items() if name in found)
 
 
 def zero(objective: Objective) -> str:
     """The regions in which w is exactly 0, everywhere or in part."""
-    low, high = getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2)
     tally = {name: [0, 0] for name in REGIONS}
-    for old in (0.5, 0.1, 0.001):
+    for tokens in _batches():
+        dropped = objective.weight(tokens) == 0
+        for name, where in regions(tokens, objective.boundaries(tokens)).items():
+            tally[name][0] += int((dropped & where).sum())
+            tally[name][1] += int(where.sum())
+    words = [f"in {'all' if zeros == total else 'part'} of `{name}`" for name, (zeros, total) in tally.items() if zeros]
+    return ", ".join(words) or "nowhere"
+
+
+def boundaries(objective: Objective) -> str:
+    """Where the treatment of a token changes, and what w is in between."""
+    found = [objective.boundaries(tokens) for tokens in _batches()]
+    edges = [
+        _edge("lower", torch.cat([one.low for one in found]).exp(), 0),
+        _edge("upper", torch.cat([one.high for one in found]).exp(), math.inf),
+    ]
+    compared = "the ratio that it compares" if objective.level == "sequence" else "r"
+    why = objective.properties().not_ratio_inside
+    inside = f"w = {compared}" if why is None else f"w is not {compared}: {why}"
+    return " and ".join(filter(None, edges)) + "; in between " + inside if any(edges) else f"none; {inside}"
+
+
+def _edge(which: str, values: Tensor, none: float) -> str:
+    """A boundary in words; nothing for one that no token has."""
+    lowest, highest = values.min().item(), values.max().item()
+    if lowest == highest == none:
+        return ""
+    return f"{which} {lowest:g}" if math.isclose(lowest, highest) else f"{which} by π_old"
+
+
+def _batches() -> Iterator[TokenBatch]:
+    """Responses of one token, by π_old and sign of A, at every ratio that it can have."""
+    for old, sign in product((0.5, 0.1, 0.001), (-1.0, 1.0)):
         ratio = torch.logspace(-1, 1, 2001, base=20, dtype=torch.float64)
         x = ratio[ratio * old <= 1].log().unsqueeze(1)
-        for sign in (-1.0, 1.0):
-            old_logprob = torch.full_like(x, old).log()
-            tokens = TokenBatch(
-                old_logprob + x,
-                old_logprob,
-                torch.full_like(x, sign),
-                torch.ones_like(x, dtype=torch.bool),
-                entropy=torch.ones_like(x),
-            )
-            dropped = objective.weight(tokens) == 0
-            for name, where in regions(tokens, low, high).items():
-                tally[name][0] += int((dropped & where).sum())
-                tally[name][1] += int(where.sum())
-    words = [f"in {'all' if zeros == total else 'part'} of `{name}`" for name, (zeros, total) in tally.items() if zeros]
-    return (", ".join(words) if words else "nowhere") + f" (boundaries 1 - {low:g} and 1 + {high:g})"
+        old_logprob, mask = torch.full_like(x, old).log(), torch.ones_like(x, dtype=torch.bool)
+        yield TokenBatch(old_logprob + x, old_logprob, torch.full_like(x, sign), mask, entropy=torch.ones_like(x))
 
 
 def shape(row: table.Row) -> str:

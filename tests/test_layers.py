@@ -49,6 +49,7 @@ RULES: dict[str, Rule] = {
     "checks": Rule(set(), {"torch"}),
     "tokens": Rule({"checks"}, {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
+    "regions": Rule(FOUNDATION | {"objectives"}, {"torch"}),
     "spec": Rule(FOUNDATION | FACTORS, {"torch"}),
     "loss": Rule(FOUNDATION | FACTORS | {"spec"}, {"torch"}),
     "__init__": Rule(CORE | {"fused"}, {"torch"}),

@@ -313,7 +313,8 @@ def test_the_effective_sample_size_of_huge_weights_is_a_number() -> None:
         (DGPO(), (0.2, 0.2)),
         (DGPO(eps_low=0.1, eps_high=0.28), (0.1, 0.28)),
         (GRPO(eps_high=0.5), (0.2, 0.5)),
-        (MASPO(), (0.2, 0.2)),
+        (MASPO(), (0.0, 0.0)),
+        (objectives.make("cispo_two_sided", eps_low=0.3), (0.3, 0.2)),
     ],
     ids=str,
 )
@@ -328,6 +329,48 @@ def test_statistics_against_plain_python(
     assert all(expected[f"fraction/{region}"] > 0 for region in REGIONS)  # the batch reaches every region
     assert sum(found[f"fraction/{region}"] for region in REGIONS) == pytest.approx(1)
     assert sum(found[f"mass/{region}"] for region in REGIONS) == pytest.approx(1)
+
+
+def moved(log_ratio: Tensor, old: float = -1.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens of both signs of A in turn, by response."""
+    x = log_ratio.double()
+    advantage = torch.where(torch.arange(len(x)) % 2 == 0, 1.0, -1.0).double()
+    return x + old, torch.full_like(x, old), advantage, torch.ones_like(x, dtype=torch.bool)
+
+
+def test_a_sequence_level_clip_looks_at_the_sequence_ratio() -> None:
+    """With s = 1 exactly nothing is clipped, however far the tokens have moved; they alone would be outside."""
+    half = torch.arange(1, 9) / 16
+    x = torch.stack([torch.cat([half, -half]), torch.cat([-half, half])])
+    out = policy_loss(*moved(x), "gspo")
+    assert out.weight.unique().tolist() == [1.0]
+    assert out.statistics["fraction/inside"] == out.statistics["mass/inside"] == 1
+    far = policy_loss(*moved(x + 0.01), "gspo")
+    assert far.statistics["fraction/right"] == far.statistics["fraction/reverse_right"] == 0.5
+    assert far.statistics["mass/reverse_right"] == 1
+
+
+def test_the_bounds_of_an_adaptive_clip_are_those_of_the_batch() -> None:
+    """Where w = r everywhere, everything is inside, although the ratios leave 0.8 to 1.2."""
+    x = torch.linspace(math.log(0.62), math.log(1.18), 40).repeat(4, 1)
+    logprob, old, advantage, mask = moved(x)
+    given = policy_loss(logprob, old, advantage, mask, objectives.make("bapo", c_low=0.6, c_high=1.2))
+    torch.testing.assert_close(given.weight, x.double().exp())
+    assert given.statistics["fraction/inside"] == 1
+    # P/N = 1 misses a target of 1.05, and c_low is raised to its limit
+    calibrated = policy_loss(logprob, old, advantage, mask, objectives.make("bapo", target_ratio=1.05, c_high_max=1.2))
+    left = (advantage.unsqueeze(1) < 0) & (x < math.log(0.9))
+    assert calibrated.statistics["fraction/left"] == left.double().mean()
+    assert torch.equal(calibrated.weight == 0, left)
+
+
+def test_bounds_that_depend_on_the_probability_are_those_of_the_token() -> None:
+    """DAC at q = 0.01: r up to 1/2 + 1/2 · sqrt(81) = 5 is kept, and what lies beyond is clipped."""
+    x = torch.tensor([0.51, 1.3, 4.9, 5.1]).log().repeat(2, 1)
+    out = policy_loss(*moved(x, math.log(0.01)), "dac")
+    assert (out.weight > 0).tolist() == [[True, True, True, False], [True, True, True, True]]
+    fractions = {region: out.statistics[f"fraction/{region}"].item() for region in REGIONS}
+    assert fractions == {"inside": 0.75, "left": 0, "right": 0.125, "reverse_left": 0, "reverse_right": 0.125}
 
 
 @every_name

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import sys
 from itertools import product
 from pathlib import Path
@@ -29,7 +30,6 @@ OLD_LOGPROB = -2.0
 """log π_old of the token; some methods read it. The axis ends where π_θ = 1, at r = 1/π_old."""
 LOG_RATIO = torch.linspace(-3.0, -OLD_LOGPROB, 601, dtype=torch.float64)
 ADVANTAGES = (-1.0, 1.0)
-CLIP_RANGE = (0.8, 1.2)
 
 LOWEST, ZERO, HIGHEST = 1e-3, 4e-4, 20.0
 """y axis: where the logarithmic scale starts, the place below it where 0 is drawn, and the top."""
@@ -69,6 +69,14 @@ def curves() -> dict[str, dict[float, Tensor]]:
     }
 
 
+def clip_range(name: str) -> tuple[float, float]:
+    """The boundaries of a method, as ratios, for a token with π_old = exp(`OLD_LOGPROB`)."""
+    old = torch.full((1, 1), OLD_LOGPROB, dtype=torch.float64)
+    tokens = TokenBatch(old, old, torch.ones(1), torch.ones(1, 1, dtype=torch.bool))
+    _, low, high = objectives.make(name).boundaries(tokens)
+    return low.exp().item(), high.exp().item()
+
+
 def draw() -> Figure:
     """Two rows (weight on ∇log π, weight on ∇π), two columns (A < 0, A > 0)."""
     ratio = LOG_RATIO.exp()
@@ -80,6 +88,7 @@ def draw() -> Figure:
     negative = any(bool((w < 0).any()) for by_sign in weights.values() for w in by_sign.values())
     rows = -(-len(weights) // LEGEND_COLUMNS)
     layout = ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, hspace=0.03, wspace=0.03)
+    low, high = clip_range("dgpo")
     figure = Figure(figsize=(10.6, 8.2 + 0.2 * rows), layout=layout)
     axes = figure.subplots(2, 2, sharex=True, sharey=True)
     for axis, ((label, basis), sign) in zip(axes.flat, product(panels.items(), ADVANTAGES), strict=True):
@@ -95,15 +104,16 @@ def draw() -> Figure:
                 linewidth=4.2 - 2.9 * index / max(len(weights) - 1, 1),
                 solid_capstyle="butt",
             )
-        _dress(axis, title=label, floor="≤ 0" if negative else "0")
+        _dress(axis, title=label, floor="≤ 0" if negative else "0", inside=(low, high))
     for axis, sign in zip(axes[0], ADVANTAGES, strict=True):
         what = "A < 0: the token is pushed down" if sign < 0 else "A > 0: the token is pushed up"
         axis.annotate(what, (0.5, 1.13), xycoords="axes fraction", ha="center", fontsize=11, fontweight="bold")
     for axis in axes[1]:
         axis.set_xlabel("r = π_θ / π_old")
     handles, names = axes[0, 0].get_legend_handles_labels()
-    low, high = CLIP_RANGE
-    title = f"π_old = exp({OLD_LOGPROB:g}), A = ±1, defaults of every class; grey: clip range {low} … {high}"
+    title = (
+        f"π_old = exp({OLD_LOGPROB:g}), A = ±1, defaults of every class; grey: clip range of dgpo, {low:g} … {high:g}"
+    )
     figure.legend(
         handles,
         names,
@@ -122,14 +132,16 @@ def _heights(values: Tensor) -> Tensor:
     return torch.where(values > 0, on_scale, ZERO)
 
 
-def _dress(axis: Axes, title: str, floor: str) -> None:
+def _dress(axis: Axes, title: str, floor: str, inside: tuple[float, float]) -> None:
     axis.set_title(title, loc="left")
-    axis.axvspan(*CLIP_RANGE, color="0.9", linewidth=0)
+    left, right = LOG_RATIO[0].exp().item(), LOG_RATIO[-1].exp().item()
+    if inside != (0.0, math.inf):
+        axis.axvspan(max(inside[0], left), min(inside[1], right), color="0.9", linewidth=0.8)
     axis.axhline(1.0, color="0.6", linewidth=0.8, zorder=0.9)
     axis.axhline(ZERO, color="0.6", linewidth=0.8, linestyle="dotted", zorder=0.9)
     axis.set_xscale("log")
     axis.set_yscale("log")
-    axis.set_xlim(LOG_RATIO[0].exp().item(), LOG_RATIO[-1].exp().item())
+    axis.set_xlim(left, right)
     axis.set_ylim(ZERO * 0.8, HIGHEST)
     axis.set_xticks([0.05, 0.1, 0.2, 0.5, 1, 2, 5], ["0.05", "0.1", "0.2", "0.5", "1", "2", "5"])
     axis.set_yticks([ZERO, LOWEST, 0.01, 0.1, 1, 10], [floor, "0.001", "0.01", "0.1", "1", "10"])
@@ -138,7 +150,7 @@ def _dress(axis: Axes, title: str, floor: str) -> None:
 
 
 def draw_one(name: str) -> Figure:
-    """Two small panels of one method, w and w/r; A < 0 and A > 0 in each."""
+    """Two small panels of one method, w and w/r; A < 0 and A > 0 in each; its boundaries in grey."""
     ratio, weights = LOG_RATIO.exp(), curves()[name]
     figure = Figure(figsize=(6.4, 2.5), layout=ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.03))
     axes = figure.subplots(1, 2, sharey=True)
@@ -148,7 +160,7 @@ def draw_one(name: str) -> Figure:
             heights = _heights(weights[sign] / unit)
             label = "A < 0" if sign < 0 else "A > 0"
             axis.plot(ratio[::2], heights[::2], label=label, color=colour, linestyle=style, linewidth=width)
-        _dress(axis, title=title, floor="≤ 0" if negative else "0")
+        _dress(axis, title=title, floor="≤ 0" if negative else "0", inside=clip_range(name))
         axis.set_xticks([0.05, 0.2, 1, 5], ["0.05", "0.2", "1", "5"])
         axis.minorticks_off()
         axis.set_xlabel("r")

@@ -152,7 +152,7 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     total_mass = mass.sum()
     tiny = torch.finfo(w.dtype).tiny  # an empty share is 0, not 0/0
 
-    where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
+    where = regions(tokens, objective.boundaries(tokens))
     statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
     statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
     statistics["weight/mean"] = w.sum() / count

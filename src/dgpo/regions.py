@@ -1,4 +1,4 @@
-"""The five regions of a token: its ratio against the clip range, and the sign of its advantage."""
+"""The five regions of a token: its ratio against the boundaries of an objective, and the sign of its advantage."""
 
 from __future__ import annotations
 
@@ -6,36 +6,41 @@ import math
 
 from torch import Tensor
 
-from dgpo.fields import check_value
+from dgpo.objectives.objective import Boundaries
 from dgpo.tokens import TokenBatch
 
 REGIONS: tuple[str, ...] = ("inside", "left", "right", "reverse_left", "reverse_right")
 
 
-def regions(tokens: TokenBatch, eps_low: float = 0.2, eps_high: float = 0.2) -> dict[str, Tensor]:
-    """Five [B, T] bool masks that partition the valid tokens.
+def usual_boundaries(tokens: TokenBatch) -> Boundaries:
+    """Ratios of 0.8 and 1.2, for tokens whose objective is not known."""
+    return Boundaries.at(tokens.log_ratio.detach(), math.log(0.8), math.log(1.2))
 
-    With r the token's importance ratio::
 
-        left             A < 0, r < 1 - eps_low      pushed down, already far down
-        right            A > 0, r > 1 + eps_high     pushed up, already far up
-        reverse_left     A > 0, r < 1 - eps_low      has drifted against its own advantage
-        reverse_right    A < 0, r > 1 + eps_high     likewise
+def regions(tokens: TokenBatch, boundaries: Boundaries) -> dict[str, Tensor]:
+    """Five [B, T] bool masks that partition the valid tokens: `regions(tokens, objective.boundaries(tokens))`.
+
+    With x the log ratio that the objective compares, and its boundaries low and high::
+
+        left             A < 0, x < low      pushed down, already far down
+        right            A > 0, x > high     pushed up, already far up
+        reverse_left     A > 0, x < low      has drifted against its own advantage
+        reverse_right    A < 0, x > high     likewise
         inside           everything else; A = 0 included, on which no boundary acts
 
-    Raises:
-        ValueError: an offset that is NaN or below 0.
+    Args:
+        tokens: the batch.
+        boundaries: of the objective, calibrated on this batch if it reads it. `Boundaries.at(tokens.log_ratio,
+            math.log(0.8), math.log(1.2))` are those of any range.
     """
-    check_value("eps_low", eps_low, "[0, inf]")
-    check_value("eps_high", eps_high, "[0, inf]")
-    x, negative, positive = tokens.log_ratio.detach(), tokens.advantage < 0, tokens.advantage > 0
-    log_lo = math.log1p(-eps_low) if eps_low < 1 else -math.inf  # a method may leave the left side open
-    low, high = x < log_lo, x > math.log1p(eps_high)
+    x, low, high = boundaries
+    negative, positive = tokens.advantage < 0, tokens.advantage > 0
+    below, above = x < low, x > high
     found = {
-        "left": negative & low,
-        "right": positive & high,
-        "reverse_left": positive & low,
-        "reverse_right": negative & high,
+        "left": negative & below,
+        "right": positive & above,
+        "reverse_left": positive & below,
+        "reverse_right": negative & above,
     }
     outside = found["left"] | found["right"] | found["reverse_left"] | found["reverse_right"]
     found = {"inside": ~outside, **found}

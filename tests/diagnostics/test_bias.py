@@ -130,7 +130,7 @@ def test_pointwise_bias_is_the_sum_over_tokens(name: str, make_batch: Callable[.
     objective = objectives.make(name).calibrate(tokens)
     found = pointwise_bias(tokens, name, norm=norm)
     w, r = objective.weight(tokens), tokens.ratio
-    where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
+    where = regions(tokens, objective.boundaries(tokens))
     total = kept = 0.0
     masses = {}
     for region in REGIONS:

@@ -54,10 +54,13 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_batch: Callable[..., Any]
     return load(folder)
 
 
-def by_hand(tokens: TokenBatch, square: torch.Tensor, objective: Objective, eps: tuple[float, float]) -> dict[str, Any]:
+OWN = make("dgpo", n=2, m=2, eps_high=0.28)
+
+
+def by_hand(tokens: TokenBatch, square: torch.Tensor, objective: Objective, own: Objective) -> dict[str, Any]:
     """The figures of one update, token by token."""
     w_of = objective.calibrate(tokens).weight(tokens)
-    where = regions(tokens, *eps)
+    where = regions(tokens, own.boundaries(tokens))
     found: dict[str, Any] = {"mass": dict.fromkeys(REGIONS, 0.0), "gradient": dict.fromkeys(REGIONS, 0.0)}
     found["bias"], weights, step, plain = dict.fromkeys(REGIONS, 0.0), [], [], []
     reference = 0.0
@@ -97,7 +100,7 @@ def test_figures_against_a_loop_over_tokens(run: Run, name: str) -> None:
     objective, hands = make(name), []
     for recorded in run.recorded():
         assert recorded.sum_pi_squared is not None
-        hands.append(by_hand(recorded.tokens, recorded.sum_pi_squared, objective, (0.2, 0.28)))
+        hands.append(by_hand(recorded.tokens, recorded.sum_pi_squared, objective, OWN))
 
     def close(value: float) -> Any:
         return pytest.approx(value, rel=2e-4, abs=2e-5)

@@ -66,16 +66,17 @@ def test_shares_against_a_loop_over_tokens(name: str, make_batch: Callable[..., 
 
     objective = make(name).calibrate(tokens)
     w = objective.weight(tokens)
-    eps = getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2)
+    compared, low, high = objective.boundaries(tokens)
     rows = []
     for i, j in tokens.mask.nonzero().tolist():
         a, pi = float(tokens.advantage[i, j]), float(tokens.logprob[i, j].exp())
         r, weight = float(tokens.ratio[i, j]), float(w[i, j])
         n = math.sqrt(1 - 2 * pi + float(square[i, j]))
         region = "inside"
-        if a != 0 and not 1 - eps[0] <= r <= 1 + eps[1]:
+        x = compared[i, j]
+        if a != 0 and not low[i, j] <= x <= high[i, j]:
             region = {(True, True): "left", (True, False): "reverse_right", (False, True): "reverse_left"}.get(
-                (a < 0, r < 1), "right"
+                (a < 0, bool(x < low[i, j])), "right"
             )
         sign = "zero" if a == 0 else "negative" if a < 0 else "positive"
         rows.append((abs(a * weight) * n, abs(a * weight), region, sign, int(ids[i, j]), weight, pi, r, a, (i, j)))
@@ -282,6 +283,6 @@ def test_the_histogram_agrees_with_the_regions(make_batch: Callable[..., Any]) -
     """Edges at the clip range cut the tokens as `regions` does; r on an edge has measure zero here."""
     tokens = make_batch(40, 10, seed=8).tokens()
     found = histogram(tokens, [-30.0, math.log(0.8), math.log(1.2), 30.0])
-    where = {name: int(mask.sum()) for name, mask in regions(tokens).items()}
+    where = {name: int(mask.sum()) for name, mask in regions(tokens, make("grpo").boundaries(tokens)).items()}
     assert (found.negative[0], found.negative[2]) == (where["left"], where["reverse_right"])
     assert (found.positive[0], found.positive[2]) == (where["reverse_left"], where["right"])

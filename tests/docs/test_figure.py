@@ -91,7 +91,7 @@ def test_panels_show_both_bases_and_both_signs(weights_script: ModuleType) -> No
 
 def test_axis_ends_where_the_probability_is_one(weights_script: ModuleType) -> None:
     assert weights_script.LOG_RATIO.max().item() + weights_script.OLD_LOGPROB == pytest.approx(0.0)
-    low, high = weights_script.CLIP_RANGE
+    low, high = weights_script.clip_range("dgpo")
     assert weights_script.LOG_RATIO.min().item() < math.log(low) < math.log(high)
     default = objectives.make("dgpo")
     assert (low, high) == pytest.approx((1 - default.eps_low, 1 + default.eps_high))

@@ -49,7 +49,13 @@ class Toy(Objective):
         return torch.where(tokens.advantage > 0, 0.0, tokens.ratio.clamp(max=self.cap or 1.5))
 
     def properties(self) -> Properties:
-        return Properties(continuous=True, upper_bound=1.5, limit_negative="finite", limit_positive="zero")
+        return Properties(
+            continuous=True,
+            upper_bound=1.5,
+            not_ratio_inside="it stops for A > 0, and at the cap",
+            limit_negative="finite",
+            limit_positive="zero",
+        )
 
 
 def test_the_committed_page_is_current(objectives_script: ModuleType, root: Path) -> None:
@@ -99,7 +105,8 @@ def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatc
     assert "```text\nA > 0    w = 0\nelse     w = min(r, cap)\n```" in section
     assert "| `cap` | None | None or in [1, inf] | a number on two lines. |" in section
     assert "* **w reads** the ratio, the sign of A." in section
-    assert "* **w = 0** in part of `inside`, in all of `right`, in all of `reverse_left` (" in section
+    assert "* **w = 0** in part of `inside`.\n" in section
+    assert "* **Boundaries:** none; w is not r: it stops for A > 0, and at the cap.\n" in section
     assert "continuous in r; at most 1.5; 1 on-policy; w/π as π → 0 for A < 0: finite" in section
     assert "none in closed form; φ = w" in section
     assert "No settings in other frameworks are recorded for this method." in section
@@ -111,7 +118,7 @@ def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatc
         ("dgpo", []),
         ("maspo", ["|A|", "π_old"]),
         ("dac", ["π_old"]),
-        ("bapo", ["|A|", "the other tokens of the response", "the other responses"]),
+        ("bapo", ["the other responses"]),
         ("gspo", ["the other tokens of the response"]),
         ("dppo_tv", ["π_old"]),
         ("drpo", ["π_old"]),
@@ -123,4 +130,6 @@ def test_what_w_reads_is_what_the_formulas_say(objectives_script: ModuleType, na
 
 
 def test_an_option_that_reads_more_is_named(objectives_script: ModuleType) -> None:
-    assert objectives_script.reads(OBJECTIVES["aspo"]).endswith("; with `entropy_quantile` also the entropy")
+    assert objectives_script.reads(OBJECTIVES["aspo"]).endswith(
+        "; with `entropy_quantile` also the entropy, the other tokens of the response"
+    )

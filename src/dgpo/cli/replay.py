@@ -98,7 +98,7 @@ def _updates(text: str | None, recorded: Run) -> list[int]:
 
 
 def tables(found: Replay) -> list[Table]:
-    """For a terminal: one table of weights and bias, one of where in the clip range the gradient is."""
+    """For a terminal: one table of weights and bias, one of the regions where the gradient is."""
     number = len(found.updates)
     title = f"{number} update{'s' * (number != 1)} ({found.updates[0]} to {found.updates[-1]}), {found.tokens} tokens"
     if found.skipped:
@@ -111,10 +111,10 @@ def tables(found: Replay) -> list[Table]:
         caption += f" {ADAPTIVE}: {', '.join(adaptive)}."
     longest = max(len(word) for row in found.rows for word in _name(row).plain.split())
     figures = _table(title, caption, HEADER, longest)
-    caption = (
-        f"In % of Σ|A|wN; the range is 1 - {found.eps_low:g} to 1 + {found.eps_high:g} for every row. First row: in % "
-        "of the tokens."
-    )
+    caption = f"In % of Σ|A|wN, by the boundaries of {found.reference or 'an unknown objective'} for every row"
+    if found.eps_low is not None and found.eps_high is not None:
+        caption += f": 1 - {found.eps_low:g} to 1 + {found.eps_high:g}"
+    caption += ". First row: in % of the tokens."
     places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS), longest)
     places.add_row("tokens", *(f"{100 * found.fraction[name]:.1f}" for name in REGIONS), end_section=True)
     for row in found.rows:

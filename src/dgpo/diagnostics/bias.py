@@ -70,7 +70,7 @@ class PointwiseBias:
 def pointwise_bias(
     tokens: TokenBatch, objective: str | Objective, *, norm: Tensor | None = None, reference: str | Objective = "is"
 ) -> PointwiseBias:
-    """abs(w - r) of a batch, and in which regions it lies: those of the objective's own clip range, else 0.2 and 0.2.
+    """abs(w - r) of a batch, and in which regions of the objective it lies.
 
     Args:
         tokens: the batch; an adaptive objective is calibrated on it.
@@ -88,7 +88,7 @@ def pointwise_bias(
     scale = tokens.advantage.abs() if norm is None else tokens.advantage.abs() * norm.to(tokens.dtype)
     scale = torch.where(tokens.mask, scale, 0.0).double()
     gap = (w - r).abs().double()
-    where = regions(tokens, getattr(method, "eps_low", 0.2), getattr(method, "eps_high", 0.2))
+    where = regions(tokens, method.boundaries(tokens))
     masks = torch.stack([where[name] for name in REGIONS]).double()
 
     def sums(values: Tensor) -> list[float]:

@@ -6,6 +6,7 @@ tokens, not where a run with another method would have gone.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +20,6 @@ from torch import Tensor
 from dgpo import objectives as registry
 from dgpo.diagnostics.naming import label, name_of, unregistered
 from dgpo.diagnostics.weighed import QUANTILES, Valid, statistics
-from dgpo.diagnostics.weights import clip_range
 from dgpo.files import write_json_atomic
 from dgpo.kl import k3
 from dgpo.objectives import OBJECTIVES, Objective
@@ -113,7 +113,8 @@ class Replay:
         reference: label of the run's own objective, whose step `factor` refers to; None where it is not known, and
             `factor` refers to unclipped importance sampling.
         unregistered: name of the run's own objective where `run.json` has one that cannot be made here.
-        eps_low, eps_high: the range of the regions, the same for every row: the run's own, or 0.2.
+        eps_low, eps_high: the regions, the same for every row, are those of the run's own objective, or of the ratios
+            0.8 to 1.2 where it is not known. None where a boundary is not the same for all tokens, or there is none.
         fraction: region -> share of the valid tokens, mean over updates.
         series: the same by update, and "kl/old" the k3 estimate of KL(π_old ‖ π_θ), and
             "step_size" that of unclipped importance sampling.
@@ -127,8 +128,8 @@ class Replay:
     exact: bool
     reference: str | None
     unregistered: str | None
-    eps_low: float
-    eps_high: float
+    eps_low: float | None
+    eps_high: float | None
     fraction: dict[str, float]
     series: dict[str, tuple[float, ...]]
 
@@ -178,13 +179,13 @@ def replay(
     wanted = list(run.updates if updates is None else updates)
     if missing := sorted(set(wanted) - set(run.updates)):
         raise ValueError(f"updates {missing} were not recorded in {str(run.folder)!r}; recorded: {run.updates}")
-    eps_low, eps_high = clip_range(mine) if mine is not None else (0.2, 0.2)
 
     kept: list[int] = []
     skipped: list[int] = []
     incomplete: list[int] = []
     common: list[dict[str, Tensor]] = []
     measured: list[list[dict[str, Tensor]]] = [[] for _ in chosen]
+    edges: dict[str, set[float]] = {"low": set(), "high": set()}
     count, exact = 0, True
     for update in wanted:
         parts = list(run.recorded([update]))
@@ -196,10 +197,12 @@ def replay(
             continue
         tokens, sum_pi_squared, step_tokens = whole(parts)
         try:
-            valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, eps_low=eps_low, eps_high=eps_high)
+            valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, objective=mine)
         except ValueError as error:
             raise ValueError(f"update {update} in {str(run.folder)!r}: {error}") from error
         kept.append(update)
+        edges["low"] |= {float(valid.low.amin()), float(valid.low.amax())}
+        edges["high"] |= {float(valid.high.amin()), float(valid.high.amax())}
         count, exact = count + len(valid.ratio), exact and valid.exact
         common.append(_common(valid, step_tokens))
         for series, objective in zip(measured, chosen, strict=True):
@@ -225,11 +228,17 @@ def replay(
         exact=exact,
         reference=None if mine is None else label(mine),
         unregistered=unregistered(run.info) if mine is None else None,
-        eps_low=eps_low,
-        eps_high=eps_high,
+        eps_low=_offset(edges["low"]),
+        eps_high=_offset(edges["high"]),
         fraction={region: fmean(shared[f"fraction/{region}"]) for region in REGIONS},
         series=shared,
     )
+
+
+def _offset(edges: set[float]) -> float | None:
+    """Of a ratio from 1, for boundaries in nats."""
+    found = [round(abs(math.expm1(edge)), 6) for edge in edges if math.isfinite(edge)]
+    return found[0] if len(found) == len(edges) == 1 else None
 
 
 def _common(valid: Valid, step_tokens: float) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgpo.objectives import Objective
-from dgpo.regions import regions
+from dgpo.objectives import Boundaries, Objective
+from dgpo.regions import regions, usual_boundaries
 from dgpo.tokens import TokenBatch, check
 
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
@@ -29,6 +29,7 @@ class Valid:
         logprob, old_logprob, advantage, ratio: [N] detached; `ratio` is within e^±20.
         norm: [N] `logit_norm`.
         exact: whether `norm` is the norm, or its bound.
+        low, high: [N] boundaries of the regions, in nats.
         regions: region -> [N] bool.
     """
 
@@ -41,6 +42,8 @@ class Valid:
     ratio: Tensor
     norm: Tensor
     exact: bool
+    low: Tensor
+    high: Tensor
     regions: dict[str, Tensor]
 
     @classmethod
@@ -50,21 +53,21 @@ class Valid:
         tokens: TokenBatch,
         *,
         sum_pi_squared: Tensor | None = None,
-        eps_low: float = 0.2,
-        eps_high: float = 0.2,
+        objective: Objective | None = None,
     ) -> Valid:
         """Flatten a batch.
 
         Args:
             tokens: the batch.
             sum_pi_squared: [B, T] Σ_v π_θ(v)², or None.
-            eps_low, eps_high: of the regions.
+            objective: whose boundaries the regions have, as `boundaries_of`.
 
         Raises:
             ValueError: a shape that does not fit; a NaN or infinity at a valid token.
         """
         check(tokens)
         where = tokens.mask
+        boundaries = boundaries_of(objective, tokens)
         response, position = where.nonzero(as_tuple=True)
         logprob = tokens.logprob.detach()[where]
         if sum_pi_squared is not None:
@@ -84,13 +87,20 @@ class Valid:
             ratio=tokens.ratio.detach()[where],
             norm=logit_norm(logprob, sum_pi_squared),
             exact=sum_pi_squared is not None,
-            regions={name: mask[where] for name, mask in regions(tokens, eps_low, eps_high).items()},
+            low=boundaries.low[where],
+            high=boundaries.high[where],
+            regions={name: mask[where] for name, mask in regions(tokens, boundaries).items()},
         )
 
     @torch.no_grad()
     def weight(self, objective: Objective) -> Tensor:
         """[N] w of an objective, calibrated on this batch first."""
         return objective.calibrate(self.tokens).weight(self.tokens)[self.tokens.mask]
+
+
+def boundaries_of(objective: Objective | None, tokens: TokenBatch) -> Boundaries:
+    """Of an objective, calibrated on this batch; the usual ones where it is not known."""
+    return usual_boundaries(tokens) if objective is None else objective.calibrate(tokens).boundaries(tokens)
 
 
 def logit_norm(logprob: Tensor, sum_pi_squared: Tensor | None = None) -> Tensor:

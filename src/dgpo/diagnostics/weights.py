@@ -72,7 +72,7 @@ class Description:
         step_size: mean over the valid tokens of |A·w|·N.
         weight: quantile -> w, the weight on ∇log π.
         weight_on_prob: quantile -> w/π, the weight on ∇π.
-        regions: region -> what its tokens hold, by the objective's own range. The trainer logs the same of each
+        regions: region -> what its tokens hold, by the objective's own boundaries. The trainer logs the same of each
             micro-batch, which an adaptive objective is calibrated on there, and their mean over an update.
         signs: "negative", "zero", "positive" -> the same by sign of A.
         deciles: the same by tenths of the tokens in the order of π_old, rarest first; empty tenths are left out.
@@ -125,8 +125,7 @@ def describe(
         raise ValueError(f"top = {top} is not allowed; expected >= 0")
     if token_ids is not None and token_ids.shape != tokens.mask.shape:
         raise ValueError(f"token_ids has shape {tuple(token_ids.shape)}; expected {tuple(tokens.mask.shape)}")
-    eps_low, eps_high = clip_range(chosen)
-    valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, eps_low=eps_low, eps_high=eps_high)
+    valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, objective=chosen)
     if not len(valid.ratio):
         raise ValueError(f"the batch of shape {tuple(tokens.mask.shape)} has no valid token; expected at least one")
     w = valid.weight(chosen)
@@ -184,7 +183,7 @@ class Stage:
 def over_generation(
     recorded: Iterable[Recorded], objective: str | Objective, *, updates_per_generation: float
 ) -> tuple[Stage, ...]:
-    """How tokens leave the clip range while a batch of completions is used again and again.
+    """How tokens leave the boundaries of an objective while a batch of completions is used again and again.
 
     Args:
         recorded: updates, for example `run.recorded()`; the parts of several ranks count as updates of their own.
@@ -266,11 +265,6 @@ def histogram(tokens: TokenBatch, bins: int | Sequence[float] = 60) -> Histogram
         negative=counted(valid.advantage < 0),
         positive=counted(valid.advantage > 0),
     )
-
-
-def clip_range(objective: Objective) -> tuple[float, float]:
-    """(eps_low, eps_high) of the regions for an objective: its own where it has them, as in the trainer's log."""
-    return getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2)
 
 
 def _deciles(valid: Valid, holders: Holders) -> tuple[Decile, ...]:

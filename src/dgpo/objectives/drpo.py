@@ -70,7 +70,7 @@ class DRPO(Objective):
             continuous=True,
             upper_bound=math.inf,
             nonnegative=False,
-            not_ratio_inside="the penalty acts at every ratio but 1",
+            not_ratio_inside=None if self.delta == math.inf else "the penalty acts at every ratio but 1",
             limit_negative="finite",
             limit_positive="finite",
         )

@@ -84,7 +84,7 @@ class Objective(Checked, ABC):
     its range (`dgpo.fields`)."""
 
     level: ClassVar[Literal["token", "sequence"]] = "token"
-    """Whose ratio the weight compares: the token's, or one of the whole response."""
+    """"sequence" if a weight is made of the ratios of the whole response."""
 
     # --- facts of the method. Not inherited: a method that is derived from another in code has its own, or none
 

@@ -29,16 +29,15 @@ class WeightRow:
 def weight_table(objective: Objective) -> tuple[WeightRow, ...]:
     """w by ratio and sign of A, for tokens with π_old = `OLD_PROBABILITY` and entropy 1.
 
-    Regions are those of the objective's eps_low and eps_high, or of 0.2 where it has none.
+    A method of sequence level sees responses of one token.
     """
     old = torch.full((len(RATIOS), 1), OLD_PROBABILITY, dtype=torch.float64).log()
     logprob = old + torch.tensor(RATIOS, dtype=torch.float64).log().unsqueeze(1)
-    eps = {name: getattr(objective, name) for name in ("eps_low", "eps_high") if hasattr(objective, name)}
     found = []
     for sign in (-1.0, 1.0):
         one = torch.ones_like(logprob)
         tokens = TokenBatch(logprob, old, sign * one[:, 0], one.bool(), entropy=one)
-        names = regions(tokens, **eps)
+        names = regions(tokens, objective.boundaries(tokens))
         region = [next(name for name, mask in names.items() if mask[i, 0]) for i in range(len(RATIOS))]
         found.append((objective.weight(tokens)[:, 0].tolist(), region))
     (negative, left), (positive, right) = found

@@ -50,11 +50,11 @@ def collect(
         sample(run, also=[finding.step for finding in found if finding.step is not None])
         for run, found in zip(loaded, findings, strict=True)
     ]
-    read = [tokens.moved(part, part.chosen) for part in samples]
     own = [objective_of(run.info) for run in loaded]
+    read = [tokens.moved(part, part.chosen, objective) for part, objective in zip(samples, own, strict=True)]
     widest = tokens.reach(read)
     chosen = weight_curves.registered() | {label(objective): objective for objective in own if objective is not None}
-    levels = [*tokens.old_probs(read, next((one for one in own if one is not None), None))]
+    levels = [*tokens.old_probs(read)]
     levels += [("", q) for q in weight_curves.OLD_PROBS]
     return {
         "schema": SCHEMA,

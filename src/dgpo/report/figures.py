@@ -50,8 +50,8 @@ def plot(
     """Draw one figure of some runs and write it atomically.
 
     Args:
-        kind: one of `KINDS`: "curves" over updates; "regions", shares outside the clip range; "weights", w and w/π
-            over the ratio; "histogram", the tokens on the weight curves.
+        kind: one of `KINDS`: "curves" over updates; "regions", shares outside the boundaries; "weights", w and w/π over
+            the ratio; "histogram", the tokens on the weight curves.
         runs: folders that were recorded to.
         out: the file; its ending, .svg, .pdf or .png, is its format.
         methods: for "weights" and "histogram"; those of the runs if none are given.
@@ -92,12 +92,12 @@ def curves(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figure
 
 
 def regions(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figure:
-    """Tokens and gradient mass outside the clip range, over the run and within a generation, one row per run."""
+    """Tokens and gradient mass outside the boundaries, over the run and within a generation, one row per run."""
     figure = _figure(11, 2.6 * len(runs))
     first: dict[int, Axes] = {}
     for row, (name, run) in enumerate(runs.items()):
         part = sample(run)
-        read = tokens.moved(part, part.chosen)
+        read = tokens.moved(part, part.chosen, objective_of(run.info))
         replayed = replay(part, [], updates=read.updates) if _some(read) else None
         found = drawn_regions(part, run.log, replayed)
         panels = [(where, kind) for where in ("over", "within") for kind in found[where]]
@@ -151,14 +151,14 @@ KINDS: dict[str, Callable[[Mapping[str, Run], Sequence[Objective]], Figure]] = {
 
 def _weights(runs: Mapping[str, Run], methods: Sequence[Objective], *, bases: Sequence[str], bars: bool) -> Figure:
     parts = {name: sample(run) for name, run in runs.items()}
-    read = {name: tokens.moved(part, part.chosen) for name, part in parts.items()}
+    read = {name: tokens.moved(part, part.chosen, objective_of(runs[name].info)) for name, part in parts.items()}
     if bars and (without := [name for name, found in read.items() if not _some(found)]):
         raise ValueError(f"{without[0]!r}: {NO_TOKENS}, so there is no histogram of them")
     own = {label(one): one for run in runs.values() if (one := objective_of(run.info)) is not None}
     chosen = {label(one): one for one in methods} or own or weight_curves.registered()
     widest = tokens.reach(list(read.values()))
     grid = weight_curves.grid(widest)
-    _, old_prob = [*tokens.old_probs(list(read.values()), next(iter(own.values()), None)), ("", 0.5)][0]
+    _, old_prob = [*tokens.old_probs(list(read.values())), ("", 0.5)][0]
     figure = _figure(9, 3.2 * len(bases))
     for row, basis in enumerate(bases):
         for column, (sign, advantage) in enumerate((("negative", -1.0), ("positive", 1.0))):

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.diagnostics.weights import TopToken, clip_range, describe, histogram
+from dgpo.diagnostics.weighed import boundaries_of
+from dgpo.diagnostics.weights import TopToken, describe, histogram
 from dgpo.files import LARGEST_TEXT, one_line
 from dgpo.objectives import Objective
+from dgpo.regions import regions
 from dgpo.report.series import rounded
 from dgpo.runs.run import Run
 from dgpo.runs.tokens import Recorded, complete
@@ -35,6 +37,7 @@ class Moved:
         broken: those with a NaN or an infinity at a valid token, which no figure of tokens includes.
         incomplete: those of which the part of a rank is missing, which are left out as well.
         log_ratio, old_logprob, advantage: [N].
+        outside: [N] bool, beyond a boundary of the run's objective.
     """
 
     updates: tuple[int, ...]
@@ -43,6 +46,7 @@ class Moved:
     log_ratio: Tensor
     old_logprob: Tensor
     advantage: Tensor
+    outside: Tensor
 
     def batch(self) -> TokenBatch:
         """As one response."""
@@ -50,13 +54,13 @@ class Moved:
         return TokenBatch(new[None], self.old_logprob[None], self.advantage[None], mask)
 
 
-def moved(run: Run, updates: Sequence[int]) -> Moved:
-    """Read the tokens of some updates."""
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+def moved(run: Run, updates: Sequence[int], objective: Objective | None) -> Moved:
+    """Read the tokens of some updates, with the objective of the run if it is known."""
+    parts: list[tuple[Tensor, ...]] = []
     read, broken, incomplete = [], [], []
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
         there = list(recorded)
-        found = [_flat(part.tokens) for part in there]
+        found = [_flat(part.tokens, objective) for part in there]
         if not complete(there):
             incomplete.append(update)
         elif all(bool(values.isfinite().all()) for part in found for values in part):
@@ -64,7 +68,7 @@ def moved(run: Run, updates: Sequence[int]) -> Moved:
             parts += found
         else:
             broken.append(update)
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 3
+    columns = [torch.cat(column) for column in zip(*parts, strict=True)] if parts else [torch.zeros(0)] * 4
     return Moved(
         updates=tuple(read),
         broken=tuple(broken),
@@ -72,12 +76,14 @@ def moved(run: Run, updates: Sequence[int]) -> Moved:
         log_ratio=columns[0],
         old_logprob=columns[1],
         advantage=columns[2],
+        outside=columns[3].bool(),
     )
 
 
-def _flat(tokens: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _flat(tokens: TokenBatch, objective: Objective | None) -> tuple[Tensor, ...]:
     where = tokens.mask & (tokens.advantage != 0)
-    return tokens.log_ratio.detach()[where], tokens.old_logprob[where], tokens.advantage[where]
+    inside = regions(tokens, boundaries_of(objective, tokens))["inside"]
+    return tokens.log_ratio.detach()[where], tokens.old_logprob[where], tokens.advantage[where], ~inside[where]
 
 
 def reach(found: Sequence[Moved]) -> float:
@@ -99,15 +105,13 @@ def counts(found: Moved, widest: float) -> dict[str, Any]:
     }
 
 
-def old_probs(found: Sequence[Moved], objective: Objective | None) -> list[tuple[str, float]]:
+def old_probs(found: Sequence[Moved]) -> list[tuple[str, float]]:
     """π_old at which weight curves that depend on it may be drawn: (what it is, π_old), of all runs together."""
-    log_ratio = torch.cat([torch.zeros(0), *(one.log_ratio for one in found)])
     old = torch.cat([torch.zeros(0), *(one.old_logprob for one in found)])
-    low, high = (0.2, 0.2) if objective is None else clip_range(objective)
-    outside = (log_ratio > math.log1p(high)) | (log_ratio < (math.log1p(-low) if low < 1 else -math.inf))
+    outside = torch.cat([torch.zeros(0, dtype=torch.bool), *(one.outside for one in found)])
     chosen = []
     if int(outside.sum()) >= 10:
-        chosen.append(("median of the tokens outside the clip range", math.exp(_quantile(old[outside], 0.5))))
+        chosen.append(("median of the tokens outside the boundaries", math.exp(_quantile(old[outside], 0.5))))
     if len(old):
         chosen.append(("median of all tokens", math.exp(_quantile(old, 0.5))))
     return chosen

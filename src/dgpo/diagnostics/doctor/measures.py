@@ -13,7 +13,7 @@ from dgpo.aggregation import Aggregation
 from dgpo.kl import k3
 from dgpo.loss import policy_loss
 from dgpo.objectives import Objective
-from dgpo.regions import regions
+from dgpo.regions import regions, usual_boundaries
 from dgpo.runs.tokens import Recorded
 from dgpo.tokens import TokenBatch
 
@@ -90,7 +90,8 @@ class Measures:
         loss: the policy term of this rank, computed again from the tokens and the recorded totals; like what follows,
             None or 0 where the weights are not known.
         top_share: share of Σ|A·w| that the heaviest hundredth of the tokens holds.
-        reverse_right: share of Σ|A·w| in the region A < 0, r > 1 + eps_high.
+        reverse_right: share of Σ|A·w| in the region reverse_right: A < 0, above the upper boundary of the objective, or
+            above 1.2 where it has none.
         heaviest: the heaviest token.
     """
 
@@ -134,7 +135,8 @@ def measure(
     common |= {"largest": float(tokens.log_ratio[tokens.mask].abs().max()), "sampler": _sampler(tokens)}
     if not weighed:
         return Measures(**common)
-    weight = tokens.ratio if objective is None else objective.calibrate(tokens).weight(tokens)
+    method = None if objective is None else objective.calibrate(tokens)
+    weight = tokens.ratio if method is None else method.weight(tokens)
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
     loss = None
@@ -156,11 +158,14 @@ def measure(
                 entropy=tokens.entropy,
             ).value
         )
-    where = regions(tokens, getattr(objective, "eps_low", 0.2), getattr(objective, "eps_high", 0.2))
+    usual = usual_boundaries(tokens)
+    bounds = usual if method is None else method.boundaries(tokens)
+    # a weight that nothing changes above is watched from where a clip would end
+    bounds = bounds._replace(high=torch.where(bounds.high.isinf(), usual.high, bounds.high))
     return Measures(
         loss=loss,
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
-        reverse_right=float(mass[where["reverse_right"]].sum()) / total if total else 0.0,
+        reverse_right=float(mass[regions(tokens, bounds)["reverse_right"]].sum()) / total if total else 0.0,
         heaviest=_heaviest(tokens, weight, mass, recorded.token_ids),
         **common,
     )

@@ -243,9 +243,9 @@ RULES = (
     Rule(
         name="reverse_right",
         severity="error",
-        fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| in the region A < 0, r > 1 + eps_high and a weight of at least "
-        f"{REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded updates; with a weight of "
-        f"{EXPLOSION:g} a warning on {SOME} of them or {SOME_SHARE:.0%}, a note on fewer",
+        fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| where A < 0 and r is above the objective's upper boundary (1.2 "
+        f"without one), and a weight of at least {REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded "
+        f"updates; with a weight of {EXPLOSION:g} a warning on {SOME} of them or {SOME_SHARE:.0%}, a note on fewer",
         cause="Tokens that other responses have pulled up are pushed down by their own with weight r, which nothing "
         "bounds: clipping acts on the other side only.",
         remedy="Bound the weight where A < 0; the finding names the field of the objective that does it.",

@@ -1,4 +1,4 @@
-// Where in the clip range the tokens are.
+// Where the tokens are between the boundaries of the objective.
 
 const KINDS = { fraction: "Tokens", mass: "Gradient mass" };
 function tallest(part, kind) {
@@ -18,7 +18,7 @@ function regionPlot(run, part, kind) {
     });
     const ends = REGIONS.map(([key, words]) => `${words} ${number(100 * (found[key].at(-1) ?? 0))} %`).join(", ");
     return {
-      traces, label: `${KINDS[kind]} outside the clip range in ${run.label}, ${within ? "by update within the generation" : "over updates"}; at the end ${ends}`,
+      traces, label: `${KINDS[kind]} outside the boundaries in ${run.label}, ${within ? "by update within the generation" : "over updates"}; at the end ${ends}`,
       layout: {
         showlegend: true, barmode: "stack", bargap: 0.35, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", traceorder: "normal", font: { size: 11 } },
         xaxis: { title: title(within ? "update within its generation (1: on-policy)" : "update"), ...(within ? { dtick: Math.max(1, Math.ceil(found.x.length / 16)) } : {}) },
