@@ -252,7 +252,7 @@ def test_another_number_of_samples_shows_in_the_label() -> None:
     ("path", "value", "message"),
     [
         ("schema", "dgpo.evaluation/9", "schema = 'dgpo.evaluation/9'; expected 'dgpo.evaluation/1'"),
-        ("benchmarks", [], "benchmarks is missing"),
+        ("benchmarks", [], "benchmarks = []; expected an object"),
         ("benchmarks", {"other": benchmark(A)}, "A has aime; B has other"),
         ("benchmarks.aime", benchmark(A[:5]), "6 problems in A, 5 in B; 1 in A only, first 'p5'"),
         ("benchmarks.aime", benchmark([*A, 1]), "6 problems in A, 7 in B; 1 in B only, first 'p6'"),

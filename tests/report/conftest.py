@@ -14,9 +14,9 @@ from tokenizers.models import WordLevel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from dgpo.evaluation.estimates import Estimate
-from dgpo.evaluation.results import BenchmarkResult, Evaluation
 from dgpo.files import write_json_atomic
 from dgpo.report import write_report
+from dgpo.runs.results import BenchmarkResult, Evaluation
 from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.starter import character_tokenizer, tiny_model

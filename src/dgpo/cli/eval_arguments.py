@@ -9,7 +9,7 @@ from typing import Any, Literal
 from dgpo import tasks
 from dgpo.cli.data import DataArguments
 from dgpo.evaluation import Sampling
-from dgpo.evaluation.results import require_ks
+from dgpo.evaluation.summary import require_ks
 from dgpo.redaction import redacted
 from dgpo.tasks.prompt import BOXED, PROMPTS, PromptFormat
 

@@ -16,12 +16,13 @@ from dgpo.evaluation.backends import (
 )
 from dgpo.evaluation.estimates import avg_at_k, best_at_k, maj_at_k, pass_at_k, summarise
 from dgpo.evaluation.evaluate import evaluate
-from dgpo.evaluation.intervals import Estimate, interval, interval_of_differences
-from dgpo.evaluation.results import BenchmarkResult, Evaluation, write
+from dgpo.evaluation.folder import write
+from dgpo.evaluation.intervals import interval, interval_of_differences
 from dgpo.evaluation.sampling import generate
 from dgpo.evaluation.saved import evaluate_saved
 from dgpo.evaluation.suite import Suite
 from dgpo.evaluation.tables import markdown, table
+from dgpo.runs.results import BenchmarkResult, Estimate, Evaluation
 
 __all__ = [
     "BACKENDS",

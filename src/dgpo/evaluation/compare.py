@@ -6,17 +6,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dgpo.evaluation.folder import CONFIGURATION
 from dgpo.evaluation.paired import Paired, holm, paired
-from dgpo.evaluation.results import RESULTS, SCHEMA
-from dgpo.files import read_json
 from dgpo.redaction import redacted
+from dgpo.runs.results import checked, problems_of, read_results
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,7 +135,7 @@ def compare(a: Source, b: Source, *, resamples: int = 10_000, seed: int = 0) -> 
 
     found: list[tuple[str, str, Paired]] = []
     for name in names:
-        problems = {side: _problems(benchmarks[side][name], f"{side}: benchmarks.{name}") for side in "AB"}
+        problems = {side: problems_of(benchmarks[side][name], f"{side}: benchmarks.{name}") for side in "AB"}
         warnings += _same_problems(name, problems, {side: benchmarks[side][name].get("data") for side in "AB"})
         warnings += _differences(*({name: {"grader": benchmarks[side][name].get("grader")}} for side in "AB"))
         metrics, left_out = _common(name, problems)
@@ -159,49 +156,12 @@ def compare(a: Source, b: Source, *, resamples: int = 10_000, seed: int = 0) -> 
 
 
 def _read(source: Source, side: str) -> Mapping[str, Any]:
-    where = f"{side}: the results"
-    document: Any = source
-    if not isinstance(source, Mapping):
-        path = Path(source)
-        path = path / RESULTS if path.is_dir() else path
-        where = f"{side}: {str(path)!r}"
-        try:
-            document = read_json(path)
-        except OSError as error:
-            started = (path.parent / CONFIGURATION).is_file() and not path.exists()
-            hint = (
-                "the run there is not finished, its `dgpo eval` goes on when it is run again"
-                if started
-                else "expected a results.json of `dgpo eval`, or its folder"
-            )
-            raise ValueError(f"{where}: {error.strerror}; {hint}") from error
-        except ValueError as error:
-            raise ValueError(f"{side}: {error}; expected a results.json of `dgpo eval`") from error
-    schema = document.get("schema") if isinstance(document, Mapping) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{where}: schema = {schema!r}; expected {SCHEMA!r}, a results.json of `dgpo eval`")
-    if not isinstance(document.get("benchmarks"), Mapping):
-        raise ValueError(f"{where}: benchmarks is missing or no mapping; expected the results of `dgpo eval`")
-    return document
-
-
-def _problems(benchmark: Any, where: str) -> Problems:
-    about = benchmark if isinstance(benchmark, Mapping) else {}
-    rows, excluded = about.get("per_problem"), about.get("excluded", [])
-    if not isinstance(rows, list) or not isinstance(excluded, list) or not rows + excluded:
-        raise ValueError(f"{where}.per_problem is missing or empty; expected one entry for each problem")
-    # a grader of another version may exclude others; they are problems nevertheless
-    problems: dict[Any, Mapping[str, Any]] = {identity: {"n": 0} for identity in excluded}
-    for place, row in enumerate(rows):
-        n, correct = (row.get("n"), row.get("correct")) if isinstance(row, Mapping) else (None, None)
-        if not isinstance(n, int) or not isinstance(correct, int) or not 0 <= correct <= n or "id" not in row:
-            raise ValueError(f"{where}.per_problem[{place}] = {row!r}; expected id, and integers 0 <= correct <= n")
-        if row.get("greedy") not in (0, 1, None):
-            raise ValueError(f"{where}.per_problem[{place}]: greedy = {row['greedy']!r}; expected 0, 1 or null")
-        if row["id"] in problems:
-            raise ValueError(f"{where}.per_problem[{place}]: id {row['id']!r} a second time; expected each id once")
-        problems[row["id"]] = row
-    return problems
+    if isinstance(source, Mapping):
+        return checked(source, f"{side}: the results")
+    try:
+        return read_results(source)
+    except ValueError as error:
+        raise ValueError(f"{side}: {error}") from error
 
 
 def _same_problems(name: str, problems: Mapping[str, Problems], data: Mapping[str, Any]) -> list[str]:

@@ -18,8 +18,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgpo.evaluation.intervals import Estimate, interval, interval_of_differences, require_confidence
+from dgpo.evaluation.intervals import interval, interval_of_differences, require_confidence
 from dgpo.evaluation.votes import Same, majority
+from dgpo.runs.results import Estimate
 
 RESAMPLED_VALUES = 2_000_000
 """Resampled problems held at once; bounds the memory of an interval at some tens of MB, whatever P is."""

@@ -10,10 +10,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from dgpo.evaluation.backends.backend import Backend, Sampling
-from dgpo.evaluation.folder import RunFolder
+from dgpo.evaluation.folder import RunFolder, recorded_timing, write_results
 from dgpo.evaluation.grading import graded_rows
-from dgpo.evaluation.results import Evaluation, recorded_timing, require_ks, summary, write_results
 from dgpo.evaluation.suite import Slot, Suite, plan
+from dgpo.evaluation.summary import require_ks, summary
+from dgpo.runs.results import Evaluation
 
 if TYPE_CHECKING:
     from tqdm import tqdm  # type: ignore[import-untyped]

@@ -1,4 +1,4 @@
-"""The folder of a run: what makes it possible to kill the run at any moment and to go on with it."""
+"""The folder of an evaluation, which can be interrupted at any moment and resumed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from dgpo.evaluation.suite import Slot
-from dgpo.files import FolderLock, loads, write_json_atomic, write_lines_atomic
+from dgpo.evaluation.tables import markdown
+from dgpo.files import FolderLock, loads, write_json_atomic, write_lines_atomic, write_text_atomic
 from dgpo.redaction import redacted
+from dgpo.runs.results import CONFIGURATION, GENERATIONS, RESULTS, Evaluation, read_results, results_file
 
-CONFIGURATION = "run.json"
-GENERATIONS = "generations.jsonl"
 ROW = ("completion", "extracted", "kind", "reason", "score", "tokens", "truncated")
 """What every row has beside its place; see `graded_rows`."""
 
@@ -149,3 +149,41 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = redacted(json.dumps(value))
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def write(evaluation: Evaluation, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Write all files of an evaluation into `folder`, which is created; each file whole or not at all.
+
+    `generations.jsonl` holds one completion per line and is written before `results.json`: results without their
+    generations do not occur. What was there is replaced.
+
+    Returns:
+        the paths (results, generations).
+
+    Raises:
+        ValueError: something holds NaN or an infinity.
+        OSError: the folder cannot be created or written to.
+    """
+    json.dumps(evaluation.document(), allow_nan=False)  # fail before any file is replaced
+    path = write_lines_atomic(Path(folder) / GENERATIONS, as_lines(evaluation.generations))
+    write_json_atomic(Path(folder) / CONFIGURATION, run_of(evaluation.document()))
+    return write_results(evaluation, folder), path
+
+
+def write_results(evaluation: Evaluation, folder: str | os.PathLike[str]) -> Path:
+    """Write `results.md` and, last, `results.json`."""
+    write_text_atomic(Path(folder) / "results.md", markdown(evaluation))
+    return write_json_atomic(Path(folder) / RESULTS, evaluation.document())
+
+
+def run_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The `run.json` that belongs to a `results.json`."""
+    found = {name: {"grader": one["grader"], "data": one["data"]} for name, one in document["benchmarks"].items()}
+    return {**{name: document[name] for name in ("model", "backend", "sampling", "prompt")}, "benchmarks": found}
+
+
+def recorded_timing(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
+    """The timing in the `results.json` of a folder; empty if the process died before it was written."""
+    if folder is None or not results_file(folder).exists():
+        return {}
+    return dict(read_results(folder).get("timing") or {})

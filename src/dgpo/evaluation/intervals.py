@@ -9,36 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from dgpo.runs.results import Estimate
 
 POWER = 0.8
 """Chance with which a difference as large as `Estimate.detectable` is found."""
 
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over problems, as fraction.
-
-    Attributes:
-        value: the mean.
-        low: lower end of its interval.
-        high: upper end of its interval.
-        se: standard error over problems: standard deviation (P - 1) of the per-problem values / sqrt(P); 0 for one.
-        detectable: the smallest true difference that a two-sided test at the interval's level finds with a chance of
-            80 %. For a difference: of a comparison like this one. For the mean of one model: between two such models,
-            *each on problems of its own* (unpaired). Above 1: none. None in results of older versions.
-    """
-
-    value: float
-    low: float
-    high: float
-    se: float
-    detectable: float | None = None
 
 
 def interval(per_problem: ArrayLike, confidence: float = 0.95) -> Estimate:

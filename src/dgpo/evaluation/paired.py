@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgpo.evaluation.estimates import RESAMPLED_VALUES, interval_two_level
-from dgpo.evaluation.intervals import Estimate, interval_of_differences
+from dgpo.evaluation.intervals import interval_of_differences
+from dgpo.runs.results import Estimate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
-from dgpo.evaluation.folder import CONFIGURATION, GENERATIONS, read_configuration
+from dgpo.evaluation.folder import read_configuration, write
 from dgpo.evaluation.grading import graded_rows
-from dgpo.evaluation.results import Evaluation, require_ks, summary, write
 from dgpo.evaluation.suite import Slot, Suite
+from dgpo.evaluation.summary import require_ks, summary
 from dgpo.files import FolderLock, loads
 from dgpo.grading import texts_of
 from dgpo.redaction import without_secrets
+from dgpo.runs.results import CONFIGURATION, GENERATIONS, Evaluation
 
 CHUNK = 4096
 """Completions graded at a time."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dgpo.evaluation.results import RATES, Evaluation
+from dgpo.runs.results import RATES, Evaluation
 
 if TYPE_CHECKING:
     from rich.table import Table

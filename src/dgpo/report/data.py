@@ -39,7 +39,7 @@ def collect(
         ModuleNotFoundError: pyarrow is not installed, and a run has recorded tokens.
     """
     folders = [Path(path) for path in runs]
-    documents = evaluations.readable(evaluation)
+    results = evaluations.readable(evaluation)
     loaded = [load(folder) for folder in folders]
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
@@ -70,9 +70,11 @@ def collect(
         },
         "weights": weight_curves.curves(chosen, weight_curves.grid(widest), levels),
         "explorer": weight_curves.explored(),
-        "evaluations": evaluations.rows(
-            list(zip(labels([_folder(path) for path in documents]), documents.values(), strict=True))
-        ),
+        "evaluations": [
+            {"label": name, **row}
+            for name, found in zip(labels(list(results)), results.values(), strict=True)
+            for row in found
+        ],
     }
 
 
@@ -92,10 +94,6 @@ def labels(folders: Sequence[Path]) -> list[str]:
     while len({path[-length:] for path in parts}) < len(parts):
         length += 1
     return ["/".join(path[-length:]) for path in parts]
-
-
-def _folder(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
 
 
 def _run(

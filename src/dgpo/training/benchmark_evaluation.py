@@ -17,9 +17,10 @@ from dgpo import tasks
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, write
 from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.prompts import encode
-from dgpo.evaluation.results import RATES, summary
 from dgpo.evaluation.suite import Slot, plan
+from dgpo.evaluation.summary import summary
 from dgpo.rewards import MathGrader
+from dgpo.runs.results import RATES
 from dgpo.tasks.prompt import describe_all
 from dgpo.tasks.task import grader_of
 from dgpo.training.config import DGPOConfig
