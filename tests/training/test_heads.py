@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 from dgpo import StepTotals, policy_loss
 from dgpo.fused.head import Head
 from dgpo.training import DGPOTrainer
-from dgpo.training.head import _fit
+from dgpo.training.head_comparison import _fit
 
 SMALL = {
     "vocab_size": 101,

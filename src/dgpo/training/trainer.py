@@ -29,8 +29,7 @@ from dgpo.training.config import DGPOConfig
 from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
-from dgpo.training.fused_loss import why_bypassed, why_not_fused
-from dgpo.training.head import Heads
+from dgpo.training.head import Heads, why_bypassed, why_not_fused
 from dgpo.training.metrics import Part, StepMetrics, ratio_parts
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask

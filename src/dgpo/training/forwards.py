@@ -1,28 +1,28 @@
-"""The loss inside the model's forward, straight from hidden states: no logits of the whole batch, no second forward.
+"""Patches of a model's forward: the loss straight from hidden states, and log-probs from the model's own logits.
 
 TRL patches `model.forward` so that `model(..., fused_lm_head=True)` returns log-probs; we patch it once more, so that
-`model(..., policy_loss=f)` returns what `f` makes of hidden states and output head. The product with the head then
-happens inside the wrapped model's forward, where DDP's hooks are armed and FSDP2 has gathered the weights.
+`model(..., policy_loss=f)` returns what `f` makes of hidden states and output layer. That product then happens inside
+the wrapped model's forward, where DDP's hooks are armed and FSDP2 has gathered the weights.
 """
 
 from __future__ import annotations
 
-import functools
+import inspect
 import types
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Partial
-from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.modeling_outputs import ModelOutput
-from trl.trainer.utils import maybe_gather_lm_head_ctx
+from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
-from dgpo.training.config import DGPOConfig
+from dgpo.fused.head import Head
 
 _WRAPPERS = ("torch.distributed.", "accelerate.", "deepspeed.")
 """Whose hooks gather the weights of a head that is sharded, as `add_policy_loss` does itself."""
@@ -59,7 +59,7 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
     # the function and not the bound method, so that a deep copy of the model runs its own weights
     original = model.forward.__func__
 
-    @functools.wraps(type(model).forward)  # `generate` validates its keyword arguments against the signature
+    @wraps(type(model).forward)  # `generate` validates its keyword arguments against the signature
     def forward(
         self: Any, *args: Any, policy_loss: LossOfHidden | None = None, completions: int = 0, **kwargs: Any
     ) -> Any:
@@ -99,47 +99,6 @@ def _gathered(parameter: Tensor | None) -> Tensor | None:
     return parameter.full_tensor(grad_placements=[Partial("avg")] * parameter.device_mesh.ndim)
 
 
-def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: bool) -> str | None:
-    """What keeps a run from the fused loss, in words; None where it can be used.
-
-    Everything named here needs the log-probs before the loss, with a gradient of their own, or another head than
-    `hidden @ weight.T + bias`. What the model does to the product is compared afterwards (`Heads`).
-
-    Args:
-        config: of the run.
-        model: that is trained.
-        images: whether it reads images.
-        aux_loss: whether it has the auxiliary loss of a mixture of experts.
-    """
-    causal = causal_model(model)
-    head = causal.get_output_embeddings()
-    advantage = config.make_advantage()
-    adapters = getattr(model, "peft_config", {}).values()
-    reasons = {
-        "the model reads images": images,
-        "float16 gradients vanish before the loss is scaled": config.fp16 or causal.dtype == torch.float16,
-        "ZeRO-3 has let go of the head when its gradient is made": is_deepspeed_zero3_enabled()
-        and any(parameter.requires_grad for parameter in head.parameters()),
-        f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
-        "the model is spread over devices": len(set(getattr(causal, "hf_device_map", {}).values())) > 1,
-        "prompt-learning adapters lengthen the sequence": any(a.is_prompt_learning for a in adapters),
-        "the auxiliary loss of a mixture of experts is computed beside the log-probs": aux_loss,
-        "torch_compile would compile a new forward for every micro-batch": bool(config.torch_compile),
-        "positive_nll_coef differentiates the log-probs by itself": config.positive_nll_coef > 0,
-        "off_policy_mask_threshold masks by the current log-probs": config.off_policy_mask_threshold is not None,
-        "top_entropy_quantile masks by the current entropies": config.top_entropy_quantile < 1.0,
-        f"advantage = {config.advantage!r} reads the current entropies": advantage is not None
-        and "entropy" in advantage.reads,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def why_bypassed(model: Any) -> str | None:
-    """What the fused loss would go around in a model: hooks on its output head; None where there is nothing."""
-    head = causal_model(model).get_output_embeddings()
-    return "hooks on the output head would not be called" if head is not None and hooks_of(head) else None
-
-
 def hooks_of(module: nn.Module) -> list[Any]:
     """Forward hooks of a module, without those of the wrappers of distributed training."""
     hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
@@ -149,3 +108,40 @@ def hooks_of(module: nn.Module) -> list[Any]:
 def causal_model(model: Any) -> Any:
     """The causal language model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if is_peft_model(model) else model
+
+
+def add_own_logits(model: Any, temperature: float) -> None:
+    """Let TRL's call for log-probs, `model(..., labels=labels, fused_lm_head=True)`, take the model's own logits.
+
+    They are held for the labelled positions, as in a loss that is not fused. To be called after TRL's
+    `add_fused_lm_head`.
+    """
+    original, head = model.forward, Head(temperature=temperature)
+    keeps = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+
+    @wraps(type(model).forward)
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
+        width = labels.shape[1]
+        first = int((labels != -100).any(0).int().argmax())
+        if keeps and first > 0:  # the first label is predicted one column before
+            kwargs["logits_to_keep"] = width - first + 1
+        # a hook on the model is to see its logits
+        out = (self if hooks_of(self) else original)(*args, use_cache=False, **kwargs)
+        aux_loss = getattr(out, "aux_loss", None)
+        if kwargs.get("output_router_logits") and aux_loss is None:
+            raise ValueError(
+                f"{type(self).__name__} computes no auxiliary loss in its own forward; set router_aux_loss_coef=0.0"
+            )
+        logits = out.logits[:, -(width - max(first - 1, 0)) : -1]
+        kept = labels[:, max(first, 1) :]
+        mask = kept != -100
+        found = head.scores(logits[mask].float(), kept[mask])
+        left = width - 1 - kept.shape[1]
+        logprob, entropy = (
+            nn.functional.pad(x.new_zeros(mask.shape).masked_scatter(mask, x), (left, 0)) for x in found
+        )
+        return FusedCausalLMOutput(log_probs=logprob, entropy=entropy, aux_loss=aux_loss)
+
+    model.forward = types.MethodType(forward, model)

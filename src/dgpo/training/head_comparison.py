@@ -1,0 +1,252 @@
+"""What a model makes of its hidden states, measured, and compared with its own logits.
+
+Both ours (`add_policy_loss`) and TRL's head for log-probs, which knows the names of some models' scales and caps, take
+the product of hidden states and output layer themselves. What else a model does in its forward (a scale under another
+name, a truncated vocabulary, hooks, a patch of another library) they would silently leave out. So a few tokens go
+through the model on each path, and a path that gives other log-probs is not used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from dgpo.fused import linear_policy_loss
+from dgpo.fused.head import Head
+from dgpo.training.forwards import causal_model, hooks_of
+
+_ROWS, _COLUMNS = 2, 8
+_LARGE = 2.0**20
+_VISIBLE_LOGIT = 32.0
+"""Logits of this size show the caps that models have (15 … 50); those of a fresh model would not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadReport:
+    """What the comparison found, the same on all ranks.
+
+    Attributes:
+        head: what follows the product, as it was measured; the plain product where it cannot be.
+        why_not_fused: why the loss from hidden states is not the model's; None where it is, or was not tried.
+        why_not_trl: why TRL's head for log-probs is not the model's; None where it is.
+    """
+
+    head: Head
+    why_not_fused: str | None = None
+    why_not_trl: str | None = None
+
+
+def compare_heads(model: Any, accelerator: Any, temperature: float, *, fused: bool) -> HeadReport:
+    """Compare log-probs and entropies of a few tokens on every path. The report is rank 0's, on every rank.
+
+    Seven forward passes of 16 tokens, in evaluation mode and without gradients; the state of random numbers and the
+    mode of every module are what they were.
+    """
+    device = accelerator.device
+    with _undisturbed(model, device), torch.no_grad(), accelerator.autocast():
+        report = _Comparison(model, accelerator.unwrap_model(model), device, temperature, fused).report()
+    found = [report]
+    broadcast_object_list(found)
+    return found[0]
+
+
+@contextmanager
+def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in modes:
+                module.training = mode
+
+
+class _Comparison:
+    def __init__(self, model: Any, unwrapped: Any, device: torch.device, temperature: float, fused: bool) -> None:
+        # the model's own logits, which have its scale and cap already
+        self._own_head, self._model, self._fused = Head(temperature=temperature), model, fused
+        self._causal = causal_model(unwrapped)
+        self._head = self._causal.get_output_embeddings()
+        vocabulary = self._causal.config.get_text_config().vocab_size
+        count = _ROWS * _COLUMNS
+        spread = 1 + torch.arange(count, device=device) * max(vocabulary - 2, 1) // count
+        self._ids = spread.view(_ROWS, _COLUMNS)
+        self._mask = torch.ones_like(self._ids)
+        self._mask[1, :3] = 0  # prompts are padded on the left
+        self._scored = self._mask[:, 1:].bool() & self._mask[:, :-1].bool()
+
+    def report(self) -> HeadReport:
+        if self._head is None:
+            reason = "the model has no output head"
+            return HeadReport(head=self._own_head, why_not_fused=reason, why_not_trl=reason)
+        measured = self._measure()
+        head = replace(measured or self._own_head, temperature=self._own_head.temperature)
+        plain = self._own()
+        amplifier = 2.0 ** max(math.ceil(math.log2(_VISIBLE_LOGIT / max(plain.largest, 1e-3))), 0)
+        with self._louder(amplifier) as louder:
+            loud = self._own()
+        pairs = [(plain, 1.0)] + ([(loud, amplifier)] if louder.heard else [])
+        if measured is None and max(own.spread for own, _ in pairs) < 1e-3:
+            reason = "its logits are all alike, so that nothing can be compared"
+            return HeadReport(head=head, why_not_fused=reason if self._fused else None, why_not_trl=reason)
+        if hooks_of(self._head):
+            trl: str | None = "hooks on the output head would not be called"
+        else:
+            trl = self._why_not(self._of_trl, pairs)
+        return HeadReport(
+            head=head,
+            why_not_fused=self._why_not(lambda: self._of_hidden(head), pairs) if self._fused else None,
+            why_not_trl=trl,
+        )
+
+    def _why_not(self, way: Callable[[], tuple[Tensor, Tensor]], pairs: list[tuple[_Own, float]]) -> str | None:
+        for own, amplifier in pairs:
+            with self._louder(amplifier):
+                try:
+                    logprob, entropy = way()
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and this way not taken
+                    return f"its forward fails there ({type(error).__name__}: {error})".splitlines()[0]
+            for name, found, expected in (("log-probs", logprob, own.logprob), ("entropies", entropy, own.entropy)):
+                distance = (found.float() - expected)[self._scored].abs().max().item()
+                if not distance <= own.tolerance:
+                    return f"{name} differ by {distance:.2g} nats from those of the model's own logits"
+        return None
+
+    # --- the ways ---------------------------------------------------------------------------------------------------
+
+    def _own(self) -> _Own:
+        # a wrapper of PEFT may have put virtual tokens before ours
+        logits = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False).logits
+        return _Own.of(logits[:, -_COLUMNS:], self._ids, self._own_head)
+
+    def _of_trl(self) -> tuple[Tensor, Tensor]:
+        labels = self._ids.masked_fill(self._mask == 0, -100)
+        out = self._model(input_ids=self._ids, attention_mask=self._mask, labels=labels, fused_lm_head=True)
+        return out.log_probs[:, -_COLUMNS + 1 :], out.entropy[:, -_COLUMNS + 1 :]
+
+    def _of_hidden(self, head: Head) -> tuple[Tensor, Tensor]:
+        ids = self._ids[:, 1:]
+
+        def loss(**hidden: Any) -> Any:
+            nothing = torch.zeros(ids.shape, device=ids.device)
+            valid = torch.ones_like(ids).bool()
+            return linear_policy_loss(
+                token_ids=ids,
+                old_logprob=None,
+                advantage=nothing,
+                mask=valid,
+                statistics="full",
+                temperature=head.divisor,
+                softcap=head.cap,
+                **hidden,
+            )
+
+        out = self._model(input_ids=self._ids, attention_mask=self._mask, policy_loss=loss, completions=ids.shape[1])
+        return out.logprob, out.entropy
+
+    # --- what the model does around its head ------------------------------------------------------------------------
+
+    @contextmanager
+    def _louder(self, factor: float) -> Iterator[_Heard]:
+        """The hidden states times `factor`, whoever asks the body of the model for them."""
+        heard = _Heard()
+
+        def amplify(module: nn.Module, args: Any, output: Any) -> Any:
+            heard.heard = True
+            if isinstance(output, tuple):
+                return (output[0] * factor, *output[1:])
+            output["last_hidden_state"] = output.last_hidden_state * factor
+            return output
+
+        body = self._causal.base_model
+        if factor == 1.0 or body is self._causal:
+            yield heard
+            return
+        handle = body.register_forward_hook(amplify)
+        try:
+            yield heard
+        finally:
+            handle.remove()
+
+    def _measure(self) -> Head | None:
+        """Scale and cap from known numbers in the place of the head's product; None where they do not explain it."""
+        calls = []
+
+        def replace(module: nn.Module, args: Any, output: Tensor) -> Tensor:
+            # small integers and a power of two, which bfloat16 has too
+            row = (torch.arange(output.shape[-1], device=output.device) % 129 - 64).float()
+            row[0] = _LARGE
+            calls.append(row)
+            return row.expand(output.shape)
+
+        handle = self._head.register_forward_hook(replace)
+        try:
+            out = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False)
+        finally:
+            handle.remove()
+        if len(calls) != 1 or out.logits.shape[-1] != len(calls[0]):
+            return None
+        return _fit(calls[0].double(), out.logits[:, -_COLUMNS:].double())
+
+
+@dataclass
+class _Heard:
+    heard: bool = False
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Log-probs and entropies [B, T - 1] of the model's own logits, and how exactly they can be met."""
+
+    logprob: Tensor
+    entropy: Tensor
+    largest: float
+    spread: float
+    tolerance: float
+
+    @classmethod
+    def of(cls, logits: Tensor, ids: Tensor, head: Head) -> _Own:
+        coarse = torch.finfo(logits.dtype).eps
+        if torch.is_autocast_enabled(logits.device.type):
+            coarse = max(coarse, torch.finfo(torch.get_autocast_dtype(logits.device.type)).eps)
+        if logits.device.type == "cuda":
+            coarse = max(coarse, 2.0**-10)  # TF32
+        z = logits[:, :-1].float()
+        largest = z[z.isfinite()].abs().max().item()
+        logprob, entropy = head.scores(z, ids[:, 1:])
+        return cls(
+            logprob=logprob,
+            entropy=entropy,
+            largest=largest,
+            spread=(z.amax(-1) - z.amin(-1)).max().item(),
+            tolerance=2e-4 + 8 * coarse * largest / head.temperature,
+        )
+
+
+def _fit(raw: Tensor, found: Tensor) -> Head | None:
+    """The scale and cap that make `found` [B, T, V] of `raw` [V]."""
+    row = found[0, -1]
+    scale, softcap = (row[0] / _LARGE).item(), None
+    if not torch.allclose(row, scale * raw, rtol=1e-5, atol=0):
+        softcap = row[0].item()  # tanh has reached 1
+        if not (math.isfinite(softcap) and softcap > 0):
+            return None
+        # where tanh is neither straight nor flat
+        place = (row.abs() / softcap - 0.5).abs().argmin()
+        share = (row[place] / softcap).item()
+        if not 0 < abs(share) < 1 or raw[place] == 0:
+            return None
+        scale = softcap * math.atanh(share) / raw[place].item()
+    if not (math.isfinite(scale) and scale > 0):
+        return None
+    head = Head(scale=scale, softcap=softcap)
+    near = torch.allclose(found, head.logits(raw).expand(found.shape), rtol=1e-4, atol=1e-4 * scale)
+    return head if near else None
