@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import NEAR, Method, by_region, clipped
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -15,6 +16,28 @@ from torch import Tensor
 from dgpo import TokenBatch, objectives, policy_loss
 from dgpo.objectives import BAPO, BAPOAlgorithm1
 from dgpo.objectives.bapo import AdaptiveClip
+
+
+def bapo_form(x: Any, q: Any, sign: int, c_low: Any, c_high: Any, dual_clip: Any, **_: Any) -> Any:
+    return clipped(x, c_low, c_high, sign, dual_clip)
+
+
+BOUNDS: list[dict[str, Any]] = [{"c_low": 0.7, "c_high": 1.3}, {"c_low": 1, "c_high": 1, "dual_clip": 1 + NEAR}]
+METHODS = {
+    "bapo": Method(
+        closed_form=bapo_form,
+        settings=[{"c_low": 0.7, "c_high": 1.3, "dual_clip": 3}, {"target_ratio": 0.5}, {"target_ratio": 5}],
+        extreme=BOUNDS,
+    ),
+    "bapo_algorithm1": Method(
+        closed_form=bapo_form,
+        settings=[{"c_low": 1, "c_high": 1}, {"rho0": 0.9, "dual_clip": 3}],
+        extreme=BOUNDS,
+    ),
+}
+
+test_closed_form = by_region(METHODS)
+
 
 VERSIONS = [BAPO, BAPOAlgorithm1]
 both = pytest.mark.parametrize("version", VERSIONS)

@@ -6,14 +6,65 @@ import itertools
 import math
 from typing import Any
 
+import mpmath
 import pytest
 import torch
+from closed_forms import EPS, INF, NEAR, Method, by_region, capped
 from hypothesis import given
 from hypothesis import strategies as st
+from mpmath import mpf
 from torch import Tensor
 
 from dgpo import TokenBatch, policy_loss
 from dgpo.objectives import DGPO, GRPO, Objective
+
+
+def dgpo_form(
+    x: Any, q: Any, sign: int, n: Any, m: Any, eps_low: Any, eps_high: Any, reverse_cap: Any, right_cap: Any
+) -> Any:
+    r, lo, hi = mpmath.exp(x), 1 - eps_low, 1 + eps_high
+    root = mpf(1) if m == INF else 1 - 1 / m
+    if sign < 0 and r < lo:
+        if n == INF:
+            return mpf(0), lo, lo
+        w, phi = lo * (r / lo) ** (n + 1), lo * (n + (r / lo) ** (n + 1)) / (n + 1)
+        return w, phi, phi
+    if sign > 0 and r > hi:
+        v = r / hi
+        w, phi = hi * v**root, hi * (1 + (mpmath.log(v) if root == 0 else (v**root - 1) / root))
+        if right_cap is not None and w > right_cap:
+            reached = mpmath.log(hi) + mpmath.log(right_cap / hi) / root
+            at = hi * (1 + (right_cap / hi - 1) / root)
+            return right_cap, at + right_cap * (x - reached), at + right_cap * (x + reached)
+        return w, phi, phi
+    return capped(x, reverse_cap) if sign < 0 and reverse_cap is not None else (r, r, r)
+
+
+METHODS = {
+    "dgpo": Method(
+        closed_form=dgpo_form,
+        settings=[
+            {"n": 0, "m": math.inf},
+            {"n": 2, "m": 1},
+            {"n": 3, "m": 3, "eps_low": 0.1, "eps_high": 0.28},
+            {"n": 0.5, "m": 1.5},
+            {"n": math.inf, "m": math.inf},
+            {"eps_low": 0, "eps_high": 0},
+            {"reverse_cap": 3, "right_cap": 5},
+            {"m": 1, "reverse_cap": 1.5},
+        ],
+        extreme=[
+            *EPS,
+            *({"m": m} for m in (1, 1 + 1e-15, 1 + 1e-12, 1 + NEAR, 1.001, 1e9, INF)),
+            *({"n": n} for n in (0, 1e-15, NEAR, 100, 1e9, INF)),
+            {"n": 0, "m": 1 + NEAR, "right_cap": 1.2, "reverse_cap": 1},
+            {"m": 1 + NEAR, "right_cap": 1.2 + NEAR, "reverse_cap": 1 + NEAR},
+            {"m": INF, "right_cap": INF, "reverse_cap": INF},
+        ],
+    ),
+}
+
+test_closed_form = by_region(METHODS)
 
 
 def tokens_at(x: list[float] | Tensor, advantage: float) -> TokenBatch:

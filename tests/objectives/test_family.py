@@ -1,14 +1,14 @@
-"""The methods as one family: closed forms by region, identities between methods, the reference's table, and bias."""
+"""The methods as one family: identities between methods, the reference's table, and bias."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import torch
+from closed_forms import tokens_at
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -16,7 +16,6 @@ from torch import Tensor
 from dgpo import TokenBatch, objectives
 from dgpo.objectives import (
     ASPO,
-    BAPO,
     CEGPPO,
     CISPO,
     DAC,
@@ -42,131 +41,8 @@ both_signs = pytest.mark.parametrize("advantage", [-1.3, 1.3], ids=["A<0", "A>0"
 every_sign = pytest.mark.parametrize("advantage", [-1.3, 0.0, 1.3], ids=["A<0", "A=0", "A>0"])
 
 
-def tokens_at(x: float | list[float] | Tensor, advantage: float, old: float = -3.0) -> TokenBatch:
-    """One response of one token for each log ratio."""
-    log_ratio = torch.as_tensor(x, dtype=torch.float64).reshape(-1, 1)
-    old_logprob = torch.full_like(log_ratio, old)
-    sign = torch.full((len(log_ratio),), advantage, dtype=torch.float64)
-    mask = torch.ones_like(log_ratio, dtype=torch.bool)
-    return TokenBatch(old_logprob + log_ratio, old_logprob, sign, mask, entropy=torch.ones_like(log_ratio))
-
-
 def weights(objective: Objective, x: float | list[float] | Tensor, advantage: float, old: float = -3.0) -> Tensor:
     return objective.weight(tokens_at(x, advantage, old)).squeeze(1)
-
-
-# --- closed forms by region, in plain Python --------------------------------------------------------------------------
-
-
-def two_sided(r: float, q: float, A: float) -> float:
-    return min(max(r, 0.8), 1.28)
-
-
-def ce_gppo(r: float, q: float, A: float) -> float:
-    if A < 0 and r < 0.8:
-        return 0.75 * 0.8
-    if A > 0 and r > 1.28:
-        return 0.5 * 1.28
-    return 0.0 if A < 0 and r > 10 else r
-
-
-def gppo(r: float, q: float, A: float) -> float:
-    if A < 0 and r < 0.8:
-        return 0.8
-    return 1.2 if A > 0 and r > 1.2 else r
-
-
-def aspo(r: float, q: float, A: float) -> float:
-    if A > 0:
-        return min(1 / r, 3) if r <= 1.28 else 0.0
-    return min(r, 4) if r >= 0.8 else 0.0
-
-
-def sapo(r: float, q: float, A: float) -> float:
-    tau = 1.0 if A > 0 else 1.05
-    gate = 1 / (1 + math.exp(-min(tau * (r - 1), 600)))
-    rest = 1 / (1 + math.exp(min(tau * (r - 1), 600)))  # 1 - gate, without its cancellation
-    return 4 * r * gate * rest
-
-
-def sapo_unilateral(r: float, q: float, A: float) -> float:
-    return sapo(r, q, A) if A * (r - 1) > 0 else r
-
-
-def dac(r: float, q: float, A: float) -> float:
-    if A > 0:
-        return 0.0 if r > min((1 + math.sqrt(1 + 4 * 0.2 / q)) / 2, 10) else r
-    low = (1 + math.sqrt(max(1 - 4 * 0.16 / q, 0))) / 2
-    return 0.0 if A < 0 and (r < low or r > 6) else r
-
-
-def bapo(r: float, q: float, A: float) -> float:
-    return 0.0 if (A < 0 and not 0.7 <= r <= 3) or (A > 0 and r > 1.5) else r
-
-
-def dppo_tv(r: float, q: float, A: float) -> float:
-    moved = r * q - q
-    return 0.0 if (A > 0 and moved > 0.15) or (A < 0 and moved < -0.2) else min(r, 20)
-
-
-def dppo_kl(r: float, q: float, A: float) -> float:
-    p = r * q
-    divergence = q * math.log(q / p) + (1 - q) * math.log((1 - q) / (1 - p))
-    moved = (A > 0 and p > q) or (A < 0 and p < q)
-    return 0.0 if moved and divergence > (0.05 if A > 0 else 0.03) else min(r, 20)
-
-
-def drpo(r: float, q: float, A: float) -> float:
-    return r * (1 - math.copysign(bool(A), A) * (r * q - q) / 0.7)
-
-
-def vespo(r: float, q: float, A: float) -> float:
-    k, rate = (2.0, 3.0) if A >= 0 else (3.0, 2.0)
-    W = max(r, 1e-8)
-    return math.exp(rate) * W**k * math.exp(-rate * W)
-
-
-def clipped(low: float, high: float) -> Callable[[float, float, float], float]:
-    return lambda r, q, A: 0.0 if (A < 0 and r < low) or (A > 0 and r > high) else r
-
-
-CLOSED_FORMS: list[tuple[Objective, Callable[[float, float, float], float]]] = [
-    (IS(), lambda r, q, A: r),
-    (CISPO(cap=5), lambda r, q, A: min(r, 5)),
-    (CISPOTwoSided(eps_high=0.28), two_sided),
-    (GPPO(), gppo),
-    (CEGPPO(beta2=0.5, eps_high=0.28, dual_clip=10), ce_gppo),
-    (ASPO(eps_high=0.28, dual_clip_neg=4), aspo),
-    (SAPO(), sapo),
-    (SAPOUnilateral(), sapo_unilateral),
-    (DAC(dual_clip=6), dac),
-    (BAPO(c_low=0.7, c_high=1.5, dual_clip=3), bapo),
-    (DPPOTV(delta_high=0.15), dppo_tv),
-    (DPPOKL(delta_low=0.03), dppo_kl),
-    (DRPO(delta=0.7), drpo),
-    (VESPO(), vespo),
-    (GSPO(eps_low=0.2, eps_high=0.28), clipped(0.8, 1.28)),
-    (GMPO(), clipped(math.exp(-0.4), math.exp(0.4))),
-]
-
-
-@pytest.mark.parametrize(("objective", "form"), CLOSED_FORMS, ids=[type(o).__name__ for o, _ in CLOSED_FORMS])
-@every_sign
-@pytest.mark.parametrize("old", [-0.05, -0.4, -1.2, -3.0, -9.0])
-def test_weight_by_region(
-    objective: Objective, form: Callable[[float, float, float], float], advantage: float, old: float
-) -> None:
-    grid = [x for x in (-8, -2.1, -0.5, -0.23, -0.21, -0.01, 0.0, 0.01, 0.17, 0.19, 0.3, 0.5, 1, 3, 7) if x < -old]
-    expected = [form(math.exp(x), math.exp(old), advantage) for x in grid]
-    assert weights(objective, grid, advantage, old).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-200)
-
-
-def test_every_method_has_a_closed_form() -> None:
-    """Here or in a file of its own: a new method is not done before somebody wrote its formula twice."""
-    elsewhere = {"dgpo", "maspo", "grpo", "bapo_algorithm1"}
-    here = {name for name, cls in objectives.OBJECTIVES.items() if cls in {type(o) for o, _ in CLOSED_FORMS}}
-    assert here | elsewhere == set(objectives.OBJECTIVES)
-    assert not here & elsewhere
 
 
 def test_aspo_widens_the_bounds_of_uncertain_tokens() -> None:

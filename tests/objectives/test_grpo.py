@@ -7,10 +7,29 @@ from typing import Any
 
 import pytest
 import torch
+from closed_forms import DUAL, EPS, Method, by_region, clipped
 from torch import Tensor
 
 from dgpo import TokenBatch, policy_loss
 from dgpo.objectives import GRPO
+
+METHODS = {
+    "grpo": Method(
+        closed_form=lambda x, q, sign, eps_low, eps_high, dual_clip: clipped(
+            x, 1 - eps_low, 1 + eps_high, sign, dual_clip
+        ),
+        settings=[
+            {"eps_high": 0.28},
+            {"dual_clip": 3},
+            {"eps_low": 0.3, "dual_clip": 1.1},
+            {"eps_low": 0, "eps_high": 0},
+        ],
+        extreme=EPS + DUAL,
+    ),
+}
+
+test_closed_form = by_region(METHODS)
+
 
 GRID = [-19.9, -7.0, -0.5, -0.23, -0.21, 0.0, 0.17, 0.19, 0.24, 0.26, 1.0, 1.09, 1.1, 3.0, 19.9]
 SETTINGS = [

@@ -5,12 +5,45 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import pytest
 import torch
+from closed_forms import INF, NEAR, Method, by_region
 from torch import Tensor
 
 from dgpo import TokenBatch, policy_loss
 from dgpo.objectives import MASPO, Objective
+
+
+def maspo_form(x: Any, q: Any, sign: int, sigma_base: Any, alpha: Any, sigma_high: Any, **fields: Any) -> Any:
+    r = mpmath.exp(x)
+    width = min(max(sigma_base * mpmath.exp(-alpha * q), sigma_base), sigma_high)
+    risk = 1 + fields["beta_pos"] if sign > 0 else 1 / (1 + fields["beta_neg"])
+    width *= min(max(risk, fields["adv_low"]), fields["adv_high"])
+    w = r * mpmath.exp(-((r - 1) ** 2) / (2 * width**2)) if sign * x > 0 else r
+    return w, w, w
+
+
+METHODS = {
+    "maspo": Method(
+        closed_form=maspo_form,
+        settings=[
+            {"alpha": 0.5},
+            {"alpha": 0, "sigma_base": 0.5},
+            {"sigma_high": math.inf, "adv_low": 0, "adv_high": math.inf},
+            {"beta_pos": 0.3, "beta_neg": 0.3},
+        ],
+        extreme=[
+            {"sigma_base": 1e-3, "alpha": 0},
+            {"sigma_base": 1e3, "sigma_high": 1e3},
+            {"alpha": NEAR, "beta_pos": 0, "beta_neg": 0},
+            {"sigma_high": INF, "adv_low": 0, "adv_high": NEAR},
+        ],
+    ),
+}
+
+test_closed_form = by_region(METHODS)
+
 
 GRID = [-15.0, -2.0, -0.3, -1e-5, 0.0, 1e-5, 0.3, 1.0, 2.0, 4.0]
 DEFAULTS = {
