@@ -361,6 +361,20 @@ def test_values_are_the_functions(name: str) -> None:
     assert bool(history) == ("history" in value.reads) == (name == "smooth")
 
 
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_an_advantage_reads_what_it_declares_and_nothing_else(name: str) -> None:
+    """The entropies change what is shaped, and the history the advantages, exactly where they are declared."""
+    made = make(name)
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    histories: list[History] = [{}, {"a": [3, 0.2, 0.1], "b": [5, 0.9, 0.3]}]
+    first, second = (made.of_groups(rewards, 3, ["a", "b"], history) for history in histories)
+    assert torch.equal(first, second) == ("history" not in made.reads)
+    assert (histories[0] == {}) == ("history" not in made.reads)
+    shaped = [made.shaped(first, entropy) for entropy in (torch.full((6, 4), 0.1), torch.full((6, 4), 0.2))]
+    assert torch.equal(*shaped) == ("entropy" not in made.reads)
+    assert (shaped[0] is first) == ("entropy" not in made.reads)
+
+
 def test_every_scale_is_a_value() -> None:
     assert set(SCALES) <= set(ADVANTAGES)
     assert (make("entropy_shaped", alpha=0.1), make("smooth")) == (EntropyShaped(alpha=0.1), Smooth())

@@ -53,6 +53,31 @@ def test_band_drops_what_lies_outside(level: Any, low: float, high: float) -> No
     assert valid(Band(level=level, band_low=low, band_high=high).factor(tokens())) == pytest.approx(expected, rel=1e-13)
 
 
+WHOSE = ("none", "token", "sequence", "batch")
+
+
+@pytest.mark.parametrize(
+    "corrected",
+    [
+        Given(values=torch.full((2, 4), 0.5)),
+        Truncate(cap=1e9),
+        Truncate(level="sequence", cap=1e9),
+        Band(band_low=0, band_high=1e9),
+        Band(level="sequence", band_low=0, band_high=1e9),
+    ],
+    ids=str,
+)
+def test_a_level_says_whose_log_probs_are_read(corrected: Correction) -> None:
+    """Those of the token [0, 0] itself, of another one of its response, or of another response change ρ there."""
+    before = corrected.factor(tokens())[0, 0]
+    found = "none"
+    for whose, (row, column) in zip(WHOSE[1:], ((0, 0), (0, 1), (1, 0)), strict=True):
+        old = [list(values) for values in OLD]
+        old[row][column] += 0.25
+        found = whose if corrected.factor(tokens(old))[0, 0] != before else found
+    assert found == corrected.level
+
+
 def test_the_cases_above_reach_both_sides() -> None:
     by_token, by_sequence = valid(mismatch("token")), valid(mismatch("sequence"))
     assert min(by_token) < 0.5 < 2.0 < max(by_token)

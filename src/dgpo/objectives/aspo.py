@@ -60,6 +60,7 @@ class ASPO(Objective):
 
     name = "aspo"
     papers = (PAPER,)
+    guards = ("dual_clip_neg",)
     elsewhere = ELSEWHERE
 
     eps_low: float = number(0.2, "[0, 1)")

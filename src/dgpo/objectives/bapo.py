@@ -180,6 +180,7 @@ class BAPO(AdaptiveClip):
 
     name = "bapo"
     papers = (PAPER,)
+    guards = ("dual_clip",)
     elsewhere = ELSEWHERE
 
     target_ratio: float = number(1.0, "(0, inf]")
@@ -234,6 +235,7 @@ class BAPOAlgorithm1(AdaptiveClip):
 
     name = "bapo_algorithm1"
     papers = (PAPER,)
+    guards = ("dual_clip",)
     elsewhere = ELSEWHERE
 
     rho0: float = number(0.5, "(0, 1)")

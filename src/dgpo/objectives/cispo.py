@@ -93,6 +93,7 @@ class CISPO(Objective):
 
     name = "cispo"
     papers = (PAPER,)
+    guards = ("cap",)
     elsewhere = CISPO_ELSEWHERE
 
     cap: float = number(5.0, "[1, inf]")

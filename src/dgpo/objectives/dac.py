@@ -59,6 +59,7 @@ class DAC(HardClip):
 
     name = "dac"
     papers = (PAPER,)
+    guards = ("dual_clip",)
     elsewhere = ELSEWHERE
     aliases: ClassVar = {"dcpo": ", with the advantage 'smooth'"}
 

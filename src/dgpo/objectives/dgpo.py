@@ -82,6 +82,7 @@ class DGPO(Objective):
 
     name = "dgpo"
     papers = (PAPER,)
+    guards = ("reverse_cap",)
     elsewhere = ELSEWHERE
 
     n: float = number(1, "[0, inf]")

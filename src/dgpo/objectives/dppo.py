@@ -107,6 +107,7 @@ class DPPOTV(Objective):
 
     name = "dppo_tv"
     papers = (PAPER,)
+    guards = ("ratio_cap",)
     elsewhere = DPPO_TV_ELSEWHERE
     aliases: ClassVar = {"dppo": " or 'dppo_kl'"}
 
@@ -174,6 +175,7 @@ class DPPOKL(Objective):
 
     name = "dppo_kl"
     papers = (PAPER,)
+    guards = ("ratio_cap",)
     elsewhere = DPPO_KL_ELSEWHERE
 
     delta_low: float = number(0.05, "(0, inf]")

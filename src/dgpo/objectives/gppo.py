@@ -87,6 +87,7 @@ class CEGPPO(Objective):
 
     name = "ce_gppo"
     papers = (CE_GPPO_PAPER,)
+    guards = ("dual_clip",)
     elsewhere = CE_GPPO_ELSEWHERE
 
     beta1: float = number(0.75, "[0, inf)")
@@ -155,6 +156,7 @@ class GPPO(Objective):
 
     name = "gppo"
     papers = (GPPO_PAPER,)
+    guards = ("dual_clip",)
     elsewhere = GPPO_ELSEWHERE
 
     eps_low: float = number(0.2, "[0, 1)")

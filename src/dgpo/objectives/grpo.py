@@ -93,6 +93,7 @@ class GRPO(HardClip):
 
     name = "grpo"
     papers = (PAPER,)
+    guards = ("dual_clip",)
     elsewhere = ELSEWHERE
     aliases: ClassVar = {
         "ppo": "",

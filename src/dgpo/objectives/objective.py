@@ -91,6 +91,9 @@ class Objective(Checked, ABC):
     name: ClassVar[str] = ""
     """Name in the registry. A class of this package that declares one is registered."""
 
+    guards: ClassVar[tuple[str, ...]] = ()
+    """Fields that bound the weight where A < 0 and the ratio is large: set to c, it is at most c there."""
+
     papers: ClassVar[tuple[Paper, ...]] = ()
     """The papers of the method, the one that introduced it first; what a model card and a citation name."""
 

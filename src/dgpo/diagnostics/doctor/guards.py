@@ -1,10 +1,8 @@
-"""Which field of an objective bounds its weight where A < 0 and r >> 1, found by trying, for every method alike."""
+"""What to advise where A < 0 and r >> 1: the fields of an objective that bound its weight there."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from numbers import Real
 
 import torch
 
@@ -15,7 +13,7 @@ FAR = 100.0
 """A ratio that no trust region would allow."""
 
 CAP = 3.0
-"""The value that a guard is tried and recommended with; verl's default for its dual clip."""
+"""The value that is recommended for a guard; verl's default for its dual clip."""
 
 
 def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
@@ -30,19 +28,7 @@ def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
 
 def guards(objective: Objective) -> tuple[str, ...]:
     """The fields that, set to `CAP`, bring this weight down to `CAP` or below; none where it is bounded already."""
-    if reverse_weight(objective) <= CAP:
-        return ()
-    return tuple(f.name for f in dataclasses.fields(objective) if _bounds(objective, f.name))
-
-
-def _bounds(objective: Objective, name: str) -> bool:
-    value = getattr(objective, name)
-    if isinstance(value, bool) or not (value is None or isinstance(value, Real)):
-        return False
-    try:
-        return reverse_weight(dataclasses.replace(objective, **{name: CAP})) <= CAP
-    except ValueError:  # a field that CAP is no value for is no guard
-        return False
+    return () if reverse_weight(objective) <= CAP else objective.guards
 
 
 def bounded() -> tuple[str, ...]:
