@@ -25,8 +25,8 @@ PAPER = Paper(
 )
 
 
-HALVINGS = {torch.float32: 30, torch.float64: 60}
-"""Bisections of `MAX_LOG_RATIO` nats down to the rounding of a log ratio of 1e-2."""
+NEWTON_STEPS = 4
+"""To the rounding of float64, for deltas of 1e-3 to 2 and probabilities of e^-20 to 1 - 1e-7."""
 
 DPPO_TV_ELSEWHERE = {
     "trl": Conformance(),
@@ -187,11 +187,12 @@ class DPPOKL(Objective):
         return frozenset({"ratio", "advantage_sign", "old_logprob"})
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
-        x, old = tokens.log_ratio, tokens.old_logprob
-        low, high = (
-            _where_it_reaches(old, delta, side) for delta, side in ((self.delta_low, -1), (self.delta_high, 1))
-        )
-        return Boundaries(x, low, high).capped(tokens.mask, self.ratio_cap)
+        old, rest = tokens.old_logprob, _log_complement(tokens.old_logprob)
+        # the token rises as far as everything else falls: to log(π/q) from y = log((1 - π)/(1 - q))
+        y = _fallen(rest, self.delta_high)
+        high = torch.where(y.isneginf(), math.inf, torch.log1p(-torch.expm1(y) * (rest - old).exp()))
+        low = _fallen(old, self.delta_low)
+        return Boundaries(tokens.log_ratio, low, high).capped(tokens.mask, self.ratio_cap)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x = tokens.log_ratio
@@ -219,15 +220,15 @@ def _divergence(x: Tensor, old_logprob: Tensor) -> Tensor:
     return q * expm1_minus(x) + old_rest.exp() * expm1_minus(change)
 
 
-def _where_it_reaches(old_logprob: Tensor, delta: float, side: int) -> Tensor:
-    """The log ratio below (side = -1) or above (1) 0 from which on `_divergence` exceeds delta; ±inf if none does."""
-    near, far = torch.zeros_like(old_logprob), torch.full_like(old_logprob, side * MAX_LOG_RATIO)
-    bounded = _divergence(far, old_logprob) > delta
-    for _ in range(HALVINGS[old_logprob.dtype]):
-        middle = (near + far) / 2
-        beyond = _divergence(middle, old_logprob) > delta
-        near, far = torch.where(beyond, near, middle), torch.where(beyond, middle, far)
-    return torch.where(bounded, near, side * math.inf)
+def _fallen(logprob: Tensor, delta: float) -> Tensor:
+    """The log ratio below 0 at which `_divergence` reaches delta; -inf where `MAX_LOG_RATIO` nats do not reach it."""
+    p = logprob.exp()
+    x = -(2 * delta * _log_complement(logprob).exp() / p).sqrt().clamp(max=MAX_LOG_RATIO)
+    for _ in range(NEWTON_STEPS):
+        slope = p * torch.expm1(x) / _log_complement(logprob + x).exp()
+        x = (x - (_divergence(x, logprob) - delta) / slope).clamp(min=-MAX_LOG_RATIO)
+    reached = _divergence(torch.full_like(x, -MAX_LOG_RATIO), logprob) > delta
+    return torch.where(reached, x, -math.inf)
 
 
 def _log_complement(logprob: Tensor) -> Tensor:
