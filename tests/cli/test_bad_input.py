@@ -54,8 +54,11 @@ def lines(*rows: dict[str, Any]) -> str:
         (["--use_vllm"], ["vLLM is not available", "pip install"]),
         (["--model_name_or_path", "no/such/folder"], ["cannot load model 'no/such/folder'", "no such folder"]),
         (["--rewards", "answer_rewar"], ["unknown reward 'answer_rewar'", "did you mean 'answer_reward'?"]),
-        (["--rewards", "json.nothing"], ["cannot import the reward 'json.nothing'", "no attribute 'nothing'"]),
-        (["--rewards", "no_such_module.f"], ["cannot import the reward 'no_such_module.f'", "No module named"]),
+        (["--rewards", "json.nothing"], ["cannot import the reward 'json.nothing'", "has no 'nothing'"]),
+        (
+            ["--rewards", "no_such_module.f"],
+            ["cannot import the reward 'no_such_module.f'", "there is no module 'no_such_module'"],
+        ),
         (["--rewards", "os.sep"], ["the reward 'os.sep' is of type str", "expected a function"]),
         (["--learning_rat", "1e-5"], ["unknown argument '--learning_rat'", "did you mean 'learning_rate'?"]),
         (["--beta", "nan"], ["beta = nan is not allowed; expected a number in [0, inf)"]),
@@ -210,7 +213,7 @@ def test_template_or_chat_for_conversations(dgpo: Callable[..., Any], quick: lis
     file = write("data.jsonl", lines(*rows))
     for flags in (["--chat"], ["--prompt_template", "Q: {prompt}"]):
         done = dgpo("train", *quick, "--dataset", file, *flags)
-        done.one_error("conversations", "leave out prompt_template and chat")
+        done.one_error("conversations", "omit prompt_template and chat")
     dgpo("train", *quick, "--dataset", file).one_error("conversations", "no chat template", "text")
 
 

@@ -240,7 +240,10 @@ def test_batches_are_those_of_the_world(hub: list[str]) -> None:
             ["--rewards", "math_reward", "format_reward", "--reward_weights", "1"],
             ["reward_weights = [1.0]", "expected one for each reward: math_reward, format_reward"],
         ),
-        (["--rewards", "format_reward", "--dynamic_sampling"], ["no reward that decides", "dynamic_sampling_rewards"]),
+        (
+            ["--rewards", "format_reward", "--dynamic_sampling"],
+            ["no reward to select groups by", "dynamic_sampling_rewards"],
+        ),
         (
             ["--use_vllm", "--vllm_mode", "colocate", "--vllm_tensor_parallel_size", "2", "--num_gpus", "3"],
             ["vllm_tensor_parallel_size = 2 does not divide the 3 ranks"],

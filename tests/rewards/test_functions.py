@@ -83,9 +83,9 @@ def test_a_missing_gold_is_a_bad_one(reward):
 
 
 def test_wrong_columns(reward):
-    with pytest.raises(ValueError, match="needs a column of golds, 'answer' or 'solution'"):
+    with pytest.raises(ValueError, match="needs exactly one column of golds, 'answer' or 'solution'"):
         reward(COMPLETIONS)
-    with pytest.raises(ValueError, match="only one of them"):
+    with pytest.raises(ValueError, match="needs exactly one column of golds"):
         reward(COMPLETIONS, GOLDS, solution=GOLDS)
     with pytest.raises(ValueError, match="4 responses and 1 golds"):
         reward(COMPLETIONS, ["1"])

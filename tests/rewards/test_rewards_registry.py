@@ -48,12 +48,15 @@ def test_entries_are_names_paths_or_mappings():
     [
         ([], "rewards is empty"),
         ([{"weight": 1}], "expected a name, or a mapping with 'name'"),
-        ([{"name": "format_reward", "weight": "two"}], "weight = 'two' of reward 'format_reward'; expected a number"),
+        (
+            [{"name": "format_reward", "weight": "two"}],
+            "weight = 'two' of reward 'format_reward'; expected a finite number",
+        ),
         (
             [{"name": "format_reward", "weight": float("nan")}],
-            "weight = nan of reward 'format_reward'; expected a number",
+            "weight = nan of reward 'format_reward'; expected a finite number",
         ),
-        ([{"name": "math.fsum", "start": 1}], "reward 'math.fsum' is imported as it is and has no options; got start"),
+        ([{"name": "math.fsum", "start": 1}], "reward 'math.fsum' is imported and takes no options; got start"),
         (["formt_reward"], "unknown reward 'formt_reward', did you mean 'format_reward'?"),
         (["math.nothing"], "cannot import the reward 'math.nothing'"),
         (["math.pi"], "the reward 'math.pi' is of type float; expected a function"),

@@ -78,7 +78,7 @@ def test_conversations_are_kept(tmp_path: Path) -> None:
     file = write(tmp_path / "data.jsonl", content)
     assert load(file).to_list() == content
     for options in ({"chat": True}, {"template": "{prompt}"}):
-        with pytest.raises(ValueError, match="are conversations: leave out prompt_template and chat"):
+        with pytest.raises(ValueError, match="are conversations: omit prompt_template and chat"):
             load(file, **options)
 
 
@@ -103,8 +103,8 @@ def test_a_solution_of_gsm8k_stays_whole(tmp_path: Path) -> None:
     [
         ({"gold": "answer"}, "columns: 'gold' = 'answer' is not a field; expected one of prompt, answer, id"),
         ({"prompt": "text"}, "has no column 'text' for 'prompt'; its columns: id, prompt, answer"),
-        ({"prompt": "answer", "answer": "answer"}, "takes one column for two fields"),
-        ({"answer": "id", "prompt": "id"}, "takes one column for two fields"),
+        ({"prompt": "answer", "answer": "answer"}, "maps two fields to one column"),
+        ({"answer": "id", "prompt": "id"}, "maps two fields to one column"),
     ],
 )
 def test_mappings_that_do_not_fit(tmp_path: Path, columns: dict[str, str], message: str) -> None:

@@ -268,8 +268,12 @@ def test_a_reward_of_weight_zero_may_decide(build):
     [
         ([wrong, overlong()], {"dynamic_sampling_rewards": ["rong"]}, "unknown reward 'rong', did you mean 'wrong'"),
         ([overlong(), format_reward], {}, "soft_overlong_reward, format_reward are shaping terms .* or have weight 0"),
-        ([wrong, overlong()], {"reward_weights": [0.0, 1.0]}, "no reward that decides which groups stay"),
-        ([overlong()], {"dynamic_sampling": False, "positive_nll_coef": 0.1}, "says which responses are correct"),
+        ([wrong, overlong()], {"reward_weights": [0.0, 1.0]}, "no reward to select groups by"),
+        (
+            [overlong()],
+            {"dynamic_sampling": False, "positive_nll_coef": 0.1},
+            "needs a reward that measures correctness",
+        ),
     ],
 )
 def test_no_reward_that_decides_is_an_error_at_construction(build, rewards, options, message):

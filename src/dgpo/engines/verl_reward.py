@@ -1,4 +1,4 @@
-"""A reward function with verl's signature over our graders. verl itself is not needed."""
+"""A reward function with verl's signature that uses the graders of this package. It does not import verl."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dgpo.tasks.gym import PREFIX as GYM
 from dgpo.tasks.task import grader_of
 
 _FROM_VERL = ("reward_router_address", "reward_model_tokenizer")
-"""verl passes these to every reward function where it runs a reward model."""
+"""verl passes these to every reward function when it runs a reward model."""
 
 _OPTIONS = tuple(signature(MathGrader).parameters)
 
 _MARKERS = {"openai/gsm8k": "####"}
-"""Data sources whose prompts, as verl's scripts write them, ask for the answer behind a marker and not in a box."""
+"""Data sources whose prompts, as written by verl's scripts, ask for the answer after a marker instead of in a box."""
 
 _GRADERS: dict[tuple[Any, ...], Grader] = {}
 
@@ -33,28 +33,28 @@ def compute_score(
     """The reward of one response, with verl's signature: `reward.custom_reward_function.path=pkg://dgpo.engines.verl`.
 
     All calls in a process share one grader, whose workers start with the first answer that needs one and end with the
-    process. Any number of threads may call it: verl does so from an executor.
+    process. Several threads may call it at once, as verl's executor does.
 
     Args:
-        data_source: the name of a task of `dgpo.tasks` that has a grader of its own uses that one; everything else is
-            mathematics, for `MathGrader`. `openai/gsm8k` has the `answer_marker` "####" where none is given.
+        data_source: for the name of a task of `dgpo.tasks` with its own grader, that grader is used; everything else is
+            graded by `MathGrader`. `openai/gsm8k` has the default `answer_marker` "####".
         solution_str: the response: text, a message, or messages.
         ground_truth: the gold; see `MathGrader.grade_many`.
-        extra_info: the row's, not read.
-        options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`). All but `answer_marker`
-            are about its worker processes, and a task with a grader of its own has none. What verl passes for its
-            reward models is not read.
+        extra_info: of the row; ignored.
+        options: of `MathGrader` (`+reward.custom_reward_function.reward_kwargs.deadline=3`). All except
+            `answer_marker` configure its worker processes and have no effect on a task with its own grader. What verl
+            passes for its reward models is ignored.
 
     Returns:
-        `score` and `acc`, 1.0 or 0.0, and 1.0 or 0.0 for what else there is to know: `no_answer`, `unparsed`,
-        `guarded`, `timeout` (the answer could not be compared in time; its score is 0) and `bad_gold` (the gold cannot
-        be used; the score is 0 for whatever the response says, so that its group has no advantage). Always these keys.
+        `score` and `acc`, 1.0 or 0.0, and one flag, 1.0 or 0.0, for each reason: `no_answer`, `unparsed`, `guarded`,
+        `timeout` (not compared within the deadline; the score is 0) and `bad_gold` (the gold cannot be used; the score
+        of every response is 0, so that its group has no advantage). The keys are always the same.
 
     Raises:
-        TypeError: a gold that is neither text nor a number, a response that is neither text nor messages, an option
-            that is neither text nor a number.
-        ValueError: an unknown option, or one out of range; `answer_marker` for a task with a grader of its own; a
-            reasoning-gym task that does not exist.
+        TypeError: a gold is neither text nor a number, a response neither text nor messages, or an option neither text
+            nor a number.
+        ValueError: an unknown option, or one out of range; `answer_marker` for a task with its own grader; an unknown
+            reasoning-gym task.
     """
     given = {name: value for name, value in options.items() if name not in _FROM_VERL}
     for name, value in given.items():
@@ -83,7 +83,7 @@ def _grader(data_source: str, options: dict[str, Any]) -> Grader:
         if options.get("answer_marker") is not None:
             raise ValueError(
                 f"compute_score: answer_marker = {options['answer_marker']!r} has no effect on {data_source!r}, a task "
-                "with a grader of its own; expected it for mathematics only"
+                "with its own grader; it applies to mathematics only"
             )
         return grader
     if data_source in _MARKERS:

@@ -1,6 +1,6 @@
-"""Rewards in the signature of TRL: `reward(completions, answer=..., **columns) -> list[float | None]`.
+"""Reward functions with TRL's signature: `reward(completions, answer=..., **columns) -> list[float | None]`.
 
-Those with options are objects with a `__name__`: TRL names its metrics after it, and pickles rewards into processes.
+Rewards with options are objects with a `__name__`, after which TRL names metrics; TRL pickles rewards into processes.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ LogExtra = Callable[[str, list[Any]], None]
 
 
 class MathReward:
-    """1.0 for the right mathematical answer in the last box, otherwise 0.0; None where the gold cannot be used.
+    """1.0 for the right mathematical answer in the last box, otherwise 0.0; None if the gold cannot be used.
 
-    TRL leaves a completion whose rewards are all None out of its group. Metrics, with TRL's `log_metric`: the share of
-    every reason of `Verdict` as `math_reward/REASON`, and of truncated completions as `math_reward/truncated`. The
-    table of completions gets the columns `extracted` and `reason`.
+    TRL excludes a completion whose rewards are all None from its group. Metrics, through TRL's `log_metric`: the
+    fraction of every reason of `Verdict` as `math_reward/REASON`, and of truncated completions as
+    `math_reward/truncated`. The table of completions gets the columns `extracted` and `reason`.
 
     Args:
-        truncated: "zero" scores completions that were cut off at the token limit 0, whatever they hold, with reason
-            `no_answer`; "grade" grades them like all others. Which ones they are, `DGPOTrainer` says; TRL's own trainer
-            does not, so that nothing counts as truncated there. To leave them out of the loss, set TRL's
+        truncated: "zero" scores completions that were cut off at the token limit 0, with reason `no_answer`; "grade"
+            grades them like all others. `DGPOTrainer` tells rewards which completions were truncated; TRL's own trainer
+            does not, and then none counts as truncated. To exclude them from the loss, set TRL's
             `mask_truncated_completions`.
         options: of `MathGrader`: workers, deadline, memory, recycle, answer_marker.
 
@@ -64,18 +64,18 @@ class MathReward:
         Args:
             completions: [B] texts, messages or conversations; see `dgpo.grading.text_of`.
             answer: [B] golds; see `MathGrader.grade_many`.
-            solution: [B] golds under the name that TRL's data sets have for them; one of the two.
+            solution: [B] the same under the name of TRL's data sets; pass one of the two.
             truncated: [B] whether each was cut off.
             log_metric: TRL's.
             log_extra: TRL's.
             columns: the other columns, not read.
 
         Raises:
-            ValueError: neither or both of answer and solution, or lengths that differ.
+            ValueError: neither or both of answer and solution are given, or the lengths differ.
         """
         golds = answer if answer is not None else solution
         if golds is None or (answer is not None and solution is not None):
-            raise ValueError("math_reward needs a column of golds, 'answer' or 'solution', and only one of them")
+            raise ValueError("math_reward needs exactly one column of golds, 'answer' or 'solution'")
         verdicts = self.grader.grade_many(texts_of(completions), [_gold(gold) for gold in golds])
         if truncated is not None and self.truncated == "zero":
             verdicts = [
@@ -93,12 +93,12 @@ class MathReward:
         return [verdict.score for verdict in verdicts]
 
     def close(self) -> None:
-        """End the grader's workers; they also end with the process."""
+        """End the workers of the grader; they also end with the process."""
         self.grader.close()
 
 
 def _gold(gold: object) -> str:
-    """A gold as text; none is a bad one."""
+    """A gold as text; None becomes an empty one, which is a bad gold."""
     if gold is None:
         return ""
     if isinstance(gold, bool) or not isinstance(gold, str | int | float):
@@ -141,16 +141,16 @@ class FormatReward:
     r"""1.0 for a well-formed response, otherwise 0.0.
 
     Well-formed: `<think>`, thinking that is not empty, `</think>`, then text with exactly one box (`\boxed` or
-    `\fbox`), complete and not empty; end tokens may follow. Nothing stands before `<think>`, and the tags occur once.
+    `\fbox`), closed and not empty; end tokens may follow. Nothing precedes `<think>`, and each tag occurs once.
     A shaping term (`shaping_term`): a wrong answer may be well-formed.
 
     Args:
-        opened_in_prompt: the chat template writes `<think>` at the end of the prompt, as that of DeepSeek-R1 does, so
-            that a completion starts with its thinking and must not open it again. None: so it is where the column
-            `prompts` holds texts that end in `<think>`; a conversation shows no template, and there it must be said.
+        opened_in_prompt: whether the chat template writes `<think>` at the end of the prompt, as DeepSeek-R1's does, so
+            that a completion starts within its thinking and must not open it again. None: detected from `prompts`
+            that are texts ending in `<think>`. Prompts that are conversations do not show the template: set it there.
 
     Raises:
-        ValueError: an option that is not True, False or None.
+        ValueError: the option is not True, False or None.
     """
 
     __name__: ClassVar[str] = "format_reward"
@@ -172,7 +172,7 @@ class FormatReward:
             columns: the other columns, not read.
 
         Raises:
-            ValueError: lengths that differ.
+            ValueError: the lengths differ.
         """
         if prompts is not None and len(prompts) != len(completions):
             raise ValueError(f"{len(completions)} completions and {len(prompts)} prompts; expected one prompt for each")
@@ -208,7 +208,7 @@ def _well_formed(text: str, opened: bool) -> bool:
 
 
 class SoftOverlongReward:
-    r"""DAPO's soft overlong punishment, to be added to the reward of correctness::
+    r"""DAPO's soft overlong punishment, to be added to the correctness reward::
 
                   0                                    |y| <= L - buffer
         R(y) =    ((L - buffer) - |y|) / buffer        L - buffer < |y| <= L
@@ -219,10 +219,10 @@ class SoftOverlongReward:
 
     Args:
         max_completion_length: L.
-        buffer: tokens over which the punishment grows.
+        buffer: number of tokens over which the punishment grows from 0 to -1.
 
     Raises:
-        ValueError: not 0 < buffer < max_completion_length.
+        ValueError: unless 0 < buffer < max_completion_length.
     """
 
     __name__: ClassVar[str] = "soft_overlong_reward"

@@ -20,15 +20,15 @@ REWARDS: dict[str, Callable[..., Any]] = {
     "soft_overlong_reward": SoftOverlongReward,
     "answer_reward": answer_reward,
 }
-"""name -> a class with options, or a function without any"""
+"""Name -> a class with options, or a function without."""
 
 
 def make(name: str, **options: Any) -> RewardFunction:
     """The reward of that name.
 
     Raises:
-        ValueError: an unknown name or option (with the nearest known one), an option out of range, or options for a
-            reward that has none.
+        ValueError: an unknown name or option (the error names the nearest known one), an option out of range, or
+            options for a reward that has none.
     """
     if name not in REWARDS:
         raise ValueError(f"unknown reward {name!r}{did_you_mean(name, REWARDS)}; known: {', '.join(REWARDS)}")
@@ -51,7 +51,7 @@ def make(name: str, **options: Any) -> RewardFunction:
 
 
 def option_names(name: str) -> list[str]:
-    """The options of a reward, with those that `MathReward` hands on to `MathGrader`."""
+    """The options of a reward, including those that `MathReward` passes on to `MathGrader`."""
     reward = REWARDS[name]
     if not inspect.isclass(reward):
         return []
@@ -68,7 +68,7 @@ def build(
         entries: each a name of `dgpo.rewards.REWARDS` or an import path such as `my_package.rewards:mine` (the working
             directory is searched first), or a mapping with `name`, optionally `weight` (default 1.0), and the options
             of the reward: `{"name": "soft_overlong_reward", "buffer": 4096, "weight": 0.5}`.
-        max_completion_length: of the run; for rewards that have an option of this name, unless it is given.
+        max_completion_length: of the run; the default for rewards that have an option of this name.
 
     Raises:
         ValueError: an unknown name or option, a path that cannot be imported, a weight that is not a number, no entry.
@@ -82,13 +82,13 @@ def build(
         if not isinstance(name, str):
             raise ValueError(f"rewards has the entry {entry!r}; expected a name, or a mapping with 'name'")
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a number, and a finite one")
+            raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a finite number")
         if name in REWARDS:
             if "max_completion_length" in option_names(name):
                 fields.setdefault("max_completion_length", max_completion_length)
             built.append(make(name, **fields))
         elif fields:
-            raise ValueError(f"reward {name!r} is imported as it is and has no options; got {', '.join(fields)}")
+            raise ValueError(f"reward {name!r} is imported and takes no options; got {', '.join(fields)}")
         else:
             built.append(_imported(name))
         weights.append(float(weight))

@@ -1,4 +1,4 @@
-"""Which rewards are shaping terms: they judge how a response is written, not whether it is right."""
+"""Shaping terms: rewards for how a response is written, not for whether it is correct."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, TypeVar, cast
 Reward = TypeVar("Reward", bound=Callable[..., Any])
 
 TRL_MODULES = ("trl.rewards.format_rewards", "trl.rewards.other_rewards")
-"""TRL 1.16's rewards of format, length and repetition. They cannot carry the attribute, as TRL does not know it."""
+"""TRL 1.16's rewards of format, length and repetition. TRL does not know the attribute `shaping`."""
 
 
 def shaping_term(reward: Reward) -> Reward:
-    """Mark a reward as a shaping term, such as a penalty on length; it works as a decorator and as a call.
+    """Mark a reward as a shaping term, such as a length penalty. Use it as a decorator or as a function.
 
-    It sets the attribute `shaping` of the function to True. A class of rewards sets it itself, `shaping = True`, and so
-    does a reward model. Dynamic sampling, and the likelihood on correct responses (`positive_nll_coef`), look at the
-    other rewards only.
+    It sets the attribute `shaping` of the function to True. Reward classes and reward models set `shaping = True`
+    themselves. Dynamic sampling and the likelihood of correct responses (`positive_nll_coef`) use the other rewards
+    only.
     """
     cast(Any, reward).shaping = True
     return reward
 
 
 def is_shaping(reward: Any) -> bool:
-    """True where the attribute `shaping` of the reward is True; of what a `functools.partial` or `wraps` wraps.
+    """Whether the attribute `shaping` of a reward, or of the function that it wraps, is True.
 
-    Anything that TRL takes as a reward may be passed: a function, an object, a model. Without the attribute a reward is
-    no shaping term, unless it is one of TRL's own that are (`TRL_MODULES`).
+    Accepts anything that TRL accepts as a reward: a function, an object, a model. A reward without the attribute is not
+    a shaping term, unless it is one of TRL's own (`TRL_MODULES`).
     """
     while not hasattr(reward, "shaping") and (inner := _wrapped(reward)) is not None:
         reward = inner

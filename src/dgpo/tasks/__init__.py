@@ -1,4 +1,4 @@
-"""Tasks: what is trained and evaluated on. Procedural ones make their problems; benchmarks are files or hub data."""
+"""Tasks to train and evaluate on. Procedural tasks generate their problems; benchmarks come from files or the hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def options(name: str) -> tuple[str, ...]:
-    """The options that `make` takes for the task of that name. Raises ValueError if there is none."""
+    """The options that `make` accepts for the task of that name. Raises ValueError for an unknown task."""
     fields = tuple(field.name for field in dataclasses.fields(_kind(name)) if field.name not in _FROM_NAME)
     return (*fields, "chat") if "prompt" in fields else fields
 
@@ -52,12 +52,11 @@ def make(name: str, **given: Any) -> Task:
     Args:
         name: a procedural task, a benchmark, or `reasoning_gym:NAME[,key=value...]` with the task's configuration; the
             keys seed, train_size, validation_size and test_size are those of `GymTask`.
-        given: the options of that kind of task (`options` lists them); one that is None counts as not given.
+        given: the options of that kind of task (see `options`); None means not given.
             `prompt` is a `PromptFormat` or the name of one; `chat` replaces the format's own.
 
     Raises:
-        ValueError: an unknown name (with the nearest known one), an option that the task does not have, a value that
-            it refuses.
+        ValueError: an unknown name (the error names the nearest known one), an unknown option, or a value out of range.
     """
     cls = _kind(name)
     known = options(name)

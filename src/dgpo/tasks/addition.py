@@ -14,10 +14,10 @@ class Addition(Procedural):
     """All 10,000 sums a+b with 0 <= a, b <= 99, split once by `seed` into disjoint parts.
 
     Args:
-        seed: decides which sums go into which split; the default is the split of every figure in the documentation.
+        seed: determines which sums go into which split; all results in the documentation use the default.
 
-    Splits: `train` (9,000), `validation` (500; the starter model stops on it) and `test` (500; only ever evaluated).
-    12+34 and 34+12 count as two problems here, unlike in the other tasks.
+    Splits: `train` (9,000), `validation` (500; for early stopping of the starter model) and `test` (500; for evaluation
+    only). 12+34 and 34+12 count as two problems here, unlike in the other tasks.
     """
 
     name: ClassVar[str] = "addition"
@@ -26,5 +26,5 @@ class Addition(Procedural):
     """Three digits and the end-of-text token, with one to spare."""
 
     def canonical(self, rng: random.Random) -> list[list[Spelling]]:
-        """Every sum, as itself alone."""
+        """Every sum, with one spelling."""
         return [[(f"{a}+{b}=", str(a + b))] for a in range(100) for b in range(100)]

@@ -38,8 +38,8 @@ class PlusMinus(Procedural):
 class Gcd(Procedural):
     """Greatest common divisors of two different numbers up to 200: `gcd(84,126)=` -> `42`.
 
-    Only pairs whose divisor is at least 3 are asked: it is 1 or 2 for three of four random pairs, and a model that
-    always said so would look half trained. Here the best constant answer, 3, is right for 29 %. gcd(a,b) and gcd(b,a)
+    Only pairs with a divisor of at least 3 are used: it is 1 or 2 for three of four random pairs, which a model could
+    always answer. Here the best constant answer, 3, is right for 29 %. gcd(a,b) and gcd(b,a)
     are one problem: 4,626 problems.
     """
 

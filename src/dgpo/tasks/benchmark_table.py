@@ -1,4 +1,4 @@
-"""The benchmarks as data: where each comes from, how many rows it has, and what is known to be wrong with it."""
+"""The benchmarks as data: source, number of rows, hashes and known errors of each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Hub:
     Attributes:
         name, config, split: as `datasets.load_dataset` takes them.
         problem, answer: its columns.
-        id: column that makes the ids, with the benchmark's prefix; None: the row number does.
+        id: column from which ids are made, after the benchmark's prefix; None: the row number is used.
         rows: how many rows it has; copies differ.
-        revision: a commit that public evaluation code pins, None where none was found.
+        revision: a commit that public evaluation code pins; None if none was found.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Content:
         file: its file in a data folder, JSONL with id, problem and answer.
         rows: problems in that file.
         sha256: `content_hash` of that file.
-        answers_sha256: `answers_hash`, for benchmarks whose answers are integers: any copy has to have it.
+        answers_sha256: `answers_hash`, for benchmarks with integer answers; the same for every copy.
         hub: the same on the hub.
     """
 
@@ -65,10 +65,10 @@ class Benchmark:
 
     Attributes:
         prefix: of the ids of rows from the hub.
-        clean: applied to every answer of a hub copy, so that they read as those of the files.
+        clean: applied to every answer of a hub copy, so that it matches the files.
         known_wrong: by id in the file.
-        unparsed: ids whose gold math-verify 0.9.0 cannot read: the grader cannot judge them (reason `bad_gold`).
-        max_new_tokens: budget of a completion that is not said otherwise.
+        unparsed: ids whose gold math-verify 0.9.0 cannot read; their reason is `bad_gold`.
+        max_new_tokens: default token budget of a completion.
     """
 
     name: str

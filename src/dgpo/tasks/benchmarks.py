@@ -1,4 +1,4 @@
-"""Benchmarks from local files or the hub, checked: a benchmark with another content is another benchmark."""
+"""Benchmarks from local files or the hub, with their content checked."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class BenchmarkTask:
     Args:
         name: one of `dgpo.tasks.BENCHMARKS`.
         data_dir: folder with its file, JSONL with `id`, `problem` and `answer`; None: the Hugging Face hub.
-        prompt: what every problem is put into.
-        exclude_known_wrong: leave out the problems whose gold is known to be wrong upstream. Figures are then not
-            comparable with published ones.
+        prompt: format of the prompts.
+        exclude_known_wrong: exclude problems whose gold is known to be wrong upstream. Results are then not comparable
+            with published ones.
         revision: commit of the hub data set instead of the one in the table.
 
     Raises:
@@ -58,7 +58,7 @@ class BenchmarkTask:
 
     @property
     def about(self) -> Benchmark:
-        """What is known about it."""
+        """Its entry in the table."""
         return BENCHMARKS[self.name]
 
     @property
@@ -68,7 +68,7 @@ class BenchmarkTask:
 
     @property
     def max_new_tokens(self) -> int:
-        """Budget of a completion that is not said otherwise."""
+        """Default token budget of a completion."""
         return self.about.max_new_tokens
 
     @property
@@ -80,8 +80,8 @@ class BenchmarkTask:
         """The problems of one split as {"id", "problem", "prompt", "answer"}, in the order of the source.
 
         Raises:
-            ValueError: a split that it does not have, a file or data set that is not this benchmark.
-            OSError: a file that is not there, a hub data set that cannot be had.
+            ValueError: an unknown split, or a file or data set with other content.
+            OSError: a missing file, or a hub data set that cannot be loaded.
         """
         rows, _ = self._load(split)
         return [
@@ -96,9 +96,9 @@ class BenchmarkTask:
     def provenance(self, split: str = "test") -> dict[str, Any]:
         """Where the problems come from and what was checked, JSON-ready.
 
-        `checked` is `content` (problems, answers and order are those of the reference files), `answers` (row count and
-        the answers are) or `unverified` (the row count alone is). `sha256` is of all rows, before any exclusion;
-        `excluded` lists the ids that were left out. Raises as `problems` does.
+        `checked` is `content` (problems, answers and order match the reference files), `answers` (the number of rows
+        and the answers match) or `unverified` (only the number of rows does). `sha256` is over all rows, before any
+        exclusion; `excluded` lists the excluded ids. Raises as `problems` does.
         """
         return self._load(split)[1]
 
@@ -190,8 +190,8 @@ class BenchmarkTask:
             row = _find(rows, wrong.problem_sha256)
             if row is None:
                 raise ValueError(
-                    f"exclude_known_wrong: {where} has no problem with the text of {id}, so that it cannot be told "
-                    f"which of its golds is the wrong one; use the local files, or leave the option out"
+                    f"exclude_known_wrong: {where} has no problem with the text of {id}, so the wrong gold cannot be "
+                    "identified; use the local files, or omit the option"
                 )
             excluded.append(row[0])
         return [row for row in rows if row[0] not in excluded], excluded

@@ -1,4 +1,4 @@
-"""What identifies the content of a set of problems, whoever copied it: hashes and canonical answers."""
+"""Hashes and canonical answers that identify the content of a set of problems in any copy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _INTEGER = re.compile(r"([-−]?)0*([0-9]+)(?:\.0+)?")
 
 
 def one_spaced(text: str) -> str:
-    """The text with every run of white space made one space: copies differ in line breaks and trailing spaces."""
+    """The text with each run of white space as one space: copies differ in line breaks and trailing spaces."""
     return " ".join(text.split())
 
 
@@ -24,7 +24,7 @@ def content_hash(rows: Iterable[tuple[str, str]]) -> str:
     """SHA-256 of (problem, answer) pairs in order.
 
     One line per pair: the JSON list of the two texts, white space normalised, without spaces, UTF-8 and not escaped,
-    then a line feed. Ids and other columns do not count.
+    then a line feed. Ids and other columns are ignored.
     """
     digest = hashlib.sha256()
     for problem, answer in rows:
@@ -34,7 +34,7 @@ def content_hash(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def answers_hash(answers: Iterable[str]) -> str:
-    """SHA-256 of the sorted answers, one per line: the same however the problems are formatted or ordered."""
+    """SHA-256 of the sorted answers, one per line: independent of the format and order of the problems."""
     return hashlib.sha256("\n".join(sorted(map(one_spaced, answers))).encode()).hexdigest()
 
 

@@ -15,7 +15,7 @@ _READERS = {".jsonl": "from_json", ".json": "from_json", ".parquet": "from_parqu
 
 
 def is_file(name: str) -> bool:
-    """Whether `load` takes the name for a file, which has no splits, and not for a hub data set."""
+    """Whether `load` treats the name as a file, which has no splits, and not as a hub data set."""
     return Path(name).suffix in _READERS
 
 
@@ -33,23 +33,21 @@ def load(
     Args:
         name: a local .jsonl, .json or .parquet file, or the name of a data set on the Hugging Face hub.
         split: split of the hub data set; a local file is one split.
-        config: configuration of the hub data set, for those that have several.
-        columns: which columns hold `prompt`, `answer` and `id`, for data sets that call them otherwise, such as
-            {"prompt": "question", "answer": "final"}. A column that already has the name of one of these is dropped.
-        template: text with `{prompt}` in it that every prompt is put into, such as an instruction to box the answer.
+        config: configuration of the hub data set, if it has several.
+        columns: the columns that hold `prompt`, `answer` and `id`, such as {"prompt": "question", "answer": "final"}.
+            An existing column with the name of a mapped field is dropped.
+        template: text that contains `{prompt}`, such as an instruction to box the answer; applied to every prompt.
         chat: make each prompt a conversation of one user message, for models with a chat template.
 
     Returns:
         A `datasets.Dataset` with `prompt` (from `prompt`, `problem` or `question`) and `answer`, and its other columns.
-        Answers are text; those of GSM8K's form, a solution that ends with `#### 72`, stay as they are, because the
-        graders read them.
+        Answers are text; solutions that end with `#### 72`, as in GSM8K, are kept, because the graders read them.
 
     Raises:
-        ValueError: no such column, a mapping of something else or of two fields to one column, rows without a value
-            in one of them, an answer that is not one value, an unknown file type, a file that cannot be read, a
-            config for a file, a template without `{prompt}`, or one (or `chat`) for prompts that are conversations
-            already.
-        OSError: a file that does not exist, a hub data set that cannot be had.
+        ValueError: a missing column, an unknown field in `columns`, two fields mapped to one column, missing values, an
+            answer that is not a single value, an unknown file type, a file that cannot be read, a config for a file, a
+            template without `{prompt}`, or `template` or `chat` for prompts that are already conversations.
+        OSError: a missing file, or a hub data set that cannot be loaded.
     """
     from datasets import Value
 
@@ -71,7 +69,7 @@ def load(
         if not isinstance(answer, str | int | float):
             raise ValueError(f"data set {name!r} has the answer {answer!r}; expected text or a number")
         if (template is not None or chat) and not isinstance(prompt, str):
-            raise ValueError(f"the prompts of data set {name!r} are conversations: leave out prompt_template and chat")
+            raise ValueError(f"the prompts of data set {name!r} are conversations: omit prompt_template and chat")
         if template is not None:
             prompt = template.replace("{prompt}", prompt)
         return {"prompt": [{"role": "user", "content": prompt}] if chat else prompt, "answer": str(answer)}
@@ -79,7 +77,7 @@ def load(
     if template is None and not chat and data.features["answer"] == Value("string"):
         return data
     features = data.features.copy()
-    features["answer"] = Value("string")  # said, because map would turn "46" back into the number that it was
+    features["answer"] = Value("string")  # explicit, because map would convert "46" back to a number
     if chat:
         features["prompt"] = [{"role": Value("string"), "content": Value("string")}]
     return data.map(shape, features=features)
@@ -95,9 +93,9 @@ def _renamed(data: Dataset, name: str, columns: Mapping[str, str]) -> Dataset:
                 f"{', '.join(data.column_names)}"
             )
     if len(set(columns.values())) < len(columns):
-        raise ValueError(f"columns: {dict(columns)} takes one column for two fields")
+        raise ValueError(f"columns: {dict(columns)} maps two fields to one column")
     others = [field for field, column in columns.items() if field != column and field in data.column_names]
-    # a column that is in the way of a field may be the source of another: prompt=answer answer=prompt
+    # a column with the name of one field may be the source of another: prompt=answer answer=prompt
     data = data.remove_columns([field for field in others if field not in columns.values()])
     return data.rename_columns({column: field for field, column in columns.items() if field != column})
 
@@ -118,5 +116,5 @@ def _read(name: str, split: str, config: str | None) -> Dataset:
             reason = error.__cause__ or str(error) or "no rows"
             raise ValueError(f"cannot read the data file {name!r}: {reason}") from error
     if path.exists():
-        raise ValueError(f"{name!r} is not a data file that can be read; expected one of {', '.join(_READERS)}")
+        raise ValueError(f"{name!r} is not a supported data file; expected one of {', '.join(_READERS)}")
     return load_dataset(name, config, split=split)

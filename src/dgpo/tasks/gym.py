@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "reasoning_gym:"
 SEED_STEP = 10_000_000
-"""Item i of a data set comes from Random(seed + i): seeds this far apart share no item, for sizes below it."""
+"""Item i of a data set comes from Random(seed + i): seeds this far apart share no items, for sizes below it."""
 MAX_SEED = 100
 
 
@@ -34,14 +34,14 @@ class GymTask(Checked):
     Args:
         task: its name in the package.
         config: its configuration there, such as {"max_value": 100}; not `seed` and `size`.
-        seed: other seeds have other items.
-        train_size, validation_size, test_size: items asked for. A split holds at most so many:
-            questions that repeat, or that a held-out split already has, are dropped (`provenance` counts them).
-        prompt: what every question is put into.
+        seed: different seeds have different items.
+        train_size, validation_size, test_size: items requested. A split may hold fewer: repeated questions and
+            questions of a held-out split are dropped (`provenance` counts them).
+        prompt: format of the prompts.
 
     Raises:
-        ValueError: an unknown task, one that cannot be graded exactly (and why), a value out of range.
-        ImportError: reasoning-gym is not installed (when problems are made).
+        ValueError: an unknown task, one that cannot be graded exactly (the error says why), or a value out of range.
+        ImportError: reasoning-gym is not installed; raised when problems are generated.
     """
 
     kind: ClassVar[str] = "reasoning_gym"
@@ -67,7 +67,9 @@ class GymTask(Checked):
             )
         for key, _ in self.config:
             if key in ("seed", "size"):
-                raise ValueError(f"{self.name}: {key!r} is not a setting here; use seed and {', '.join(_SIZES)}")
+                raise ValueError(
+                    f"{self.name}: {key!r} cannot be set in the configuration; use seed and {', '.join(_SIZES)}"
+                )
 
     @property
     def name(self) -> str:
@@ -87,14 +89,14 @@ class GymTask(Checked):
     extract = staticmethod(final_text)
 
     def reward(self, completions: list[Any], answer: list[str], **_: Any) -> list[float]:
-        """`grade` of a batch, in the signature of a TRL reward function; conversations by their last message."""
+        """`grade` of a batch, in the signature of a TRL reward function; a conversation counts by its last message."""
         return [self.grade(text, gold) for text, gold in zip(texts_of(completions), answer, strict=True)]
 
     def problems(self, split: str) -> list[Problem]:
         """The problems of one split as {"id", "problem", "prompt", "answer"}, in the order of their seeds.
 
         Raises:
-            ValueError: an unknown split, a configuration that the package refuses.
+            ValueError: an unknown split, or a configuration that the package rejects.
             ImportError: reasoning-gym is not installed.
         """
         return [
@@ -132,7 +134,7 @@ class GymTask(Checked):
 
     def _make(self, split: str) -> _Made:
         check_split(self.name, split, self.splits)
-        # a question of the test set is nowhere else, one of the validation set not in training
+        # questions of the test set occur in no other split, those of the validation set not in training
         held_out = {"test": (), "validation": ("test",), "train": ("test", "validation")}[split]
         seen = frozenset(question for other in held_out for _, question, _ in self._make(other).items)
         size = int(getattr(self, f"{split}_size"))
@@ -155,7 +157,7 @@ def _generate(task: str, config: tuple[tuple[str, Any], ...], first: int, size: 
     try:
         data = package.create_dataset(task, seed=first, size=size, **dict(config))
     except (TypeError, AssertionError, ValueError) as error:
-        raise ValueError(f"reasoning-gym refuses {task} with {dict(config)}: {error}") from error
+        raise ValueError(f"reasoning-gym rejects {task} with {dict(config)}: {error}") from error
     items: dict[str, tuple[int, str, str]] = {}
     repeats = dropped = 0
     for number, entry in enumerate(data):
@@ -181,10 +183,10 @@ def _package() -> Any:
 def parse_name(name: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
     """`reasoning_gym:gcd,max_value=50` -> ("gcd", (("max_value", 50),)).
 
-    Values are integers, decimals, true or false where they look so, otherwise text.
+    Values are read as integers, decimals or true/false if possible, otherwise as text.
 
     Raises:
-        ValueError: a part that is not key=value, or a key twice.
+        ValueError: a part is not key=value, or a key is duplicated.
     """
     task, *parts = name.removeprefix(PREFIX).split(",")
     config: dict[str, Any] = {}
@@ -193,7 +195,7 @@ def parse_name(name: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
         if not separator or not key.isidentifier():
             raise ValueError(f"cannot read {part!r} in the task {name!r}; expected key=value")
         if key in config:
-            raise ValueError(f"the task {name!r} has {key!r} twice")
+            raise ValueError(f"duplicate key {key!r} in the task {name!r}")
         config[key] = _value(text)
     return task, tuple(config.items())
 

@@ -1,8 +1,7 @@
 """Exact scorers for reasoning-gym's tasks. Model text is hostile input: it is compared or parsed, never evaluated.
 
-The answer in a response is the content of its last box, and where there is no box all that it says (see
-`dgpo.grading.said`); no number is picked out of a sentence. A box that is empty or was never closed is
-none.
+The answer in a response is the content of its last box, or without a box its whole text (see `dgpo.grading.said`); no
+number is picked from a sentence. A box that is empty or was never closed holds no answer.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dgpo.grading.mathematics import number
 from dgpo.tasks.gym_table import How
 
 MAX_EXPRESSION = 200
-"""Characters: bounds the depth of the tree and the size of every number in it."""
+"""Characters: bounds the depth of the syntax tree and the size of its numbers."""
 
 _EXPRESSION = re.compile(rf"[0-9+\-*/() ]{{1,{MAX_EXPRESSION}}}")
 _FRACTION = re.compile(
@@ -28,7 +27,7 @@ _BESIDE_PUNCTUATION = re.compile(r" ?([\[\],]) ?")
 
 
 def final_text(response: Completion) -> str | None:
-    r"""The answer that a response gives: its last `\boxed{}`, or without any box all that it says; None for nothing."""
+    r"""The answer of a response: its last `\boxed{}`, or without a box its whole text; None if that is empty."""
     text = said(text_of(response)).strip()
     box = last_box(text)
     return (text or None) if box is None else box.answer
@@ -40,7 +39,7 @@ def value(response: Completion, answer: str) -> float:
 
 
 def caseless(response: Completion, answer: str) -> float:
-    """`value` without regard to upper and lower case."""
+    """`value`, ignoring case."""
     given = final_text(response)
     return _same(None if given is None else given.casefold(), answer.casefold())
 
@@ -63,9 +62,9 @@ def reduced(response: Completion, answer: str) -> float:
 
 
 def expression(response: Completion, answer: str) -> float:
-    """1.0 for arithmetic that uses exactly the numbers of the answer and has its value; otherwise 0.0.
+    """1.0 for arithmetic with exactly the numbers of the answer and with its value; otherwise 0.0.
 
-    Integers, + - * / and parentheses alone, 200 characters at most, in exact fractions.
+    Only integers, + - * / and parentheses, at most 200 characters, in exact fractions.
     """
     given, gold = _evaluate(final_text(response) or ""), _evaluate(answer)
     return float(given is not None and given == gold)

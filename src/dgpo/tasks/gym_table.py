@@ -1,10 +1,10 @@
-"""reasoning-gym 0.1.25, task by task: which of them can be graded exactly here, how, and why the others cannot.
+"""The tasks of reasoning-gym 0.1.25: which can be graded exactly here and how, and why the others cannot.
 
 Decided from the source of all 106 registered tasks. `reasoning_gym`'s own `score_answer` is never called: nine of them
 run the model's text as code (binary_matrix, countdown, intermediate_integration, n_queens, polynomial_multiplication,
 puzzle24, simple_integration, spiral_matrix, string_insertion), the default one gives -1 half a point where the answer
-is 1, and several raise on text that they did not expect. A task is here only if exactly one answer is right, or if
-`gym_scorers` can tell all right answers, and if a seed gives the same items in every process.
+is 1, and several raise on unexpected text. A task is supported only if exactly one answer is right, or `gym_scorers`
+recognises all right answers, and if a seed gives the same items in every process.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Literal
 
 How = Literal["value", "caseless", "literal", "reduced", "expression"]
-"""value: equal text, or equal rational numbers. caseless: the same, upper or lower case. literal: equal text alone,
-because an equal number may be the question itself. reduced: a fraction in lowest terms, in any notation. expression:
-arithmetic with exactly the given numbers that has the value of the stored one."""
+"""value: equal text, or equal rational numbers. caseless: the same, ignoring case. literal: equal text only, because an
+equal number may be the question itself. reduced: a fraction in lowest terms, in any notation. expression: arithmetic
+with exactly the given numbers and the value of the stored answer."""
 
 
 def _names(*lines: str) -> list[str]:
@@ -48,9 +48,9 @@ _HOW: dict[How, list[str]] = {
 GRADED: dict[str, How] = {name: how for how, names in _HOW.items() for name in names}
 """Name -> how its answers are compared."""
 
-_NO_ANSWER = "it stores no answer; only the package's own scorer could tell, and that is not exact"
-_MANY = "several answers are right, and the package's own scorer is not exact or gives shares"
-_UNSTABLE = "its items depend on Python's hash seed: another process would train and test on others"
+_NO_ANSWER = "it stores no answer, and the package's own scorer is not exact"
+_MANY = "several answers are right, and the package's own scorer is not exact or gives partial credit"
+_UNSTABLE = "its items depend on Python's hash seed, so that processes would have different items"
 _CODE = "one answer has many forms, and the package's own scorer runs model text as code"
 
 REFUSED: dict[str, str] = {
@@ -60,7 +60,7 @@ REFUSED: dict[str, str] = {
     "complex_arithmetic": "one number has many spellings, and the package's own scorer goes by distance",
     "composite": "it is made of other tasks: name one of them",
     "cryptarithm": _MANY + ": nothing ensures one solution",
-    "futoshiki": "one solution has many layouts, and the package's own scorer gives shares",
+    "futoshiki": "one solution has many layouts, and the package's own scorer gives partial credit",
     "graph_color": _NO_ANSWER,
     "group_anagrams": _MANY + ": groups in any order",
     "intermediate_integration": _CODE,
@@ -92,4 +92,4 @@ REFUSED: dict[str, str] = {
     "tower_of_hanoi": _MANY + ": any sequence of moves that ends right",
     "word_ladder": _MANY + ": any ladder of English words",
 }
-"""Name -> why it can be neither trained nor evaluated on."""
+"""Name -> why it is not supported."""

@@ -1,4 +1,4 @@
-"""What the procedural tasks share: problems made from a seed, split so that no test item is ever in training."""
+"""The base of the procedural tasks: problems from a seed, split so that no test problem is in training."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Spelling = tuple[str, str]
 
 
 def text_answer(completion: Completion) -> str | None:
-    """All of a completion, up to surrounding white space; None for nothing."""
+    """The whole completion without surrounding white space; None if it is empty."""
     return text_of(completion).strip() or None
 
 
@@ -42,14 +42,15 @@ def text_reward(completions: list[Completion], answer: list[str], **_: Any) -> l
 
 @dataclass(frozen=True, kw_only=True)
 class Procedural(Checked, ABC):
-    """A task that makes its problems itself, within the reach of a character-level model of a million parameters.
+    """A task that generates its problems, which a character-level model of a million parameters can learn.
 
-    What is split is the *problem*, not its spelling: gcd(12,18) and gcd(18,12) are one problem, so that no spelling of
-    a test problem is trained on. `train` has every spelling of its problems, the held-out splits one each, drawn by
-    the seed. Prompts hold printable ASCII only; a grade is equality of text.
+    Splits are by *problem*, not by spelling: gcd(12,18) and gcd(18,12) are one problem, so that no spelling of a test
+    problem is trained on. `train` has every spelling of its problems, the held-out splits one each, drawn with the
+    seed. Prompts are printable ASCII; grading is equality of text.
 
     Args:
-        seed: decides which problems go into which split. Same seed, same problems in the same order, anywhere.
+        seed: determines which problems go into which split. The same seed gives the same problems in the same order on
+            every machine.
     """
 
     name: ClassVar[str]

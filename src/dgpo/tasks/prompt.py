@@ -1,4 +1,4 @@
-"""What a problem is put into before a model sees it: one object, recorded in every result."""
+"""The format of prompts: one object, recorded in every result."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Messages = list[dict[str, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class PromptFormat:
-    """A template around every problem, and whether the tokenizer's chat template goes around that.
+    """A template for every problem, and whether the tokenizer's chat template is applied to it.
 
     Args:
-        name: what results and tables call it.
-        template: text with `{problem}` in it, once or more often. Other braces, such as LaTeX's, are text.
-        system: a system message before the user's; needs `chat=True`, because plain text has no place for it.
+        name: name in results and tables.
+        template: text that contains `{problem}` at least once. Other braces, such as LaTeX's, are text.
+        system: a system message; needs `chat=True`, because plain text has no place for it.
         chat: True: the prompt is a conversation, for tokenizers with a chat template. False: plain text. None: a
             conversation if the tokenizer has a chat template; `resolve` decides it, and until then prompts are text.
 
     Raises:
-        ValueError: an empty name, a template without `{problem}`, a system message without `chat=True`.
+        ValueError: an empty name, a template without `{problem}`, or a system message without `chat=True`.
     """
 
     name: str
@@ -45,7 +45,7 @@ class PromptFormat:
             )
 
     def render(self, problem: str) -> str | Messages:
-        """The prompt of one problem: text, or messages where `chat` is True."""
+        """The prompt of one problem: text, or messages if `chat` is True."""
         text = self.template.replace("{problem}", problem)
         if not self.chat:
             return text
@@ -53,7 +53,7 @@ class PromptFormat:
         return [*system, {"role": "user", "content": text}]
 
     def resolve(self, tokenizer: Any) -> PromptFormat:
-        """The same with `chat` decided by whether this tokenizer has a chat template.
+        """The same format, with `chat=None` replaced by whether this tokenizer has a chat template.
 
         Raises:
             ValueError: `chat` is True and the tokenizer has no chat template.
@@ -66,10 +66,10 @@ class PromptFormat:
         return replace(self, chat=there) if self.chat is None else self
 
     def describe(self, tokenizer: Any = None) -> dict[str, Any]:
-        """What a result says about its prompts, JSON-ready.
+        """The description of prompts in a result, JSON-ready.
 
         Args:
-            tokenizer: the tokenizer that the prompts went through; None where nobody knows it.
+            tokenizer: the tokenizer of the prompts; None if unknown.
 
         Returns:
             `name`, `template`, `system`, `chat` (resolved if there is a tokenizer), and `chat_template`: None without a
@@ -94,7 +94,7 @@ def _chat_template(tokenizer: Any) -> dict[str, Any]:
 
 
 PLAIN = PromptFormat(name="plain", template="{problem}")
-"""The problem and nothing else."""
+"""Only the problem."""
 
 BOXED = PromptFormat(
     name="boxed", template="{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
@@ -105,7 +105,7 @@ PROMPTS = {prompt.name: prompt for prompt in (PLAIN, BOXED)}
 
 
 def describe_all(formats: Sequence[PromptFormat], tokenizer: Any = None) -> dict[str, Any]:
-    """What is recorded of an evaluation: its prompt format, or every format under its name."""
+    """The record of an evaluation: its prompt format, or every format by name."""
     described = {form.name: form.describe(tokenizer) for form in formats}
     return (
         next(iter(described.values())) if len(described) == 1 else {"name": ", ".join(described), "formats": described}

@@ -1,4 +1,4 @@
-"""Spelling backwards: `reverse(track)=` -> `kcart`. No arithmetic: copying, which small models learn fast."""
+"""Spelling backwards: `reverse(track)=` -> `kcart`. Only copying, which small models learn fast."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LENGTHS = (3, 6)
 
 @dataclass(frozen=True, kw_only=True)
 class Reverse(Procedural):
-    """Spell 3 to 6 random lower-case letters backwards; as many words of each length.
+    """Spell 3 to 6 random lower-case letters backwards; each length occurs equally often.
 
-    A word and its reverse are one problem; 5,000 of them are drawn by the seed.
+    A word and its reverse are one problem; 5,000 are drawn with the seed.
     """
 
     name: ClassVar[str] = "reverse"

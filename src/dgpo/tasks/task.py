@@ -1,4 +1,4 @@
-"""The contract of a task: what training and evaluation ask of anything that they run on."""
+"""The protocol of a task, for training and evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Problem = dict[str, Any]
-"""`id`, `prompt` (a text, or the messages of a chat) and `answer`; further keys are the task's own."""
+"""`id`, `prompt` (a text, or the messages of a chat) and `answer`; tasks may add further keys."""
 
 Grade = Callable[[Completion, str], float]
 """(completion, answer) -> 1.0 or 0.0, by a pure function that never runs what the model wrote."""
@@ -25,7 +25,7 @@ class Task(Protocol):
 
     @property
     def name(self) -> str:
-        """What `dgpo.tasks.make` knows it by, with its options."""
+        """Its name for `dgpo.tasks.make`, with its options."""
 
     @property
     def kind(self) -> str:
@@ -37,7 +37,7 @@ class Task(Protocol):
 
     @property
     def max_new_tokens(self) -> int:
-        """Budget of a completion that is not said otherwise."""
+        """Default token budget of a completion."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class Task(Protocol):
 
     @property
     def prompt(self) -> PromptFormat:
-        """What every problem is put into."""
+        """Format of the prompts."""
 
     @property
     def grade(self) -> Grade | None:
@@ -53,24 +53,24 @@ class Task(Protocol):
 
     @property
     def extract(self) -> Extract | None:
-        """The answer in a completion as `grade` finds it, None if there is none; None where `grade` is."""
+        """The answer in a completion as `grade` finds it, or None if there is none. None if `grade` is None."""
 
     @property
     def reward(self) -> Callable[..., list[float]] | None:
-        """`grade` as a TRL reward function; None where that is `dgpo.rewards`' business."""
+        """`grade` as a TRL reward function; None if the reward comes from `dgpo.rewards`."""
 
     def problems(self, split: Any) -> list[Problem]:
-        """The problems of one split, always in the same order. Raises ValueError for a split that it does not have."""
+        """The problems of one split, always in the same order. Raises ValueError for an unknown split."""
 
     def dataset(self, split: Any) -> Dataset:
-        """The same as a `datasets.Dataset` with the columns `prompt` and `answer`: what a trainer reads."""
+        """The same as a `datasets.Dataset` with the columns `prompt` and `answer`, for trainers."""
 
     def provenance(self, split: Any) -> dict[str, Any]:
         """Where the problems of one split come from, JSON-ready: `source`, `rows`, `sha256` and the task's own keys."""
 
 
 def grader_of(task: Task) -> FunctionGrader | None:
-    """The task's own grader with the answers that it finds; None where `dgpo.rewards.MathGrader` grades."""
+    """The task's own grader; None if `dgpo.rewards.MathGrader` grades it."""
     return None if task.grade is None else FunctionGrader(task.grade, f"{task.name} (exact)", task.extract)
 
 

@@ -1,4 +1,4 @@
-"""Which rewards of a run say that a response is correct, and which decide about its groups."""
+"""Which rewards of a run measure correctness, and which select groups in dynamic sampling."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from dgpo.training.config import DGPOConfig
 
 
 def check_choice(config: DGPOConfig, built: Sequence[RewardFunction]) -> None:
-    """What the trainer refuses, before a model is loaded.
+    """Check the rewards of a run before a model is loaded.
 
     Raises:
-        ValueError: not one weight per reward; what `deciding_columns` refuses.
+        ValueError: the number of weights is not that of the rewards, or `deciding_columns` raises.
     """
     named = [(get_callable_name(reward), reward) for reward in built]
     weights = [1.0] * len(built) if config.reward_weights is None else config.reward_weights
@@ -30,21 +30,22 @@ def check_choice(config: DGPOConfig, built: Sequence[RewardFunction]) -> None:
 def deciding_columns(
     config: DGPOConfig, named: Sequence[tuple[str, Any]], weights: Sequence[float]
 ) -> tuple[list[int], list[int]]:
-    """Which rewards say whether a response is correct, and which decide in dynamic sampling.
+    """Which rewards measure correctness, and which select groups in dynamic sampling.
 
-    The first are all that are no shaping terms. The second are those of `dynamic_sampling_rewards`, or else the same.
+    The first are all rewards that are not shaping terms. The second are those of `dynamic_sampling_rewards` if it is
+    set, otherwise the same.
 
     Args:
         config: of the run.
-        named: K pairs of the name under which TRL logs a reward, and the reward.
+        named: K pairs: the name under which TRL logs the reward, and the reward.
         weights: [K].
 
     Returns:
         Two lists of indices of rewards.
 
     Raises:
-        ValueError: an unknown name in `dynamic_sampling_rewards`, no reward that decides, or none that says which
-            responses are correct, where the configuration needs one.
+        ValueError: an unknown name in `dynamic_sampling_rewards`, or no reward of either kind although the
+            configuration needs one.
     """
     names, chosen = [name for name, _ in named], config.dynamic_sampling_rewards
     outcomes = [column for column, (_, reward) in enumerate(named) if not is_shaping(reward)]
@@ -58,12 +59,10 @@ def deciding_columns(
         instead = f"all of {', '.join(names)} are shaping terms (dgpo.rewards.is_shaping) or have weight 0"
         if config.dynamic_sampling and chosen is None:
             raise ValueError(
-                f"dynamic_sampling has no reward that decides which groups stay: {instead}; name one in "
-                "dynamic_sampling_rewards"
+                f"dynamic_sampling has no reward to select groups by: {instead}; name one in dynamic_sampling_rewards"
             )
         if config.positive_nll_coef > 0:
             raise ValueError(
-                f"positive_nll_coef = {config.positive_nll_coef} has no reward that says which responses are correct: "
-                f"{instead}"
+                f"positive_nll_coef = {config.positive_nll_coef} needs a reward that measures correctness: {instead}"
             )
     return outcomes, outcomes if chosen is None else [c for c, name in enumerate(names) if name in chosen]
