@@ -17,10 +17,10 @@ export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser test-verl soak lint format docs figures bench clean
+.PHONY: help setup demo test browser test-verl soak lint format docs figures new-method bench clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
 
 setup: $(READY) ## create .venv and install dgpo with everything the other targets need
 
@@ -71,7 +71,10 @@ format: $(READY) ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-figures: $(READY) ## draw docs/figures/ and write docs/objectives.md again, from the classes
+new-method: $(READY) ## write the two files of a new objective to fill in (NAME=my_method)
+	@$(BIN)/python scripts/new_method.py "$(NAME)"
+
+figures: $(READY) ## write what follows from the classes: docs/figures/, docs/objectives.md, imports for type checkers
 	$(BIN)/python docs/figures/weights.py
 	$(BIN)/python docs/generate_objectives.py
 
