@@ -191,7 +191,7 @@ def test_a_sharding_that_was_not_given_is_said_to_be_assumed(
     dgpo: Run, hub: list[str], flags: list[str], assumed: bool
 ) -> None:
     out = dgpo("train", *hub, "--dry_run", *flags).out
-    assert ("note: sharding not given: DDP assumed; --accelerate_config FILE says otherwise" in out) == assumed
+    assert ("note: sharding not given: DDP assumed; use --accelerate_config FILE to change it" in out) == assumed
 
 
 def test_one_of_a_thing_is_not_several(dgpo: Run, hub: list[str]) -> None:

@@ -66,7 +66,7 @@ def test_ctrl_c_saves_says_how_to_resume_and_resuming_finishes(
     code = process.wait(timeout=120)
     reader.join()
     assert code == 0, errors[0]
-    assert "press again to stop at once" in said
+    assert "press again to stop immediately" in said
     stopped = re.search(r"stopped at update (\d+); checkpoint saved in (.*)\. Continue with:", said)
     assert stopped is not None
     assert stopped[2] == str(output)

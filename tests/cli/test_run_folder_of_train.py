@@ -73,7 +73,7 @@ def test_another_run_is_not_continued(
     dgpo: Callable[..., Any], run: list[str], changed: list[str], difference: str
 ) -> None:
     dgpo("train", *run, "--max_steps", 3, *changed, "--resume").one_error(
-        "belongs to another run. Different (there -> now): ", difference, "--resume_allow_changed"
+        "belongs to another run. Differences (checkpoint -> now): ", difference, "--resume_allow_changed"
     )
 
 
@@ -88,12 +88,12 @@ def test_a_half_written_checkpoint_is_passed_over(dgpo: Callable[..., Any], run:
     (output / "checkpoint-8" / "trainer_state.json").unlink()
     done = dgpo("train", *run, "--max_steps", 3, "--resume")
     assert done.code == 0, done.err
-    assert "checkpoint-8 is passed over: trainer_state.json is missing\n" in done.out
+    assert "checkpoint-8 is skipped: trainer_state.json is missing\n" in done.out
     assert f"continuing from {output / 'checkpoint-2'}\n" in done.out
     (output / "checkpoint-2" / "optimizer.pt").unlink()
     shutil.rmtree(output / "checkpoint-3", ignore_errors=True)
     dgpo("train", *run, "--max_steps", 3, "--resume").one_error(
-        "checkpoint-8: trainer_state.json is missing; checkpoint-2: it holds no optimizer.pt",
+        "checkpoint-8: trainer_state.json is missing; checkpoint-2: it has no optimizer.pt",
         "--resume_allow_missing optimizer",
     )
 

@@ -17,7 +17,6 @@ from transformers.trainer_callback import TrainerState
 from dgpo.training import DGPOTrainer, resumable
 from dgpo.training.checkpoint_files import MANIFEST, checkpoints, damage
 from dgpo.training.resumable import STAGING, CheckpointError, CheckpointNotWritten
-from dgpo.training.resuming import describe_run
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "steps_per_generation": 2}
 STATES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "reward_history.json", "ref_model.pt"]
@@ -181,7 +180,7 @@ STEPS = {
 def test_a_full_disk_at_any_step_leaves_the_checkpoints_before_it(trained, monkeypatch, step):
     trainer, run = trained
     trainer.state.global_step = 5
-    trainer._run = describe_run(trainer)
+    trainer._describe()
     trainer.create_optimizer_and_scheduler(5)
     owner, name = STEPS[step]
     with monkeypatch.context() as patched:
@@ -205,7 +204,7 @@ def test_a_file_that_the_system_refuses_to_write(build, tmp_path, limit):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
     try:
-        with pytest.raises(CheckpointNotWritten, match="update 2 could not be written to .*; no checkpoint is there"):
+        with pytest.raises(CheckpointNotWritten, match="update 2 could not be written to .*; there is no checkpoint"):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -289,10 +288,10 @@ def test_the_newest_whole_one_is_taken_and_the_others_are_named(trained, caplog)
     (run / "checkpoint-notes").mkdir()
     found = trainer.find_checkpoint(True)
     assert found.checkpoint == str(run / "checkpoint-2")
-    assert found.notes == ("checkpoint-4 is passed over: trainer_state.json is missing",)
+    assert found.notes == ("checkpoint-4 is skipped: trainer_state.json is missing",)
     with caplog.at_level("WARNING", logger="dgpo.training.resumable"):
         trainer.train(resume_from_checkpoint=True)
-    assert "checkpoint-4 is passed over: trainer_state.json is missing" in caplog.text
+    assert "checkpoint-4 is skipped: trainer_state.json is missing" in caplog.text
     assert trainer.state.global_step == 4
     assert damage(run / "checkpoint-4") is None
 
@@ -303,7 +302,7 @@ def test_nothing_whole_is_an_error_with_every_reason(trained):
     (run / "checkpoint-2" / "optimizer.pt").unlink()
     message = (
         "no checkpoint in .* can be continued from: checkpoint-4: model.safetensors has 0 bytes of 146,952; "
-        "checkpoint-2: it holds no optimizer.pt; to go on with fresh ones: --resume_allow_missing optimizer$"
+        "checkpoint-2: it has no optimizer.pt; to start those afresh: --resume_allow_missing optimizer$"
     )
     with pytest.raises(CheckpointError, match=message):
         trainer.train(resume_from_checkpoint=True)
@@ -324,7 +323,7 @@ def test_a_state_that_is_missing(trained, build, file, state):
     trainer, run = trained
     checkpoint = run / "checkpoint-2"
     (checkpoint / file).unlink()
-    with pytest.raises(CheckpointError, match=f"it holds no {file}; to go on .*: --resume_allow_missing {state}$"):
+    with pytest.raises(CheckpointError, match=f"it has no {file}; to start .*: --resume_allow_missing {state}$"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     loaded = build(DGPOTrainer, **{**SAVING, "max_steps": 3, "lr_scheduler_type": "linear"})
     loaded.args.resume_allow_missing = [state]
@@ -383,7 +382,7 @@ def test_a_scaler_that_is_missing(trained):
     """Half precision needs a GPU to train; what a checkpoint has to hold does not."""
     trainer, run = trained
     trainer.accelerator.scaler = torch.amp.GradScaler("cpu", enabled=False)
-    with pytest.raises(CheckpointError, match=r"it holds no scaler.pt.*--resume_allow_missing scaler$"):
+    with pytest.raises(CheckpointError, match=r"it has no scaler.pt.*--resume_allow_missing scaler$"):
         trainer.find_checkpoint(run / "checkpoint-4")
 
 
@@ -492,11 +491,11 @@ def test_an_older_checkpoint_is_not_compared_and_that_is_said(trained, build):
     _, run = trained
     (run / "checkpoint-4" / MANIFEST).unlink()
     (note,) = build(DGPOTrainer, **SAVING, objective="grpo").find_checkpoint(True).notes
-    assert note.startswith("checkpoint-4 does not say which run it is of")
+    assert note.startswith("checkpoint-4 does not say which run wrote it")
 
 
 def test_starting_anew_beside_checkpoints_is_said(trained, caplog):
     trainer, _ = trained
     with caplog.at_level("WARNING", logger="dgpo.training.resumable"):
         trainer.train()
-    assert "holds checkpoints of an earlier run (checkpoint-4) and this one starts anew" in caplog.text
+    assert "holds checkpoints of an earlier run (checkpoint-4) and this one starts from scratch" in caplog.text

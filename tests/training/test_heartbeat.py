@@ -58,8 +58,8 @@ def test_two_ranks(how: str) -> None:
         return
     ((number, (error,), seconds),) = outcomes
     assert number == 0
-    assert f"rank 1 (process {ranks[1].pid} on " in error or error.startswith("rank 1 has given")
-    assert error.endswith("has given no sign of life for 1 seconds (rank_timeout); rank 0 ends")
+    assert f"rank 1 (process {ranks[1].pid} on " in error or error.startswith("rank 1 has sent")
+    assert error.endswith("has sent no heartbeat for 1 seconds (rank_timeout); rank 0 exits")
     assert 1 <= seconds < 15
 
 

@@ -39,7 +39,8 @@ def card_of(trainer, **options):
 
 def set_objective(trainer, name, **kwargs):
     trainer.args.objective, trainer.args.objective_kwargs = name, kwargs or None
-    trainer._factors = replace(trainer._factors, objective=objectives.make(name, **kwargs))
+    spec = replace(trainer._factors.spec, objective=objectives.make(name, **kwargs))
+    trainer._factors = replace(trainer._factors, spec=spec)
 
 
 def cited(text):

@@ -203,7 +203,7 @@ def test_a_resumed_run_forgets_the_way_it_did_not_take(build, tmp_path, caplog):
         allowed = {"resume_allow_changed": ["objective"]}
         trainer = build(DGPOTrainer, max_steps=6, objective="grpo", **options, **allowed)
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
-    assert "goes on from update 4 with another configuration: " in caplog.text
+    assert "continues from update 4 with another configuration: " in caplog.text
     run = load(tmp_path / "record")
     assert run.updates == [1, 2, 3, 4, 5, 6]
     assert run.info["objective"]["name"] == "grpo"

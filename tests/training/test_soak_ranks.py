@@ -124,8 +124,8 @@ def test_a_stopped_rank_ends_the_others(tiny_folder, tmp_path, rank):
     ranks[rank].send_signal(signal.SIGSTOP)
     before = time.monotonic()
     assert process.wait(timeout=120) == 1
-    # rank_timeout, a sign of life, torchrun's patience, a busy machine
+    # rank_timeout, a heartbeat, torchrun's patience, a busy machine
     assert time.monotonic() - before < 10 + 5 + 30 + 30
-    silent = "has given no sign of life for 10 seconds"
+    silent = "has sent no heartbeat for 10 seconds"
     said = (tmp_path / "output").read_text()
     assert re.search(rf"rank {rank} .*{silent} \(rank_timeout\); rank {1 - rank} ends", said)

@@ -49,7 +49,7 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
         yield (
             "shape",
             f"{s.layers} layers, hidden {s.hidden:,}, {s.heads} heads ({s.kv_heads} of keys and values), MLP "
-            f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'of its own'}",
+            f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'untied'}",
         )
     world = plan.world
     ranks = _count(world.processes, "process", "es")

@@ -39,32 +39,35 @@ class TrainArguments(DataArguments):
         },
     )
     dataset_test_split: str | None = field(
-        default=None, metadata={"help": "With eval_strategy: split of a hub data set to evaluate on; test."}
+        default=None, metadata={"help": "With eval_strategy: split of a hub data set to evaluate on (default: test)."}
     )
     resume: bool = field(
         default=False, metadata={"help": "Continue from the newest complete checkpoint in output_dir."}
     )
     overwrite_output_dir: bool = field(
         default=False,
-        metadata={"help": "Start anew in a folder that holds another run: its checkpoints are deleted."},
+        metadata={"help": "Start from scratch in a folder that holds another run; its checkpoints are deleted."},
     )
     dry_run: bool = field(
         default=False,
         metadata={
-            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop: no download, no GPU. Exit "
-            "code 3 if it does not fit on --gpu."
+            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop; needs no download and no "
+            "GPU. Exit code 3 if it does not fit on --gpu."
         },
     )
     accelerate_config: str | None = field(
         default=None,
-        metadata={"help": "With --dry_run: the file that `accelerate launch --config_file` takes; ranks and sharding."},
+        metadata={"help": "With --dry_run: configuration file of accelerate, for the ranks and the sharding."},
     )
     num_gpus: int | None = field(
-        default=None, metadata={"help": "With --dry_run: ranks; default: the accelerate file's, WORLD_SIZE, or 1."}
+        default=None,
+        metadata={"help": "With --dry_run: number of ranks (default: that of the accelerate file, WORLD_SIZE, or 1)."},
     )
     gpu: str | None = field(
         default=None,
-        metadata={"help": "With --dry_run: a100, h100, h200, rtx3090 or rtx4090; for what fits, and the time."},
+        metadata={
+            "help": "With --dry_run: GPU to check memory and estimate time for: a100, h100, h200, rtx3090 or rtx4090."
+        },
     )
 
     def __post_init__(self) -> None:

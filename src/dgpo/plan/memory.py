@@ -181,7 +181,7 @@ def layer_bytes(s: MemorySetting) -> float:
         MLP                 4·e·I            gate, up, silu(gate), their product
         attention by sdpa   e·length         the mask as numbers to add; eager: heads·length·(2·e + 4) of scores
 
-    This is the sum that torch saves for a layer of Qwen2 on a CPU, to the byte (tests/training/test_plan.py).
+    This is the sum that torch saves for a layer of Qwen2 on a CPU, to the byte (tests/plan/test_plan.py).
     """
     shape, e, c = s.shape, s.compute_bytes, s.stream_bytes
     casts = 2 if c == e else 5

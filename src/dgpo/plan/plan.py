@@ -336,14 +336,14 @@ def _notes(
 ) -> list[str]:
     notes = []
     if world.assumed:
-        notes.append(f"sharding not given: {world.sharding} assumed; --accelerate_config FILE says otherwise")
+        notes.append(f"sharding not given: {world.sharding} assumed; use --accelerate_config FILE to change it")
     if config.on_policy:
         notes.append("one update per generation: every ratio is 1, and objectives do not differ")
     if config.eval_strategy != "no" or config.eval_benchmarks:
         notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")
     if not fused:
         reason = why_no_fused_loss(config, world.sharding, lora is not None)
-        notes.append(f"the loss goes through log-probs, in tiles of TRL's head: {reason}")
+        notes.append(f"the loss is computed from log-probs, in tiles of TRL's head: {reason}")
     if shape is None:
         return [
             *notes,
@@ -356,10 +356,10 @@ def _notes(
         notes.append("vLLM's share of the GPU is not counted: name the GPU (--gpu)")
     if config.dynamic_sampling:
         notes.append(
-            f"dynamic sampling draws up to {config.max_num_gen_batches} generations for one, where groups have no "
-            "spread; time is for one"
+            f"dynamic sampling may sample up to {config.max_num_gen_batches} generations for a training batch; the "
+            "time is for one"
         )
     if config.use_vllm and config.vllm_mode == "server":
-        notes.append("vLLM has GPUs of its own, which are not counted; sampling time is for as many as train")
-    notes.append("activations are an estimate; CUDA's context, NCCL and the allocator's fragments come on top")
+        notes.append("vLLM runs on its own GPUs, which are not counted; the sampling time is for as many as train")
+    notes.append("activations are an estimate; the CUDA context, NCCL and fragmentation come on top")
     return notes

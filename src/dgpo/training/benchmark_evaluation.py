@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import gather_object
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from trl.models.utils import unwrap_model_for_generation
 
 from dgpo import tasks
@@ -35,7 +35,11 @@ class BenchmarkEvaluation(TrainerCallback):
     gathered by TRL's context manager where it can; that was not run.
 
     Args:
-        trainer: a `DGPOTrainer`; its model, tokenizer and config.
+        config: of the run, with `eval_benchmarks`.
+        tokenizer: of the model.
+        model: the model as it is wrapped now.
+        log: takes metrics by name.
+        accelerator: of the run.
 
     Raises:
         ImportError: math-verify is not installed.
@@ -43,10 +47,17 @@ class BenchmarkEvaluation(TrainerCallback):
             twice, nothing to generate, chats for a tokenizer without a chat template.
     """
 
-    def __init__(self, trainer: Any) -> None:
-        config: DGPOConfig = trainer.args
+    def __init__(
+        self,
+        config: DGPOConfig,
+        tokenizer: Any,
+        model: Callable[[], Any],
+        log: Callable[[dict[str, float]], None],
+        accelerator: Any,
+    ) -> None:
         assert config.eval_benchmarks
-        self._trainer = trainer
+        self._output_dir = config.output_dir
+        self._tokenizer, self._model, self._log, self._accelerator = tokenizer, model, log, accelerator
         options = dict(config.eval_benchmark_options())
         self.every = config.eval_benchmark_steps
         self.greedy = bool(options.pop("greedy", False))
@@ -70,11 +81,11 @@ class BenchmarkEvaluation(TrainerCallback):
 
     def _check(self) -> None:
         """Whatever the first evaluation would refuse."""
-        self._backend(self._trainer.model)
+        self._backend(self._model())
         with closing(MathGrader()) as grader:
             suites = self._suites(grader)
             plan(suites, self.sampling, self.greedy)
-        encode(self._trainer._tokenizer, [suite.problems[0]["prompt"] for suite in suites])
+        encode(self._tokenizer, [suite.problems[0]["prompt"] for suite in suites])
 
     def _suites(self, grader: MathGrader) -> list[Suite]:
         return [
@@ -85,12 +96,12 @@ class BenchmarkEvaluation(TrainerCallback):
     def _backend(self, model: Any) -> TransformersBackend:
         if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int):
             raise ValueError(f"eval_benchmark_kwargs: batch_size = {self.batch_size!r}; expected a whole number")
-        return TransformersBackend(model, self._trainer._tokenizer, batch_size=self.batch_size)
+        return TransformersBackend(model, self._tokenizer, batch_size=self.batch_size)
 
     def _make(self, name: str, data_dir: str | None, chat: bool | None) -> tasks.Task:
         known = tasks.options(name)
         if chat is None:
-            chat = self._trainer._tokenizer.chat_template is not None
+            chat = self._tokenizer.chat_template is not None
         given = {"data_dir": data_dir, "chat": chat}
         return tasks.make(name, **{option: value for option, value in given.items() if option in known})
 
@@ -106,32 +117,31 @@ class BenchmarkEvaluation(TrainerCallback):
 
     def evaluate(self, step: int) -> Evaluation:
         """Evaluate now; logs, writes the files, and returns the same on every rank."""
-        started, trainer = time.perf_counter(), self._trainer
+        started = time.perf_counter()
         with closing(MathGrader()) as grader:  # its workers start only if an answer needs one
             suites = self._suites(grader)
             slots = plan(suites, self.sampling, self.greedy)
             rows = self._rows(slots)
             run = {
-                "model": f"{trainer.args.output_dir} at update {step}",
+                "model": f"{self._output_dir} at update {step}",
                 "backend": {"kind": "transformers", "batch_size": self.batch_size},
                 "sampling": {**asdict(self.sampling), "greedy": self.greedy},
-                "prompt": describe_all([task.prompt for task in self.tasks], trainer._tokenizer),
+                "prompt": describe_all([task.prompt for task in self.tasks], self._tokenizer),
                 "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
             }
             timing = {"completions": len(rows), "seconds": time.perf_counter() - started}
             evaluation = summary(suites, run, rows, None, timing)
-        if trainer.accelerator.is_main_process:
-            write(evaluation, Path(trainer.args.output_dir, "eval", str(step)))
-        # not the trainer's own log: TRL's would take along, and forget, what training has gathered so far
-        Trainer.log(trainer, metrics(evaluation))
+        if self._accelerator.is_main_process:
+            write(evaluation, Path(self._output_dir, "eval", str(step)))
+        self._log(metrics(evaluation))
         self._done = step
         return evaluation
 
     def _rows(self, slots: Sequence[Slot]) -> list[dict[str, Any]]:
         """One row per slot, in order; every rank generates and grades its share of the problems."""
-        trainer, accelerator = self._trainer, self._trainer.accelerator
+        accelerator = self._accelerator
         mine = [slot for slot in slots if slot.index % accelerator.num_processes == accelerator.process_index]
-        with unwrap_model_for_generation(trainer.model_wrapped, accelerator) as model:
+        with unwrap_model_for_generation(self._model(), accelerator) as model:
             backend = self._backend(model)
             requests = [slot.request(self.sampling.seed) for slot in mine]
             rows = [

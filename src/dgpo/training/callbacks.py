@@ -57,7 +57,7 @@ class StopOnSignal(TrainerCallback):
         self._requested = time.monotonic()
         for descriptor in (1, 2):
             _silence(descriptor)
-        print("\nstopping after this step and saving a checkpoint; press again to stop at once", flush=True)
+        print("\nstopping after this step and saving a checkpoint; press again to stop immediately", flush=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._any_rank(args.device):

@@ -139,8 +139,8 @@ def _by_list(folder: Path, listed: dict[str, dict[str, Any]]) -> str | None:
         for name, crc in zip(there, pool.map(_crc, [folder / name for name in there]), strict=True):
             if crc != listed[name]["crc32"]:
                 return (
-                    f"{name} is not as it was written (another checksum; if that is meant, delete the {MANIFEST} "
-                    "beside it)"
+                    f"{name} was changed after it was written (its checksum differs; if that is intended, delete the "
+                    f"{MANIFEST} beside it)"
                 )
     return None
 
@@ -152,7 +152,7 @@ def _by_kind(folder: Path) -> str | None:
             try:
                 content = loads(path.read_bytes())
             except ValueError:
-                return f"{name} is damaged (no JSON)"
+                return f"{name} is damaged (not JSON)"
             if name.endswith(".index.json"):
                 shards = set(content.get("weight_map", {}).values()) if isinstance(content, dict) else set()
                 if missing := sorted(shard for shard in shards if not (path.parent / shard).is_file()):
@@ -177,7 +177,7 @@ def _archive(path: Path) -> str | None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError):
-        return "no archive of torch, or cut off"
+        return "not an archive of torch, or cut off"
     return None if damaged is None else f"the checksum of {damaged} differs"
 
 

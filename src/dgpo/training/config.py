@@ -1,10 +1,12 @@
 """DGPOConfig: TRL's GRPOConfig, plus which weight, coefficient, factor and advantage to train with."""
 
+# ruff: noqa: RUF009 - the calls in class bodies return dataclass fields
 import dataclasses
+import inspect
 import json
 import warnings
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from trl import GRPOConfig
 
@@ -40,88 +42,38 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """TRL's options that are one of a few words, and that TRL itself looks at in the first generation only."""
 
+_Config = TypeVar("_Config", bound=GRPOConfig)
 _TRL_DEFAULTS = {f.name: f.default for f in dataclasses.fields(GRPOConfig)}
 
 
+def _option(default: Any, text: str) -> Any:
+    """A field with the text that `--help` and the class's documentation show."""
+    return field(default=default, metadata={"help": text})
+
+
+def _documented(cls: type[_Config]) -> type[_Config]:
+    """Add the fields that a dataclass declares itself to its documentation, each with the text of its `--help`."""
+    declared = {f.name: f for f in dataclasses.fields(cls)}
+    own = [declared[name] for name in cls.__annotations__ if name in declared]
+    kinds = {f.name: inspect.formatannotation(f.type).replace("typing.", "") for f in own}
+    rows = [f"    {f.name} ({kinds[f.name]}, default {f.default!r}): {f.metadata['help']}" for f in own]
+    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *rows])
+    return cls
+
+
+@_documented
 @dataclass
 class DGPOConfig(GRPOConfig):
-    r"""TRL's `GRPOConfig` with the factors of the policy gradient as fields; every TRL option beside the loss works.
+    """TRL's `GRPOConfig` with the factors of the policy gradient as fields; every TRL option beside the loss works.
 
     Defaults are the paper's setting where it is known: DGPO with n=1, m=2, no KL, token mean over the optimiser step,
     advantages divided by the group's standard deviation, four optimiser updates per generation where TRL's schedule
     would make one (`steps_per_generation` = 4 · `gradient_accumulation_steps`, unless it or `generation_batch_size` is
     set or `num_iterations` > 1).
 
-    Parameters:
-        objective (`str` or `dict`, defaults to `"dgpo"`):
-            A name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own,
-            `"my_package.my_module:MyObjective"`, with fields if need be: `"dgpo:n=2,m=2"` or
-            `{"name": "dgpo", "n": 2, "m": 2}`; or an instance. After construction it is the name or the import path,
-            and the fields are in `objective_kwargs`. So it is for `aggregation` and `advantage`, which have no import
-            paths.
-        objective_kwargs (`dict` or `str`, *optional*):
-            Fields of the objective. TRL's `epsilon` and `epsilon_high` set `eps_low` and `eps_high` of an objective
-            that has them; `loss_type`, `importance_sampling_level`, `delta` and the options of SAPO and VESPO count
-            where they agree with the objective, and are an error with the translation otherwise.
-        aggregation (`str` or `dict`, *optional*):
-            `"token-mean"`, `"seq-mean-token-mean"` or `"seq-mean-token-sum-norm"`, normalised over the optimiser step.
-            None takes that of `preset` or `loss_type`, and `"token-mean"` where neither is set.
-        aggregation_kwargs (`dict` or `str`, *optional*):
-            Fields of the aggregation. `length` defaults to `max_completion_length`.
-        correction (`str` or `dict`, *optional*):
-            None keeps TRL's own `vllm_importance_sampling_*` correction where vLLM generates. Otherwise `"truncate"`,
-            `"band"` or a dict such as `{"name": "truncate", "level": "sequence", "cap": 2.0}`, which takes its place;
-            it needs sampler log-probs, from vLLM or from a `rollout_func` that returns `"logprobs"`.
-        advantage (`str`, *optional*):
-            None keeps TRL's own (`scale_rewards`, which adds 1e-4 to the standard deviation). Otherwise `"std"`
-            (1e-6, as in verl and so in the paper), `"none"`, `"leave_one_out"`, `"entropy_shaped"` or `"smooth"`; see
-            `dgpo.advantages`.
-        advantage_kwargs (`dict` or `str`, *optional*):
-            Fields of the advantage.
-        preset (`str`, *optional*):
-            `"dapo"` or `"dr_grpo"`: sets objective, aggregation and advantage together (`dgpo.objectives.presets`);
-            none of the three may be set beside it.
-        positive_nll_coef (`float`, defaults to `0.0`):
-            Coefficient of an auxiliary negative log-likelihood on responses whose rewards, shaping terms aside, sum to
-            more than 0, averaged over those of the optimiser step by the aggregation. GPPO and CE-GPPO train with 0.1.
-        fused_loss (`bool`, defaults to `True`):
-            Compute the loss straight from hidden states (`dgpo.linear_policy_loss`), so that the logits of a batch are
-            never held. Where the model or an option rules it out, a line in the log says so.
-        dynamic_sampling (`bool`, defaults to `False`):
-            Replace groups without reward spread by newly sampled prompts before training (DAPO, arXiv 2503.14476).
-        dynamic_sampling_rewards (`list[str]`, *optional*):
-            With `dynamic_sampling`: names of the rewards whose weighted sum must have spread for a group to stay, such
-            as `["math_reward"]`; one of weight 0 counts with weight 1. Unset: all that are not shaping terms
-            (`dgpo.rewards.shaping_term`).
-        max_num_gen_batches (`int`, defaults to `10`):
-            With `dynamic_sampling`: at most this many generation batches per training batch, the first included.
-        record (`str`, *optional*):
-            Folder to record the run to: `run.json`, every log line, and the tokens of updates, for `dgpo doctor`,
-            `dgpo replay` and `dgpo report` (`dgpo.diagnostics`).
-        record_every (`int`, defaults to `1`):
-            With `record`: the tokens of every so many updates.
-        record_limit_mb (`float`, defaults to `1024`):
-            With `record`: the files of tokens take at most this many MiB; beyond it every other generation is dropped.
-        record_sum_pi_squared (`bool`, defaults to `False`):
-            With `record`: also Σ_v π(v)² of every token, for exact norms of logit gradients; one forward pass more.
-        eval_benchmarks (`list[str]`, *optional*):
-            Tasks and benchmarks (`dgpo tasks`) to evaluate the model on during training, with the code of `dgpo eval`;
-            logged as `eval/BENCHMARK/avg@k`, ... and written to `output_dir/eval/STEP`.
-        eval_benchmark_steps (`int`, defaults to `100`):
-            Updates between two such evaluations; there is one more at the end.
-        eval_benchmark_kwargs (`dict` or `str`, *optional*):
-            `samples` (4), `temperature`, `top_p`, `max_new_tokens` (those of training), `seed` (0), `batch_size` (64),
-            `limit` (all problems), `greedy` (False), `data_dir` (the hub) and `chat` (if the tokenizer has a template).
-        rank_timeout (`float`, defaults to `300.0`):
-            Seconds without a sign of life from another rank (a stopped process, a machine that hangs) after which the
-            others end with an error that names it; 0 waits for `ddp_timeout` alone.
-        resume_allow_missing (`list[str]`, *optional*):
-            States that a checkpoint to continue from may lack, and that then start afresh: `"optimizer"`,
-            `"scheduler"`, `"rng_state"`, `"scaler"`, `"reward_history"`, `"entropy_controller"`, `"ref_model"`. A
-            checkpoint written with `save_only_model` lacks the first three.
-        resume_allow_changed (`list[str]`, *optional*):
-            Options, or `"model"`, `"data"`, `"rewards"`, `"objective"`, that may differ from those of the run that
-            wrote the checkpoint.
+    An objective, aggregation or advantage may be given as a name, as a name with fields (`"dgpo:n=2,m=2"` or
+    `{"name": "dgpo", "n": 2, "m": 2}`), or as an instance; an objective also by its import path. After construction the
+    name or import path is there, and the fields are in `objective_kwargs` and so on.
     """
 
     _VALID_DICT_FIELDS = [  # noqa: RUF012 - TRL's convention
@@ -136,128 +88,122 @@ class DGPOConfig(GRPOConfig):
         "eval_benchmark_kwargs",
     ]
 
-    objective: str = field(
-        default="dgpo",
-        metadata={
-            "help": "Objective (the weight on the policy gradient), with fields if need be: dgpo:n=2,m=2; `dgpo "
-            "objectives` lists them."
-        },
+    objective: str = _option(
+        "dgpo",
+        "Objective, the weight on the policy gradient: a name (`dgpo objectives` lists them) or the import path of "
+        "your own, my_package.my_module:MyObjective; with fields if need be, dgpo:n=2,m=2.",
     )
-    objective_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Fields of the objective, e.g. \'{"n": 2, "m": 2}\'.'}
+    objective_kwargs: dict[str, Any] | str | None = _option(
+        None, 'Fields of the objective, as a mapping or JSON: \'{"n": 2, "m": 2}\'.'
     )
-    aggregation: str | None = field(
-        default=None,
-        metadata={
-            "help": "How tokens are averaged over the optimiser step: 'token-mean', 'seq-mean-token-mean' or "
-            "'seq-mean-token-sum-norm'. Unset: what preset or loss_type say, or token-mean."
-        },
+    aggregation: str | None = _option(
+        None,
+        "How tokens are averaged over the optimiser step: 'token-mean', 'seq-mean-token-mean' or "
+        "'seq-mean-token-sum-norm'. Default: that of preset or loss_type, else token-mean.",
     )
-    aggregation_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Fields of the aggregation; `length` defaults to max_completion_length."},
+    aggregation_kwargs: dict[str, Any] | str | None = _option(
+        None, "Fields of the aggregation; length defaults to max_completion_length."
     )
-    correction: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Correction for a sampler that differs from the trainer: 'truncate', 'band' or a dict with 'name' "
-            "and fields. Unset: TRL's vllm_importance_sampling_* options."
-        },
+    correction: dict[str, Any] | str | None = _option(
+        None,
+        "Correction for a sampler that differs from the trainer: 'truncate', 'band', or a mapping with 'name' and "
+        "fields, such as name=truncate, level=sequence, cap=2. Needs the sampler's log-probs, from vLLM or a "
+        "rollout_func that returns logprobs. Default: TRL's `vllm_importance_sampling_*` options.",
     )
-    advantage: str | None = field(
-        default=None,
-        metadata={
-            "help": "Advantage: 'std', 'none', 'leave_one_out', 'entropy_shaped' or 'smooth'. Unset: TRL's "
-            "scale_rewards."
-        },
+    advantage: str | None = _option(
+        None,
+        "Advantage: 'std' (divides by the standard deviation + 1e-6, as verl does), 'none', 'leave_one_out', "
+        "'entropy_shaped' or 'smooth'. Default: TRL's own, by scale_rewards (+ 1e-4).",
     )
-    advantage_kwargs: dict[str, Any] | str | None = field(default=None, metadata={"help": "Fields of the advantage."})
-    preset: str | None = field(
-        default=None,
-        metadata={"help": "'dapo' or 'dr_grpo': objective, aggregation and advantage together."},
+    advantage_kwargs: dict[str, Any] | str | None = _option(None, "Fields of the advantage.")
+    preset: str | None = _option(
+        None,
+        "'dapo' or 'dr_grpo': sets objective, aggregation and advantage together, none of which may be set beside it.",
     )
-    positive_nll_coef: float = field(
-        default=0.0,
-        metadata={"help": "Coefficient of an auxiliary NLL on responses with a positive reward (GPPO, CE-GPPO: 0.1)."},
+    positive_nll_coef: float = _option(
+        0.0,
+        "Coefficient of an auxiliary negative log-likelihood on responses whose rewards, shaping terms aside, sum to "
+        "more than 0 (GPPO, CE-GPPO: 0.1).",
     )
-    fused_loss: bool = field(
-        default=True,
-        metadata={"help": "Compute the loss straight from hidden states, without the logits of the batch."},
+    fused_loss: bool = _option(
+        True,
+        "Compute the loss directly from hidden states, without holding the logits of a batch. Where the model or an "
+        "option rules this out, the log says why.",
     )
-    dynamic_sampling: bool = field(
-        default=False, metadata={"help": "Replace groups without reward spread by newly sampled prompts."}
+    dynamic_sampling: bool = _option(
+        False,
+        "Before training, replace groups without reward spread by newly sampled prompts (DAPO, arXiv 2503.14476).",
     )
-    dynamic_sampling_rewards: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "With dynamic_sampling: names of the rewards that must differ within a group, such as math_reward. "
-            "Unset: all that are not shaping terms, as soft_overlong_reward and format_reward are."
-        },
+    dynamic_sampling_rewards: list[str] | None = _option(
+        None,
+        "With dynamic_sampling: names of the rewards whose weighted sum must differ within a group, such as "
+        "math_reward; one of weight 0 counts with weight 1. Default: all that are not shaping terms, as "
+        "soft_overlong_reward and format_reward are.",
     )
-    max_num_gen_batches: int = field(
-        default=10, metadata={"help": "With dynamic_sampling: at most this many generation batches per training batch."}
+    max_num_gen_batches: int = _option(
+        10, "With dynamic_sampling: maximum number of generation batches per training batch, the first included."
     )
-    record: str | None = field(
-        default=None, metadata={"help": "Folder to record the run to: configuration, metrics, and tokens of updates."}
+    record: str | None = _option(
+        None,
+        "Folder to record the run to, for dgpo doctor, replay and report: configuration, metrics, tokens of updates.",
     )
-    record_every: int = field(default=1, metadata={"help": "With record: the tokens of every so many updates."})
-    record_limit_mb: float = field(
-        default=1024.0, metadata={"help": "With record: the most MiB that files of tokens may take."}
+    record_every: int = _option(1, "With record: record the tokens of every N-th update.")
+    record_limit_mb: float = _option(
+        1024.0,
+        "With record: maximum size of the token files in MiB; beyond it, every other generation is dropped.",
     )
-    record_sum_pi_squared: bool = field(
-        default=False, metadata={"help": "With record: also the sum of squared probabilities, by one more forward."}
+    record_sum_pi_squared: bool = _option(
+        False,
+        "With record: also record the sum of squared probabilities of every token, for exact norms of logit gradients; "
+        "costs one more forward pass.",
     )
-    eval_benchmarks: list[str] | None = field(
-        default=None, metadata={"help": "Tasks and benchmarks to evaluate on during training; `dgpo tasks` lists them."}
+    eval_benchmarks: list[str] | None = _option(
+        None,
+        "Tasks and benchmarks to evaluate on during training, with the code of dgpo eval; `dgpo tasks` lists them. "
+        "Logged as eval/BENCHMARK/avg@k, written to output_dir/eval/STEP.",
     )
-    eval_benchmark_steps: int = field(
-        default=100, metadata={"help": "Updates between two evaluations on eval_benchmarks; one more at the end."}
+    eval_benchmark_steps: int = _option(
+        100, "Number of updates between evaluations on eval_benchmarks; one more runs at the end."
     )
-    eval_benchmark_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": 'How: \'{"samples": 4, "limit": 100}\'; also temperature, top_p, max_new_tokens, seed, batch_size, '
-            "greedy, data_dir, chat."
-        },
+    eval_benchmark_kwargs: dict[str, Any] | str | None = _option(
+        None,
+        'Options of these evaluations, such as \'{"samples": 4, "limit": 100}\': samples (4), temperature, top_p and '
+        "max_new_tokens (those of training), seed (0), batch_size (64), limit (all problems), greedy (false), data_dir "
+        "(the hub), chat (if the tokenizer has a template).",
     )
-    rank_timeout: float = field(
-        default=300.0,
-        metadata={"help": "Seconds without a sign of life from a rank after which the others end; 0: ddp_timeout."},
+    rank_timeout: float = _option(
+        300.0,
+        "Seconds without a heartbeat from a rank (a stopped process, a machine that hangs) after which the other ranks "
+        "exit with an error that names it; 0 relies on ddp_timeout alone.",
     )
-    resume_allow_missing: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "States that the checkpoint to continue from may lack, and that start afresh: optimizer, "
-            "scheduler, rng_state, scaler, reward_history, entropy_controller, ref_model."
-        },
+    resume_allow_missing: list[str] | None = _option(
+        None,
+        "States that the checkpoint to resume from may lack, and that then start afresh: optimizer, scheduler, "
+        "rng_state, scaler, reward_history, entropy_controller, ref_model. A checkpoint written with save_only_model "
+        "lacks the first three.",
     )
-    resume_allow_changed: list[str] | None = field(
-        default=None,
-        metadata={"help": "Options (or model, data, rewards, objective) that may differ from the checkpoint's run."},
+    resume_allow_changed: list[str] | None = _option(
+        None, "Options (or model, data, rewards, objective) that may differ from those of the checkpoint's run."
     )
 
     # TRL's options about the loss: None where the objective's own value holds, so that what is set can be told
-    loss_type: str | None = field(
-        default=None,
-        metadata={"help": "TRL's name of a weight and an average, where it agrees with objective; or an aggregation."},
+    loss_type: str | None = _option(
+        None, "TRL's name of a weight and an average, where it agrees with objective; or the name of an aggregation."
     )
-    importance_sampling_level: str | None = field(
-        default=None, metadata={"help": "'token' or 'sequence', where it agrees with objective."}
+    importance_sampling_level: str | None = _option(None, "'token' or 'sequence', where it agrees with objective.")
+    epsilon: float | None = _option(
+        None, "Sets eps_low of an objective that has it, and eps_high too unless epsilon_high is set."
     )
-    epsilon: float | None = field(
-        default=None, metadata={"help": "Sets eps_low of an objective that has it, and eps_high unless epsilon_high."}
+    epsilon_high: float | None = _option(
+        None, "Sets eps_high of an objective that has it; with loss_type 'cispo', the cap of 'cispo'."
     )
-    epsilon_high: float | None = field(
-        default=None,
-        metadata={"help": "Sets eps_high of an objective that has it; with loss_type 'cispo' the cap of 'cispo'."},
-    )
-    delta: float | None = field(default=None, metadata={"help": "Sets dual_clip of the objective 'grpo'."})
-    sapo_temperature_neg: float | None = field(default=None, metadata={"help": "Sets tau_neg of the objective 'sapo'."})
-    sapo_temperature_pos: float | None = field(default=None, metadata={"help": "Sets tau_pos of the objective 'sapo'."})
-    vespo_k_pos: float | None = field(default=None, metadata={"help": "Sets k_pos of the objective 'vespo'."})
-    vespo_lambda_pos: float | None = field(default=None, metadata={"help": "Sets lambda_pos of 'vespo'."})
-    vespo_k_neg: float | None = field(default=None, metadata={"help": "Sets k_neg of the objective 'vespo'."})
-    vespo_lambda_neg: float | None = field(default=None, metadata={"help": "Sets lambda_neg of 'vespo'."})
+    delta: float | None = _option(None, "Sets dual_clip of the objective 'grpo'.")
+    sapo_temperature_neg: float | None = _option(None, "Sets tau_neg of the objective 'sapo'.")
+    sapo_temperature_pos: float | None = _option(None, "Sets tau_pos of the objective 'sapo'.")
+    vespo_k_pos: float | None = _option(None, "Sets k_pos of the objective 'vespo'.")
+    vespo_lambda_pos: float | None = _option(None, "Sets lambda_pos of the objective 'vespo'.")
+    vespo_k_neg: float | None = _option(None, "Sets k_neg of the objective 'vespo'.")
+    vespo_lambda_neg: float | None = _option(None, "Sets lambda_neg of the objective 'vespo'.")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -389,7 +335,7 @@ class DGPOConfig(GRPOConfig):
         made = advantages.make(self.advantage, **fields)
         if "history" in made.reads and self.dynamic_sampling:
             raise ValueError(
-                f"advantage = {self.advantage!r} lets groups without reward spread teach something, and "
+                f"advantage = {self.advantage!r} gives groups without reward spread a gradient, and "
                 "dynamic_sampling replaces them; set one of them"
             )
         return made

@@ -1,4 +1,4 @@
-"""What the data must be for the options of a run, checked before anything is generated."""
+"""Checks of the data against the options of a run, before anything is generated."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _check_prompts(where: str, data: Any, conversations: bool) -> None:
 
 
 def images_of(data: Any) -> str | None:
-    """Where the images of a data set are, in words; None without any.
+    """The column of a data set that holds images, in words; None without any.
 
     A column of images that is empty throughout is none. Streams are judged by their first row.
     """

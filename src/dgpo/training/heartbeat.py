@@ -1,8 +1,8 @@
-"""A rank that hangs ends the others after a stated time, and is named.
+"""If a rank hangs, the others exit after a given time with an error that names it.
 
 A collective waits for every rank, up to `ddp_timeout` (1,800 seconds), and its error does not say for which. So every
-rank has a thread that gives a sign of life to the store of the process group, and reads those of the others. A process
-that is stopped or stuck in the kernel gives none, however long a generation may take elsewhere. For a rank whose main
+rank has a thread that sends heartbeats to the store of the process group, and reads those of the others. A process
+that is stopped or stuck in the kernel sends none, however long a generation may take elsewhere. For a rank whose main
 thread waits for ever while its other threads run, `ddp_timeout` is there.
 """
 
@@ -20,15 +20,15 @@ from typing import Any
 import torch.distributed as dist
 
 INTERVAL = 5.0
-"""Seconds between two signs of life, or a quarter of the limit where that is less."""
+"""Seconds between two heartbeats, or a quarter of the limit where that is less."""
 
 
 class Heartbeat:
     """Watches the other ranks while the context is open.
 
     Args:
-        limit: seconds without a sign of life after which this rank ends with exit code 1, and an error that names the
-            silent one. 0 watches nothing.
+        limit: seconds without a heartbeat after which this rank exits with code 1 and an error that names the silent
+            one. 0 watches nothing.
         end: called with the error.
     """
 
@@ -71,8 +71,8 @@ class Heartbeat:
                     elif now - since[rank] > self.limit:
                         where = f" ({beat.partition(' ')[2]})" if beat else ""
                         self._end(
-                            f"rank {rank}{where} has given no sign of life for {self.limit:g} seconds (rank_timeout); "
-                            f"rank {me} ends"
+                            f"rank {rank}{where} has sent no heartbeat for {self.limit:g} seconds (rank_timeout); "
+                            f"rank {me} exits"
                         )
                         return
             store.set(f"dgpo/heartbeat/{me}", f"{_DONE} {who}")
@@ -80,7 +80,7 @@ class Heartbeat:
             return  # the process that holds the store has ended: its launcher, or the next collective, says so
         except dist.DistStoreError as error:
             if not self._stop.is_set():
-                self._end(f"the process that holds the store of the process group hangs ({error}); rank {me} ends")
+                self._end(f"the process that holds the store of the process group hangs ({error}); rank {me} exits")
 
 
 _DONE = "done"

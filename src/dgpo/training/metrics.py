@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from dgpo.tokens import TokenBatch
+from dgpo.training.step_loss import MicroBatchLoss
 
 HARD_CLIPS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """TRL's `loss_type`s with the clipped surrogate, for which it logs `clip_ratio/...`."""
@@ -79,6 +80,48 @@ class StepMetrics:
                 else:
                     found[name] = mean[column].item()
         return found
+
+
+def parts_of(
+    found: MicroBatchLoss,
+    mask: Tensor,
+    *,
+    dropped: float,
+    kl: Tensor | None,
+    bonus_coef: float | None,
+    trl: Mapping[str, Any],
+) -> list[Part]:
+    """The metrics of one micro-batch.
+
+    Args:
+        found: its loss, of the responses that went through the policy.
+        mask: [B, T] bool, with the responses that were left out, which have A = 0.
+        dropped: their share.
+        kl: [b, T] the KL term of the policy; None without one.
+        bonus_coef: of the entropy bonus; None without one.
+        trl: TRL's options that give the objective's gradient.
+    """
+    tokens = found.tokens
+    assert tokens.entropy is not None
+    count, everything = tokens.mask.sum().to(tokens.dtype), mask.sum().to(tokens.dtype)
+    values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
+    values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
+    if kl is not None:
+        values["kl"] = kl.sum() / count.clamp(min=1)
+    values.pop("objective/advantage/zero_fraction")
+    of_all = {
+        "objective/advantage/zero_fraction": 1
+        - ((tokens.advantage != 0) & tokens.mask).sum() / everything.clamp(min=1),
+        "objective/rows_dropped": torch.full_like(count, dropped),
+    }
+    one = torch.ones_like(count)
+    parts = [Part(values=values, count=count), Part(values=of_all, count=everything)]
+    if found.aux_loss is not None:
+        parts.append(Part(values={"aux_loss": found.aux_loss}, count=one))
+    if bonus_coef is not None:
+        parts.append(Part(values={"policy_loss": found.out.value + bonus_coef * found.bonus}, count=one, how="sum"))
+    responses = mask.any(-1).sum().to(tokens.dtype)
+    return parts + ratio_parts(trl, tokens, found.out.weight, everything, responses)
 
 
 def ratio_parts(

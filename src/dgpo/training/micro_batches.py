@@ -1,4 +1,4 @@
-"""What of a micro-batch the policy must see: rows that teach something, and columns that hold a token of theirs.
+"""What of a micro-batch the policy must see: rows that give a gradient, and columns that hold a token of theirs.
 
 TRL pads every micro-batch to the longest response of the whole generation, and runs the policy on responses whose
 advantage is 0 as well. Neither changes the gradient of the policy term, both cost a forward and a backward pass.
@@ -6,12 +6,14 @@ advantage is 0 as well. Neither changes the gradient of the policy term, both co
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from dgpo.aggregation import StepTotals
 
 MULTIMODAL_KEYS = (
     "pixel_values",
@@ -41,6 +43,13 @@ def loss_mask(inputs: Mapping[str, Any]) -> Tensor:
 def correct_mask(inputs: Mapping[str, Any]) -> Tensor:
     """[B, T] bool: the tokens of `loss_mask` in responses with a positive reward."""
     return loss_mask(inputs).bool() & inputs["correct"].unsqueeze(1)
+
+
+def totals_of(masks: Sequence[Tensor], accelerator: Any) -> StepTotals:
+    """Tokens and sequences of masks [B, T] on all ranks, per rank on average: ranks average their gradients."""
+    of_each = torch.stack([torch.stack([mask.sum(), mask.any(-1).sum()]) for mask in masks])
+    counts = accelerator.reduce(of_each.sum(0), reduction="sum").clamp(min=1) / accelerator.num_processes
+    return StepTotals(tokens=counts[0], sequences=counts[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +131,8 @@ class MicroBatch:
 
 def _informative(inputs: Mapping[str, Any]) -> Tensor | None:
     advantage = inputs["advantages"]
-    teaches = (advantage if advantage.dim() == 1 else advantage.abs().amax(-1)) != 0
-    rows = (teaches & loss_mask(inputs).bool().any(-1)).nonzero().squeeze(1)
+    has_gradient = (advantage if advantage.dim() == 1 else advantage.abs().amax(-1)) != 0
+    rows = (has_gradient & loss_mask(inputs).bool().any(-1)).nonzero().squeeze(1)
     return None if len(rows) == len(advantage) else rows
 
 

@@ -1,4 +1,4 @@
-"""What one rank decides for all, and how they share a model."""
+"""Decisions of one rank for all, and how ranks share a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _T = TypeVar("_T")
 
 
 def on_main(work: Callable[[], _T]) -> _T:
-    """What the main process makes of it, on every rank: its value, or its error. All ranks call it."""
+    """Run `work` on the main process; return its value, or raise its error, on every rank. All ranks call it."""
     outcome: list[Any] = [None, None]
     if PartialState().is_main_process:
         try:

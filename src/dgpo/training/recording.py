@@ -11,10 +11,11 @@ import os
 import platform
 import subprocess
 import uuid
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -28,9 +29,9 @@ from dgpo.redaction import without_secrets
 from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
 from dgpo.tokens import TokenBatch
-
-if TYPE_CHECKING:
-    from dgpo.training.trainer import DGPOTrainer
+from dgpo.training.config import DGPOConfig
+from dgpo.training.factors import Factors
+from dgpo.training.head import Heads
 
 logger = logging.getLogger(__name__)
 
@@ -45,17 +46,31 @@ class Recording(TrainerCallback, ExportableState):
     The files of an update appear when it has ended; of an update that a non-finite token ends, what came before and
     that micro-batch. A checkpoint says which folder its run is recorded to (`ExportableState`), so that another run is
     not continued there.
+
+    Args:
+        config: of the run, with `record`.
+        heads: by which Σπ² is computed.
+        describe: what runs, when training begins (`describe`).
+        processing_class: the tokenizer or processor, which is saved beside.
+        accelerator: of the run.
     """
 
-    def __init__(self, trainer: DGPOTrainer) -> None:
-        args, accelerator = trainer.args, trainer.accelerator
-        assert args.record is not None
-        self.trainer = trainer
+    def __init__(
+        self,
+        config: DGPOConfig,
+        heads: Heads,
+        describe: Callable[[], dict[str, Any]],
+        processing_class: Any,
+        accelerator: Any,
+    ) -> None:
+        assert config.record is not None
+        self._config, self._heads, self._describe = config, heads, describe
+        self._processing_class, self._accelerator = processing_class, accelerator
         self.recorder = Recorder(
-            args.record,
-            every=args.record_every,
-            limit=args.record_limit_mb * 2**20 / accelerator.num_processes,
-            updates_per_generation=args.updates_per_generation,
+            config.record,
+            every=config.record_every,
+            limit=config.record_limit_mb * 2**20 / accelerator.num_processes,
+            updates_per_generation=config.updates_per_generation,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
             warn=logger.warning,
@@ -67,11 +82,8 @@ class Recording(TrainerCallback, ExportableState):
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
-    def add(self, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
-        """One micro-batch, as the loss saw it. Every rank must call it for every micro-batch."""
-        if not self.trainer.model.training:
-            return
-        update = self.trainer.state.global_step + 1
+    def add(self, update: int, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
+        """One micro-batch of training, as the loss saw it. Every rank must call it for every micro-batch."""
         if update != self._update:
             self._update, self._wanted = update, self._agree(update)
         if not self._wanted:
@@ -81,12 +93,12 @@ class Recording(TrainerCallback, ExportableState):
             tokens,
             token_ids=inputs["completion_ids"],
             group=_groups(inputs),
-            sum_pi_squared=self._sum_pi_squared(model, inputs) if self.trainer.args.record_sum_pi_squared else None,
+            sum_pi_squared=self._sum_pi_squared(model, inputs) if self._config.record_sum_pi_squared else None,
         )
 
     def _agree(self, update: int) -> bool:
         """Whether this update is recorded, on all ranks or on none: Σπ² takes a forward pass that they share."""
-        accelerator, recorder = self.trainer.accelerator, self.recorder
+        accelerator, recorder = self._accelerator, self.recorder
         if accelerator.num_processes > 1:
             mine = torch.tensor([[int(recorder.taking), recorder.stride, recorder.first]], device=accelerator.device)
             of_all = accelerator.gather(mine)
@@ -103,16 +115,15 @@ class Recording(TrainerCallback, ExportableState):
 
     def _sum_pi_squared(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """[B, T] Σ_v π(v)², from hidden states in chunks."""
-        trainer = self.trainer
 
         def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
-            value = sum_pi_squared(hidden, lm_head, bias, trainer._step_loss.heads.head)
+            value = sum_pi_squared(hidden, lm_head, bias, self._heads.head)
             return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
 
-        device = trainer.accelerator.device
+        device = self._accelerator.device
         # dropout must not draw from the numbers that the training draws from
         random = torch.random.fork_rng([device] if device.type == "cuda" else [])
-        with random, torch.no_grad(), trainer.accelerator.autocast():
+        with random, torch.no_grad(), self._accelerator.autocast():
             found = model(
                 input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
                 attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
@@ -130,7 +141,7 @@ class Recording(TrainerCallback, ExportableState):
         Raises:
             ValueError: the folder holds another run already, and this one does not continue it.
         """
-        accelerator, folder = self.trainer.accelerator, self.recorder.folder
+        accelerator, folder = self._accelerator, self.recorder.folder
         before = recorded_info(folder)
         mine = self._run or state.stateful_callbacks.get("Recording", {}).get("attributes", {}).get("run")
         accelerator.wait_for_everyone()  # all ranks have looked before one writes
@@ -146,7 +157,7 @@ class Recording(TrainerCallback, ExportableState):
             self._say_what_runs(before, state.global_step)
 
     def _say_what_runs(self, before: dict[str, Any] | None, step: int) -> None:
-        now = {**describe(self.trainer), "run": self._run}
+        now = {**self._describe(), "run": self._run}
         event: dict[str, Any] = {"event": "begin", "step": step}
         if before is None:
             now["tokenizer"] = self._save_tokenizer()
@@ -155,13 +166,13 @@ class Recording(TrainerCallback, ExportableState):
             event["changed"] = {name: [old.get(name), new[name]] for name in new if old.get(name) != new[name]}
             if event["changed"]:
                 changed = ", ".join(event["changed"])
-                logger.warning("the run goes on from update %d with another configuration: %s", step, changed)
+                logger.warning("the run continues from update %d with another configuration: %s", step, changed)
             now |= {name: before.get(name) for name in ("started", "tokenizer")}
         self.recorder.info(now)
         self.recorder.metrics(event)
 
     def _save_tokenizer(self) -> str | None:
-        processing = self.trainer.processing_class
+        processing = self._processing_class
         if not hasattr(processing, "save_pretrained") or not self.recorder.on:
             return None
         with self.recorder.guard():
@@ -208,30 +219,37 @@ def _groups(inputs: dict[str, Any]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
 
 
-def describe(trainer: DGPOTrainer) -> dict[str, Any]:
-    """What runs: versions, configuration, model, data and hardware, as JSON."""
-    args, config = trainer.args, trainer.model.config
+def describe(config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks: int) -> dict[str, Any]:
+    """What runs: versions, configuration, model, data and hardware, as JSON.
+
+    Args:
+        config: of the run.
+        factors: of its loss.
+        model: that is trained.
+        data: to train on.
+        ranks: processes.
+    """
     return {
         "engine": "trl",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "objective": {"name": args.objective, **dataclasses.asdict(trainer._factors.spec.objective)},
-        "aggregation": {"name": args.aggregation, **dataclasses.asdict(trainer._factors.spec.aggregation)},
-        "config": without_secrets(json.loads(json.dumps(args.to_dict(), default=str))),
-        "updates_per_generation": args.updates_per_generation,
-        "world_size": trainer.accelerator.num_processes,
-        "seed": args.seed,
+        "objective": {"name": config.objective, **dataclasses.asdict(factors.spec.objective)},
+        "aggregation": {"name": config.aggregation, **dataclasses.asdict(factors.spec.aggregation)},
+        "config": without_secrets(json.loads(json.dumps(config.to_dict(), default=str))),
+        "updates_per_generation": config.updates_per_generation,
+        "world_size": ranks,
+        "seed": config.seed,
         "model": {
-            "name": config._name_or_path,
-            "class": type(trainer.model).__name__,
-            "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+            "name": model.config._name_or_path,
+            "class": type(model).__name__,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
-        "data": data_of(trainer.train_dataset),
+        "data": data_of(data),
         "versions": {"python": platform.python_version(), **_versions()},
         "git": _git(),
         "hardware": {
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
-            "device": str(args.device),
+            "device": str(config.device),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
     }

@@ -1,4 +1,4 @@
-"""GRPOTrainer with checkpoints that are whole or not there, and with a folder that belongs to one run at a time."""
+"""GRPOTrainer with atomic checkpoints, and an output folder that one run at a time may use."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from dgpo.training import reference
 from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_folder, seal
 from dgpo.training.config import DGPOConfig
 from dgpo.training.heartbeat import Heartbeat
-from dgpo.training.ranks import on_main
-from dgpo.training.resuming import CheckpointError, Resume, describe_run, find
+from dgpo.training.ranks import on_main, runs_deepspeed, shards_with_fsdp
+from dgpo.training.resuming import CheckpointError, Resume, ThisRun, describe_run, find
 
 logger = logging.getLogger(__name__)
 
@@ -58,34 +58,48 @@ class ResumableTrainer(GRPOTrainer):
     _resume: Resume | None = None
     _run: dict[str, Any]
 
-    def _keeps_history(self) -> bool:
-        """Whether a checkpoint holds a history of rewards."""
-        return False
+    def _states(self) -> set[str]:
+        """Those of `resuming.STATES` that a checkpoint of this run holds."""
+        of_options = {
+            "scaler": self.accelerator.scaler is not None,
+            "entropy_controller": self.use_adaptive_entropy,
+            "ref_model": self.args.sync_ref_model,
+        }
+        return {"optimizer", "scheduler", "rng_state", *(name for name, there in of_options.items() if there)}
 
     def _save_own_state(self, folder: Path) -> None:
         """Write what the run needs beside TRL's own files; every rank calls it."""
         if self.args.sync_ref_model and not self.args.save_only_model:
-            reference.save(self, folder)
+            reference.save(self.ref_model, self.accelerator, folder, writes=self.args.should_save)
 
     def _load_own_state(self, folder: Path) -> None:
         """Read what `_save_own_state` wrote."""
         if self.args.sync_ref_model and (folder / REFERENCE_FILE).is_file():
-            reference.load(self, folder)
+            reference.load(self.ref_model, self.accelerator, folder)
 
     # --- training --------------------------------------------------------------------------------------------------
 
     def find_checkpoint(self, where: str | os.PathLike[str] | bool) -> Resume:
         """The checkpoint that `train(resume_from_checkpoint=where)` continues from; see `resuming.find`."""
-        self._run = describe_run(self)
-        self._resume = on_main(lambda: find(self, where))
+        run = self._describe()
+        self._resume = on_main(lambda: find(run, where))
         return self._resume
+
+    def _describe(self) -> ThisRun:
+        fsdp, deepspeed = shards_with_fsdp(self.accelerator), runs_deepspeed(self.accelerator)
+        model = self.accelerator.unwrap_model(self.model)
+        described = describe_run(self.args, model, self.train_dataset, self.reward_funcs, sharded=fsdp or deepspeed)
+        self._run = described
+        return ThisRun(
+            config=self.args, described=described, states=frozenset(self._states()), fsdp=fsdp, deepspeed=deepspeed
+        )
 
     def train(
         self, resume_from_checkpoint: str | os.PathLike[str] | bool | None = None, *more: Any, **kwargs: Any
     ) -> TrainOutput:
         """As in TRL; `resume_from_checkpoint=True` takes the newest checkpoint that can be continued from."""
         with self._locked():
-            self._run = describe_run(self)
+            self._describe()
             checkpoint = None
             if resume_from_checkpoint:
                 checkpoint = self._checked(resume_from_checkpoint)
@@ -113,8 +127,8 @@ class ResumableTrainer(GRPOTrainer):
             shutil.rmtree(folder / STAGING)
         if fresh and (there := checkpoints(folder)):
             logger.warning(
-                "%s holds checkpoints of an earlier run (%s) and this one starts anew: use another output_dir, or "
-                "resume_from_checkpoint=True to continue",
+                "%s holds checkpoints of an earlier run (%s) and this one starts from scratch: use another output_dir, "
+                "or resume_from_checkpoint=True to continue",
                 folder,
                 there[0].name,
             )
@@ -195,9 +209,9 @@ class ResumableTrainer(GRPOTrainer):
             elif isinstance(error, RuntimeError):
                 if not any(words in str(error) for words in _TORCH_WRITES):
                     raise
-                reason = "a file could not be written to its end; is the disk full?"  # torch does not say why
+                reason = "a file could not be written completely; is the disk full?"  # torch does not say why
             there = checkpoints(folder)
-            last = f"the last checkpoint is {there[0].name}" if there else "no checkpoint is there"
+            last = f"the last checkpoint is {there[0].name}" if there else "there is no checkpoint"
             raise CheckpointNotWritten(f"{what} could not be written to {str(folder)!r}: {reason}; {last}") from error
         finally:
             if self.accelerator.is_local_main_process:

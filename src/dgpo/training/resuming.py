@@ -6,10 +6,10 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME, SCHEDULER_NAME
 
@@ -17,10 +17,8 @@ from dgpo.evaluation.folder import differences
 from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean
 from dgpo.training.checkpoint_files import ENTROPY_FILE, HISTORY_FILE, REFERENCE_FILE, checkpoints, damage, run_of
+from dgpo.training.config import DGPOConfig
 from dgpo.training.recording import data_of
-
-if TYPE_CHECKING:
-    from dgpo.training.resumable import ResumableTrainer
 
 STATES = ("optimizer", "scheduler", "rng_state", "scaler", "reward_history", "entropy_controller", "ref_model")
 """What `resume_allow_missing` may name."""
@@ -76,39 +74,67 @@ class Resume:
 
     Attributes:
         checkpoint: the folder.
-        notes: a line for each newer checkpoint that was passed over, with the reason, and for what was not compared.
+        notes: a line for each newer checkpoint that was skipped, with the reason, and for what was not compared.
     """
 
     checkpoint: str
     notes: tuple[str, ...]
 
 
-def describe_run(trainer: ResumableTrainer) -> dict[str, Any]:
-    """What makes a run this run, as JSON: everything that changes a gradient, and the number of ranks."""
-    args, model = trainer.args, trainer.accelerator.unwrap_model(trainer.model)
-    options = {name: value for name, value in args.to_dict().items() if not _is_free(name) and name not in _RESOLVED}
+@dataclass(frozen=True, kw_only=True)
+class ThisRun:
+    """The run that is to continue.
+
+    Attributes:
+        config: of the run.
+        described: what makes it this run (`describe_run`).
+        states: those of `STATES` that it has.
+        fsdp: whether FSDP shards the model.
+        deepspeed: whether DeepSpeed runs it.
+    """
+
+    config: DGPOConfig
+    described: dict[str, Any]
+    states: frozenset[str]
+    fsdp: bool
+    deepspeed: bool
+
+
+def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[Any], *, sharded: bool) -> dict[str, Any]:
+    """What makes a run this run, as JSON: everything that changes a gradient, and the number of ranks.
+
+    Args:
+        config: of the run.
+        model: that is trained, unwrapped.
+        data: to train on.
+        rewards: its functions and models.
+        sharded: whether a rank may hold only a part of the weights, so that they are not counted.
+    """
+    options = {name: value for name, value in config.to_dict().items() if not _is_free(name) and name not in _RESOLVED}
     name = model.config._name_or_path
     run = {
-        "objective": {"name": args.objective, **_fields(args.make_objective())},
-        "aggregation": {"name": args.aggregation, **_fields(args.make_aggregation())},
-        "advantage": {"name": args.advantage, **_fields(args.make_advantage())},
-        "correction": args.correction and _fields(args.make_correction()),
+        "objective": {"name": config.objective, **_fields(config.make_objective())},
+        "aggregation": {"name": config.aggregation, **_fields(config.make_aggregation())},
+        "advantage": {"name": config.advantage, **_fields(config.make_advantage())},
+        "correction": config.correction and _fields(config.make_correction()),
         "model": os.path.realpath(name) if os.path.isdir(name) else name,
         "model_init_kwargs": {
             key: value
-            for key, value in (args.model_init_kwargs or {}).items()
+            for key, value in (config.model_init_kwargs or {}).items()
             if key not in _FREE_IN_MODEL and value is not None
         },
-        "parameters": sum(parameter.numel() for parameter in model.parameters()) if not _sharded(trainer) else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()) if not sharded else None,
         "peft": {key: _peft(config) for key, config in getattr(model, "peft_config", {}).items()},
-        "data": data_of(trainer.train_dataset),
-        "rewards": [_reward(reward) for reward in trainer.reward_funcs],
-        "completions_per_update": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "completions_per_generation": args.generation_batch_size,
+        "data": data_of(data),
+        "rewards": [_reward(reward) for reward in rewards],
+        "completions_per_update": config.per_device_train_batch_size
+        * config.gradient_accumulation_steps
+        * config.world_size,
+        "completions_per_generation": config.generation_batch_size,
         **options,
     }
     plain = without_secrets(json.loads(json.dumps(run, default=str)))
-    return {"compared": plain, "ranks": args.world_size}
+    return {"compared": plain, "ranks": config.world_size}
 
 
 def _is_free(name: str) -> bool:
@@ -117,11 +143,6 @@ def _is_free(name: str) -> bool:
 
 def _fields(made: Any) -> dict[str, Any]:
     return {} if made is None else dataclasses.asdict(made)
-
-
-def _sharded(trainer: ResumableTrainer) -> bool:
-    """Whether a rank may hold only a part of the weights."""
-    return trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
 
 
 def _peft(config: Any) -> dict[str, Any]:
@@ -151,28 +172,28 @@ class _Verdict(NamedTuple):
     """States that `resume_allow_missing` would have to name."""
 
 
-def find(trainer: ResumableTrainer, where: str | os.PathLike[str] | bool) -> Resume:
+def find(run: ThisRun, where: str | os.PathLike[str] | bool) -> Resume:
     """The checkpoint to continue from; on the main process, for all.
 
     Args:
-        trainer: of this run.
+        run: that is to continue.
         where: a checkpoint; or True for the newest in `output_dir` that is whole and has every state of the run.
 
     Raises:
         CheckpointError: nothing there is whole and has every state, or it belongs to another run.
     """
-    _check_names(trainer)
+    _check_names(run)
     if where is not True:
         checkpoint = Path(os.fspath(where))  # type: ignore[arg-type]
-        if verdict := _examine(trainer, checkpoint):
+        if verdict := _examine(run, checkpoint):
             raise CheckpointError(f"cannot continue from {str(checkpoint)!r}: {verdict.reason}{_way_out([verdict])}")
-        return _own(trainer, checkpoint, [])
-    folder = trainer.args.output_dir
+        return _own(run, checkpoint, [])
+    folder = run.config.output_dir
     passed: list[tuple[str, _Verdict]] = []
     for checkpoint in checkpoints(folder):
-        verdict = _examine(trainer, checkpoint)
+        verdict = _examine(run, checkpoint)
         if verdict is None:
-            return _own(trainer, checkpoint, [f"{name} is passed over: {of.reason}" for name, of in passed])
+            return _own(run, checkpoint, [f"{name} is skipped: {of.reason}" for name, of in passed])
         passed.append((checkpoint.name, verdict))
     if not passed:
         raise CheckpointError(f"no checkpoint in {folder!r} to continue from")
@@ -185,52 +206,50 @@ def find(trainer: ResumableTrainer, where: str | os.PathLike[str] | bool) -> Res
 
 def _way_out(verdicts: Iterable[_Verdict]) -> str:
     allow = next((verdict.allow for verdict in verdicts if verdict.allow), ())
-    return f"; to go on with fresh ones: --resume_allow_missing {' '.join(allow)}" if allow else ""
+    return f"; to start those afresh: --resume_allow_missing {' '.join(allow)}" if allow else ""
 
 
-def _examine(trainer: ResumableTrainer, checkpoint: Path) -> _Verdict | None:
+def _examine(run: ThisRun, checkpoint: Path) -> _Verdict | None:
     if reason := damage(checkpoint):
         return _Verdict(reason)
-    missing = missing_states(trainer, checkpoint)
-    lacking = {
-        name: reason for name, reason in missing.items() if name not in (trainer.args.resume_allow_missing or ())
-    }
+    missing = missing_states(run, checkpoint)
+    lacking = {name: reason for name, reason in missing.items() if name not in (run.config.resume_allow_missing or ())}
     if lacking:
         return _Verdict("; ".join(lacking.values()), tuple(missing))
     return None
 
 
-def missing_states(trainer: ResumableTrainer, checkpoint: Path) -> dict[str, str]:
+def missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
     """What this run would start afresh after the checkpoint: name, as in `STATES`, -> what is not there."""
-    args, names = trainer.args, {path.name for path in checkpoint.iterdir()}
+    names = {path.name for path in checkpoint.iterdir()}
     missing = {}
-    engine = trainer.is_deepspeed_enabled and any(name.startswith("global_step") for name in names)
+    engine = run.deepspeed and any(name.startswith("global_step") for name in names)
     parts = any(name.startswith(OPTIMIZER_NAME_BIN.split(".")[0] + "_") for name in names)
     if not (engine or parts or names & {OPTIMIZER_NAME, OPTIMIZER_NAME_BIN}):
-        missing["optimizer"] = f"it holds no {OPTIMIZER_NAME}"
+        missing["optimizer"] = f"it has no {OPTIMIZER_NAME}"
     if not (engine or SCHEDULER_NAME in names):
-        missing["scheduler"] = f"it holds no {SCHEDULER_NAME}"
-    if trainer.is_fsdp_enabled and missing:  # there the two are loaded together or not at all
+        missing["scheduler"] = f"it has no {SCHEDULER_NAME}"
+    if run.fsdp and missing:  # there the two are loaded together or not at all
         missing = dict.fromkeys(("optimizer", "scheduler"), "; ".join(missing.values()))
-    if reason := _missing_generators(trainer, checkpoint, names):
+    if reason := _missing_generators(run, checkpoint, names):
         missing["rng_state"] = reason
-    if trainer.accelerator.scaler is not None and SCALER_NAME not in names:
-        missing["scaler"] = f"it holds no {SCALER_NAME}"
-    if trainer._keeps_history() and HISTORY_FILE not in names:
+    if "scaler" in run.states and SCALER_NAME not in names:
+        missing["scaler"] = f"it has no {SCALER_NAME}"
+    if "reward_history" in run.states and HISTORY_FILE not in names:
         missing["reward_history"] = (
-            f"advantage = {args.advantage!r} continues the history of rewards by prompt, but it holds no "
+            f"advantage = {run.config.advantage!r} continues the history of rewards by prompt, but it has no "
             f"{HISTORY_FILE}: it was trained with another advantage"
         )
-    if trainer.use_adaptive_entropy and ENTROPY_FILE not in names:
-        missing["entropy_controller"] = f"it holds no {ENTROPY_FILE}"
-    if args.sync_ref_model and REFERENCE_FILE not in names:
-        missing["ref_model"] = f"it holds no {REFERENCE_FILE}, the reference that sync_ref_model has moved"
+    if "entropy_controller" in run.states and ENTROPY_FILE not in names:
+        missing["entropy_controller"] = f"it has no {ENTROPY_FILE}"
+    if "ref_model" in run.states and REFERENCE_FILE not in names:
+        missing["ref_model"] = f"it has no {REFERENCE_FILE}, the reference that sync_ref_model has moved"
     return missing
 
 
-def _missing_generators(trainer: ResumableTrainer, checkpoint: Path, names: set[str]) -> str | None:
+def _missing_generators(run: ThisRun, checkpoint: Path, names: set[str]) -> str | None:
     """Of the random generators of all ranks on this machine."""
-    ranks = trainer.args.world_size
+    ranks = run.config.world_size
     machine = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks)
     wrote = (run_of(checkpoint) or {}).get("ranks")
     if wrote is None and ranks == machine:
@@ -242,40 +261,42 @@ def _missing_generators(trainer: ResumableTrainer, checkpoint: Path, names: set[
     if ranks != machine:
         expected = expected[:1]  # numbered over all machines: this is the first
     lacking = [name for name in expected if name not in names]
-    return f"it holds no {lacking[0]}" if lacking else None
+    return f"it has no {lacking[0]}" if lacking else None
 
 
 # --- whose it is -----------------------------------------------------------------------------------------------------
 
 
-def _own(trainer: ResumableTrainer, checkpoint: Path, notes: list[str]) -> Resume:
+def _own(run: ThisRun, checkpoint: Path, notes: list[str]) -> Resume:
     before = run_of(checkpoint)
     if before is None:
-        notes.append(f"{checkpoint.name} does not say which run it is of (it is TRL's, or older); nothing was compared")
-    elif changed := _changes(trainer, before["compared"], trainer._run["compared"]):
+        notes.append(
+            f"{checkpoint.name} does not say which run wrote it (TRL, or an older version); nothing was compared"
+        )
+    elif changed := _changes(run, before["compared"], run.described["compared"]):
         names = list(dict.fromkeys(line.split(":")[0].split(".")[0] for line in changed))
         raise CheckpointError(
-            f"{str(checkpoint)!r} belongs to another run. Different (there -> now): {'; '.join(changed)}. Set these as "
-            f"they were, use another output_dir, or say that they are meant to change: --resume_allow_changed "
+            f"{str(checkpoint)!r} belongs to another run. Differences (checkpoint -> now): {'; '.join(changed)}. "
+            "Restore these settings, use another output_dir, or allow the changes: --resume_allow_changed "
             f"{' '.join(names)}"
         )
     return Resume(str(checkpoint), tuple(notes))
 
 
-def _changes(trainer: ResumableTrainer, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    defaults = {f.name: f.default for f in dataclasses.fields(trainer.args)}
+def _changes(run: ThisRun, before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    defaults = {f.name: f.default for f in dataclasses.fields(run.config)}
     # an option that did not exist then had no other effect than its default
     then = {name: before.get(name, json.loads(json.dumps(defaults.get(name), default=str))) for name in now}
-    allowed = set(trainer.args.resume_allow_changed or ())
+    allowed = set(run.config.resume_allow_changed or ())
     return differences(
         {name: value for name, value in then.items() if name not in allowed},
         {name: value for name, value in now.items() if name not in allowed},
     )
 
 
-def _check_names(trainer: ResumableTrainer) -> None:
-    for option, known in (("resume_allow_missing", STATES), ("resume_allow_changed", tuple(trainer._run["compared"]))):
-        for name in getattr(trainer.args, option) or ():
+def _check_names(run: ThisRun) -> None:
+    for option, known in (("resume_allow_missing", STATES), ("resume_allow_changed", tuple(run.described["compared"]))):
+        for name in getattr(run.config, option) or ():
             if name not in known:
                 hint = did_you_mean(name, known)
                 raise CheckpointError(f"{option} names {name!r}{hint}; known: {', '.join(known)}")

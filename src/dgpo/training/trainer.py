@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from huggingface_hub import ModelCard
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, Trainer, TrainerCallback
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
@@ -30,11 +30,11 @@ from dgpo.training.data_checks import check_data
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
-from dgpo.training.metrics import Part, StepMetrics, ratio_parts
+from dgpo.training.metrics import StepMetrics, parts_of
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
-from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask
+from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask, totals_of
 from dgpo.training.old_logprob import OldLogProbs, can_defer
-from dgpo.training.recording import Recording
+from dgpo.training.recording import Recording, describe
 from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import RewardSum, Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
@@ -193,10 +193,17 @@ class DGPOTrainer(ResumableTrainer):
         self._loss_was_called = False
         self.add_callback(_Guard(self))
         if args.eval_benchmarks:
-            self.add_callback(BenchmarkEvaluation(self))
+            # not TRL's log, which would take along, and forget, what training has gathered so far
+            log = partial(Trainer.log, self)
+            self.add_callback(
+                BenchmarkEvaluation(args, self._tokenizer, lambda: self.model_wrapped, log, self.accelerator)
+            )
         if args.record is not None:
-            self._recording = Recording(self)
+            self._recording = Recording(args, heads, self._described, self.processing_class, self.accelerator)
             self.add_callback(self._recording)
+
+    def _described(self) -> dict[str, Any]:
+        return describe(self.args, self._factors, self.model, self.train_dataset, self.accelerator.num_processes)
 
     def _why_not_fused(self) -> str | None:
         return (
@@ -339,8 +346,8 @@ class DGPOTrainer(ResumableTrainer):
         if self.args.positive_nll_coef > 0:
             assert found.logprob is not None
             loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, batch.inputs, inputs)
-        if self._recording is not None:
-            self._recording.add(model, batch.inputs, found.tokens, totals)
+        if self._recording is not None and self.model.training:
+            self._recording.add(self.state.global_step + 1, model, batch.inputs, found.tokens, totals)
         try:
             # TRL reads metrics off the device in this very step, so one more read costs nothing
             check(found.tokens, batch.inputs.get("ref_per_token_logps"))
@@ -373,7 +380,7 @@ class DGPOTrainer(ResumableTrainer):
     def _positive_nll(self, logprob: Tensor, present: dict[str, Any], inputs: dict[str, Any]) -> Tensor:
         """Mean negative log-likelihood of the step's responses with a positive reward, by the aggregation."""
         mask = correct_mask(present)
-        totals = self._totals_of([correct_mask(batch) for batch in self._step_batches(inputs)])
+        totals = totals_of([correct_mask(batch) for batch in self._step_batches(inputs)], self.accelerator)
         coefficient = self._factors.spec.aggregation.coefficient(mask, totals, logprob.dtype)
         return (coefficient * -torch.where(mask, logprob, 0.0)).sum()
 
@@ -388,20 +395,12 @@ class DGPOTrainer(ResumableTrainer):
     def _step_totals(self, inputs: dict[str, Any]) -> StepTotals:
         """Tokens and sequences of the whole optimiser step, counted once for all its micro-batches."""
         if not self.model.training:
-            return self._totals_of([loss_mask(inputs).bool()])
+            return totals_of([loss_mask(inputs).bool()], self.accelerator)
         start = self.args.schedule.update_of(self._step).start
         if self._totals is None or self._totals[0] != start:
             masks = [loss_mask(batch).bool() for batch in self._step_batches(inputs)]
-            self._totals = (start, self._totals_of(masks))
+            self._totals = (start, totals_of(masks, self.accelerator))
         return self._totals[1]
-
-    def _totals_of(self, masks: list[Tensor]) -> StepTotals:
-        """Totals over all ranks, per rank on average: ranks average their gradients."""
-        counts = torch.stack(
-            [torch.stack([mask.sum() for mask in masks]).sum(), torch.stack([m.any(-1).sum() for m in masks]).sum()]
-        )
-        counts = self.accelerator.reduce(counts, reduction="sum").clamp(min=1) / self.accelerator.num_processes
-        return StepTotals(tokens=counts[0], sequences=counts[1])
 
     def _terms(self) -> Terms:
         """TRL's options beside the factors, as they are now."""
@@ -452,16 +451,16 @@ class DGPOTrainer(ResumableTrainer):
 
     def _save_own_state(self, folder: Path) -> None:
         super()._save_own_state(folder)
-        if self._keeps_history() and self.args.should_save:
+        if "reward_history" in self._states() and self.args.should_save:
             write_json_atomic(folder / HISTORY_FILE, self._scoring.history)
 
     def _load_own_state(self, folder: Path) -> None:
         super()._load_own_state(folder)
-        if self._keeps_history() and (folder / HISTORY_FILE).is_file():
+        if "reward_history" in self._states() and (folder / HISTORY_FILE).is_file():
             self._scoring.history = json.loads((folder / HISTORY_FILE).read_text(encoding="utf-8"))
 
-    def _keeps_history(self) -> bool:
-        return self._factors.advantage_reads("history")
+    def _states(self) -> set[str]:
+        return super()._states() | ({"reward_history"} if self._factors.advantage_reads("history") else set())
 
     # --- the model card ------------------------------------------------------------------------------------------
 
@@ -509,31 +508,17 @@ class DGPOTrainer(ResumableTrainer):
 
     @torch.no_grad()
     def _log_metrics(self, found: MicroBatchLoss, batch: MicroBatch, inputs: dict[str, Any]) -> None:
-        tokens = found.tokens
-        assert tokens.entropy is not None
-        count = tokens.mask.sum().to(tokens.dtype)
-        values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
-        values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
+        kl = None
         if self.beta != 0.0:
-            kl = reference_kl(tokens, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
-            values["kl"] = kl.sum() / count.clamp(min=1)
-        whole = values.pop("objective/advantage/zero_fraction")
-        mask = tokens.mask if batch.rows is None else loss_mask(inputs).bool()
-        everything, responses = mask.sum().to(tokens.dtype), mask.any(-1).sum().to(tokens.dtype)
-        if batch.rows is not None:
-            whole = 1 - ((tokens.advantage != 0) & tokens.mask).sum() / everything.clamp(min=1)
-        of_all = {
-            "objective/advantage/zero_fraction": whole,
-            "objective/rows_dropped": torch.full_like(count, batch.dropped),
-        }
-        one = torch.ones_like(count)
-        parts = [Part(values=values, count=count), Part(values=of_all, count=everything)]
-        if found.aux_loss is not None:
-            parts.append(Part(values={"aux_loss": found.aux_loss}, count=one))
-        if self._entropy_bonus_enabled:
-            policy = found.out.value + self._entropy_coefficient() * found.bonus
-            parts.append(Part(values={"policy_loss": policy}, count=one, how="sum"))
-        parts += ratio_parts(self._factors.trl, tokens, found.out.weight, everything, responses)
+            kl = reference_kl(found.tokens, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
+        parts = parts_of(
+            found,
+            found.tokens.mask if batch.rows is None else loss_mask(inputs).bool(),
+            dropped=batch.dropped,
+            kl=kl,
+            bonus_coef=self._entropy_coefficient() if self._entropy_bonus_enabled else None,
+            trl=self._factors.trl,
+        )
         self._step_metrics.add(*parts)
         if self.model.training and not self.accelerator.sync_gradients:
             return

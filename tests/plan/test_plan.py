@@ -207,11 +207,11 @@ def test_notes() -> None:
     assert (unknown.memory, unknown.update_flops, unknown.trained) == ((), None, None)
     assert any("unknown model" in note for note in unknown.notes)
     assert any("name the GPU" in note for note in plan(config(use_vllm=True)).notes)
-    assert any("GPUs of its own" in note for note in plan(config(use_vllm=True, vllm_mode="server")).notes)
+    assert any("its own GPUs" in note for note in plan(config(use_vllm=True, vllm_mode="server")).notes)
     assert any("sgd" in note for note in plan(config(optim="sgd")).notes)
     guessed = World(processes=2, sharding="DDP", source="test", assumed=True)
     assert (
-        "sharding not given: DDP assumed; --accelerate_config FILE says otherwise"
+        "sharding not given: DDP assumed; use --accelerate_config FILE to change it"
         in plan(config(), world=guessed).notes
     )
     assert not any("assumed" in note for note in plan(config()).notes)
