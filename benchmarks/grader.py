@@ -2,7 +2,7 @@
 
     python benchmarks/grader.py [--answers 20000] [--out FILE.json] [--cases FILE.jsonl]
 
-One process and one worker, so that a figure is per core. Three sets of answers, each graded by both in one run:
+One process and one worker, so that a number is per core. Three sets of answers, each graded by both in one run:
 
     numbers      what a model writes for GSM8K: a number in a box, right or wrong; decided without a worker
     formulas     fractions, roots and polynomials in many spellings; each goes through a worker

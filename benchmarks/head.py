@@ -5,7 +5,7 @@
 The head of a policy update takes hidden states [N, H] and the weight [V, H] to a loss and to both gradients. At least
 three matrix products of N·H·V are needed (logits, gradient of the hidden states, gradient of the weight); the bound is
 their time, measured in the same rounds. All variants compute the clipped policy objective on the same tensors; a round
-runs each of them once, in an order that rotates, and a figure is the median over rounds of the ratio to the bound *of
+runs each of them once, in an order that rotates, and a number is the median over rounds of the ratio to the bound *of
 the same round*. On a CPU: one thread and process time, so that other work on the machine matters little. Peak memory is
 what a variant holds above its inputs and the two gradients, each in a process of its own.
 

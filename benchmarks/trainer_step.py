@@ -134,7 +134,7 @@ def summarise(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """What the numbers depend on besides the code."""
     cpuinfo = Path("/proc/cpuinfo")
     models = [line.partition(":")[2].strip() for line in _lines(cpuinfo) if line.startswith("model name")]
     return {

@@ -178,7 +178,7 @@ def test_averaged_gradients_need_totals_divided_by_the_world_size(
     ranks = [rows(slice(rank, None, W)) for rank in range(W)]
     whole = sum_of_parts(batch, [rows(slice(None))], None, objective="dgpo", aggregation=how)
     summed = sum_of_parts(batch, ranks, totals, objective="dgpo", aggregation=how)
-    assert_same(tuple(figure / W for figure in summed), whole)
+    assert_same(tuple(value / W for value in summed), whole)
 
 
 # --- making one -------------------------------------------------------------------------------------------------------

@@ -324,7 +324,7 @@ def test_statistics_against_plain_python(
     batch = make_batch(B=8, T=9, seed=2)
     out = policy_loss(*positional(batch), objective=objective, rollout_logprob=batch.rollout_logprob)
     expected = statistics_in_plain_python(batch, out.weight, *eps)
-    found = {name: figure.item() for name, figure in out.statistics.items()}
+    found = {name: value.item() for name, value in out.statistics.items()}
     assert found == pytest.approx(expected, rel=1e-10, abs=1e-15)
     assert all(expected[f"fraction/{region}"] > 0 for region in REGIONS)  # the batch reaches every region
     assert sum(found[f"fraction/{region}"] for region in REGIONS) == pytest.approx(1)
@@ -381,8 +381,8 @@ def test_statistics_have_the_same_keys_for_every_objective(name: str, make_batch
     assert set(out.statistics) == STATISTICS
     with_sampler = policy_loss(*positional(batch), name, rollout_logprob=batch.rollout_logprob)
     assert set(with_sampler.statistics) == STATISTICS | {"kl/sampler", "kl/sampler_k1", "sampler/cut_mass"}
-    for figure in out.statistics.values():
-        assert (figure.dim(), figure.requires_grad) == (0, False)
+    for value in out.statistics.values():
+        assert (value.dim(), value.requires_grad) == (0, False)
 
 
 def test_on_policy_statistics() -> None:
@@ -397,7 +397,7 @@ def test_on_policy_statistics() -> None:
         "weight/ess": 1.0,
         "advantage/zero_fraction": 1 / 3,
     }
-    assert {name: figure.item() for name, figure in out.statistics.items()} == pytest.approx(expected, abs=1e-15)
+    assert {name: value.item() for name, value in out.statistics.items()} == pytest.approx(expected, abs=1e-15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -424,7 +424,7 @@ def test_statistics_of_a_constant_weight_see_valid_tokens_only(
 
 @every_name
 def test_a_nan_at_a_valid_position_is_not_hidden(name: str, make_batch: Callable[..., Any]) -> None:
-    """Finding it is `check`'s work, but no figure may pretend that all is well."""
+    """Finding it is `check`'s work, but no statistic may pretend that all is well."""
     batch = make_batch()
     batch.logprob[0, 0] = math.nan
     out = policy_loss(*positional(batch), name)
@@ -462,7 +462,7 @@ def test_a_batch_without_a_valid_token_is_zero(name: str, how: str, shape: tuple
     assert out.value.item() == 0
     for gradient in gradient_of(out, logprob, entropy):
         assert gradient.tolist() == torch.zeros(shape).tolist()
-    assert {figure.item() for figure in out.statistics.values()} == {0.0}
+    assert {value.item() for value in out.statistics.values()} == {0.0}
 
 
 # --- the exact policy gradient of a policy that can be enumerated -----------------------------------------------------

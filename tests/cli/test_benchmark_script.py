@@ -1,4 +1,4 @@
-"""benchmarks/trainer_step.py runs, and its README shows the figures of the committed result."""
+"""benchmarks/trainer_step.py runs, and its README shows the numbers of the committed result."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_ratios_are_taken_within_a_round(script: ModuleType) -> None:
     assert script.summarise(times)["ours"]["ratio"] == {"median": 1.0, "min": 0.5, "max": 1.5}
 
 
-def test_the_readme_shows_the_committed_figures() -> None:
+def test_the_readme_shows_the_committed_numbers() -> None:
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     for length, rows in json.loads(RESULT.read_text())["by_completion_length"].items():
         for name, row in rows.items():

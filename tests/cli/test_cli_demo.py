@@ -45,7 +45,7 @@ def test_starter(dgpo: Callable[..., Any], short: None, output: Path) -> None:
 
 
 def test_demo(dgpo: Callable[..., Any], short: None, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file that it promises; the second run finds the starter and gives the same figures."""
+    """Every file that it promises; the second run finds the starter and gives the same results."""
     done = dgpo("demo", "--out", output, "--seed", 1, "--updates", 4)
     assert done.code == 0, done.err
     summary = json.loads((output / "summary.json").read_text())

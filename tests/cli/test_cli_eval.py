@@ -275,7 +275,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
     assert found["rates"]["no_answer"] == pytest.approx(1 / 3)
     assert "how they were drawn is not known" in done.out
 
-    # what it wrote is graded again, to the same figures
+    # what it wrote is graded again, to the same estimates
     again = dgpo(
         *words, "--generations", tmp_path / "eval-aime24-gens" / "generations.jsonl", "--out", tmp_path / "again"
     )

@@ -81,7 +81,7 @@ def test_the_cells(call: Callable[..., str], folder: Path) -> None:
     ("text", "updates"), [("3:5", [3, 4, 5]), ("7:", [7, 8]), (":2", [1, 2]), ("4", [4]), ("6:60", [6, 7, 8])]
 )
 def test_ranges_and_out(call: Callable[..., str], folder: Path, tmp_path: Path, text: str, updates: list[int]) -> None:
-    out = tmp_path / "new" / "figures.json"
+    out = tmp_path / "new" / "replay.json"
     assert str(out) in call(folder, "--objectives", "maspo", "dgpo:n=3,m=1", "--updates", text, "--out", out)
     read = json.loads(out.read_text())
     assert read["updates"] == updates

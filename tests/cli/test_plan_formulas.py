@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from formulas import DURATIONS, GIB, agrees, value
-from recipe_figures import PLANNED, ROOT, SIZES, dry_run_argv, head_of, joined, text_of
+from recipe_plans import PLANNED, ROOT, SIZES, dry_run_argv, head_of, joined, text_of
 from rich.console import Console
 
 from dgpo.cli.dry_run import plan_of

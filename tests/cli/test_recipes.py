@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
-from recipe_figures import (
+from recipe_plans import (
     NAMES,
     PLANNED,
     RECIPES,
     ROOT,
     SIZES,
     dry_run_argv,
-    figures,
     head_of,
     joined,
     of_plan,
     parsed,
+    planned,
     text_of,
     under_zero3,
 )
@@ -96,7 +96,7 @@ def test_output_goes_where_git_does_not_look(name: str) -> None:
 
 @pytest.mark.usefixtures("no_network", "from_the_root")
 @pytest.mark.parametrize("name", PLANNED)
-def test_the_figures_of_the_head_are_those_of_the_dry_run(name: str) -> None:
+def test_the_numbers_of_the_head_are_those_of_the_dry_run(name: str) -> None:
     """And the run fits on the GPU that the head names."""
     argv = dry_run_argv(text_of(name))
     assert argv[:2] == ["--config", f"recipes/{name}"]
@@ -279,6 +279,6 @@ def test_addition_trains(dgpo: Callable[..., Any], tiny: Path, output: Path) -> 
 
 
 @pytest.mark.usefixtures("no_network", "from_the_root")
-def test_figures_of_a_dry_run_are_text() -> None:
-    found = figures(dry_run_argv(text_of("dapo-math/1.5b-dgpo.yaml")))
+def test_numbers_of_a_dry_run_are_text() -> None:
+    found = planned(dry_run_argv(text_of("dapo-math/1.5b-dgpo.yaml")))
     assert set(found) == {"memory", "sums", "logits", "time", "run"}

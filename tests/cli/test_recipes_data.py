@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
-from recipe_figures import PLANNED, RECIPES, parsed, text_of
+from recipe_plans import PLANNED, RECIPES, parsed, text_of
 
 ROW = {
     "prompt": "What is 1 + 1?",

@@ -1,4 +1,4 @@
-"""The heads of verl's launch scripts: their figures are those of the plan of the YAML beside them."""
+"""The heads of verl's launch scripts: their numbers are those of the plan of the YAML beside them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from recipe_figures import ROOT, SIZES, head_of, joined, of_verl, plan_of_script, setting, text_of
+from recipe_plans import ROOT, SIZES, head_of, joined, of_verl, plan_of_script, setting, text_of
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_figures_of_the_head(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_of_the_head(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A micro-batch is packed up to as many tokens as the YAML's has at full length."""
     monkeypatch.chdir(ROOT)
     plan = plan_of_script(size)

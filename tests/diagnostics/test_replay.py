@@ -58,7 +58,7 @@ OWN = make("dgpo", n=2, m=2, eps_high=0.28)
 
 
 def by_hand(tokens: TokenBatch, square: torch.Tensor, objective: Objective, own: Objective) -> dict[str, Any]:
-    """The figures of one update, token by token."""
+    """The statistics of one update, token by token."""
     w_of = objective.calibrate(tokens).weight(tokens)
     where = regions(tokens, own.boundaries(tokens))
     found: dict[str, Any] = {"mass": dict.fromkeys(REGIONS, 0.0), "gradient": dict.fromkeys(REGIONS, 0.0)}
@@ -94,7 +94,7 @@ def by_hand(tokens: TokenBatch, square: torch.Tensor, objective: Objective, own:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_figures_against_a_loop_over_tokens(run: Run, name: str) -> None:
+def test_statistics_against_a_loop_over_tokens(run: Run, name: str) -> None:
     found = replay(run, name)
     row = row_of(found, name)
     objective, hands = make(name), []

@@ -69,7 +69,7 @@ def test_the_runs_own_row_is_what_its_log_says(tmp_path: Path, name: str, option
                 if (metric := f"objective/{key}") in logged[update]:
                     assert values[place] == pytest.approx(logged[update][metric], rel=1e-5, abs=1e-5), (update, key)
                     compared += 1
-    # fraction and mass of five regions, four figures of the weight, and the KL
+    # fraction and mass of five regions, four statistics of the weight, and the KL
     assert compared == 15 * len(found.updates)
     assert len(found.updates) >= 5
     assert max(found.series["fraction/left"]) + max(found.series["fraction/right"]) > 0

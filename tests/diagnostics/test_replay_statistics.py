@@ -1,4 +1,4 @@
-"""The figures of one update under an objective: closed forms, and bounds that hold for any batch."""
+"""The statistics of one update under an objective: closed forms, and bounds that hold for any batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dgpo.runs.write import record
 METHODS = list(OBJECTIVES)
 
 
-def figures_of(x: float, advantage: float, objective: Objective) -> dict[str, float]:
+def statistics_of(x: float, advantage: float, objective: Objective) -> dict[str, float]:
     old = torch.full((1, 1), -2.0, dtype=torch.float64)
     tokens = TokenBatch(old + x, old, torch.tensor([advantage], dtype=torch.float64), torch.ones(1, 1))
     valid = Valid.of(tokens)
@@ -33,7 +33,7 @@ def figures_of(x: float, advantage: float, objective: Objective) -> dict[str, fl
 @given(st.floats(-3.0, -0.25), st.integers(1, 4))
 def test_bias_of_the_power_decay_on_the_left(x: float, n: int) -> None:
     """|w - r| = lo·u·(1 - uⁿ) with u = r / lo, against |A|·r: 1 - uⁿ. Reference 2.7."""
-    found = figures_of(x, -1.5, make("dgpo", n=n))
+    found = statistics_of(x, -1.5, make("dgpo", n=n))
     u = math.exp(x) / 0.8
     assert found["bias"] == pytest.approx(1 - u**n)
     assert found["bias/left"] == found["bias"]
@@ -45,14 +45,14 @@ def test_bias_of_the_power_decay_on_the_left(x: float, n: int) -> None:
 @given(st.floats(0.2, 1.9), st.integers(1, 4))
 def test_bias_of_the_root_on_the_right(x: float, m: int) -> None:
     """|w - r| / r = 1 - v^(-1/m) with v = r / hi."""
-    found = figures_of(x, 0.7, make("dgpo", m=m))
+    found = statistics_of(x, 0.7, make("dgpo", m=m))
     assert found["bias"] == pytest.approx(1 - (math.exp(x) / 1.2) ** (-1 / m))
     assert found["bias/right"] == found["bias"]
 
 
 @given(st.floats(-3.0, -0.25))
 def test_a_hard_clip_loses_the_whole_token(x: float) -> None:
-    found = figures_of(x, -1.0, make("grpo"))
+    found = statistics_of(x, -1.0, make("grpo"))
     assert found["bias"] == pytest.approx(1)
     assert found["weight/zero_fraction"] == 1
     assert found["step_size"] == found["cosine"] == found["weight/ess"] == found["top_percent_share"] == 0

@@ -62,8 +62,8 @@ def test_a_linked_title_is_the_title_of_that_paper(root: Path, page: str) -> Non
             assert words == known[arxiv]
 
 
-def test_readme_says_whose_code_the_recorded_figures_are(root: Path) -> None:
-    """The authors', where the repository of a method's figures is the one that its paper declares."""
+def test_readme_says_whose_code_the_recorded_values_are(root: Path) -> None:
+    """The authors', where the repository of a method's values is the one that its paper declares."""
     words = " ".join((root / "README.md").read_text(encoding="utf-8").split())
     found = re.search(
         r": the authors' for (.+?); verl's or TRL's for (.+?)\. (.+?) have no code to compare with", words
@@ -84,4 +84,4 @@ def test_readme_says_whose_code_the_recorded_figures_are(root: Path) -> None:
     }
     assert theirs == own
     assert others == {name.partition("_")[0] for name in set(recorded) & set(OBJECTIVES) - own}
-    assert none == set(OBJECTIVES) - set(recorded) - {"cispo_two_sided"}, "whose figures are in cispo.json"
+    assert none == set(OBJECTIVES) - set(recorded) - {"cispo_two_sided"}, "whose values are in cispo.json"

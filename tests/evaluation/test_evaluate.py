@@ -98,7 +98,7 @@ def test_end_to_end(evaluation):
     assert evaluation.timing["seconds"] > 0
 
 
-def test_the_records_say_how_to_get_the_figures_again(evaluation, backend):
+def test_the_records_say_how_to_get_the_results_again(evaluation, backend):
     versions = dict(evaluation.versions)
     assert versions.pop("python").startswith("3.")
     assert versions == {

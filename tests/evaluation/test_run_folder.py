@@ -102,7 +102,7 @@ def test_a_finished_run_is_read_and_not_repeated(backend, tmp_path, monkeypatch)
     again = run(backend, tmp_path)
     assert again == first
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
-    other = run(backend, tmp_path, ks=[2])  # figures may be computed anew
+    other = run(backend, tmp_path, ks=[2])  # estimates may be computed anew
     assert "pass@2" in other.benchmarks["doubles"].estimates
     assert "pass@3" not in other.benchmarks["doubles"].estimates
 

@@ -142,7 +142,7 @@ def test_both_losses_against_the_sum_over_tokens(given: dict[str, Any], chunk: i
     }
     for name, out in found.items():
         torch.testing.assert_close(out.value, truth, rtol=1e-9, atol=1e-11 * size, msg=name)
-        assert all(figure.isfinite() for figure in out.statistics.values()), name
+        assert all(value.isfinite() for value in out.statistics.values()), name
         gradients = torch.autograd.grad(out.value, leaves, retain_graph=True)
         for gradient, exact in zip(gradients, expected, strict=True):
             torch.testing.assert_close(gradient, exact, rtol=1e-8, atol=1e-10 * size, msg=name)

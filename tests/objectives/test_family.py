@@ -253,10 +253,10 @@ WEIGHTS: dict[str, tuple[Objective, str]] = {
 @pytest.mark.parametrize("row", WEIGHTS)
 @pytest.mark.parametrize("column", range(len(COLUMNS)), ids=[f"A={a:+d} x={x:+}" for a, x in COLUMNS])
 def test_weights_of_the_reference_table(row: str, column: int) -> None:
-    objective, figures = WEIGHTS[row]
+    objective, numbers = WEIGHTS[row]
     advantage, x = COLUMNS[column]
     weight = weights(objective, x, advantage, old=-6.9).item()
-    printed = Decimal(figures.split()[column])
+    printed = Decimal(numbers.split()[column])
     if printed == 0:
         assert weight == 0
     else:

@@ -1,4 +1,4 @@
-"""Values and gradients against the recorded figures of tests/golden."""
+"""Values and gradients against the recorded values of tests/golden."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def loss_and_gradient(
 
 
 @pytest.mark.parametrize(("name", "index"), CASES)
-def test_value_and_gradient_equal_the_recorded_figures(name: str, index: int) -> None:
+def test_value_and_gradient_equal_the_recorded_values(name: str, index: int) -> None:
     case = RECORDED[name][index]
     expected = case.get("paper", case)
     value, gradient, _ = loss_and_gradient(case, objective_of(case))

@@ -104,7 +104,7 @@ def test_gspo_on_one_token_is_a_hard_clip() -> None:
     torch.testing.assert_close(estimator(wide, 0.3, range(4)).mse, estimator(GRPO(), 0.3, range(4)).mse)
 
 
-def test_the_same_arguments_give_the_same_figures() -> None:
+def test_the_same_arguments_give_the_same_values() -> None:
     first, second = (estimator(DGPO(), 0.3, range(3)) for _ in range(2))
     assert torch.equal(first.mse, second.mse)
     assert torch.equal(first.bias, second.bias)

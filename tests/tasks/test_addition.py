@@ -42,7 +42,7 @@ def test_answers_are_right_and_graded_so() -> None:
 
 
 def test_the_seed_decides_and_nothing_else() -> None:
-    """The split of the documented figures cannot move under them: recorded problems."""
+    """The split of the documented results cannot move under them: recorded problems."""
     assert Addition(seed=3).problems("test") == Addition(seed=3).problems("test")
     assert prompts(Addition(seed=3), "test") != prompts(Addition(seed=4), "test")
     assert prompts(Addition(), "test") == prompts(tasks.make("addition"), "test")

@@ -82,7 +82,7 @@ def test_the_seed_decides_and_nothing_else(cls: type[Procedural]) -> None:
     ],
 )
 def test_recorded_problems(cls: type[Procedural], first: str, rows: int) -> None:
-    """The splits of documented figures cannot move under them."""
+    """The splits of documented results cannot move under them."""
     assert cls().problems("test")[0]["prompt"] == first
     assert len(cls().problems("train")) == rows
 

@@ -161,9 +161,9 @@ def test_without_a_history_there_is_no_file(build, tmp_path):
 def test_evaluation_reads_the_history_and_does_not_write_to_it(build):
     trainer = build(advantage="smooth", max_steps=4, per_device_eval_batch_size=8)
     trainer.train()
-    before = {prompt: list(figures) for prompt, figures in trainer._scoring.history.items()}
-    figures = trainer.evaluate(trainer.train_dataset)
-    assert math.isfinite(figures["eval_loss"])
+    before = {prompt: list(values) for prompt, values in trainer._scoring.history.items()}
+    logged = trainer.evaluate(trainer.train_dataset)
+    assert math.isfinite(logged["eval_loss"])
     assert trainer._scoring.history == before
 
 

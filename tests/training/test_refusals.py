@@ -251,8 +251,8 @@ def test_every_advantage_evaluates(build, advantage, groups):
         trainer_options={"eval_dataset": data},
     )
     trainer.train()
-    (figures,) = (row for row in trainer.state.log_history if "eval_loss" in row)
-    assert math.isfinite(figures["eval_loss"])
+    (logged,) = (row for row in trainer.state.log_history if "eval_loss" in row)
+    assert math.isfinite(logged["eval_loss"])
     if groups == 1:
-        assert figures["eval_frac_reward_zero_std"] == 1.0
-        assert (figures["eval_loss"] == 0.0) == (advantage != "smooth")
+        assert logged["eval_frac_reward_zero_std"] == 1.0
+        assert (logged["eval_loss"] == 0.0) == (advantage != "smooth")

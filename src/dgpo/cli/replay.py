@@ -50,7 +50,7 @@ def run(argv: list[str]) -> int:
         help="objectives, with fields if need be: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
     )
     parser.add_argument("--updates", metavar="FROM:TO", help="only these updates, both included; 10: and :50 work too")
-    parser.add_argument("--out", metavar="FILE.json", help="where to write the figures; RUN/replay.json if not given")
+    parser.add_argument("--out", metavar="FILE.json", help="where to write the statistics (default: RUN/replay.json)")
     arguments = parser.parse_args(argv)
     with user_input():
         # first: these may be the modules that the run's own objective is of
@@ -61,11 +61,11 @@ def run(argv: list[str]) -> int:
     console = Console()
     for table in tables(found):
         if console.measure(table).minimum > console.width:
-            table.columns[0].min_width = None  # a name in two parts is better than a figure without its end
+            table.columns[0].min_width = None  # a name in two parts is better than a number without its end
         console.print(table, "")
     for line in remarks(found, recorded.damaged):
         print(line)
-    print(f"all figures: {path}")
+    print(f"all statistics: {path}")
     return 0
 
 
@@ -110,7 +110,7 @@ def tables(found: Replay) -> list[Table]:
     if adaptive := [row.label for row in found.rows if row.adaptive]:
         caption += f" {ADAPTIVE}: {', '.join(adaptive)}."
     longest = max(len(word) for row in found.rows for word in _name(row).plain.split())
-    figures = _table(title, caption, HEADER, longest)
+    overview = _table(title, caption, HEADER, longest)
     caption = f"In % of Σ|A|wN, by the boundaries of {found.reference or 'an unknown objective'} for every row"
     if found.eps_low is not None and found.eps_high is not None:
         caption += f": 1 - {found.eps_low:g} to 1 + {found.eps_high:g}"
@@ -118,9 +118,9 @@ def tables(found: Replay) -> list[Table]:
     places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS), longest)
     places.add_row("tokens", *(f"{100 * found.fraction[name]:.1f}" for name in REGIONS), end_section=True)
     for row in found.rows:
-        figures.add_row(_name(row), *_cells(row))
+        overview.add_row(_name(row), *_cells(row))
         places.add_row(_name(row), *(f"{100 * row.gradient[name]:.1f}" for name in REGIONS))
-    return [figures, places]
+    return [overview, places]
 
 
 def remarks(found: Replay, damaged: Sequence[str]) -> list[str]:

@@ -24,7 +24,7 @@ class Spread:
 
     A batch gradient is a sum over P prompts. If they are independent, P/(P-1)·Σ‖g_p - ḡ‖² estimates its variance
     without bias; the bootstrap's variance is the same without the factor P/(P-1), which is why no resampling stands in
-    these figures. The intervals are quantiles (0.025 and 0.975) of the bootstrap over prompts.
+    these values. The intervals are quantiles (0.025 and 0.975) of the bootstrap over prompts.
 
     Attributes:
         prompts: P.
@@ -32,7 +32,7 @@ class Spread:
             It may come out below 0, where no bias can be told from noise.
         variance: of the objective's gradient G.
         reference_variance: of H. The reference has this and, by definition, no bias.
-        cosine, norm_ratio, relative_bias: intervals of the figures of `GradientBias`.
+        cosine, norm_ratio, relative_bias: intervals of the values of `GradientBias`.
     """
 
     prompts: int
@@ -79,7 +79,7 @@ def gradient_bias(
     """Cosine and ratio of two gradients of a real model, with their spread over prompts.
 
     Without groups this costs two forward and backward passes over the batch. With P groups it costs two over each, and
-    memory for 2·P gradients: pass the parameters of one block, or of an adapter, and the figures are of those. Every
+    memory for 2·P gradients: pass the parameters of one block, or of an adapter, and the values are of those. Every
     resample is exact: it is a sum of gradients that are already there. `.grad` is left alone.
 
     Args:

@@ -34,7 +34,7 @@ Choice = Objective | str | tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One objective on all replayed updates. Figures are means over updates unless they say otherwise.
+    """One objective on all replayed updates. Statistics are means over updates unless they say otherwise.
 
     With n the valid tokens of an update, N the norm of ∇log π in the logits (`logit_norm`), r the ratio and Σ over the
     tokens::
@@ -51,7 +51,7 @@ class Row:
         fields: all fields.
         own: whether it is what the run was trained with.
         adaptive: whether its weights depend on the batch that it is calibrated on: here all tokens of an update, in the
-            trainer those of a micro-batch, so that with several of them its figures are not those of the log.
+            trainer those of a micro-batch, so that with several of them its statistics are not those of the log.
         weight: quantile -> w, the weight on ∇log π.
         weight_on_prob: quantile -> w/π, the weight on ∇π.
         weight_mean: mean of w.
@@ -65,7 +65,7 @@ class Row:
         factor: what the learning rate (or w) is to be multiplied with so that the mean step is the reference's; None
             if one of the two takes no step at all.
         top_percent_share: share of Σ|A·w|·N that the largest 1 % of the tokens hold.
-        series: the same figures by update, in the order of `Replay.updates`; names such as "mass/left". Not in JSON.
+        series: the same statistics by update, in the order of `Replay.updates`; names such as "mass/left". Not in JSON.
     """
 
     label: str

@@ -1,8 +1,8 @@
 """avg@k, pass@k, best@k and maj@k over P problems with n graded samples each, and what their intervals mean.
 
-Every figure is a mean over problems of one value per problem. Its standard error and its interval answer: how much
-would the figure move with *other problems of the same kind*? The noise of the generations needs no second term: it sits
-in the per-problem values, and so in their spread. Two models on the same problems share the problems' part of it;
+Every estimate is a mean over problems of one value per problem. Its standard error and its interval answer: how much
+would it move with *other problems of the same kind*? The noise of the generations needs no second term: it is in the
+per-problem values, and so in their spread. Two models on the same problems share the problems' part of it;
 `dgpo.evaluation.compare` takes paired differences, which do not carry that part.
 
 pass@k and best@k are different quantities: with and without replacement. One correct sample of 32 is pass@32 = 1 and
@@ -166,7 +166,7 @@ def summarise(
     answers: Sequence[Sequence[str | None]] | None = None,
     same: Same | None = None,
 ) -> dict[str, Estimate]:
-    """Every figure of one evaluation, each with its standard error and its 95 % interval over problems.
+    """Every estimate of one evaluation, each with its standard error and its 95 % interval over problems.
 
     Args:
         correct: [P, n] bool or 0/1, n sampled completions per problem; n = 0 leaves `greedy` alone.

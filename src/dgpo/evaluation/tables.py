@@ -86,7 +86,7 @@ def metrics_grid(evaluation: Evaluation, benchmark: str) -> Grid:
 
 
 def caption(evaluation: Evaluation, benchmark: str | None = None) -> list[str]:
-    """How the figures came about, and what is wrong with them; with the lengths of `benchmark`, if it is named."""
+    """How the results were obtained, and what is wrong with them; with the lengths of `benchmark`, if it is named."""
     sampling = evaluation.sampling
     if sampling["samples"] == 0:
         drawn = "greedy only"

@@ -50,7 +50,7 @@ class Plan:
         fused: whether the loss is computed straight from hidden states.
         objective, aggregation, correction, advantage: as text.
         weights: the objective by region.
-        notes: what the figures leave out.
+        notes: what the numbers leave out.
     """
 
     model: str

@@ -43,7 +43,7 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
         ("entropy", _change(summary["entropy"], "nats")),
         ("length", _change(summary["length"], "tokens")),
     ]
-    figures = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
+    listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
     reward = summary["reward"]
     if reward is None:
         headline = tag("p", "no reward was logged", class_="headline none")
@@ -63,7 +63,7 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
         "article",
         tag("h2", mark(run, number)),
         headline,
-        tag("dl", *figures),
+        tag("dl", *listed),
         _verdict(run, number),
         class_=f"card run-{number % 8}",
     )

@@ -152,7 +152,7 @@ def _replay(part: Sample, found: tokens.Moved) -> tuple[Replay | None, str]:
 
 
 def summary(run: Run, log: Log) -> dict[str, Any]:
-    """What happened, in a few figures; None for what is not known."""
+    """What happened, in a few numbers; None for what is not known."""
     info, config = run.info, run.info.get("config") or {}
     events = [row for row in run.metrics if "event" in row]
     steps = [*(step for step, _ in log.rows), *run.updates, *(row.get("step", row.get("_step", 0)) for row in events)]

@@ -49,7 +49,7 @@ def table(
         caption: above the table.
         head: of the columns.
         rows: cells; a cell (text, number) is sorted by the number.
-        numeric: columns with figures, aligned on the right.
+        numeric: columns with numbers, aligned on the right.
         sortable: whether the heads are buttons that sort.
         marked: a row that stands out.
         name: what assistive software calls the box.

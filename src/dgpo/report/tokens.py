@@ -34,7 +34,7 @@ class Moved:
 
     Attributes:
         updates: those that were read and are whole.
-        broken: those with a NaN or an infinity at a valid token, which no figure of tokens includes.
+        broken: those with a NaN or an infinity at a valid token, which no statistic of tokens includes.
         incomplete: those of which the part of a rank is missing, which are left out as well.
         log_ratio, old_logprob, advantage: [N].
         outside: [N] bool, beyond a boundary of the run's objective.

@@ -112,7 +112,7 @@ def _check_finite(objective: Objective, logprob: Tensor, old: float, sign: float
     # 16 bits of gradient may not hold e^20; their overflow is the caller's dtype, not the weight's
     fine = ~gradient.isnan() if logprob.dtype == torch.float16 else gradient.isfinite()
     require(fine.all(), objective, f"the gradient of the loss is not finite at {where}")
-    bad = [name for name, figure in out.statistics.items() if not figure.isfinite()]
+    bad = [name for name, value in out.statistics.items() if not value.isfinite()]
     require(not bad, objective, f"the statistics {bad} are not finite at {where}")
 
 
@@ -247,7 +247,7 @@ def check_no_host_synchronisation(objective: Objective) -> None:
         raise AssertionError(
             f"{objective!r}: reads a value on the host, which waits for the device: {error}"
         ) from error
-    away = {name: figure for name, figure in out.statistics.items() if figure.device.type != "meta" or figure.dim()}
+    away = {name: value for name, value in out.statistics.items() if value.device.type != "meta" or value.dim()}
     require(not away, objective, f"the statistics {list(away)} are no scalars on the device of the tokens")
 
 

@@ -90,8 +90,8 @@ def _run(out: Path, seed: int, objective: str, updates: int, say: Any) -> dict[s
     say("4/4 evaluate it again")
     after = _evaluate(out / "model", task, out / "after")
     summary = {
-        "before": _figures(before),
-        "after": _figures(after),
+        "before": _values(before),
+        "after": _values(after),
         "objective": objective,
         "updates": updates,
         "seed": seed,
@@ -146,7 +146,7 @@ def _train(model_folder: Path, task: Addition, out: Path, *, seed: int, objectiv
     trainer.create_model_card(model_name="addition")
 
 
-def _figures(evaluation: Evaluation) -> dict[str, float]:
+def _values(evaluation: Evaluation) -> dict[str, float]:
     names = ("greedy", f"avg@{SAMPLES}", f"pass@{SAMPLES}")
     (result,) = evaluation.benchmarks.values()
     return {name: round(result.estimates[name].value, 4) for name in names}

@@ -249,8 +249,8 @@ class DGPOTrainer(ResumableTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if self._dynamic_sampler is None or not self.model.training:
             return self._generate_once(inputs)[0]
-        output, figures = self._dynamic_sampler.generate(inputs, self.state.global_step)
-        for name, value in figures.items():
+        output, logged = self._dynamic_sampler.generate(inputs, self.state.global_step)
+        for name, value in logged.items():
             self._metrics["train"][name].append(value)
         return output
 

@@ -105,7 +105,7 @@ def test_where_it_begins(run_of):
     assert "token id" in broken.evidence[0]
 
 
-def test_figures_of_the_fault(run_of):
+def test_measures_of_the_fault(run_of):
     assert "1.3" in of(diagnose(run_of("sampler_temperature")), "sampler_temperature").title
     twice = of(diagnose(run_of("normaliser_twice")), "normaliser").title
     assert "0.5 times" in twice

@@ -156,7 +156,7 @@ def test_mismatch_that_prime_rl_does_not_separate(tmp_path):
 
 @pytest.mark.parametrize("key", ["sampling/sampling_logp_difference/mean", "training/rollout_probs_diff_mean"])
 def test_stale_weights_in_other_words(tmp_path, key):
-    """The figures of trl issue 5312: 0.015 until the sampler was woken up with old weights, then 0.2."""
+    """The values of trl issue 5312: 0.015 until the sampler was woken up with old weights, then 0.2."""
     rows = [{"step": i, key: 0.015 if i < 6 else 0.2, "actor/ppo_kl": 0.01} for i in range(1, 13)]
     (found,) = diagnose(jsonl(tmp_path / "metrics.jsonl", rows))
     assert (found.rule, found.step) == ("sampler_stale", 6)

@@ -1,4 +1,4 @@
-"""The parts that rules are made of, against figures that are known: guards, fits, the normaliser, the page."""
+"""The parts that rules are made of, against values that are known: guards, fits, the normaliser, the page."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_what_is_advised_in_their_place():
     assert "clip_ratio_c in verl" in advice(None)
 
 
-# --- figures of tokens ------------------------------------------------------------------------------------------------
+# --- measures of tokens -----------------------------------------------------------------------------------------------
 
 
 def recorded(tokens, totals=None, update=1, token_ids=None):
@@ -85,7 +85,7 @@ def recorded(tokens, totals=None, update=1, token_ids=None):
     )
 
 
-def test_figures_by_hand(make_batch):
+def test_measures_by_hand(make_batch):
     batch = make_batch(8, 40, spread=1.5, seed=3, dtype=torch.float32)
     tokens, totals = batch.tokens(), StepTotals(tokens=500, sequences=9)
     objective, how = objectives.make("dgpo"), aggregation.make("token-mean")
@@ -187,8 +187,8 @@ def sampler_log(kind, value, tokens=1024, words=("objective/kl/sampler", "object
     for seed in range(5):
         batch = drawn(kind, value, seed)
         old, sampled = batch.old_logprob.flatten()[:tokens], batch.rollout_logprob.flatten()[:tokens]
-        figures = [float(estimator(sampled, old).mean()) for estimator in (kl.k3, kl.k1)]
-        rows.append({"step": seed + 1, **dict(zip(words, figures, strict=True))})
+        values = [float(estimator(sampled, old).mean()) for estimator in (kl.k3, kl.k1)]
+        rows.append({"step": seed + 1, **dict(zip(words, values, strict=True))})
         if words[0].startswith("objective"):
             rows[-1]["objective/sampler/cut_mass"] = float(kl.cut_mass(sampled, old).mean())
     return Case(log=Log.of(rows))

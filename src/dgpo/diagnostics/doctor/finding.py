@@ -23,7 +23,7 @@ class Finding:
         severity: "error": the run learns nothing or something false; "warning": it learns less than it could;
             "note": no fault, but it explains a curve that users ask about.
         title: one sentence.
-        evidence: figures, with the steps that they come from.
+        evidence: measurements, with the steps that they come from.
         cause: what brings this about.
         remedy: what to change.
         step: where it begins; None where it cannot be told.

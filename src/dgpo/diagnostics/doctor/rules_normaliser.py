@@ -13,7 +13,7 @@ FEWEST = 3
 """Updates that must agree."""
 
 TOLERANCE = 0.05
-"""Relative. Both figures repeat float32 arithmetic on the same numbers and agree to 1e-5; a wrong normaliser is off by
+"""Relative. Both values repeat float32 arithmetic on the same numbers and agree to 1e-5; a wrong normaliser is off by
 an integer factor, 2 at least, or by the spread of lengths between micro-batches."""
 
 SMALLEST_LOSS = 1e-4

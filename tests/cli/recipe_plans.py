@@ -1,6 +1,6 @@
-"""What the tests of the recipes share: the files, and the figures that a head must have, those of its dry run.
+"""What the tests of the recipes share: the files, and the numbers that a head must have, those of its dry run.
 
-python tests/cli/recipe_figures.py       write these figures into the heads
+python tests/cli/recipe_plans.py       write these numbers into the heads
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def dry_run_argv(text: str) -> list[str]:
     return shlex.split(found.group(1))
 
 
-def figures(argv: list[str]) -> dict[str, str]:
-    """Phrases with the plan's figures: terms of the memory, their sums, what is not held, time, updates."""
+def planned(argv: list[str]) -> dict[str, str]:
+    """Phrases with the plan's numbers: terms of the memory, their sums, what is not held, time, updates."""
     return of_plan(plan_of(argv))
 
 
 def of_plan(plan: Plan) -> dict[str, str]:
-    """See `figures`."""
+    """See `planned`."""
     assert plan.gpu is not None
     assert plan.update_time is not None
     time = f"computed, not measured, with every response at full length: an update {shown(plan.update_time)}"
@@ -158,13 +158,13 @@ def plan_of_script(size: str) -> Plan:
     return plan_of([*dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")), *words])
 
 
-def rewritten(text: str, figures: dict[str, str]) -> str:
-    """A file whose head has these figures in the paragraphs `Memory:` and `Time:`; what follows them there is kept."""
-    logits = f" {figures['logits']}." if "logits" in figures else ""
+def rewritten(text: str, numbers: dict[str, str]) -> str:
+    """A file whose head has these numbers in the paragraphs `Memory:` and `Time:`; what follows them there is kept."""
+    logits = f" {numbers['logits']}." if "logits" in numbers else ""
     end = r"Logits that are never held: .*?\.(?= [A-Z]|$)" if logits else r"of [\d.]+\.(?= |$)"
-    memory = f"{figures['memory']}. {figures['sums']}.{logits}"
+    memory = f"{numbers['memory']}. {numbers['sums']}.{logits}"
     text = _paragraph(text, "Memory", rf"GiB per GPU, computed: .*?{end}", memory)
-    time = f"{figures['time']}; {figures['run']}"
+    time = f"{numbers['time']}; {numbers['run']}"
     return _paragraph(
         text,
         "Time",
@@ -192,10 +192,10 @@ def _paragraph(text: str, word: str, old: str, new: str) -> str:
 
 
 def write_heads() -> None:
-    """Bring the figures in all heads up to date."""
+    """Bring the numbers in all heads up to date."""
     os.chdir(ROOT)
     for name in PLANNED:
-        (RECIPES / name).write_text(rewritten(text_of(name), figures(dry_run_argv(text_of(name)))), encoding="utf-8")
+        (RECIPES / name).write_text(rewritten(text_of(name), planned(dry_run_argv(text_of(name)))), encoding="utf-8")
     for size in SIZES:
         name, tokens = f"verl/dapo-math-{size}.sh", int(setting(size, "TOKENS_PER_GPU"))
         phrases = {key: str(value) for key, value in of_verl(plan_of_script(size), tokens).items()}
