@@ -142,7 +142,7 @@ def test_without_a_gpu_there_is_no_verdict_and_no_time(dgpo: Run, hub: list[str]
     out = dgpo("train", *hub, "--dry_run").out
     assert "fits" not in out
     assert "time, computed" not in out
-    assert "FLOPs a generation" in out
+    assert "FLOPs per generation" in out
 
 
 def test_an_unknown_model(dgpo: Run, hub: list[str]) -> None:

@@ -139,18 +139,18 @@ def test_time_is_flops_over_the_assumed_rate() -> None:
     shape, length = ModelShape.of(TINY), 512 + 32
     tokens = 64 * length
     found = plan(config(gradient_checkpointing=True), gpu=GPUS["h100"])
-    assert found.update_flops is not None
-    assert found.update_seconds is not None
-    assert found.update_flops == 5 * tokens * shape.forward_flops(length)
-    assert found.update_seconds == pytest.approx(found.update_flops / 989e12 / 0.35 / 4)
-    assert found.sampling_seconds is None
+    assert found.update_work is not None
+    assert found.update_time is not None
+    assert found.update_work.value == 5 * tokens * shape.forward_flops(length)
+    assert found.update_time.value == pytest.approx(found.update_work.value / 989e12 / 0.35 / 4)
+    assert found.sampling_time is None
     with_vllm = plan(config(gradient_checkpointing=False, use_vllm=True, beta=0.1), gpu=GPUS["h100"])
-    assert with_vllm.update_flops is not None
-    assert with_vllm.sampling_seconds is not None
-    assert with_vllm.update_flops == 5 * tokens * shape.forward_flops(length)
-    assert with_vllm.sampling_seconds == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
+    assert with_vllm.update_work is not None
+    assert with_vllm.sampling_time is not None
+    assert with_vllm.update_work.value == 5 * tokens * shape.forward_flops(length)
+    assert with_vllm.sampling_time.value == pytest.approx(tokens * shape.forward_flops(length) / 989e12 / 0.10)
     assert sizes(with_vllm.memory)["vLLM"] == pytest.approx(0.3 * 79 * GIB)
-    adapters = plan(config(gradient_checkpointing=False), lora=(4, ("q_proj",))).update_flops
+    adapters = plan(config(gradient_checkpointing=False), lora=(4, ("q_proj",))).update_work.value
     assert adapters is not None
     assert adapters == pytest.approx(3 * tokens * shape.forward_flops(length))
 
@@ -159,17 +159,17 @@ def test_the_time_of_a_run_is_that_of_its_updates_and_generations() -> None:
     """From times as they are shown, in four digits."""
     sampled = plan(config(use_vllm=True, num_train_epochs=3), gpu=GPUS["rtx4090"], data_rows=17_398)
     assert (sampled.updates, sampled.generations) == (3 * 1087 * 4, 3 * 1087)
-    assert sampled.update_seconds is not None
-    assert sampled.sampling_seconds is not None
-    assert sampled.run_seconds is not None
-    exact = sampled.updates * sampled.update_seconds + sampled.generations * sampled.sampling_seconds
-    assert sampled.run_seconds == pytest.approx(exact, rel=1e-3)
+    assert sampled.update_time is not None
+    assert sampled.sampling_time is not None
+    assert sampled.run_time is not None
+    exact = sampled.updates * sampled.update_time.value + sampled.generations * sampled.sampling_time.value
+    assert sampled.run_time.value == pytest.approx(exact, rel=1e-3)
     alone = plan(config(max_steps=8), gpu=GPUS["rtx4090"])
-    assert alone.update_seconds is not None
-    assert alone.run_seconds is not None
-    assert alone.run_seconds == pytest.approx(8 * alone.update_seconds, rel=1e-3)
-    assert plan(config(), gpu=GPUS["rtx4090"]).run_seconds is None  # nobody knows how many updates
-    assert plan(config(max_steps=8)).run_seconds is None
+    assert alone.update_time is not None
+    assert alone.run_time is not None
+    assert alone.run_time.value == pytest.approx(8 * alone.update_time.value, rel=1e-3)
+    assert plan(config(), gpu=GPUS["rtx4090"]).run_time is None  # nobody knows how many updates
+    assert plan(config(max_steps=8)).run_time is None
 
 
 def test_whether_it_fits() -> None:
@@ -204,7 +204,7 @@ def test_what_rules_the_fused_loss_out(changes: dict[str, Any], reason: str | No
 def test_notes() -> None:
     assert any("every ratio is 1" in note for note in plan(config(steps_per_generation=2)).notes)
     unknown = plan(config(), shape=None)
-    assert (unknown.memory, unknown.update_flops, unknown.trained) == ((), None, None)
+    assert (unknown.memory, unknown.update_work, unknown.trained) == ((), None, None)
     assert any("unknown model" in note for note in unknown.notes)
     assert any("name the GPU" in note for note in plan(config(use_vllm=True)).notes)
     assert any("its own GPUs" in note for note in plan(config(use_vllm=True, vllm_mode="server")).notes)

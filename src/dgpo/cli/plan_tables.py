@@ -76,10 +76,10 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "the run", run
     for part in ("objective", "aggregation", "advantage", "correction"):
         yield part, getattr(plan, part)
-    if plan.update_flops is not None:
-        yield "FLOPs a generation", f"of updates {plan.update_work} = {plan.update_flops:.3e}"
-        if plan.sampling_flops is not None:
-            yield "", f"of sampling {plan.sampling_work} = {plan.sampling_flops:.3e}"
+    if plan.update_work is not None:
+        yield "FLOPs per generation", f"updates {plan.update_work} = {plan.update_work.value:.3e}"
+        if plan.sampling_work is not None:
+            yield "", f"sampling {plan.sampling_work} = {plan.sampling_work.value:.3e}"
     yield from _time(plan)
 
 

@@ -109,34 +109,9 @@ class Plan:
         return total(self.memory, "generation") / GIB
 
     @property
-    def update_flops(self) -> float | None:
-        """Of all updates of a generation, over all ranks."""
-        return _value(self.update_work)
-
-    @property
-    def sampling_flops(self) -> float | None:
-        """Of sampling a generation."""
-        return _value(self.sampling_work)
-
-    @property
-    def update_seconds(self) -> float | None:
-        """See `update_time`."""
-        return _value(self.update_time)
-
-    @property
-    def sampling_seconds(self) -> float | None:
-        """See `sampling_time`."""
-        return _value(self.sampling_time)
-
-    @property
-    def run_seconds(self) -> float | None:
-        """See `run_time`."""
-        return _value(self.run_time)
-
-    @property
     def logits_not_held(self) -> float:
         """Bytes; 0 where the model is unknown."""
-        return _value(self.naive_logits) or 0.0
+        return 0.0 if self.naive_logits is None else self.naive_logits.value
 
     @property
     def fits(self) -> bool | None:
@@ -175,10 +150,6 @@ class Plan:
         return quantity(utilisation, "%") * gpus * quantity(self.gpu.tflops, "TFLOP/s", 1e12)
 
 
-def _value(formula: Quantity | None) -> float | None:
-    return None if formula is None else formula.value
-
-
 def make_plan(
     config: DGPOConfig,
     *,
@@ -212,7 +183,7 @@ def make_plan(
     """
     prompt = max(0, (config.vllm_max_model_length or 0) - config.max_completion_length) or PROMPT_TOKENS
     length = prompt + config.max_completion_length
-    fused = why_no_fused_loss(config, world.sharding, lora is not None) is None
+    unfused = why_no_fused_loss(config, world.sharding, lora is not None)
     completions, group = config.generation_batch_size, config.num_generations
     prompts = completions // group
     generations = None if data_rows is None else (data_rows // prompts) * config.num_train_epochs
@@ -237,7 +208,7 @@ def make_plan(
             completion=config.max_completion_length,
             checkpointing=bool(config.gradient_checkpointing),
             attention=_attention(attention),
-            fused=fused,
+            fused=unfused is None,
             device="cpu" if on_cpu else "cuda",
             vllm_share=config.vllm_gpu_memory_utilization if colocated and gpu is not None else 0.0,
             vllm_gib=0.0 if gpu is None else gpu.gib,
@@ -270,13 +241,13 @@ def make_plan(
         update_work=update_work,
         sampling_work=sampling_work,
         served=config.use_vllm and config.vllm_mode == "server",
-        fused=fused,
+        fused=unfused is None,
         objective=str(config.make_objective()),
         aggregation=str(config.make_aggregation()),
         correction=str(correction) if correction is not None else _trl_correction(config),
         advantage=str(advantage) if advantage is not None else f"TRL's, scale_rewards = {config.scale_rewards!r}",
         weights=weight_table(config.make_objective()),
-        notes=tuple(_notes(config, world, gpu, shape, lora, fused)),
+        notes=tuple(_notes(config, world, gpu, shape, unfused)),
     )
 
 
@@ -331,8 +302,7 @@ def _notes(
     world: World,
     gpu: Gpu | None,
     shape: ModelShape | None,
-    lora: tuple[int, tuple[str, ...]] | None,
-    fused: bool,
+    unfused: str | None,
 ) -> list[str]:
     notes = []
     if world.assumed:
@@ -341,9 +311,8 @@ def _notes(
         notes.append("one update per generation: every ratio is 1, and objectives do not differ")
     if config.eval_strategy != "no" or config.eval_benchmarks:
         notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")
-    if not fused:
-        reason = why_no_fused_loss(config, world.sharding, lora is not None)
-        notes.append(f"the loss is computed from log-probs, in tiles of TRL's head: {reason}")
+    if unfused is not None:
+        notes.append(f"the loss is computed from log-probs, in tiles of TRL's head: {unfused}")
     if shape is None:
         return [
             *notes,
