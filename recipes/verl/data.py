@@ -9,8 +9,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from dgpo.cli.yaml_file import values
 from dgpo.tasks.data import load
 
 
@@ -43,7 +42,7 @@ def main() -> None:
     parser.add_argument("recipe", type=Path, help="a YAML file of recipes/")
     parser.add_argument("out", type=Path, help="the parquet file to write")
     arguments = parser.parse_args()
-    data = rows(yaml.safe_load(arguments.recipe.read_text(encoding="utf-8")))
+    data = rows(values(arguments.recipe))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     data.to_parquet(str(arguments.out))
     print(f"{len(data):,} prompts in {arguments.out}")

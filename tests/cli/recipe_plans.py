@@ -36,6 +36,12 @@ NAMES = sorted(
 PLANNED = [name for name in NAMES if name != "addition.yaml"]
 """Those whose model has a name; that of the addition recipe is a folder that a command makes."""
 SIZES = {"1.5b": "1.5B", "7b": "7B", "14b": "14B"}
+SAME_PLAN = {
+    f"dapo-math/{size}-{method}.yaml": f"dapo-math/{size}-dgpo.yaml" for size in SIZES for method in ("maspo", "grpo")
+}
+"""Those with another objective alone, and the recipe that they refer to for the numbers."""
+OWN_PLAN = [name for name in PLANNED if name not in SAME_PLAN]
+"""Those with the numbers of their plan in their heads."""
 FLAGS = ["--use_cpu", "--output_dir", "unused"]
 
 
@@ -194,7 +200,7 @@ def _paragraph(text: str, word: str, old: str, new: str) -> str:
 def write_heads() -> None:
     """Bring the numbers in all heads up to date."""
     os.chdir(ROOT)
-    for name in PLANNED:
+    for name in OWN_PLAN:
         (RECIPES / name).write_text(rewritten(text_of(name), planned(dry_run_argv(text_of(name)))), encoding="utf-8")
     for size in SIZES:
         name, tokens = f"verl/dapo-math-{size}.sh", int(setting(size, "TOKENS_PER_GPU"))

@@ -119,7 +119,7 @@ def test_output_folder_is_a_file(dgpo: Callable[..., Any], quick: list[str], tin
         ("learning-rate: 1.0e-5", ["unknown key 'learning-rate'", "did you mean 'learning_rate'?"]),
         ("zzzzzz: 1", ["unknown key 'zzzzzz'", "--help"]),
         ("a: [1", ["is not valid YAML", "line 1"]),
-        ("- a\n- b", ["holds a list", "expected a mapping"]),
+        ("- a\n- b", ["is a list", "expected a mapping"]),
         ("", ["is empty", "expected a mapping"]),
         ("env: 3", ["'env'", "of type int", "expected a mapping"]),
         ("max_steps: 2.5", ["max_steps in", "invalid int value: '2.5'"]),

@@ -292,3 +292,23 @@ def test_options_of_the_config_reach_the_trainer(
     assert (config.mask_truncated_completions, config.shuffle_dataset) == (True, False)
     assert config.generation_kwargs == {"min_new_tokens": 2}
     assert trainer.model.peft_config["default"].r == 4
+
+
+def test_a_plan_says_where_each_setting_comes_from_and_a_run_records_the_values(
+    dgpo: Callable[..., Any], tiny: Path, tmp_path: Path, output: Path
+) -> None:
+    (tmp_path / "base.yaml").write_text(
+        f"task: addition\nmodel_name_or_path: {tiny}\nlearning_rate: 3e-4\nobjective_kwargs: {{n: 2}}\n"
+        "use_cpu: true\nbf16: false\nmax_completion_length: 4\nmax_steps: 9\nreport_to: none\n"
+    )
+    file = tmp_path / "run.yaml"
+    file.write_text(f"base: base.yaml\noutput_dir: {output}\nobjective_kwargs: {{m: 3}}\nrecord: {output}/record\n")
+    plan = dgpo("train", "--config", file, "--max_steps", 1, "--dry_run").out
+    of_base, own = plan.index(f"set in {tmp_path}/base.yaml"), plan.index(f"set in {file}")
+    flags = plan.index("set by flags")
+    assert of_base < plan.index("  learning_rate: 3e-4") < own < plan.index('  objective_kwargs: {"m": 3}') < flags
+    assert flags < plan.index("  max_steps: 1") == plan.rindex("max_steps: ") - 2
+    done = dgpo("train", "--config", file, "--max_steps", 1)
+    assert done.code == 0, done.err
+    config = json.loads((output / "record" / "run.json").read_text(encoding="utf-8"))["config"]
+    assert (config["learning_rate"], config["objective_kwargs"], config["max_steps"]) == (3e-4, {"m": 3}, 1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from formulas import DURATIONS, GIB, agrees, value
-from recipe_plans import PLANNED, ROOT, SIZES, dry_run_argv, head_of, joined, text_of
+from recipe_plans import OWN_PLAN, ROOT, SIZES, dry_run_argv, head_of, joined, text_of
 from rich.console import Console
 
 from dgpo.cli.dry_run import plan_of
@@ -29,7 +29,7 @@ SECONDS = re.compile(r"([^=;:]*?) = ([\d.,]+) (s|min|h|days)\b")
 def printed(plan: Plan) -> str:
     """What the dry run prints, on lines that are long enough not to be folded."""
     console = Console(file=io.StringIO(), width=600)
-    for part in as_tables(plan):
+    for part in as_tables(plan, {}):
         console.print(part)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
@@ -125,7 +125,7 @@ def test_what_a_dry_run_prints_multiplies_out(seed: int) -> None:
     assert max(checked) >= 12
 
 
-@pytest.mark.parametrize("name", [*PLANNED, *(f"verl/dapo-math-{size}.sh" for size in SIZES)])
+@pytest.mark.parametrize("name", [*OWN_PLAN, *(f"verl/dapo-math-{size}.sh" for size in SIZES)])
 def test_what_a_head_says_multiplies_out(name: str) -> None:
     head = joined(head_of(text_of(name)))
     memory = re.search(r"GiB per GPU, computed: (.*?)\. Together ([\d.]+) in an update, ([\d.]+) in generation", head)
@@ -150,7 +150,7 @@ def test_the_recipes_plans_print_what_multiplies_out(monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(ROOT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for name in PLANNED:
+        for name in OWN_PLAN:
             assert check_plan(plan_of(dry_run_argv(text_of(name)))) >= 12
 
 

@@ -15,9 +15,11 @@ import yaml
 from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from recipe_plans import (
     NAMES,
+    OWN_PLAN,
     PLANNED,
     RECIPES,
     ROOT,
+    SAME_PLAN,
     SIZES,
     dry_run_argv,
     head_of,
@@ -31,6 +33,7 @@ from recipe_plans import (
 from trl.scripts.vllm_serve import ScriptArguments, build_command
 
 from dgpo.cli.dry_run import plan_of
+from dgpo.cli.yaml_file import values
 from dgpo.correction import Truncate
 from dgpo.objectives import DGPO, GRPO, MASPO
 from dgpo.plan.plan import Plan
@@ -81,8 +84,13 @@ def test_head_comment(name: str) -> None:
     """Hardware, time and what to expect; the command that launches it; a line in the table."""
     head = head_of(text_of(name))
     assert len(head.splitlines()) <= 45
-    for word in ("Hardware:", "Time:", "Expect:"):
-        assert re.search(rf"^{word} +\S", head, re.MULTILINE), word
+    if name in SAME_PLAN:
+        words = joined(head)
+        assert f"see {Path(SAME_PLAN[name]).name}" in words
+        assert "Hardware, memory, time, what to expect" in words
+    else:
+        for word in ("Hardware:", "Time:", "Expect:"):
+            assert re.search(rf"^{word} +\S", head, re.MULTILINE), word
     launch = re.search(rf"train (\\\n +)?--config recipes/{re.escape(name)}(?!.*--dry_run)", head)
     assert launch is not None
     assert f"`{name}`" in text_of("README.md")
@@ -91,11 +99,23 @@ def test_head_comment(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_output_goes_where_git_does_not_look(name: str) -> None:
-    assert yaml.safe_load(text_of(name))["output_dir"].startswith("outputs/")
+    assert values(RECIPES / name)["output_dir"].startswith("outputs/")
+
+
+def test_no_two_recipes_write_into_one_folder() -> None:
+    assert len({values(RECIPES / name)["output_dir"] for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_says_only_what_differs_from_its_base(name: str) -> None:
+    own = yaml.safe_load(text_of(name))
+    if base := own.pop("base", None):
+        inherited = values((RECIPES / name).parent / base)
+        assert {key for key, value in values(RECIPES / name).items() if inherited.get(key) != value} == set(own)
 
 
 @pytest.mark.usefixtures("no_network", "from_the_root")
-@pytest.mark.parametrize("name", PLANNED)
+@pytest.mark.parametrize("name", OWN_PLAN)
 def test_the_numbers_of_the_head_are_those_of_the_dry_run(name: str) -> None:
     """And the run fits on the GPU that the head names."""
     argv = dry_run_argv(text_of(name))
@@ -110,6 +130,14 @@ def test_the_numbers_of_the_head_are_those_of_the_dry_run(name: str) -> None:
     if plan.world.processes > 1:
         assert plan.world.sharding == "FSDP2"
         assert under_zero3(argv) in head
+
+
+@pytest.mark.usefixtures("no_network", "from_the_root")
+@pytest.mark.parametrize("name", SAME_PLAN)
+def test_another_objective_has_the_same_plan(name: str) -> None:
+    argv, base = dry_run_argv(text_of(name)), dry_run_argv(text_of(SAME_PLAN[name]))
+    assert [word.replace(name, SAME_PLAN[name]) for word in argv] == base
+    assert of_plan(plan_of(argv)) == of_plan(plan_of(base))
 
 
 def consistent(plan: Plan) -> None:
@@ -158,10 +186,9 @@ def test_what_the_head_says_of_14b_on_one_node() -> None:
     assert max(plan.update_gib, plan.generation_gib) < 0.8 * plan.gpu.gib
 
 
-@pytest.mark.parametrize("method", ["dgpo", "maspo", "grpo"])
-def test_the_server_of_14b_is_started_as_the_pinned_trl_starts_it(method: str) -> None:
+def test_the_server_of_14b_is_started_as_the_pinned_trl_starts_it() -> None:
     """`trl vllm-serve` is deprecated: it makes this command, which the head has without what are vLLM's defaults."""
-    name = f"dapo-math/14b-{method}.yaml"
+    name = "dapo-math/14b-dgpo.yaml"
     head = head_of(text_of(name))
     found = re.search(r"VLLM_SERVER_DEV_MODE=1 vllm (serve .*?)  #", head.replace("\\\n", " "))
     assert found is not None
@@ -195,14 +222,14 @@ def test_no_head_copies_a_dense_model(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in PLANNED if "gsm8k" not in name])
 def test_the_correction_is_per_token(name: str) -> None:
     assert parsed(name)[1].make_correction() == Truncate(level="token", cap=2.0)
-    assert yaml.safe_load(text_of(name))["correction"]["level"] == "token"
+    assert values(RECIPES / name)["correction"]["level"] == "token"
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_objectives_of_one_size_differ_in_the_objective_alone(size: str) -> None:
     """Every other value is the same, so that a comparison is one of objectives."""
-    values = [yaml.safe_load(text_of(f"dapo-math/{size}-{method}.yaml")) for method in ("dgpo", "maspo", "grpo")]
-    rest = [{key: value for key, value in one.items() if key not in OBJECTIVE_KEYS} for one in values]
+    recipes = [values(RECIPES / f"dapo-math/{size}-{method}.yaml") for method in ("dgpo", "maspo", "grpo")]
+    rest = [{key: value for key, value in one.items() if key not in OBJECTIVE_KEYS} for one in recipes]
     assert rest[0] == rest[1] == rest[2]
     made = [parsed(f"dapo-math/{size}-{method}.yaml")[1].make_objective() for method in ("dgpo", "maspo", "grpo")]
     small = size == "1.5b"

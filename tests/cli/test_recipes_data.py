@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from datasets import Dataset, load_dataset
-from recipe_plans import PLANNED, RECIPES, parsed, text_of
+from recipe_plans import PLANNED, RECIPES, parsed
+
+from dgpo.cli.yaml_file import values
 
 ROW = {
     "prompt": "What is 1 + 1?",
@@ -56,7 +57,7 @@ def test_the_loader_takes_the_columns(name: str) -> None:
 @pytest.mark.usefixtures("local_copy")
 def test_data_for_verl() -> None:
     script = RECIPES / "verl" / "data.py"
-    data = module_of(script).rows(yaml.safe_load(text_of("dapo-math/1.5b-dgpo.yaml")))
+    data = module_of(script).rows(values(RECIPES / "dapo-math/7b-maspo.yaml"))
     assert data[1]["prompt"] == parsed("dapo-math/1.5b-dgpo.yaml")[0].load_dataset("train")[1]["prompt"]
     assert data[1]["reward_model"] == {"style": "rule", "ground_truth": "51"}
     assert set(data.column_names) == {"data_source", "prompt", "ability", "reward_model", "extra_info"}

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dgpo.cli.arguments import parse
+from dgpo.cli.arguments import settings as settings_of
 from dgpo.cli.errors import UserError
+from dgpo.cli.yaml_file import values
 
 
 @dataclass(kw_only=True)
@@ -179,40 +181,43 @@ def test_byte_order_marks(tmp_path: Path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
-        ("word: a\nwhole: 1\n\nword: b\n", ["line 4: the key 'word' stands there twice, first in line 1"]),
-        ("word: a\nmapping:\n  n: 1\n  m: 2\n  n: 3\n", ["line 5: the key 'n' stands there twice, first in line 3"]),
-        ("mixed:\n- {a: 1,\n   a: 2}\n", ["line 3: the key 'a' stands there twice, first in line 2"]),
-        ("word: a\n'word': b\n", ["line 2: the key 'word' stands there twice, first in line 1"]),
-        ("env:\n  A: 1\n  A: 2\n", ["line 3: the key 'A' stands there twice, first in line 2"]),
+        ("word: a\nwhole: 1\n\nword: b\n", ["line 4: duplicate key 'word', first in line 1"]),
+        ("word: a\nmapping:\n  n: 1\n  m: 2\n  n: 3\n", ["line 5: duplicate key 'n', first in line 3"]),
+        ("mixed:\n- {a: 1,\n   a: 2}\n", ["line 3: duplicate key 'a', first in line 2"]),
+        ("word: a\n'word': b\n", ["line 2: duplicate key 'word', first in line 1"]),
+        ("env:\n  A: 1\n  A: 2\n", ["line 3: duplicate key 'A', first in line 2"]),
         ("word: a\n\twhole: 1\n", ["is not valid YAML: line 2", "indent with spaces"]),
         ("word: a\nmapping:\n\tn: 1\n", ["is not valid YAML: line 3", "indent with spaces"]),
-        ("word: a: b\n", ["is not valid YAML: line 1: mapping values are not allowed", "quote a text with ': '"]),
-        ("word: [a\nwhole: 1\n", ["is not valid YAML: line 2", "that begins in line 1"]),
-        ("word: 'a\n\n", ["is not valid YAML: line 3", "that begins in line 1"]),
+        (
+            "word: a: b\n",
+            ["is not valid YAML: line 1: mapping values are not allowed", "quote text that contains ': '"],
+        ),
+        ("word: [a\nwhole: 1\n", ["is not valid YAML: line 2", "that starts in line 1"]),
+        ("word: 'a\n\n", ["is not valid YAML: line 3", "that starts in line 1"]),
         ("word: *nowhere\n", ["is not valid YAML: line 1: found undefined alias 'nowhere'"]),
-        ("word: a\n---\nword: b\n", ["is not valid YAML: line 2: a second document begins; expected one"]),
+        ("word: a\n---\nword: b\n", ["is not valid YAML: line 2: a second document starts; expected one"]),
         ("word: @a\n", ["is not valid YAML: line 1: found character '@'"]),
         ("word: %a\n", ["is not valid YAML: line 1: found character '%'"]),
-        ("word: !!python/object:os.system x\n", ["line 1: the tag 'tag:yaml.org,2002:python/object:os.system' is not"]),
+        ("word: !!python/object:os.system x\n", ["line 1: unknown tag 'tag:yaml.org,2002:python/object:os.system'"]),
         ("mapping: {n: !mine 1}\n", ["line 1", "could not determine a constructor for the tag '!mine'"]),
-        ("mapping: &a {n: *a}\n", ["line 1: the value holds itself, by an alias"]),
+        ("mapping: &a {n: *a}\n", ["line 1: the value contains itself through an alias"]),
         ("mapping: {n: !!int two}\n", ["line 1", "'two'"]),
         ("", ["is empty; expected a mapping of keys"]),
         ("# nothing\n\n", ["is empty; expected a mapping of keys"]),
         ("---\n", ["is empty; expected a mapping of keys"]),
         ("~\n", ["is empty; expected a mapping of keys"]),
-        ("- word: a\n", ["holds a list; expected a mapping of keys"]),
-        ("word\n", ["holds one text; expected a mapping of keys"]),
+        ("- word: a\n", ["is a list; expected a mapping of keys"]),
+        ("word\n", ["is a single value; expected a mapping of keys"]),
         ("1: a\n", ["unknown key '1' in ", "line 1"]),
         ("word: a\ntrue: a\n", ["unknown key 'true' in ", "line 2"]),
         (": a\n", ["is not valid YAML: line 1"]),
         ("'': a\n", ["unknown key '' in "]),
         ("~: a\n", ["unknown key '~' in "]),
-        ("[word]: a\n", ["line 1: a key is a list or a mapping; expected a word"]),
-        ("? {word: a}\n: b\n", ["line 1: a key is a list or a mapping; expected a word"]),
-        ("mapping: {1: a}\n", ["line 1: keys are words, but '1' is of type int"]),
-        ("mapping:\n  n: 1\n  true: 2\n", ["line 3: keys are words, but 'true' is of type bool"]),
-        ("mapping: {[n]: 1}\n", ["line 1: keys are words, but one is a list or a mapping"]),
+        ("[word]: a\n", ["line 1: the key is a list or a mapping; expected text"]),
+        ("? {word: a}\n: b\n", ["line 1: the key is a list or a mapping; expected text"]),
+        ("mapping: {1: a}\n", ["line 1: the key '1' is of type int; expected text"]),
+        ("mapping:\n  n: 1\n  true: 2\n", ["line 3: the key 'true' is of type bool; expected text"]),
+        ("mapping: {[n]: 1}\n", ["line 1: the key is a list or a mapping; expected text"]),
         ("Word: a\n", ["unknown key 'Word' in ", "did you mean 'word'?"]),
         ("wrd: a\n", ["unknown key 'wrd' in ", "did you mean 'word'?"]),
         ("on: true\nword: [a, b]\n", ["word = ['a', 'b'] in ", "line 2 is a list; expected one value"]),
@@ -273,3 +278,88 @@ def test_flags_win_and_one_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["-1", "-.5", "-1e-3", "-1E+5", "-inf"])
 def test_negative_numbers_are_values_of_flags(text: str) -> None:
     assert parse("x", [Options], ["--real", text])[0].real == float(text)
+
+
+# --- base -------------------------------------------------------------------------------------------------------------
+
+
+def folder_of(folder: Path, **files: str) -> Path:
+    for name, content in files.items():
+        file = folder / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    return folder
+
+
+def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
+    """Values are replaced as a whole, mappings and lists too; a chain of bases; flags win over all of them."""
+    folder_of(
+        tmp_path / "runs",
+        **{
+            "first": "word: a\nmapping: {n: 1, m: 2}\nwords: [x, y]\nreal: 1\nsome: 3\n",
+            "sub/second": "base: ../first.yaml\nmapping: {n: 3}\nreal: 2\nwhole: 5\n",
+            "third": "base: sub/second.yaml\nwords: [z]\nwhole: 6\nsome:\n",
+        },
+    )
+    (made,) = parse("x", [Options], ["--config", str(tmp_path / "runs" / "third.yaml"), "--whole", "7"])
+    assert (made.word, made.mapping, made.words, made.real, made.whole) == ("a", {"n": 3}, ["z"], 2.0, 7)
+    assert made.some is None
+    assert values(tmp_path / "runs" / "sub" / "second.yaml") == {
+        "word": "a",
+        "mapping": {"n": 3},
+        "words": ["x", "y"],
+        "real": 2,
+        "some": 3,
+        "whole": 5,
+    }
+
+
+def test_where_every_setting_comes_from(tmp_path: Path) -> None:
+    folder_of(
+        tmp_path, first="word: a\nreal: 1\nflag: true\nmaybe: x\n", second="base: first.yaml\nmaybe: hf_abcdefgh12\n"
+    )
+    file = tmp_path / "second.yaml"
+    found = settings_of(["--numbers", "1", "2", "--config", str(file), "--real=2", "--no-flag"])
+    assert found == {
+        str(tmp_path / "first.yaml"): {"word": "a"},
+        str(file): {"maybe": "***"},
+        "flags": {"numbers": "1 2", "real": "2", "no_flag": "true"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "parts"),
+    [
+        (
+            {"run": "word: a\nbase: none.yaml\n"},
+            ["base = 'none.yaml' in ", "run.yaml', line 2: no such file", "none.yaml'"],
+        ),
+        (
+            {"run": "base: [a.yaml]\n"},
+            ["base in ", "run.yaml', line 1 is a list; expected a file, such as base: other"],
+        ),
+        ({"run": "base:\n"}, ["run.yaml', line 1 has no value; expected a file"]),
+        ({"run": "base: ''\n"}, ["run.yaml', line 1 has no value; expected a file"]),
+        ({"run": "base: run.yaml\n"}, ["run.yaml', line 1 leads back to a file that it is the base of"]),
+        (
+            {"run": "base: a.yaml\n", "a": "word: b\nbase: run.yaml\n"},
+            ["a.yaml', line 2 leads back", "run.yaml -> ", "a.yaml -> "],
+        ),
+        (
+            {"run": "base: a.yaml\n", "a": "wrod: b\n"},
+            ["unknown key 'wrod' in ", "a.yaml', line 1, did you mean 'word'"],
+        ),
+        (
+            {"run": "base: a.yaml\nword: x\n", "a": "whole: 1\nwhole: 2\n"},
+            ["a.yaml' is not valid YAML: line 2: duplicate"],
+        ),
+        ({"run": "base: a.yaml\n", "a": "real: 1\nwhole: x\n"}, ["whole in ", "a.yaml', line 2: "]),
+    ],
+)
+def test_what_is_wrong_with_a_base_names_file_and_line(tmp_path: Path, files: dict[str, str], parts: list[str]) -> None:
+    folder_of(tmp_path, **files)
+    with pytest.raises(UserError) as error:
+        parse("x", [Options], ["--config", str(tmp_path / "run.yaml")])
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value)

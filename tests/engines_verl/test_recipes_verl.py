@@ -84,10 +84,12 @@ def test_verl_takes_every_override(folder: Path, size: str, objective: str) -> N
 
 
 def test_the_same_setting_as_the_yaml(folder: Path) -> None:
-    yaml = pytest.importorskip("yaml")
+    pytest.importorskip("yaml")
+    from dgpo.cli.yaml_file import values
+
     for size in SIZES:
         config = composed(*printed(folder, size, "dgpo").stdout.splitlines()[3:])
-        recipe = yaml.safe_load((RECIPES / "dapo-math" / f"{size}-dgpo.yaml").read_text(encoding="utf-8"))
+        recipe = values(RECIPES / "dapo-math" / f"{size}-dgpo.yaml")
         actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
         assert config.actor_rollout_ref.model.path == recipe["model_name_or_path"]
         assert config.data.max_response_length == recipe["max_completion_length"]

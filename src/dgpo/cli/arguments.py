@@ -17,6 +17,7 @@ from dgpo.cli import yaml_file
 from dgpo.cli.aliases import ALIASES
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.yaml_file import Entry
+from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean, once
 
 
@@ -69,6 +70,39 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
             cls(**{field.name: getattr(values, field.name) for field in dataclasses.fields(cls) if field.init})
             for cls in dataclass_types
         )
+
+
+def settings(argv: list[str]) -> dict[str, dict[str, str]]:
+    """Origin -> key -> value, for each base, the file and the flags: what each sets that no later one sets anew.
+
+    Secrets are hidden.
+
+    Raises:
+        UserError: what `parse` raises for the file.
+    """
+    words, path = _take_config(argv)
+    found: dict[str, tuple[str, str]] = {}
+    for key, entry in (yaml_file.read(path) if path is not None else {}).items():
+        found[key] = (str(entry.path), _written(entry))
+    flag = ""
+    for word in words:
+        if word.startswith("--"):
+            flag, _, value = word[2:].partition("=")
+            flag = flag.replace("-", "_")
+            found.pop(flag.removeprefix("no_"), None)
+        else:
+            value = f"{found[flag][1]} {word}".strip()
+        found[flag] = ("flags", value)
+    by_origin: dict[str, dict[str, str]] = {}
+    for key, (origin, value) in found.items():
+        by_origin.setdefault(origin, {})[key] = without_secrets(value or "true", key)
+    return by_origin
+
+
+def _written(entry: Entry) -> str:
+    """A value on one line."""
+    simple = entry.kind == "text" and entry.text.isprintable()
+    return entry.text if simple else json.dumps(entry.value(), ensure_ascii=False)
 
 
 _NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")

@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from rich.console import Console, Group
 
 from dgpo import tasks
-from dgpo.cli.arguments import parse
+from dgpo.cli.arguments import parse, settings
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, make_rewards
@@ -41,14 +41,14 @@ _SHARDED: dict[str, Sharding] = {"1": "ZeRO-1", "2": "ZeRO-2", "3": "ZeRO-3"}
 
 
 def run(argv: list[str]) -> int:
-    """Print the plan of `dgpo train argv`; of several ranks, the first prints.
+    """Print the plan of `dgpo train argv`, and where each setting comes from; of several ranks, the first prints.
 
     Returns:
         0, or `DOES_NOT_FIT` if the estimate is more than the GPU that was named has.
     """
     plan = plan_of(argv)
     if int(os.environ.get("RANK", "0")) == 0:
-        Console().print(Group(*as_tables(plan)))
+        Console().print(Group(*as_tables(plan, settings(argv))))
     return DOES_NOT_FIT if plan.fits is False else 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich import box
@@ -15,8 +15,9 @@ from dgpo.plan.plan import Plan
 from dgpo.plan.weights import OLD_PROBABILITY
 
 
-def as_tables(plan: Plan) -> Iterable[Any]:
-    """What rich prints: whether it fits, facts, memory, the objective's weights, notes; a misfit again at the end."""
+def as_tables(plan: Plan, settings: Mapping[str, Mapping[str, str]]) -> Iterable[Any]:
+    """What rich prints: whether it fits, facts, memory, the objective's weights, `arguments.settings`, notes; a misfit
+    again at the end."""
     if plan.fits is not None:
         yield _verdict(plan)
     facts = Table.grid(padding=(0, 2))
@@ -26,10 +27,18 @@ def as_tables(plan: Plan) -> Iterable[Any]:
     if plan.memory:
         yield _memory(plan)
     yield _weights(plan)
+    yield from _settings(settings)
     for note in plan.notes:
         yield Text(f"note: {note}")
     if plan.fits is False:
         yield _verdict(plan)
+
+
+def _settings(settings: Mapping[str, Mapping[str, str]]) -> Iterable[Text]:
+    for origin, values in settings.items():
+        yield Text(f"\nset in {origin}" if origin != "flags" else "\nset by flags", style="bold")
+        for key, value in values.items():
+            yield Text(f"  {key}: {value}", overflow="fold")
 
 
 def _verdict(plan: Plan) -> Text:

@@ -1,8 +1,12 @@
 """A YAML file of options: its keys, the text of every value as it was written, and the line that each stands in.
 
 A value reaches an option as the text that a flag would give it, so that `run_name: true-north`, `seed: 010` and
-`name: 2024-01-01` mean what `--run_name true-north` and so on do. What is nested in a mapping is read by the core
-schema of YAML 1.2: `no` is a word, `5e-5` a number and `12:30` no number of minutes.
+`name: 2024-01-01` mean what `--run_name true-north` and so on do. Nested values follow the core schema of YAML 1.2:
+`no` is text, `5e-5` a number, and `12:30` is not 750 minutes.
+
+`base: FILE` names another file, relative to this one, whose keys count where this one does not give them. A value
+replaces that of the base as a whole, also if both are mappings or lists: the fields of one objective must not be mixed
+with those of another. A base may have a base.
 """
 
 from __future__ import annotations
@@ -82,7 +86,7 @@ class Entry:
         """
         assert isinstance(self.node, yaml.ScalarNode)
         if self.node.tag not in (_NULL, _BOOL, _INT, _FLOAT, _STR, _TAG + "merge"):
-            raise UserError(f"{self.where}: the tag {self.node.tag!r} is not read; expected plain or quoted text")
+            raise UserError(f"{self.where}: unknown tag {self.node.tag!r}; expected plain or quoted text")
         return str(self.node.value)
 
     @property
@@ -99,13 +103,13 @@ class Entry:
         """The values of a mapping by their keys; merged ones (`<<`) count where they are not given anew.
 
         Raises:
-            UserError: a key that is no text, or stands there twice.
+            UserError: a duplicate key, or one that is not text.
         """
         found = {}
         for key, value in _pairs(self.node, self.path):
             if not isinstance(key, yaml.ScalarNode):
                 where = f"{str(self.path)!r}, line {key.start_mark.line + 1}"
-                raise UserError(f"{where}: a key is a list or a mapping; expected a word")
+                raise UserError(f"{where}: the key is a list or a mapping; expected text")
             found[str(key.value)] = Entry(node=value, line=key.start_mark.line + 1, path=self.path)
         return found
 
@@ -113,7 +117,7 @@ class Entry:
         """The value as Python has it, by the core schema of YAML 1.2.
 
         Raises:
-            UserError: a tag that is not read, a key that stands there twice or is no text.
+            UserError: an unknown tag, a duplicate key, a key that is not text.
         """
         _check(self.node, self.path, set(), ())
         loader = _Loader("")
@@ -126,11 +130,38 @@ class Entry:
 
 
 def read(path: Path) -> dict[str, Entry]:
-    """The keys of a file. UTF-8, with or without a byte-order mark, or UTF-16 with one.
+    """The keys of a file and of its `base`. UTF-8, with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
-        UserError: a file that cannot be read, is not YAML, is empty or no mapping, or has a key twice.
+        UserError: a file that cannot be read, is not YAML, is empty or not a mapping, or has a duplicate key; a base
+            that does not exist, or that leads back to this file.
     """
+    return _read(path, ())
+
+
+def values(path: Path) -> dict[str, Any]:
+    """The same as Python values, by the core schema of YAML 1.2. Raises as `read` and `Entry.value` do."""
+    return {key: entry.value() for key, entry in read(path).items()}
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
+    entries = _load(path)
+    base = entries.pop("base", None)
+    if base is None:
+        return entries
+    if base.kind != "text" or not base.text:
+        what = "has no value" if base.kind in ("nothing", "text") else f"is a {base.kind}"
+        raise UserError(f"base in {base.where} {what}; expected a file, such as base: other.yaml")
+    file, chain = path.parent / base.text, (*above, path)
+    if file.resolve() in [one.resolve() for one in chain]:
+        circle = " -> ".join(str(one) for one in (*chain, file))
+        raise UserError(f"base in {base.where} leads back to a file that it is the base of: {circle}")
+    if not file.is_file():
+        raise UserError(f"base = {base.text!r} in {base.where}: no such file: {str(file)!r}")
+    return _read(file, chain) | entries
+
+
+def _load(path: Path) -> dict[str, Entry]:
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -150,7 +181,7 @@ def read(path: Path) -> dict[str, Entry]:
     whole = None if node is None else Entry(node=node, line=node.start_mark.line + 1, path=path)
     if whole is None or whole.kind != "mapping":
         empty = whole is None or whole.kind == "nothing"
-        kind = "is empty" if empty or whole is None else f"holds {'a list' if whole.kind == 'list' else 'one text'}"
+        kind = "is empty" if empty or whole is None else f"is {'a list' if whole.kind == 'list' else 'a single value'}"
         raise UserError(f"the config file {str(path)!r} {kind}; expected a mapping of keys")
     return whole.entries()
 
@@ -175,16 +206,16 @@ def _no_key_twice(node: yaml.Node, path: Path) -> None:
         identity = (key.tag, str(key.value))
         if isinstance(key, yaml.ScalarNode) and identity in seen:
             raise UserError(
-                f"the config file {str(path)!r} is not valid YAML: line {line}: the key {key.value!r} stands there "
-                f"twice, first in line {seen[identity]}"
+                f"the config file {str(path)!r} is not valid YAML: line {line}: duplicate key {key.value!r}, "
+                f"first in line {seen[identity]}"
             )
         seen[identity] = line
 
 
 def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) -> None:
-    """Raise UserError for a key that is there twice or is no text, or an alias of what it is in, below a node."""
+    """Raise UserError for a duplicate key, a key that is not text, or an alias of what it is in, below a node."""
     if id(node) in above:
-        raise UserError(f"{str(path)!r}, line {node.start_mark.line + 1}: the value holds itself, by an alias")
+        raise UserError(f"{str(path)!r}, line {node.start_mark.line + 1}: the value contains itself through an alias")
     if id(node) in seen:
         return
     seen.add(id(node))
@@ -193,10 +224,14 @@ def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) 
         _no_key_twice(node, path)
         for key, value in node.value:
             if key.tag not in (_STR, _TAG + "merge"):
-                found = f"{key.value!r} is of type {key.tag.removeprefix(_TAG)}" if key.tag != _NULL else "one is empty"
-                found = found if isinstance(key, yaml.ScalarNode) else "one is a list or a mapping"
+                found = (
+                    f"the key {key.value!r} is of type {key.tag.removeprefix(_TAG)}"
+                    if key.tag != _NULL
+                    else "empty key"
+                )
+                found = found if isinstance(key, yaml.ScalarNode) else "the key is a list or a mapping"
                 line = key.start_mark.line + 1
-                raise UserError(f"{str(path)!r}, line {line}: keys are words, but {found}; quote it if it is one")
+                raise UserError(f"{str(path)!r}, line {line}: {found}; expected text (quote it if need be)")
             _check(value, path, seen, above)
     elif isinstance(node, yaml.SequenceNode):
         for item in node.value:
@@ -217,11 +252,11 @@ def _problem(error: Exception) -> str:
     context, start = getattr(error, "context", None), getattr(error, "context_mark", None)
     text = f"line {mark.line + 1}: {problem}"
     if "found another document" in problem:
-        return f"line {mark.line + 1}: a second document begins; expected one"
+        return f"line {mark.line + 1}: a second document starts; expected one"
     if context:
-        text += f" {context}" + (f" that begins in line {start.line + 1}" if start is not None else "")
+        text += f" {context}" + (f" that starts in line {start.line + 1}" if start is not None else "")
     if "'\\t'" in problem:
-        text += "; indent with spaces, a tab is not allowed"
+        text += "; indent with spaces; tabs are not allowed"
     elif "mapping values are not allowed" in problem:
-        text += "; quote a text with ': ' in it"
+        text += "; quote text that contains ': '"
     return text
