@@ -44,13 +44,13 @@ def causal(config_class, **changes):
 def fused_calls(monkeypatch):
     """How often the fused operator was called."""
     calls = []
-    original = step_loss_module.linear_policy_loss
+    original = step_loss_module.linear_loss_of
 
     def counted(*args, **kwargs):
         calls.append(kwargs["statistics"])
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(step_loss_module, "linear_policy_loss", counted)
+    monkeypatch.setattr(step_loss_module, "linear_loss_of", counted)
     return calls
 
 
