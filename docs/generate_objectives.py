@@ -22,8 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dgpo import TokenBatch
 from dgpo.objectives import OBJECTIVES, Objective, Read, conformance, table
+from dgpo.objectives.curves import WeightCurve, weight_curve
 from dgpo.regions import REGIONS, regions
 
 DOCS = Path(__file__).resolve().parent
@@ -228,9 +228,9 @@ def _listed(found: frozenset[Read]) -> str:
 def zero(objective: Objective) -> str:
     """The regions in which w is exactly 0, everywhere or in part."""
     tally = {name: [0, 0] for name in REGIONS}
-    for tokens in _batches():
-        dropped = objective.weight(tokens) == 0
-        for name, where in regions(tokens, objective.boundaries(tokens)).items():
+    for curve in _curves(objective):
+        dropped = curve.weight.unsqueeze(1) == 0
+        for name, where in regions(curve.tokens, curve.boundaries).items():
             tally[name][0] += int((dropped & where).sum())
             tally[name][1] += int(where.sum())
     words = [f"in {'all' if zeros == total else 'part'} of `{name}`" for name, (zeros, total) in tally.items() if zeros]
@@ -239,7 +239,7 @@ def zero(objective: Objective) -> str:
 
 def boundaries(objective: Objective) -> str:
     """Where the treatment of a token changes, and what w is in between."""
-    found = [objective.boundaries(tokens) for tokens in _batches()]
+    found = [curve.boundaries for curve in _curves(objective)]
     edges = [
         _edge("lower", torch.cat([one.low for one in found]).exp(), 0),
         _edge("upper", torch.cat([one.high for one in found]).exp(), math.inf),
@@ -258,13 +258,12 @@ def _edge(which: str, values: Tensor, none: float) -> str:
     return f"{which} {lowest:g}" if math.isclose(lowest, highest) else f"{which} by π_old"
 
 
-def _batches() -> Iterator[TokenBatch]:
-    """Responses of one token, by π_old and sign of A, at every ratio that it can have."""
+def _curves(objective: Objective) -> Iterator[WeightCurve]:
+    """By π_old and sign of A, at every ratio that a token can have."""
     for old, sign in product((0.5, 0.1, 0.001), (-1.0, 1.0)):
         ratio = torch.logspace(-1, 1, 2001, base=20, dtype=torch.float64)
-        x = ratio[ratio * old <= 1].log().unsqueeze(1)
-        old_logprob, mask = torch.full_like(x, old).log(), torch.ones_like(x, dtype=torch.bool)
-        yield TokenBatch(old_logprob + x, old_logprob, torch.full_like(x, sign), mask, entropy=torch.ones_like(x))
+        log_ratio = ratio[ratio * old <= 1].log()
+        yield weight_curve(objective, log_ratio, advantage=sign, old_logprob=math.log(old))
 
 
 def shape(row: table.Row) -> str:

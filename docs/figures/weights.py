@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from dgpo import TokenBatch, objectives
+from dgpo import objectives
+from dgpo.objectives.curves import WeightCurve, weight_curve
 
 TARGET = Path(__file__).with_name("weights.svg")
 
@@ -56,25 +57,17 @@ def curves() -> dict[str, dict[float, Tensor]]:
     Every ratio is a response of one token, which is what a sequence-level method then sees. Adaptive methods are drawn
     as constructed, before they have seen a batch.
     """
-    old_logprob = torch.full((len(LOG_RATIO), 1), OLD_LOGPROB, dtype=torch.float64)
-    logprob = old_logprob + LOG_RATIO.unsqueeze(1)
-    mask = torch.ones_like(logprob, dtype=torch.bool)
-    batches = {
-        sign: TokenBatch(logprob, old_logprob, torch.full((len(LOG_RATIO),), sign, dtype=torch.float64), mask)
-        for sign in ADVANTAGES
-    }
-    return {
-        name: {sign: objectives.make(name).weight(tokens).squeeze(1) for sign, tokens in batches.items()}
-        for name in objectives.OBJECTIVES
-    }
+    return {name: {sign: _curve(name, sign).weight for sign in ADVANTAGES} for name in objectives.OBJECTIVES}
+
+
+def _curve(name: str, sign: float) -> WeightCurve:
+    return weight_curve(objectives.make(name), LOG_RATIO, advantage=sign, old_logprob=OLD_LOGPROB)
 
 
 def clip_range(name: str) -> tuple[float, float]:
     """The boundaries of a method, as ratios, for a token with π_old = exp(`OLD_LOGPROB`)."""
-    old = torch.full((1, 1), OLD_LOGPROB, dtype=torch.float64)
-    tokens = TokenBatch(old, old, torch.ones(1), torch.ones(1, 1, dtype=torch.bool))
-    _, low, high = objectives.make(name).boundaries(tokens)
-    return low.exp().item(), high.exp().item()
+    _, low, high = _curve(name, 1.0).boundaries
+    return low[0].exp().item(), high[0].exp().item()
 
 
 def draw() -> Figure:

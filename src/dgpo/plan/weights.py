@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import torch
-
 from dgpo.objectives import Objective
+from dgpo.objectives.curves import weight_curve
 from dgpo.regions import regions
-from dgpo.tokens import TokenBatch
 
 RATIOS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 2.0, 4.0)
 OLD_PROBABILITY = 0.1
@@ -27,19 +26,16 @@ class WeightRow:
 
 
 def weight_table(objective: Objective) -> tuple[WeightRow, ...]:
-    """w by ratio and sign of A, for tokens with π_old = `OLD_PROBABILITY` and entropy 1.
+    """w by ratio and sign of A, for tokens with π_old = `OLD_PROBABILITY`.
 
     A method of sequence level sees responses of one token.
     """
-    old = torch.full((len(RATIOS), 1), OLD_PROBABILITY, dtype=torch.float64).log()
-    logprob = old + torch.tensor(RATIOS, dtype=torch.float64).log().unsqueeze(1)
-    found = []
+    log_ratio, found = [math.log(ratio) for ratio in RATIOS], []
     for sign in (-1.0, 1.0):
-        one = torch.ones_like(logprob)
-        tokens = TokenBatch(logprob, old, sign * one[:, 0], one.bool(), entropy=one)
-        names = regions(tokens, objective.boundaries(tokens))
+        curve = weight_curve(objective, log_ratio, advantage=sign, old_logprob=math.log(OLD_PROBABILITY))
+        names = regions(curve.tokens, curve.boundaries)
         region = [next(name for name, mask in names.items() if mask[i, 0]) for i in range(len(RATIOS))]
-        found.append((objective.weight(tokens)[:, 0].tolist(), region))
+        found.append((curve.weight.tolist(), region))
     (negative, left), (positive, right) = found
     return tuple(
         WeightRow(

@@ -6,12 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from dgpo import objectives
 from dgpo.objectives import Objective
+from dgpo.objectives.curves import weight_curve
 from dgpo.report.series import rounded
-from dgpo.tokens import TokenBatch
 
 POINTS = 161
 OLD_PROBS = (0.5, 0.1, 0.01)
@@ -25,12 +23,8 @@ def grid(reach: float) -> list[float]:
     return [reach * (i - middle) / middle for i in range(POINTS)]
 
 
-@torch.no_grad()
 def weights(objective: Objective, log_ratio: Sequence[float], old_prob: float, advantage: float) -> list[float | None]:
-    """w at each log ratio, for one token with probability `old_prob` under π_old, in a response of its own.
-
-    A method of sequence level sees its sequence ratio there. One that adapts to the batch has the bounds that it
-    starts from, unless it is calibrated. None where π_θ would be above 1.
+    """w at each log ratio, as `weight_curve` draws it; None where π_θ would be above 1.
 
     Args:
         objective: any.
@@ -38,19 +32,9 @@ def weights(objective: Objective, log_ratio: Sequence[float], old_prob: float, a
         old_prob: π_old, in (0, 1].
         advantage: A.
     """
-    old = torch.full((len(log_ratio), 1), math.log(old_prob), dtype=torch.float64)
-    new = old + torch.tensor(list(log_ratio), dtype=torch.float64).unsqueeze(1)
-    tokens = TokenBatch(
-        new,
-        old,
-        torch.full((len(log_ratio),), advantage, dtype=torch.float64),
-        torch.ones(new.shape, dtype=torch.bool),
-        rollout_logprob=old,
-        entropy=torch.zeros_like(new),
-    )
-    found = objective.weight(tokens)[:, 0].tolist()
-    # a hair above 1 is rounding
-    return [rounded(w) if x <= 1e-9 else None for w, x in zip(found, new[:, 0].tolist(), strict=True)]
+    curve = weight_curve(objective, log_ratio, advantage=advantage, old_logprob=math.log(old_prob))
+    pairs = zip(curve.weight.tolist(), curve.possible.tolist(), strict=True)
+    return [rounded(w) if possible else None for w, possible in pairs]
 
 
 def curves(
