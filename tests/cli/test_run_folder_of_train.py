@@ -174,10 +174,10 @@ def test_two_runs_recorded_to_one_folder(dgpo: Callable[..., Any], quick: list[s
 @pytest.mark.parametrize(
     ("command", "file", "message"),
     [
-        ("demo", "record/mine.txt", "holds 'record', which is of no demo"),
-        ("demo", "model/model.safetensors", "holds 'model', which is of no demo"),
-        ("demo", "starter/config.json", "holds a model (config.json) that is no starter"),
-        ("starter", "model.safetensors", "holds a model (model.safetensors) that is no starter"),
+        ("demo", "record/mine.txt", "contains 'record', which the demo did not write"),
+        ("demo", "model/model.safetensors", "contains 'model', which the demo did not write"),
+        ("demo", "starter/config.json", "holds a model (config.json) that is not a starter model"),
+        ("starter", "model.safetensors", "holds a model (model.safetensors) that is not a starter model"),
     ],
 )
 def test_what_is_not_theirs_is_kept(

@@ -192,7 +192,7 @@ def test_another_run_is_not_continued_here(build, tmp_path):
     build(DGPOTrainer, record=str(tmp_path / "record"), **options).train()
     build(DGPOTrainer, record=str(tmp_path / "other"), **options).train()  # its checkpoint takes the other's place
     trainer = build(DGPOTrainer, record=str(tmp_path / "record"), max_steps=8)
-    with pytest.raises(ValueError, match="the checkpoint at update 4 is of another"):
+    with pytest.raises(ValueError, match="the checkpoint at update 4 belongs to another"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 

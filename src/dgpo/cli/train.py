@@ -73,7 +73,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
 
 
 def _resume_words(args: TrainArguments, config: DGPOConfig, argv: list[str], step: int) -> list[str]:
-    """What goes on from the checkpoint just written, whatever else lies in the folder or stands in the file."""
+    """The flags that resume from the checkpoint just written, whatever else is in the folder or in the file."""
     flags, newest = resume_flags(argv), checkpoints(config.output_dir)[0]
     named_in_file = config.resume_from_checkpoint is not None and "resume_from_checkpoint" not in flags
     words = ["--resume"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DIGITS = 4
-"""Significant digits of a factor that is no whole number."""
+"""Significant digits of a factor that is not a whole number."""
 
 _SUM, _PRODUCT, _NUMBER = 0, 1, 2
 

@@ -180,7 +180,7 @@ def lora_targets(names: Any) -> tuple[str, ...]:
     """The matrices that LoRA adapts, from `lora_target_modules`: a list, "all-linear", or None for PEFT's own.
 
     Raises:
-        ValueError: a name that is no matrix of a layer.
+        ValueError: a name that is not a matrix of a layer.
     """
     if names is None:
         return DEFAULT_LORA_TARGETS

@@ -59,7 +59,7 @@ def run_demo(
 
     Raises:
         FolderInUse: another process runs it there.
-        ValueError: the folder holds something that no demo made and that it would write over.
+        ValueError: the folder contains something that the demo did not write and would overwrite.
     """
     with FolderLock(out, "running the demo in"):
         require_own(out)
@@ -67,11 +67,11 @@ def run_demo(
 
 
 def require_own(out: str | Path) -> None:
-    """Raise ValueError for a folder with something that no demo made and that it would write over."""
+    """Raise ValueError for a folder with something that the demo did not write and would overwrite."""
     out = Path(out)
     there = [name for name in ("model", "before", "after", "record", "summary.json") if (out / name).exists()]
     if there and not (out / "starter" / STARTER).exists():  # what a demo writes first
-        raise ValueError(f"{str(out)!r} holds {there[0]!r}, which is of no demo; give another folder")
+        raise ValueError(f"{str(out)!r} contains {there[0]!r}, which the demo did not write; give another folder")
     require_own_starter(out / "starter")
 
 

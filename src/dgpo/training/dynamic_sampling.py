@@ -49,7 +49,7 @@ class DynamicSampler:
         if local % config.num_generations:
             raise ValueError(
                 f"dynamic_sampling replaces whole groups on their rank, but the {local} completions of a rank "
-                f"(per_device_train_batch_size · steps_per_generation) hold no whole number of groups of "
+                f"(per_device_train_batch_size · steps_per_generation) are not a whole number of groups of "
                 f"num_generations = {config.num_generations}"
             )
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):

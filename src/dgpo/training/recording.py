@@ -148,7 +148,11 @@ class Recording(TrainerCallback, ExportableState):
         if before is not None and (mine is None or before.get("run") != mine):
             raise ValueError(
                 f"record = {str(folder)!r} already holds a run, which this one does not continue; give another folder"
-                + ("" if state.global_step == 0 else f" (the checkpoint at update {state.global_step} is of another)")
+                + (
+                    ""
+                    if state.global_step == 0
+                    else f" (the checkpoint at update {state.global_step} belongs to another)"
+                )
             )
         self._run = mine or broadcast_object_list([uuid.uuid4().hex])[0]
         self._update = 0

@@ -183,7 +183,7 @@ class ResumableTrainer(GRPOTrainer):
             self._rotate(folder, final)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in transformers, each file whole or not there."""
+        """As in transformers, but each file is written atomically."""
         if _internal_call:
             super().save_model(output_dir, _internal_call=True)
             return

@@ -128,7 +128,7 @@ class Scoring:
             inputs: rows of this rank, of which groups may reach over ranks.
             rewards: [N, K] of all ranks on the CPU, NaN where a reward function gave none.
             how: their sum.
-            training: whether the history goes on; an evaluation reads it only.
+            training: whether to update the history; an evaluation only reads it.
 
         Raises:
             ValueError: a reward is infinite.

@@ -119,7 +119,7 @@ def require_own(out: str | Path) -> None:
     out = Path(out)
     models = sorted(path.name for path in [out / "config.json", *out.glob("*.safetensors")] if path.exists())
     if models and not (out / SUMMARY).exists():
-        raise ValueError(f"{str(out)!r} holds a model ({models[0]}) that is no starter; give another folder")
+        raise ValueError(f"{str(out)!r} holds a model ({models[0]}) that is not a starter model; give another folder")
 
 
 def _make(task: Procedural, out: Path, seed: int, max_steps: int) -> dict[str, Any]:

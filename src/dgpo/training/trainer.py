@@ -283,7 +283,7 @@ class DGPOTrainer(ResumableTrainer):
         """Bring into line what TRL has just logged of its advantages of all ranks."""
         metrics = self._metrics["train" if self.model.training else "eval"]
         metrics["frac_reward_zero_std"][-1] = (~scores.spread[::size]).float().mean().item()
-        logged = self._logs["advantages"]  # keeps the last so many
+        logged = self._logs["advantages"]  # bounded: only the last ones are kept
         count = min(len(logged), len(scores.total))
         before = [logged.pop() for _ in range(count)][::-1]
         last = scores.of(slice(len(scores.total) - count, None))
