@@ -213,3 +213,8 @@ def test_an_old_trl_is_said_before_it_is_imported() -> None:
         assert f"dgpo {command}: error: {said}" in lines
         assert f"{command} 2" in lines
     assert {"objectives 0", "doctor 0", f"import: dgpo.training {said}"} <= set(lines)
+
+
+def test_versions_are_of_installed_packages() -> None:
+    found = installation.versions("torch", "no-such-package-of-anybody")
+    assert found == {"torch": importlib.metadata.version("torch")}

@@ -116,6 +116,11 @@ def unsupported(requirement: str, module: str, *, imported: bool = False) -> str
     return f"{plain}, and {wanted.name} {version} is installed: pip install {shlex.quote(plain)}"
 
 
+def versions(*packages: str) -> dict[str, str]:
+    """The versions of those packages that are installed, by name."""
+    return {package: found for package in packages if (found := _installed_version(package)) is not None}
+
+
 def _loaded_version(module: str) -> str | None:
     version = getattr(sys.modules.get(module), "__version__", None)
     return version if isinstance(version, str) else None

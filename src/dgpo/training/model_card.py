@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -14,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 import dgpo
+from dgpo.installation import versions
 from dgpo.objectives import Paper
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
@@ -157,7 +157,7 @@ def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> st
         *badges,
         _table(("setting", "value"), settings(run)),
         "### Versions",
-        _table(("package", "version"), versions()),
+        _table(("package", "version"), list(versions(*PACKAGES).items())),
         "## Citation",
         f"Of the objective `{config.objective}`"
         + (f" and the preset `{config.preset}`" if config.preset else "")
@@ -199,17 +199,6 @@ def settings(run: Trained) -> list[tuple[str, str]]:
         ("seed", str(config.seed)),
     ]
     return [(name, value) for name, value in found if value]
-
-
-def versions() -> list[tuple[str, str]]:
-    """Packages that are installed, of those that matter to a run."""
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append((name, version(name)))
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def snippet(run: Trained) -> str:

@@ -12,7 +12,6 @@ import platform
 import subprocess
 import uuid
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +24,7 @@ from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
 from dgpo.fused.head import Head
+from dgpo.installation import versions
 from dgpo.redaction import without_secrets
 from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
@@ -248,7 +248,7 @@ def describe(config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         "data": data_of(data),
-        "versions": {"python": platform.python_version(), **_versions()},
+        "versions": {"python": platform.python_version(), **versions(*PACKAGES)},
         "git": _git(),
         "hardware": {
             "platform": platform.platform(),
@@ -271,16 +271,6 @@ def data_of(data: Any) -> dict[str, Any]:
         digest.update(json.dumps(row, sort_keys=True, default=lambda value: type(value).__name__).encode() + b"\n")
         count += 1
     return {"rows": len(data), "sha256": digest.hexdigest(), "rows_hashed": count}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _git() -> dict[str, Any] | None:
