@@ -2,7 +2,7 @@
 
 A loss is Σ c · (per-token loss). Because c comes from totals of the *step*, not of the micro-batch at hand, the
 gradient does not change when the same responses are split into other micro-batches, padded or spread over ranks.
-Frameworks that average per micro-batch weight a token by the luck of which responses it was batched with.
+Frameworks that average per micro-batch weight a token by which responses happen to share its micro-batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a tensor that is passed in has to be, in one text for every function that takes one."""
+"""Checks of tensor arguments, with one error text for every function that takes a tensor."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ KINDS = {
     "index": ((torch.int64, torch.int32), "int64 or int32"),
     "integer": (INTEGER, "a tensor of integers"),
 }
-"""Kind -> the dtypes, and how an error calls them."""
+"""Kind -> its dtypes, and their name in an error."""
 
 
 def check_tensor(name: str, value: object, kind: str, anchor: tuple[str, torch.device] | None = None) -> None:
     """Raise unless `value` is a tensor of that kind, on the device of the anchor.
 
     Args:
-        name: what an error calls it.
+        name: of the argument, for the error.
         value: what was passed.
         kind: a key of `KINDS`.
         anchor: name and device of the tensor that says where all of them have to be; None for that tensor itself.
 
     Raises:
-        TypeError: no tensor, a sparse one, or a dtype of another kind.
+        TypeError: not a tensor, a sparse one, or a dtype of another kind.
         ValueError: another device.
     """
     if not isinstance(value, Tensor):

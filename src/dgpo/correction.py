@@ -105,7 +105,7 @@ class Given(Correction):
     """A factor that a trainer has computed by other means: [B, T], or [B, 1] for one value per response.
 
     Raises:
-        TypeError, ValueError: from `check`, where values are no floating tensor of such a shape on the batch's device.
+        TypeError, ValueError: from `check`, where values are not such a floating tensor on the batch's device.
     """
 
     values: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 
 NO_SECOND_ORDER = (
     "linear_policy_loss has no second derivative: its gradients are computed together with its value, as numbers. "
-    'backend="reference" has one, at the price of all logits'
+    'backend="reference" has one, and holds all logits'
 )
 
 
@@ -40,8 +40,8 @@ ROWS = 4096
 def _times(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     """Out of place, because a graph that is kept may be asked again; rounded once, at the end.
 
-    There is no look at the factor, which would be a synchronisation. Of the input only the dtype is asked for: sharded
-    weights that were gathered for the forward are gone by now.
+    The factor is not inspected, which would synchronise. Of the input only the dtype is used: sharded weights that were
+    gathered for the forward are gone by now.
     """
     result = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
     if gradient.dtype not in (torch.bfloat16, torch.float16):

@@ -104,7 +104,7 @@ def linear_policy_loss(
         softcap: > 0, or None.
         statistics: "computed" takes the statistics over the tokens that were computed. With tokens dropped, every
             fraction, mean and KL of `policy_loss` is then one of tokens with an advantage; `mass/*` is unchanged.
-            "full" computes every valid token for the sake of the statistics.
+            "full" computes every valid token.
         kept: how many tokens will be computed, if the caller knows: saves the synchronisation that counts them.
         cu_seqlens: [B + 1] offsets of the sequences in [N]. Without it, whatever needs sequences is an error.
         chunk_tokens: the most tokens whose logits are held; None takes a budget in bytes (`CHUNK_BYTES`).
@@ -190,7 +190,7 @@ def linear_loss_of(
     if dtype == torch.float16:
         raise ValueError(
             f"hidden has dtype {inputs.hidden.dtype} and the products would be of float16, in which gradients vanish "
-            "before a loss scale can save them; expected bfloat16 or float32, or backend='reference'"
+            "before they can be scaled; expected bfloat16 or float32, or backend='reference'"
         )
     operands = Operands(
         hidden=inputs.hidden.detach().to(dtype),

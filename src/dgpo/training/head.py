@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 class Heads:
-    """By which head the losses of a trainer are computed: ours, TRL's, or the model's own.
+    """The head that computes the losses of a trainer: ours, TRL's, or the model's own.
 
     Decided at construction, in one line of the log where it is not ours. Where the whole model is not there yet (FSDP,
     ZeRO-3, or weights on another device), it is compared before the first loss.
@@ -93,11 +93,11 @@ class Heads:
         self._say(reason, why_not_trl)
 
     def begin(self, model: Any, overridden: str | None) -> None:
-        """At the beginning of `train()`: look again where somebody changed the model or the trainer since.
+        """At the beginning of `train()`: compare again if the model or the trainer has been changed.
 
         Args:
             model: that is trained.
-            overridden: what somebody put in the place of the trainer's own way to log-probs, in words.
+            overridden: what replaces the trainer's own path to log-probs, in words.
         """
         if self._compared is not None and self._compared != self._looks(model):
             self._to_compare = True
@@ -151,7 +151,7 @@ def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: boo
     reasons = {
         "the model reads images": images,
         "float16 gradients vanish before the loss is scaled": config.fp16 or causal.dtype == torch.float16,
-        "ZeRO-3 has let go of the head when its gradient is made": is_deepspeed_zero3_enabled()
+        "ZeRO-3 has released the head when its gradient is computed": is_deepspeed_zero3_enabled()
         and any(parameter.requires_grad for parameter in head.parameters()),
         f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
         "the model is spread over devices": len(set(getattr(causal, "hf_device_map", {}).values())) > 1,

@@ -95,7 +95,7 @@ class _Comparison:
             loud = self._own()
         pairs = [(plain, 1.0)] + ([(loud, amplifier)] if louder.heard else [])
         if measured is None and max(own.spread for own, _ in pairs) < 1e-3:
-            reason = "its logits are all alike, so that nothing can be compared"
+            reason = "all its logits are equal, so that nothing can be compared"
             return HeadReport(head=head, why_not_fused=reason if self._fused else None, why_not_trl=reason)
         if hooks_of(self._head):
             trl: str | None = "hooks on the output head would not be called"
@@ -107,12 +107,12 @@ class _Comparison:
             why_not_trl=trl,
         )
 
-    def _why_not(self, way: Callable[[], tuple[Tensor, Tensor]], pairs: list[tuple[_Own, float]]) -> str | None:
+    def _why_not(self, path: Callable[[], tuple[Tensor, Tensor]], pairs: list[tuple[_Own, float]]) -> str | None:
         for own, amplifier in pairs:
             with self._louder(amplifier):
                 try:
-                    logprob, entropy = way()
-                except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and this way not taken
+                    logprob, entropy = path()
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and this path not used
                     return f"its forward fails there ({type(error).__name__}: {error})".splitlines()[0]
             for name, found, expected in (("log-probs", logprob, own.logprob), ("entropies", entropy, own.entropy)):
                 distance = (found.float() - expected)[self._scored].abs().max().item()
@@ -120,7 +120,7 @@ class _Comparison:
                     return f"{name} differ by {distance:.2g} nats from those of the model's own logits"
         return None
 
-    # --- the ways ---------------------------------------------------------------------------------------------------
+    # --- the paths --------------------------------------------------------------------------------------------------
 
     def _own(self) -> _Own:
         # a wrapper of PEFT may have put virtual tokens before ours
@@ -156,7 +156,7 @@ class _Comparison:
 
     @contextmanager
     def _louder(self, factor: float) -> Iterator[_Heard]:
-        """The hidden states times `factor`, whoever asks the body of the model for them."""
+        """The hidden states times `factor`, for every caller of the model's body."""
         heard = _Heard()
 
         def amplify(module: nn.Module, args: Any, output: Any) -> Any:

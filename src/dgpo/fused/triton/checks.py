@@ -1,4 +1,4 @@
-"""What the kernels need of their arguments: a pointer knows no shape, so everything is looked at before a launch."""
+"""Checks before a launch: a kernel gets pointers, which have no shape, stride or dtype."""
 
 from __future__ import annotations
 
