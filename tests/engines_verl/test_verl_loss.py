@@ -21,7 +21,7 @@ from dgpo import TokenBatch, objectives, policy_loss
 from dgpo.diagnostics import load
 from dgpo.diagnostics.replay import replay
 from dgpo.engines import verl as plug_in
-from dgpo.engines import verl_config, verl_recording
+from dgpo.engines import verl_config, verl_loss, verl_recording
 from dgpo.engines.verl_overrides import ACTOR_SETTINGS, overrides
 from dgpo.objectives import OBJECTIVES
 
@@ -144,8 +144,8 @@ def test_losses_of_verl_are_not_replaced() -> None:
     theirs = {name for name, loss in POLICY_LOSS_REGISTRY.items() if loss.__module__ == core_algos.__name__}
     assert {"vanilla", "gspo", "sapo", "cispo", "dppo_tv", "dppo_kl", "bypass_mode"} <= theirs
     for name in OBJECTIVES:
-        assert POLICY_LOSS_REGISTRY[f"dgpo:{name}"].__module__ == plug_in.__name__
-        assert name in theirs or POLICY_LOSS_REGISTRY[name].__module__ == plug_in.__name__
+        assert POLICY_LOSS_REGISTRY[f"dgpo:{name}"].__module__ == verl_loss.__name__
+        assert name in theirs or POLICY_LOSS_REGISTRY[name].__module__ == verl_loss.__name__
 
 
 def test_a_plain_name_is_the_objective_with_its_defaults() -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from verl.trainer.ppo.core_algos import POLICY_LOSS_REGISTRY
 from verl.utils.config import omega_conf_to_dataclass
 from verl_problems import compose_config
 
@@ -42,6 +44,23 @@ def test_values_survive_hydra(value: object) -> None:
     from dgpo.engines.verl_overrides import _literal
 
     assert compose_config(f"+trainer.probe={_literal(value)}").trainer.probe == value
+
+
+def test_an_objective_of_the_user_is_named_by_its_import_path(
+    my_package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = "my_package.my_module:MyObjective"
+    assert run(["--objective", f"{path}:n=3", "--cap", "1.5"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [shlex.quote(line) for line in lines] == lines
+    chosen = omega_conf_to_dataclass(compose_config(*lines).actor_rollout_ref.actor).policy_loss
+    assert (chosen.loss_mode, chosen.objective) == (f"dgpo:{path}", path)
+    assert chosen.objective_kwargs == {"n": 3, "cap": 1.5}
+    assert f"dgpo:{path}" in POLICY_LOSS_REGISTRY
+    with pytest.raises(UserError, match=f"the fields of '{path}': cap, n"):
+        run(["--objective", path, "--alpha", "1"])
+    with pytest.raises(UserError, match="there is no module 'my_package.other'"):
+        run(["--objective", "my_package.other:X"])
 
 
 def test_without_the_reward(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from verl_problems import LENGTHS, actor_config, expected, make_batch, run_ppo_loss
+from verl_problems import LENGTHS, actor_config, compose_config, expected, make_batch, run_ppo_loss
 
+from dgpo.engines.verl_overrides import overrides
 from dgpo.objectives import OBJECTIVES
 
 
@@ -69,3 +70,35 @@ def test_two_ranks_of_ppo_loss_are_policy_loss(cluster: Any, ranks: list[Any]) -
         assert sum(one[name][0] for one in found) / 2 == pytest.approx(value.item(), abs=1e-12)
         mean = sum(torch.tensor(one[name][1], dtype=torch.float64) for one in found) / 2
         torch.testing.assert_close(mean, gradient, atol=1e-12, rtol=0)
+
+
+def loss_of_a_worker(config: Any) -> tuple[int, float, list[list[float]]]:
+    """What a worker does with the configuration that the driver sends: its process, and value and gradient [B, T]."""
+    from verl.utils.config import omega_conf_to_dataclass
+
+    torch.set_num_threads(1)
+    value, gradient, _ = run_ppo_loss(omega_conf_to_dataclass(config), make_batch(), range(len(LENGTHS)))
+    return os.getpid(), value.item(), gradient.tolist()
+
+
+def test_a_worker_imports_the_objective_that_its_configuration_names(cluster: Any, my_package: Path) -> None:
+    """The path of a class outside this package is all that reaches the worker, which has never heard of it."""
+    path = "my_package.my_module:MyObjective"
+    config = compose_config(*overrides(path, {"cap": 1.1})).actor_rollout_ref.actor
+    assert config.policy_loss.loss_mode == f"dgpo:{path}"
+    search = f"{Path(__file__).parent}{os.pathsep}{my_package.parent}"
+    environment = {"env_vars": {"PYTHONPATH": search}}
+    worker = cluster.remote(num_cpus=0, runtime_env=environment)(loss_of_a_worker)
+    process, value, gradient = cluster.get(worker.remote(config), timeout=240)
+    assert process != os.getpid()
+    wanted, slope = expected(make_batch(), path, cap=1.1)
+    assert value == pytest.approx(wanted.item(), abs=1e-12)
+    torch.testing.assert_close(torch.tensor(gradient, dtype=torch.float64), slope, atol=1e-12, rtol=0)
+
+
+def test_a_worker_says_which_module_it_cannot_import(cluster: Any, my_package: Path) -> None:
+    config = compose_config(*overrides("my_package.my_module:MyObjective", {})).actor_rollout_ref.actor
+    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    worker = cluster.remote(num_cpus=0, runtime_env=environment)(loss_of_a_worker)
+    with pytest.raises(Exception, match=r"cannot import the objective .*there is no module 'my_package'"):
+        cluster.get(worker.remote(config), timeout=240)

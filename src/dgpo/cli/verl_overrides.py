@@ -10,7 +10,6 @@ import sys
 from dgpo import objectives, registry
 from dgpo.cli.errors import UserError, user_input
 from dgpo.engines.verl_overrides import must_stay, overrides
-from dgpo.objectives import OBJECTIVES
 from dgpo.registry import did_you_mean
 
 
@@ -21,9 +20,7 @@ def run(argv: list[str]) -> int:
     word: str | None = first.parse_known_args(argv)[0].objective
     with user_input((ValueError,)):
         chosen, written = ("", {}) if word is None else registry.parse("objective", word)
-        if word is not None:
-            objectives.find(chosen)
-    declared = {field.name: field.default for field in dataclasses.fields(OBJECTIVES[chosen])} if chosen else {}
+        declared = dataclasses.fields(objectives.find(chosen)) if word is not None else ()
     parser = argparse.ArgumentParser(
         prog="dgpo verl-overrides",
         description="Print the hydra overrides that put an objective into a verl run, one per line: "
@@ -36,17 +33,20 @@ def run(argv: list[str]) -> int:
         "--objective",
         required=True,
         metavar="NAME",
-        help=f"with its fields if need be, {registry.SYNTAX}; one of: {', '.join(OBJECTIVES)}",
+        help=f"with its fields if need be, {registry.SYNTAX}; an import path package.module:Class, or one of: "
+        + ", ".join(objectives.OBJECTIVES),
     )
     parser.add_argument("--no-reward", action="store_true", help="leave the reward function of the run as it is")
     parser.add_argument("--record", metavar="FOLDER", help="write the tokens of every micro-batch, for `dgpo replay`")
-    for name, default in declared.items():
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*spellings, dest=name, type=registry.as_value, metavar="VALUE", help=f"default {default}")
+    for field in declared:
+        spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
+        said = "required" if registry.is_required(field) else f"default {field.default}"
+        parser.add_argument(*spellings, dest=field.name, type=registry.as_value, metavar="VALUE", help=said)
+    names = [field.name for field in declared]
     given, unknown = parser.parse_known_args(argv)
     if unknown:
-        raise UserError(_unknown(unknown[0], chosen, list(declared)))
-    flags = {name: value for name, value in vars(given).items() if name in declared}
+        raise UserError(_unknown(unknown[0], chosen, names))
+    flags = {name: value for name, value in vars(given).items() if name in names}
     with user_input((ValueError,)):
         fields = registry.once([*written.items(), *flags.items()], f"objective {chosen!r}")
         lines = overrides(chosen, fields, reward="no_reward" not in given, record=vars(given).get("record"))

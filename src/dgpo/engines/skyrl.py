@@ -59,13 +59,19 @@ class DGPOAlgorithmConfig(AlgorithmConfig):
             _objective(self.policy_loss_type.removeprefix(PREFIX), self)
 
 
-def register() -> None:
+def register(*paths: str) -> None:
     """Add `dgpo:NAME` for every NAME of `objectives.OBJECTIVES` to SkyRL's registry. Once per process.
 
+    Args:
+        paths: import paths of objectives of your own, `package.module:Class`, which the workers have to be able to
+            import; each is registered as `dgpo:` and the path.
+
     Raises:
-        ValueError: SkyRL's, if a name is registered already.
+        ValueError: a path that cannot be imported; SkyRL's, if a name is registered already.
     """
-    for name in objectives.OBJECTIVES:
+    for path in paths:
+        objectives.find(path)
+    for name in (*objectives.OBJECTIVES, *paths):
         PolicyLossRegistry.register(PREFIX + name, partial(policy_loss_function, name))
 
 

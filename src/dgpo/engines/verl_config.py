@@ -5,7 +5,7 @@ verl makes them in the driver before anything starts, and again in every worker.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from verl.workers.config import (
@@ -17,12 +17,10 @@ from verl.workers.config import (
     VeOmniActorConfig,
 )
 
-from dgpo.engines.common import make_objective, refuse_ignored
-from dgpo.engines.verl_overrides import ACTOR_SETTINGS, PREFIX
-from dgpo.objectives import Objective
-
-LOSS_MODES: dict[str, str] = {}
-"""Every `loss_mode` that is ours -> the name of its objective. Filled where the losses are registered, in `verl`."""
+from dgpo.engines.common import make_objective
+from dgpo.engines.verl_loss import LOSS_MODES, register
+from dgpo.engines.verl_objective import OWN_SETTINGS, objective_of, refuse_changes
+from dgpo.engines.verl_overrides import PREFIX
 
 ACTORS: dict[str, type[ActorConfig]] = {
     "fsdp": FSDPActorConfig,
@@ -33,16 +31,14 @@ ACTORS: dict[str, type[ActorConfig]] = {
 }
 """`actor.strategy` -> the class that verl's own configuration names for it."""
 
-OWN_SETTINGS = tuple(f.name for f in fields(PolicyLossConfig) if f.name not in ("_target_", "loss_mode"))
-"""Settings of `actor.policy_loss` that verl's own losses read and ours do not."""
-
 
 @dataclass
 class DGPOPolicyLossConfig(PolicyLossConfig):
     """`actor.policy_loss` with an objective; `_target_` of the configuration names this class.
 
     Args:
-        objective: a name of `dgpo.objectives.OBJECTIVES`; `loss_mode` is `dgpo:` and this name.
+        objective: a name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own, which every
+            worker has to be able to import; `loss_mode` is `dgpo:` and this name or path.
         objective_kwargs: fields of the objective; those that are not given have the objective's defaults, as all have
             with None.
         record: a folder that every worker can write to, for the tokens of every micro-batch (`verl_recording`).
@@ -61,12 +57,13 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
 
     def __post_init__(self) -> None:
         make_objective("verl", self.objective, self.objective_kwargs)
+        register(self.objective)
         if LOSS_MODES.get(self.loss_mode) != self.objective:
             raise ValueError(
                 f"actor.policy_loss.loss_mode = {self.loss_mode!r} is not the loss of objective = {self.objective!r}; "
                 f"expected loss_mode = '{PREFIX}{self.objective}'"
             )
-        _refuse_changes(self, PolicyLossConfig, "actor.policy_loss", OWN_SETTINGS)
+        refuse_changes(self, PolicyLossConfig, "actor.policy_loss", OWN_SETTINGS)
 
 
 def actor_config(**settings: Any) -> ActorConfig:
@@ -84,53 +81,8 @@ def actor_config(**settings: Any) -> ActorConfig:
     mode = config.policy_loss.loss_mode
     if mode not in LOSS_MODES:
         raise ValueError(
-            f"actor.policy_loss.loss_mode = {mode!r} is no loss of dgpo, but actor._target_ is dgpo's; expected "
+            f"actor.policy_loss.loss_mode = {mode!r} is not a loss of dgpo, but actor._target_ is dgpo's; expected "
             f"'{PREFIX}NAME', or actor._target_ as verl has it"
         )
     objective_of(LOSS_MODES[mode], config)
     return config
-
-
-def objective_of(name: str, config: ActorConfig) -> Objective:
-    """The objective of a configuration, after a look at the settings beside it.
-
-    Raises:
-        TypeError: `objective_kwargs` is neither a mapping nor None.
-        ValueError: settings that the objective would ignore, or that contradict each other; an adaptive objective
-            behind pipeline stages.
-    """
-    chosen = config.policy_loss
-    if chosen.get("objective", name) != name:
-        raise ValueError(
-            f"actor.policy_loss.objective = {chosen.objective!r}, but loss_mode = {chosen.loss_mode!r} is the loss of "
-            f"{name!r}; expected both to name the same objective"
-        )
-    _refuse_changes(chosen, PolicyLossConfig, "actor.policy_loss", OWN_SETTINGS)
-    _refuse_changes(config, ActorConfig, "actor", ACTOR_SETTINGS)
-    objective = make_objective("verl", name, chosen.get("objective_kwargs"))
-    stages = getattr(config.get("megatron"), "pipeline_model_parallel_size", 1)
-    if "batch" in objective.reads and stages > 1:
-        raise ValueError(
-            f"{name!r} sums over all ranks to adapt to the batch, but with {stages} pipeline stages only the ranks of "
-            "the last stage compute a loss, and would wait for ever; use pipeline_model_parallel_size = 1"
-        )
-    return objective
-
-
-def _refuse_changes(config: Any, cls: type, where: str, names: tuple[str, ...]) -> None:
-    """Raise ValueError if settings of verl, which an objective does not read, are not as verl's class has them."""
-    defaults = {
-        f"{where}.{declared.name}": declared.default
-        if declared.default_factory is MISSING
-        else declared.default_factory()
-        for declared in fields(cls)
-        if declared.name in names
-    }
-    found = {key: config.get(key.rpartition(".")[2], default) for key, default in defaults.items()}
-    refuse_ignored(
-        "verl",
-        found,
-        defaults,
-        "They are settings of verl's own losses; set fields of the objective instead, for example "
-        "+actor_rollout_ref.actor.policy_loss.objective_kwargs.eps_low=0.2",
-    )

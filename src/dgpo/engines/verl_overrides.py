@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from dgpo import objectives
 from dgpo.engines.common import make_objective
 
 PREFIX = "dgpo:"
@@ -23,7 +24,7 @@ def overrides(
     """The arguments to add to `python -m verl.trainer.main_ppo ...`, one override each.
 
     Args:
-        objective: a name of `dgpo.objectives.OBJECTIVES`.
+        objective: a name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own.
         fields: fields of that objective; those that are not given keep their defaults.
         reward: also make `dgpo.engines.verl.compute_score` the reward function.
         record: a folder for the tokens of every micro-batch.
@@ -36,7 +37,8 @@ def overrides(
         ValueError: an unknown objective or field, a field out of range, or an objective that reads entropy (verl hands
             over none).
     """
-    make_objective("verl", objective, fields)
+    made = make_objective("verl", objective, fields)
+    objective = objectives.name_of(type(made))
     node = "actor_rollout_ref.actor.policy_loss"
     lines = [
         f"actor_rollout_ref.actor._target_={PLUG_IN}.actor_config",

@@ -33,7 +33,7 @@ def check_claim_on_policy(objective: Objective) -> None:
 def largest_jump(objective: Objective, sign: float, old: float, highest: float) -> float:
     """Bisect the steepest steps of w on a fine grid down to the resolution of floats: what is left is a jump.
 
-    Measured as w / (r + |w|), so that growth with the ratio is not mistaken for a jump.
+    Measured as `w / (r + |w|)`, so that growth with the ratio is not mistaken for a jump.
     """
 
     def measured(x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def _with(tokens: TokenBatch, logprob: Tensor) -> TokenBatch:
 
 
 def check_potential(objective: Objective) -> None:
-    """dφ/dlogprob = w for |log ratio| < 20; without a declared potential the value shows w itself."""
+    """dφ/dlogprob = w for log ratios within ±20; without a declared potential the value shows w itself."""
     chosen = calibrated(objective)
     batches = [column(linspace(-19.97, 19.94, 801), sign, RARE) for sign in (-1.3, 1.3)]
     batches += [random_batch().tokens(), random_batch(B=8, T=6, spread=1.5, seed=3).tokens()]
