@@ -41,10 +41,10 @@ def plain(word: object) -> str:
 
 
 _SIMILAR = 0.65
-"""Of two words for a typing error: at 0.6 'model' is like 'delta'."""
+"""Similarity from which a word counts as a typing error; at 0.6 'model' would match 'delta'."""
 
 SYNTAX = "NAME:FIELD=VALUE,FIELD=VALUE"
-"""How a registered thing is written with its fields, wherever its name can be given."""
+"""How to write a name with fields, wherever a name is accepted."""
 
 
 def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -91,7 +91,7 @@ def written(name: str, made: object) -> str:
 
 
 def once(pairs: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """A dict of the pairs. Raises ValueError for a key that is there twice."""
+    """A dict of the pairs. Raises ValueError for a duplicate key."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:

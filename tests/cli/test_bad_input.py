@@ -253,7 +253,7 @@ def test_config_of_a_local_file(dgpo: Callable[..., Any], quick: list[str], writ
         (["--temperature", "0"], ["temperature = 0.0", "a temperature > 0"]),
         (["--top_p", "2"], ["top_p = 2.0", "(0, 1]"]),
         (["--limit", "0"], ["limit = 0 is not allowed", "expected >= 1"]),
-        (["--batch_size", "0"], ["batch_size = 0", "at least 1"]),
+        (["--batch_size", "0"], ["batch_size = 0 is not allowed", "expected >= 1"]),
         (["--max_new_tokens", "0"], ["max_new_tokens = 0", "an integer in [1, inf)"]),
         (["--dtype", "int3"], ["invalid choice: 'int3'", "'bfloat16'"]),
         (["--task", "subtraction"], ["unknown task 'subtraction'", "known: addition"]),

@@ -300,7 +300,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
         (["--task", "addition", "--grader", "math"], ["grader = 'math' has no meaning here", "--dataset"]),
         (
             ["--benchmarks", "aime24", "--prompt", "boxed", "--prompt_template", "{prompt}!"],
-            ["prompt = 'boxed' beside"],
+            ["prompt = 'boxed' and prompt_template = '{prompt}!' exclude each other"],
         ),
         (["--benchmarks", "aime24", "--prompt_template", "Q"], ["does not contain '{problem}'"]),
         (["--benchmarks", "aime24", "--chat", "--no-chat"], ["chat and no_chat contradict"]),

@@ -256,7 +256,7 @@ def test_variables_are_exported_as_they_are_written(tmp_path: Path, monkeypatch:
     [
         ("env:\n  DGPO_TEST_A: 1\n  DGPO_TEST_B:\n", "env: 'DGPO_TEST_B' in {file}, line 3 has no value"),
         ("env:\n  DGPO_TEST_A: [1]\n", "env: 'DGPO_TEST_A' in {file}, line 2 is a list; expected text"),
-        ("env:\n  A=B: 1\n", "env: 'A=B' in {file}, line 2 is no name of a variable"),
+        ("env:\n  A=B: 1\n", "env: 'A=B' in {file}, line 2 is not a valid variable name"),
         ("env: {DGPO_TEST_A: 1}\nwhole: x\n", "whole in {file}, line 2: invalid int value: 'x'"),
         ("env: [1]\n", "'env' in {file}, line 1 is of type list; expected a mapping"),
     ],

@@ -99,7 +99,7 @@ _SAME: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dry_run",): ("plan", "dryrun", "estimate"),
     ("config",): ("config_file", "cfg", "yaml"),
 }
-"""Our names, of which a command has at most one -> what the same thing is called elsewhere."""
+"""Our names for an option, of which a command has at most one -> names for it elsewhere."""
 
 ALIASES: dict[str, tuple[str, ...]] = {}
 for _ours, _theirs in _SAME.items():

@@ -30,7 +30,7 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
     Raises:
         UserError: an unreadable file, an unknown key or flag (with the nearest known one), a value of the wrong type in
             the file (with its line), a value that a dataclass refuses.
-        SystemExit: 2, from argparse, for a flag's value of the wrong type, or a flag that is missing.
+        SystemExit: 2, from argparse, for a flag's value of the wrong type, or a missing flag.
     """
     parser = HfArgumentParser(
         list(dataclass_types),
@@ -120,7 +120,7 @@ def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:
         if word == "--config":
             value = next(words, None)
             if value is None:
-                raise UserError("--config needs a file")
+                raise UserError("--config needs a file name")
             paths.append(Path(value))
         elif word.startswith("--config="):
             paths.append(Path(word.removeprefix("--config=")))
@@ -144,7 +144,7 @@ def _environment(entry: Entry | None) -> dict[str, str]:
             what = "has no value" if variable.kind == "nothing" else f"is a {variable.kind}"
             raise UserError(f"env: {name!r} in {variable.where} {what}; expected text, '' for an empty one")
         if not name or {"=", "\0"} & set(name) or "\0" in variable.text:
-            raise UserError(f"env: {name!r} in {variable.where} is no name of a variable")
+            raise UserError(f"env: {name!r} in {variable.where} is not a valid variable name")
         found[name] = variable.text
     return found
 
@@ -161,7 +161,7 @@ def _apply(
         kinds = {get_origin(arm) or arm for arm in arms} | {get_origin(hint)}
         if entry.kind == "nothing":
             if type(None) not in kinds and (action.required or action.default is not None):
-                raise UserError(f"{action.dest} in {entry.where} has no value; give it one, or leave out the key")
+                raise UserError(f"{action.dest} in {entry.where} has no value; give it one or remove the key")
             action.default = None
             continue
         if entry.kind == "mapping" and (dict in kinds or action.dest in mappings):

@@ -23,28 +23,28 @@ class DataArguments:
         },
     )
     data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with the JSONL files of benchmarks; the hub if not given."}
+        default=None, metadata={"help": "Folder with the JSONL files of benchmarks (default: the hub)."}
     )
     dataset: str | None = field(
         default=None,
         metadata={
-            "help": "Or a hub data set, or a .jsonl/.parquet file, with prompt (or problem, question) and answer."
+            "help": "Hub data set or .jsonl/.parquet file with the columns prompt (or problem, question) and answer."
         },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
     dataset_split: str | None = field(
-        default=None, metadata={"help": "Split of a hub data set; train to train on, test to evaluate on."}
+        default=None, metadata={"help": "Split of a hub data set (default: train for training, test for evaluation)."}
     )
     columns: list[str] | None = field(
         default=None,
-        metadata={
-            "help": "Columns of a data set under other names, as field=column: prompt=question answer=final id=uid."
-        },
+        metadata={"help": "Column names of a data set, as field=column: prompt=question answer=final id=uid."},
     )
     prompt_template: str | None = field(
-        default=None, metadata={"help": "Text around each prompt of a data set, with {prompt} in it."}
+        default=None, metadata={"help": "Template for each prompt of a data set; contains {prompt}."}
     )
-    chat: bool = field(default=False, metadata={"help": "Make each prompt a user message (for chat templates)."})
+    chat: bool = field(
+        default=False, metadata={"help": "Send each prompt as a user message, through the chat template."}
+    )
 
     def check_source(self) -> None:
         """Raise what is wrong with these flags by themselves, before anything is loaded.

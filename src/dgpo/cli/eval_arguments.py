@@ -18,76 +18,91 @@ from dgpo.tasks.prompt import BOXED, PROMPTS, PromptFormat
 class EvalArguments(DataArguments):
     """Arguments of `dgpo eval`."""
 
-    model: str | None = field(default=None, metadata={"help": "Folder or hub name of the model, or the server's name."})
+    model: str | None = field(
+        default=None, metadata={"help": "Model: a folder, a hub name, or its name on the server."}
+    )
     benchmarks: list[str] | None = field(
         default=None,
-        metadata={"help": "Benchmarks or other tasks, in place of --task or --dataset; `dgpo tasks` lists them."},
+        metadata={"help": "Benchmarks or other tasks, instead of --task or --dataset; `dgpo tasks` lists them."},
     )
     exclude_known_wrong: bool = field(
-        default=False, metadata={"help": "Leave out problems of benchmarks whose answer is known to be wrong."}
+        default=False, metadata={"help": "Leave out benchmark problems whose reference answer is known to be wrong."}
     )
     prompt: Literal["boxed", "plain"] | None = field(
-        default=None, metadata={"help": "What the problems of benchmarks are put into: boxed (default), or plain."}
+        default=None, metadata={"help": "Prompt of benchmark problems: boxed (default) or plain."}
     )
     no_chat: bool = field(
         default=False,
         metadata={
-            "help": "Prompts of benchmarks as plain text. Without this and --chat they are user messages if the "
-            "tokenizer has a chat template; a server is taken to have one."
+            "help": "Send benchmark prompts as plain text. Default: as user messages if the tokenizer has a chat "
+            "template, which a server is assumed to have."
         },
     )
     grader: Literal["exact", "math"] | None = field(
         default=None,
-        metadata={"help": "For data sets: equal text or rational number (default), or equal as mathematics."},
+        metadata={
+            "help": "For data sets: exact (equal text or rational number; default) or math (mathematically equal)."
+        },
     )
     generations: str | None = field(
-        default=None, metadata={"help": "JSONL file of completions to grade, in place of --model."}
+        default=None, metadata={"help": "JSONL file of completions to grade, instead of --model."}
     )
     samples: int | None = field(
-        default=None, metadata={"help": "Sampled completions per problem: k of avg@k. 8; 32 with --benchmarks."}
+        default=None,
+        metadata={"help": "Sampled completions per problem, the k of avg@k (default 8; 32 with --benchmarks)."},
     )
-    temperature: float | None = field(default=None, metadata={"help": "Of the samples. 1; 0.6 with --benchmarks."})
-    top_p: float | None = field(default=None, metadata={"help": "Nucleus of the samples. 1; 0.95 with --benchmarks."})
+    temperature: float | None = field(
+        default=None, metadata={"help": "Sampling temperature (default 1; 0.6 with --benchmarks)."}
+    )
+    top_p: float | None = field(
+        default=None, metadata={"help": "Nucleus sampling: top-p (default 1; 0.95 with --benchmarks)."}
+    )
     max_new_tokens: int | None = field(
-        default=None, metadata={"help": "Budget of a completion; the task's or benchmarks' own, 512 for data sets."}
+        default=None,
+        metadata={
+            "help": "Longest completion in tokens (default: the budget of the task or benchmark; 512 for data sets)."
+        },
     )
     greedy: bool = field(
         default=False,
-        metadata={"help": "One greedy completion per problem, too. The default, except with --benchmarks."},
+        metadata={"help": "Add one greedy completion per problem (default, except with --benchmarks)."},
     )
-    no_greedy: bool = field(default=False, metadata={"help": "No greedy completions."})
+    no_greedy: bool = field(default=False, metadata={"help": "Leave out the greedy completions."})
     ks: list[int] | None = field(
-        default=None, metadata={"help": "The k of pass@k; the powers of two up to --samples, and --samples."}
+        default=None, metadata={"help": "The k of pass@k (default: the powers of two below --samples, and --samples)."}
     )
-    seed: int = field(default=0, metadata={"help": "Seed of the samples."})
-    limit: int | None = field(default=None, metadata={"help": "Only the first so many problems of each benchmark."})
+    seed: int = field(default=0, metadata={"help": "Sampling seed (default 0)."})
+    limit: int | None = field(default=None, metadata={"help": "Evaluate only the first N problems of each benchmark."})
     backend: Literal["transformers", "vllm", "openai"] = field(
-        default="transformers", metadata={"help": "What generates; openai is any server with that protocol."}
+        default="transformers", metadata={"help": "Inference engine; openai: any server with an OpenAI-compatible API."}
     )
     batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Completions side by side. transformers: 256, or 32 with --benchmarks; openai: 32; vllm: 2048."
+            "help": "Completions at a time (default: transformers 256, or 32 with --benchmarks; openai 32; vllm 2048)."
         },
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
         default="auto",
-        metadata={"help": "Precision of the weights. auto: as saved, but bfloat16 for float32 on a GPU."},
+        metadata={"help": "Dtype of the weights. auto: as saved, but bfloat16 in place of float32 on a GPU."},
     )
-    base_url: str | None = field(default=None, metadata={"help": "Of the server, such as http://127.0.0.1:8000/v1."})
+    base_url: str | None = field(
+        default=None, metadata={"help": "Address of the server, such as http://127.0.0.1:8000/v1."}
+    )
     api_key_env: str | None = field(
-        default=None, metadata={"help": "Environment variable with the server's key; OPENAI_API_KEY if it is there."}
+        default=None,
+        metadata={"help": "Environment variable that holds the API key (default OPENAI_API_KEY, if it is set)."},
     )
     timeout: float | None = field(
         default=None,
-        metadata={"help": "Seconds for one request to the server, which waits in its queue as well. 3600."},
+        metadata={"help": "Timeout of one request in seconds, time in the server's queue included (default 3600)."},
     )
     out: str | None = field(
         default=None,
         metadata={
-            "help": "Folder for results.json, results.md, generations.jsonl and run.json; the same command goes on "
-            "there after an interruption. eval-NAME in the model's folder, or in outputs/MODEL for a model of the hub "
-            "or a server; eval-NAME-FILE beside the file of --generations."
+            "help": "Output folder for results.json, results.md, generations.jsonl and run.json; rerun the same "
+            "command to resume. Default: eval-NAME in the model's folder, or in outputs/MODEL for a hub model or "
+            "a server; eval-NAME-FILE beside the file of --generations."
         },
     )
 
@@ -106,7 +121,7 @@ class EvalArguments(DataArguments):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit = {self.limit} is not allowed; expected >= 1")
         if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size}; expected at least 1")
+            raise ValueError(f"batch_size = {self.batch_size} is not allowed; expected >= 1")
         if self.generations is not None:
             self._without_meaning(
                 "generating completions, and --generations grades what is there",
@@ -121,14 +136,14 @@ class EvalArguments(DataArguments):
         elif self.base_url is None:
             raise ValueError("backend = 'openai' needs the server's address: --base-url http://127.0.0.1:8000/v1")
         if self.greedy and self.no_greedy:
-            raise ValueError("greedy and no_greedy contradict each other: give one")
+            raise ValueError("greedy and no_greedy contradict each other; give one of them")
         if self.sampling(1).samples == 0 and not self.with_greedy():
-            raise ValueError("samples = 0 with no_greedy leaves nothing to generate: give one")
+            raise ValueError("samples = 0 with no_greedy leaves nothing to generate; drop one of them")
         sampling = self.sampling(1)
         require_ks(self.ks, sampling.samples)
 
     def sampling(self, budget: int) -> Sampling:
-        """How to draw, with a budget of tokens for where there is no flag for it."""
+        """How to sample; `budget` is the longest completion where no flag gives it."""
         samples, temperature, top_p = (32, 0.6, 0.95) if self.benchmarks else (8, 1.0, 1.0)
         return Sampling(
             samples=samples if self.samples is None else self.samples,
@@ -139,7 +154,7 @@ class EvalArguments(DataArguments):
         )
 
     def names(self) -> list[str]:
-        """Of the tasks; none for a data set."""
+        """Names of the tasks; none for a data set."""
         return self.benchmarks or ([self.task] if self.task is not None else [])
 
     def with_greedy(self) -> bool:
@@ -149,7 +164,7 @@ class EvalArguments(DataArguments):
         return not self.benchmarks or self.samples == 0
 
     def prompt_format(self, tokenizer: Any) -> PromptFormat:
-        """What the problems of benchmarks are put into, for this tokenizer; None is that of a server."""
+        """The prompt of benchmark problems for this tokenizer; None for a server."""
         base = PROMPTS[self.prompt] if self.prompt is not None else BOXED
         template = base.template
         if self.prompt_template is not None:
@@ -178,9 +193,11 @@ class EvalArguments(DataArguments):
 
     def _check_problems(self) -> None:
         if self.prompt is not None and self.prompt_template is not None:
-            raise ValueError(f"prompt = {self.prompt!r} beside prompt_template = {self.prompt_template!r}: give one")
+            raise ValueError(
+                f"prompt = {self.prompt!r} and prompt_template = {self.prompt_template!r} exclude each other; give one"
+            )
         if self.chat and self.no_chat:
-            raise ValueError("chat and no_chat contradict each other: give one")
+            raise ValueError("chat and no_chat contradict each other; give one of them")
         if self.dataset is not None:
             self._without_meaning("benchmarks", "data_dir", "exclude_known_wrong", "prompt", "no_chat")
             return

@@ -16,18 +16,21 @@ from dgpo.files import printable
 from dgpo.registry import did_you_mean
 
 COMMANDS = {
-    "demo": ("train", "starter model, evaluate, train with DGPO, evaluate: a first run in minutes on a CPU"),
+    "demo": ("train", "make a starter model, evaluate it, train it with DGPO and evaluate again: minutes on a CPU"),
     "train": ("train", "train a model on a task or data set"),
     "eval": ("eval", "evaluate a model: greedy accuracy, avg@k, pass@k with intervals"),
-    "starter": ("train", "make a small model that half knows a task"),
+    "starter": ("train", "make a small model that solves a task about half the time"),
     "tasks": ("eval", "list what can be trained and evaluated on, or describe one task"),
     "compare-results": ("eval", "compare two evaluations problem by problem, with intervals"),
-    "doctor": ("", "say what went wrong in a run, and why; or whether an engine's workers see the plug-in"),
-    "replay": ("report", "weigh the recorded tokens of a run by other objectives, without running it again"),
-    "report": ("report", "write one HTML page about one or several recorded runs"),
-    "plot": ("report", "draw a figure of a recorded run, or of weights, as SVG, PDF or PNG"),
+    "doctor": ("", "find out what went wrong in a run, and why; or whether an engine's workers load the plug-in"),
+    "replay": (
+        "report",
+        "compute the weights of other objectives on the recorded tokens of a run, without rerunning it",
+    ),
+    "report": ("report", "write an HTML report of one or more recorded runs"),
+    "plot": ("report", "plot a recorded run, or the weights of objectives, as SVG, PDF or PNG"),
     "verl-overrides": ("", "print the overrides that put an objective into a verl run"),
-    "objectives": ("", "list the objectives with their fields and defaults"),
+    "objectives": ("", "list the objectives, or describe one with its fields, defaults and ranges"),
 }
 """name -> (extra that it needs, help)"""
 
@@ -49,7 +52,10 @@ def usage() -> str:
     """The text of `dgpo --help`."""
     lines = ["usage: dgpo [--version] COMMAND [--help] ...", "", "commands:"]
     lines += [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "`dgpo COMMAND --help` lists the flags of a command; each is a key of its --config YAML file too."]
+    lines += [
+        "",
+        "`dgpo COMMAND --help` lists the flags of a command; each flag is also a key of its --config YAML file.",
+    ]
     return "\n".join(lines)
 
 

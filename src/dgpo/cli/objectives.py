@@ -1,4 +1,4 @@
-"""`dgpo objectives`: the methods, their fields and what they claim."""
+"""`dgpo objectives`: the methods, their fields and their properties."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run(argv: list[str]) -> int:
         "name",
         nargs="?",
         metavar="NAME",
-        help=f"print the formula and the fields of this method; {registry.SYNTAX} works too, and an import path",
+        help=f"describe this method with its fields, defaults and ranges; or {registry.SYNTAX}, or an import path",
     )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
