@@ -172,7 +172,8 @@ def test_choices(run: Run) -> None:
     class Mine(DGPO):
         pass
 
-    assert row_of(replay(run, Mine(n=3)), "Mine:n=3").name == "Mine"
+    name = f"{__name__}:{Mine.__qualname__}"  # not registered: its import path
+    assert row_of(replay(run, Mine(n=3)), f"{name}:n=3").name == name
 
 
 @pytest.mark.parametrize("name", METHODS)
