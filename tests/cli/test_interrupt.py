@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -143,6 +144,29 @@ def test_a_terminal_that_is_closed() -> None:
         said += os.read(terminal, 100)
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_signal_while_a_line_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The handler runs inside the write that it has interrupted, and must not enter the same buffer."""
+
+    class Interrupted(io.RawIOBase):
+        lines: ClassVar[list[bytes]] = []
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            self.lines.append(bytes(data))
+            signal.raise_signal(signal.SIGTERM)
+            return len(data)
+
+    with StopOnSignal() as stop:
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(Interrupted())))
+            print("a log line", flush=True)
+        stop.on_step_end(SimpleNamespace(device=torch.device("cpu")), None, SimpleNamespace())
+    assert stop.stopped
+    assert Interrupted.lines == [b"a log line\n"]
 
 
 @pytest.mark.parametrize("signalled", [False, True])

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -57,7 +58,9 @@ class StopOnSignal(TrainerCallback):
         self._requested = time.monotonic()
         for descriptor in (1, 2):
             _silence(descriptor)
-        print("\nstopping after this step and saving a checkpoint; press again to stop immediately", flush=True)
+        # not `print`: the signal may have interrupted one, and Python's buffers cannot be entered twice
+        with suppress(OSError):  # nobody reads it
+            os.write(1, b"\nstopping after this step and saving a checkpoint; press again to stop immediately\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._any_rank(args.device):
