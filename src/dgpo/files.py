@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, folders that one process at a time writes into, and foreign JSON."""
+"""Atomic file writes, folder locks, and reading of untrusted text and JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 LARGEST_TEXT = 1 << 29
-"""Bytes of a foreign text file that are read into memory at most."""
+"""Maximum size of an untrusted text file, in bytes."""
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
@@ -26,7 +26,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> Path:
 
 
 def write_lines_atomic(path: str | os.PathLike[str], lines: Iterable[str]) -> Path:
-    """Write UTF-8 `lines`, which end as they should, to `path`; the old file stays until the new one is complete.
+    """Write UTF-8 `lines`, each with its line ending, to `path`; the old file stays until the new one is complete.
 
     The text goes to a temporary file in the same folder, which is created (a rename is only atomic within one file
     system), is flushed to the disk and then renamed over `path`. If anything fails, the temporary file is removed and
@@ -56,7 +56,7 @@ def write_bytes_atomic(path: str | os.PathLike[str], content: bytes | memoryview
 
 @contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[tuple[Path, Path]]:
-    """The target and a temporary file beside it, which takes its place unless the block raises."""
+    """The target, and a temporary file beside it that replaces it unless the block raises."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # not tempfile: its files are private to the user (0600), and the rename would keep that
@@ -72,19 +72,19 @@ def write_json_atomic(path: str | os.PathLike[str], obj: Any) -> Path:
     """Write `obj` as indented JSON, as `write_text_atomic` does.
 
     Raises:
-        TypeError: `obj` holds something that JSON has no form for.
-        ValueError: it holds NaN or an infinity, which most JSON readers refuse.
+        TypeError: `obj` contains something that JSON cannot represent.
+        ValueError: it contains NaN or an infinity, which most JSON readers reject.
         OSError: the folder cannot be created or written to.
     """
     return write_text_atomic(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """What a JSON file holds, as `parse_json` returns it.
+    """The content of a JSON file, as `parse_json` returns it.
 
     Raises:
-        ValueError: it is not UTF-8 or not JSON; names the file.
-        OSError: it cannot be read, as `read_text` says.
+        ValueError: it is not UTF-8 or not JSON; the error names the file.
+        OSError: as `read_text` raises.
     """
     try:
         return parse_json(read_text(path))
@@ -95,15 +95,17 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """What a foreign UTF-8 file holds. A pipe or a device could keep a reader forever, and a sparse file of a few bytes
-    on the disk take all memory.
+    """The content of an untrusted UTF-8 file. Pipes and devices, which could block a reader forever, and files that
+    could take all memory are refused.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is larger than `LARGEST_TEXT`.
+        OSError: it cannot be read, is not a regular file, or is larger than `LARGEST_TEXT`.
         UnicodeDecodeError: it is not UTF-8.
     """
     about = os.stat(path)
-    if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):  # the error about a folder is the system's
+    if not (
+        stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)
+    ):  # for a folder, the system raises its own error
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if about.st_size > LARGEST_TEXT:
         raise OSError(errno.EFBIG, f"{about.st_size:,} bytes; at most {LARGEST_TEXT:,} are read", str(path))
@@ -111,17 +113,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """JSON from an untrusted source: control characters in its texts are escaped (`printable`), and integers beyond the
-    range of a float are infinite, so that arithmetic on them fails as little as on floats.
+    """JSON from an untrusted source: control characters in texts are escaped (`printable`), and integers beyond the
+    range of a float become infinite, so that arithmetic with floats does not raise.
 
     Raises:
-        ValueError: it is no JSON, or is nested too deeply to be read.
+        ValueError: it is not JSON, or is nested too deeply.
     """
     return _tame(loads(text))
 
 
 def loads(text: str | bytes) -> Any:
-    """`json.loads`, whose one exception is ValueError, also for what is nested too deeply to be read."""
+    """`json.loads` that raises ValueError only, also if the text is nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -141,20 +143,20 @@ def _tame(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """The text with every character escaped that a terminal would obey and not show: control characters (but tabs and
-    line feeds), and those that change the direction of what follows."""
+    """The text with characters escaped that a terminal would interpret: control characters except tabs and line feeds,
+    and those that change the writing direction."""
     if text.isprintable():
         return text
     return "".join(c if c in "\t\n" or not _acts(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 def one_line(error: Exception) -> str:
-    """What an exception says, fit for one line of a terminal; its class where it says nothing."""
+    """The message of an exception on one printable line; its class if the message is empty."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
 def shortened(value: object) -> str:
-    """The `repr` of a value from a file, in at most 60 characters."""
+    """The `repr` of a value, truncated to 60 characters."""
     words = repr(value)
     return words if len(words) <= 60 else f"{words[:57]}..."
 
@@ -167,7 +169,7 @@ _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x2
 
 
 def move_files(source: Path, target: Path) -> None:
-    """Move every file of a folder into another one of the same file system, over what is there; each appears whole."""
+    """Move every file of a folder into another one of the same file system, replacing existing files atomically."""
     for path in [path for path in source.rglob("*") if path.is_file()]:
         to = target / path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -179,20 +181,20 @@ class FolderInUse(ValueError):
 
 
 class FolderLock:
-    """Keeps other processes out of a folder, for as long as the context is open or the process lives.
+    """An exclusive lock on a folder, held while the context is open.
 
-    The lock is `flock` on a file in the folder, which the kernel takes back however the process ends: no stale lock
-    stays behind, and the file means nothing by itself. It says what the process does, its number and machine, for
-    the message to others. Processes forked meanwhile do not share the lock. On NFS it works between machines where the
-    server supports locks; where a file system has none, or on Windows, one warning says so and nothing is locked.
+    The lock is `flock` on a file in the folder, which the kernel releases however the process ends: there are no stale
+    locks, and the file alone locks nothing. It names the activity, process id and machine of the holder, for the error
+    of others. Forked processes do not share the lock. On NFS it works between machines if the server supports locks.
+    On file systems without locks, and on Windows, a warning is given and nothing is locked.
 
     Args:
-        folder: is created.
-        doing: what the holder does, for the message: "training into".
-        name: of the file. The default begins with an underscore, which uploads to a model hub leave out.
+        folder: created if it does not exist.
+        doing: what the holder does, for the error: "training into".
+        name: of the file. Uploads to a model hub skip the default, which begins with an underscore.
 
     Raises:
-        FolderInUse: on entering, where another process, or another lock of this one, holds the folder.
+        FolderInUse: on entering, if another process, or another lock of this process, holds the folder.
         OSError: the folder or the file cannot be created.
     """
 
@@ -228,7 +230,7 @@ class FolderLock:
             import fcntl
         except ImportError:  # Windows
             warnings.warn(
-                f"this system has no flock: nothing keeps a second run out of {str(self.folder)!r}", stacklevel=3
+                f"this system has no flock: {str(self.folder)!r} is not locked against a second run", stacklevel=3
             )
             return
         try:
@@ -244,8 +246,8 @@ class FolderLock:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
             warnings.warn(
-                f"the file system of {str(self.folder)!r} has no locks ({error.strerror}): nothing keeps a second run "
-                "out of it",
+                f"the file system of {str(self.folder)!r} has no locks ({error.strerror}): the folder is not locked "
+                "against a second run",
                 stacklevel=3,
             )
             return
@@ -258,7 +260,7 @@ _held: dict[BinaryIO, str] = {}
 
 
 def _let_go_in_a_fork() -> None:
-    """A fork shares the open file, and with it the lock, which would outlive the process that took it."""
+    """Close the files in a forked child, which would otherwise keep the lock after its owner has ended."""
     for file in _held:
         file.close()
     _held.clear()

@@ -1,7 +1,7 @@
-"""What an extra needs, whether that is here in a supported version, and the command that installs it.
+"""The requirements of an extra, whether they are installed in supported versions, and the command that installs them.
 
-The ranges have one home, `pyproject.toml`: read from it in a clone, whose installed metadata may be older, and from the
-metadata of the package elsewhere.
+Version ranges are defined in `pyproject.toml`: they are read from it in a clone, whose installed metadata may be older,
+and from the metadata of the package elsewhere.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 PACKAGE = "dgpo"
 
 DISTRIBUTIONS = {"yaml": "pyyaml", "hydra": "hydra-core", "antlr4": "antlr4-python3-runtime"}
-"""Module -> the package that it is in, where that is not the same name with dashes."""
+"""Module -> its package, if that is not the same name with dashes."""
 
 
 class WrongVersionError(ImportError):
@@ -30,7 +30,7 @@ class WrongVersionError(ImportError):
 def hint(extra: str) -> str:
     """The command that installs an extra: from the clone or file that this dgpo came from, or else package by package.
 
-    dgpo is on no package index, so that its name alone leads nowhere.
+    dgpo is not on a package index, so its name alone cannot be installed.
     """
     place = _clone() or _installed_from()
     if place is None:
@@ -40,7 +40,7 @@ def hint(extra: str) -> str:
 
 
 def requirements(extra: str) -> list[str]:
-    """The requirements of an extra, such as `trl>=1.16,<1.17`, those of the extras that it includes too.
+    """The requirements of an extra, such as `trl>=1.16,<1.17`, including those of the extras that it contains.
 
     Raises:
         KeyError: there is no such extra.
@@ -56,7 +56,7 @@ def requirements(extra: str) -> list[str]:
 
 
 def require(what: str, extra: str, *modules: str, imported: bool = False) -> None:
-    """Raise unless all modules are here, each in a version that the extra allows.
+    """Raise unless all modules are installed, each in a version that the extra allows.
 
     Args:
         what: the beginning of the sentence, such as "the report draws with".
@@ -87,7 +87,7 @@ def is_installed(module: str) -> bool:
 
 
 def wrong_versions(extra: str, *modules: str, imported: bool = False) -> list[str]:
-    """One text per module whose version the extra does not allow: what is needed, what is there, how to change it.
+    """One text per module in a version that the extra does not allow: required, installed, and the command to fix it.
 
     `imported` as for `require`.
     """
@@ -134,7 +134,7 @@ def _installed_version(package: str) -> str | None:
 
 
 def _ordered(specifier: str) -> str:
-    """The lower bound first, as people write it."""
+    """The lower bound first."""
     return ",".join(sorted(specifier.split(","), key=lambda part: part.startswith("<")))
 
 
@@ -143,7 +143,7 @@ def _name_of(requirement: str) -> str:
 
 
 def _declared() -> dict[str, list[str]]:
-    """extra -> its lines."""
+    """Extra -> its requirements."""
     clone = _clone()
     if clone is not None:
         project = tomllib.loads((clone / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -157,7 +157,7 @@ def _declared() -> dict[str, list[str]]:
 
 
 def _clone() -> Path | None:
-    """The folder of the source tree that this file is in; None where it is an installed copy."""
+    """The root of the source tree of this file; None for an installed copy."""
     root = Path(__file__).resolve().parents[2]
     return root if _is_source(root) else None
 
@@ -182,6 +182,6 @@ def _installed_from() -> Path | None:
 
 
 def _quoted(text: str) -> str:
-    """In quotes even where this shell would not need them: others expand brackets."""
+    """Quoted for any shell: some expand brackets."""
     quoted = shlex.quote(text)
     return quoted if quoted.startswith("'") else f"'{quoted}'"

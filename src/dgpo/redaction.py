@@ -1,4 +1,4 @@
-"""Secrets in what is written and printed: tokens, keys and passwords become `***`."""
+"""Redaction of secrets in files and output: tokens, keys and passwords become `***`."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _LOOK = re.compile(
 
 
 def redacted(text: str) -> str:
-    """A text without what looks like a secret: user and password of an address, the values of parameters such as
-    `api_key=` in it, keys that start with `hf_` or `sk-`."""
+    """A text with likely secrets redacted: user and password of an address, values of query parameters such as
+    `api_key=`, and keys that start with `hf_` or `sk-`."""
     return _LOOK.sub(lambda match: (match["parameter"] or "") + HIDDEN, text)
 
 
 def without_secrets(value: Any, name: str = "") -> Any:
-    """A configuration in which tokens, keys and passwords are `***`, by the name of the option and by their look."""
+    """A configuration with tokens, keys and passwords redacted, recognised by name of the option or by form."""
     if isinstance(value, dict):
         return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`dgpo demo`: starter model, evaluate, train with DGPO, evaluate, a summary."""
+"""`dgpo demo`: make a starter model, evaluate it, train it with DGPO, evaluate again, and print a summary."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dgpo.training.demo import UPDATES, require_own, run_demo
 class DemoArguments:
     """Arguments of `dgpo demo`."""
 
-    out: str = field(default="outputs/demo", metadata={"help": "Folder for everything that is written."})
+    out: str = field(default="outputs/demo", metadata={"help": "Output folder."})
     seed: int = field(default=0, metadata={"help": "Seed of the starter model and of the training run."})
     objective: str = field(default="dgpo", metadata={"help": "Objective to train with; fields as in dgpo:n=2,m=2."})
-    updates: int = field(default=UPDATES, metadata={"help": "Optimiser updates."})
+    updates: int = field(default=UPDATES, metadata={"help": "Number of optimiser updates."})
 
 
 def run(argv: list[str]) -> int:
@@ -40,14 +40,14 @@ def run(argv: list[str]) -> int:
         summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
     console.print(_table(summary))
     print(f"{args.out}/model, {args.out}/summary.json, {args.out}/record")
-    print(f"what happened, to be opened in a browser: {args.out}/report.html")
+    print(f"report, to open in a browser: {args.out}/report.html")
     return 0
 
 
 def _table(summary: dict[str, Any]) -> Table:
     rows = Table(
         title=f"two-digit addition, {summary['updates']} updates with {summary['objective']}, seed {summary['seed']}",
-        caption=f"500 held-out sums, {summary['seconds']:.0f} s in all",
+        caption=f"500 held-out sums, {summary['seconds']:.0f} s in total",
     )
     rows.add_column("accuracy, %")
     for column in ("before", "after", "change"):

@@ -1,4 +1,4 @@
-"""Whose fault it was: exit code 2 for the user's input, 1 for ours."""
+"""Errors of the command line: exit code 2 for wrong input, 1 for internal errors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ class UserError(Exception):
 
 @contextmanager
 def user_input(kinds: tuple[type[Exception], ...] = (ValueError, TypeError, OSError)) -> Iterator[None]:
-    """Around code that only reads and validates what the user gave: its errors are the user's, not ours.
+    """Turn exceptions of code that only reads and validates user input into UserError.
 
     Args:
-        kinds: the exceptions that mean wrong input. Libraries that say what to install, because an option needs it,
-            count as well.
+        kinds: the exceptions that mean wrong input. Errors of libraries that name a package to install count as well.
     """
     try:
         yield

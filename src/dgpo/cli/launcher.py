@@ -1,4 +1,4 @@
-"""The command that continues a run: as it was started, launcher and all."""
+"""The command that resumes a run, including its launcher."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _BOOLEANS = ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
 
 
 def continuing(argv: Sequence[str], more: Sequence[str]) -> str:
-    """The shell command that runs `dgpo train argv` again, with other words about resuming.
+    """The shell command that runs `dgpo train argv` again, with other resume flags.
 
-    The launcher is read from the command lines of the parent processes, the outermost that ends with these very words:
+    The launcher is read from the command lines of the parent processes: the outermost that ends with just these words,
     `torchrun --nproc_per_node 2 .../dgpo train ...`, `accelerate launch --config_file ...`, `timeout`, `uv run`. Where
     they cannot be read, torchrun's environment says how many processes there were.
 
     Args:
         argv: the words after `dgpo train`.
-        more: the words about resuming, which replace `--resume`, `--resume_from_checkpoint` and
+        more: the resume flags, which replace `--resume`, `--resume_from_checkpoint` and
             `--overwrite_output_dir` in them.
     """
     return shlex.join([*launcher(argv), "train", *without_resume(argv), *more])
@@ -42,7 +42,7 @@ def launcher(argv: Sequence[str]) -> list[str]:
 
 
 def _ancestors() -> list[list[str]]:
-    """Command lines of the parents, the nearest first, as far as they may be read."""
+    """Command lines of the parent processes, nearest first, as far as they are readable."""
     try:
         return [process.cmdline() for process in psutil.Process().parents()]
     except psutil.Error:
@@ -58,7 +58,7 @@ def _of_environment(environment: Mapping[str, str]) -> list[str]:
 
 
 def _short(words: list[str]) -> list[str]:
-    """`torchrun` for `/.../python /.../torchrun`, where that is what the shell would find."""
+    """`torchrun` for `/.../python /.../torchrun`, if the shell would find the same program."""
     interpreted = len(words) > 1 and Path(words[0]).name.startswith("python") and Path(words[1]).is_absolute()
     rest = words[1:] if interpreted else words
     name = Path(rest[0]).name
@@ -69,12 +69,12 @@ def _short(words: list[str]) -> list[str]:
 
 
 def resume_flags(argv: Sequence[str]) -> set[str]:
-    """Which of the flags about resuming are among the words."""
+    """The resume flags among the words."""
     return {name for word in argv if (name := _name(word)) in _SWITCHES + _VALUES}
 
 
 def without_resume(argv: Sequence[str]) -> list[str]:
-    """The words without those about resuming, in all the forms that a flag has."""
+    """The words without resume flags, in all forms of a flag."""
     kept: list[str] = []
     words = list(argv)
     while words:

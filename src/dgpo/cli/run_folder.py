@@ -1,4 +1,4 @@
-"""The output folder of `dgpo train`: one run, one process, and nothing overwritten unasked."""
+"""The output folder of `dgpo train`: one run, one process, and nothing overwritten without a flag."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | 
     """Where to continue from: the checkpoint of `--resume_from_checkpoint`, True for `--resume`, or False.
 
     Raises:
-        ValueError: flags that exclude each other, or nothing there; before a model is loaded.
+        ValueError: flags that exclude each other, or no checkpoint to resume from; raised before a model is loaded.
     """
     named = config.resume_from_checkpoint
     if named is not None and resume:
-        raise ValueError("--resume and --resume_from_checkpoint both say where to continue from; give one of them")
+        raise ValueError("--resume and --resume_from_checkpoint exclude each other; give one of them")
     if overwrite and (resume or named is not None):
-        raise ValueError("--overwrite_output_dir deletes what a resumed run continues from; give one of them")
+        raise ValueError("--overwrite_output_dir would delete the checkpoint to resume from; give one of them")
     if named is not None and not Path(named).is_dir():
         raise ValueError(f"resume_from_checkpoint = {named!r}: no such folder")
     if resume and not checkpoints(config.output_dir):
@@ -32,10 +32,10 @@ def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | 
 
 
 def check_record(config: DGPOConfig, where: str | bool) -> None:
-    """Refuse to record over another run, before a model is loaded; the trainer looks more closely.
+    """Refuse to overwrite the recording of another run, before a model is loaded; the trainer checks further.
 
     Raises:
-        ValueError: the folder of `record` holds a run, and this one continues none.
+        ValueError: the folder of `record` holds a run, and this run does not resume one.
     """
     if config.record is not None and not where and (Path(config.record) / "run.json").exists():
         raise ValueError(
@@ -44,15 +44,15 @@ def check_record(config: DGPOConfig, where: str | bool) -> None:
 
 
 def occupy(config: DGPOConfig, where: str | bool, *, overwrite: bool, held: ExitStack) -> None:
-    """See that the output folder is free for this run, before anything is loaded; and lock it, if it is there.
+    """Check that the output folder is free for this run, before anything is loaded, and lock it if it exists.
 
-    A folder that is not there yet is made and locked by `train()`, so that a command that fails leaves none behind.
+    A new folder is created and locked by `train()`, so that a command that fails leaves none behind.
 
     Args:
         config: with the folder.
-        where: as `resume_point` has it.
-        overwrite: whether what is there may be replaced.
-        held: the lock is entered there; by the main process, for all.
+        where: from `resume_point`.
+        overwrite: whether existing content may be replaced.
+        held: takes the lock, entered by the main process for all ranks.
 
     Raises:
         FolderInUse: another process trains there.

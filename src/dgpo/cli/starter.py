@@ -1,4 +1,4 @@
-"""`dgpo starter`: make a small model that half knows a task."""
+"""`dgpo starter`: train a small model that partly solves a task."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class StarterArguments:
     """Arguments of `dgpo starter`."""
 
     out: str = field(metadata={"help": "Folder for the model."})
-    task: str = field(default="addition", metadata={"help": f"Task to warm up on: {', '.join(tasks.TASKS)}."})
+    task: str = field(default="addition", metadata={"help": f"Task for supervised warm-up: {', '.join(tasks.TASKS)}."})
     seed: int = field(default=0, metadata={"help": "Seed of the initialisation and the data order."})
-    max_steps: int = field(default=3000, metadata={"help": "Upper bound on the supervised steps."})
+    max_steps: int = field(default=3000, metadata={"help": "Maximum number of supervised steps."})
 
 
 def run(argv: list[str]) -> int:

@@ -20,7 +20,7 @@ from dgpo.tasks.task import grader_of
 
 @dataclass(frozen=True)
 class Problems:
-    """What is evaluated: the suites, a name for all of them, a budget of tokens, and the prompt for the records."""
+    """The problems of an evaluation: suites, their common name, token budget, and the prompt format to record."""
 
     name: str
     suites: list[Suite]
@@ -29,16 +29,16 @@ class Problems:
 
 
 def load_problems(args: EvalArguments, tokenizer: Any, stack: ExitStack) -> Problems:
-    """The problems that the flags name.
+    """The problems named by the flags.
 
     Args:
         args: checked.
-        tokenizer: of the model; None for a server and for completions that are there.
+        tokenizer: of the model; None for a server and for existing completions.
         stack: closes the workers of the grader.
 
     Raises:
-        ValueError: an unknown task, flags that have no meaning for it, data that cannot be used.
-        OSError: data that is not there.
+        ValueError: an unknown task, flags that do not apply to it, or unusable data.
+        OSError: missing data.
     """
     if args.dataset is not None:
         return _data_set(args, stack)
@@ -69,7 +69,7 @@ def _data_set(args: EvalArguments, stack: ExitStack) -> Problems:
     problems = args.load_dataset("test").to_list()[: args.limit]
     grader: Grader = _math(stack) if args.grader == "math" else FunctionGrader(exact_match, "exact_match", answer_of)
     prompt = {"name": "custom" if args.prompt_template else "plain", "template": args.prompt_template or "{prompt}"}
-    # of the problems as they are in the data: what they are put into is recorded apart
+    # of the original problems: the prompt format is recorded separately
     bare = replace(args, prompt_template=None, chat=False).load_dataset("test")
     digest = content_hash((json.dumps(row["prompt"]), row["answer"]) for row in bare)
     source = {
@@ -86,5 +86,5 @@ def _math(stack: ExitStack) -> Grader:
 
 
 def _file_name(name: str) -> str:
-    """`reasoning_gym:gcd,size=3` names a folder as well."""
+    """A name such as `reasoning_gym:gcd,size=3` as the name of a folder."""
     return "".join(letter if letter.isalnum() or letter in "-_.=," else "_" for letter in name)

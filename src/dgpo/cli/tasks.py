@@ -1,4 +1,4 @@
-"""`dgpo tasks`: what can be trained and evaluated on, and everything about one of them."""
+"""`dgpo tasks`: list the tasks, or describe one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ Fact = tuple[str, str]
 
 
 def run(argv: list[str]) -> int:
-    """Print the table of tasks, or what is known about one. Makes no network access."""
+    """Print the table of tasks, or the description of one. Does not access the network."""
     parser = argparse.ArgumentParser(
-        prog="dgpo tasks", description="List what can be trained and evaluated on, or describe one task."
+        prog="dgpo tasks", description="List the tasks to train and evaluate on, or describe one."
     )
-    parser.add_argument("name", nargs="?", metavar="NAME", help=f"describe this task; {GYM} lists those of the package")
+    parser.add_argument(
+        "name", nargs="?", metavar="NAME", help=f"task to describe; {GYM} lists the tasks of that package"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="check a benchmark's JSONL files in this folder")
     arguments = parser.parse_args(argv)
     name, data_dir = arguments.name, arguments.data_dir
@@ -47,7 +49,7 @@ def run(argv: list[str]) -> int:
 
 
 def _overview() -> Group:
-    made = Table("task", "train", "validation", "test", "what", title="made by a seed, graded by equal text")
+    made = Table("task", "train", "validation", "test", "what", title="generated from a seed, graded by equal text")
     for name, cls in tasks.TASKS.items():
         task = cls()
         made.add_row(name, *(f"{len(task.problems(split)):,}" for split in task.splits), task.summary)
@@ -74,11 +76,11 @@ def _describe(task: tasks.Task) -> Iterator[Fact]:
         return
     if isinstance(task, tasks.GymTask):
         yield "graded by", f"{GRADED[task.task]}: see dgpo.tasks.gym_table"
-        yield "train", f"{task.train_size:,} asked for (train_size), less what repeats"
-        yield "validation", f"{task.validation_size:,} asked for (validation_size), less what repeats"
+        yield "train", f"{task.train_size:,} requested (train_size), minus repeats"
+        yield "validation", f"{task.validation_size:,} requested (validation_size), minus repeats"
         yield from _made(task, "test")  # the others can take minutes
     else:
-        yield "graded by", "equal text, up to spaces around it"
+        yield "graded by", "equal text, ignoring surrounding spaces"
         for split in task.splits:
             yield from _made(task, split)
     yield from _example(task)
