@@ -48,7 +48,7 @@ def test_every_objective_is_in_both_tables_and_in_the_file(call: Callable[..., s
     for name in OBJECTIVES:
         assert sum(line.split()[:1] == [name] for line in lines) == 2, name
     assert sum(line.startswith("dgpo:n=2 *") for line in lines) == 2
-    assert "factor: makes the step that of dgpo:n=2." in " ".join(out.split())
+    assert "factor: scales the step to that of dgpo:n=2." in " ".join(out.split())
     assert "the lower bound 1 - π of the norm" in " ".join(out.split())
     assert json.loads((folder / "replay.json").read_text()) == json.loads(json.dumps(replay(load(folder)).as_dict()))
 
@@ -108,7 +108,7 @@ def test_wrong_input(folder: Path, tmp_path: Path, make_batch: Callable[..., Any
     assert "objective 'dgpo' has no field 'nn', did you mean 'n'?" in fails(folder, "--objectives", "dgpo:nn=2")
     assert "'n' in 'dgpo:n' has no value" in fails(folder, "--objectives", "dgpo:n")
     assert "n = 'two' is not allowed" in fails(folder, "--objectives", "dgpo:n=two")
-    assert "'3:x' is no range" in fails(folder, "--updates", "3:x")
+    assert "'3:x' is not a range" in fails(folder, "--updates", "3:x")
     assert "no update of --updates 20:30 was recorded; recorded: 1 to 8" in fails(folder, "--updates", "20:30")
     assert "is not a folder" in fails(tmp_path / "nowhere")
     assert "nothing was recorded there" in fails(tmp_path)
@@ -138,7 +138,7 @@ def test_what_is_missing_is_said(call: Callable[..., str], folder: Path) -> None
     assert "of_a_plugin, is not registered here" in out
     assert "missing or damaged: updates 3" in out
     assert "damaged files: update-000003.parquet" in out
-    assert "factor: makes the step that of unclipped importance sampling" in out
+    assert "factor: scales the step to that of unclipped importance sampling" in out
     assert "in training on every micro-batch: bapo." in out
 
 

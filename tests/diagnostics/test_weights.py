@@ -275,7 +275,7 @@ def test_the_histogram_at_given_edges() -> None:
     assert histogram(one_row([0.0], [0.0]), 2).edges == (-0.01, 0.0, 0.01)
     with pytest.raises(ValueError, match="bins = 0"):
         histogram(tokens, 0)
-    with pytest.raises(ValueError, match=r"bins = \[1.0, 1.0\] are no edges"):
+    with pytest.raises(ValueError, match=r"bins = \[1.0, 1.0\] are not edges"):
         histogram(tokens, [1.0, 1.0])
 
 

@@ -109,7 +109,7 @@ def test_what_is_said_of_the_other_cases() -> None:
 
 
 def test_wrong_input() -> None:
-    with pytest.raises(UserError, match="'X' is no NAME=VALUE"):
+    with pytest.raises(UserError, match="'X' is not of the form NAME=VALUE"):
         run(["--engine", "verl", "--env", "X"])
     with pytest.raises(UserError, match="expected one or several runs, or --engine"):
         run([])

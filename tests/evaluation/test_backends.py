@@ -295,7 +295,10 @@ def test_a_row_that_lacks_something_is_not_kept(tmp_path):
         evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
         file = tmp_path / "generations.jsonl"
         first, second = file.read_text().splitlines(keepends=True)
-        for broken, message in (('"completion": null', "a completion that is no text"), ('"x": "1"', "no completion")):
+        for broken, message in (
+            ('"completion": null', "a completion that is not a string"),
+            ('"x": "1"', "no completion"),
+        ):
             file.write_text(first.replace('"completion": "1"', broken) + second)
             with pytest.raises(ValueError, match=f"line 1 of .* has {message}; remove it to have it generated again"):
                 evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)

@@ -261,7 +261,7 @@ def test_another_number_of_samples_shows_in_the_label() -> None:
         ("benchmarks.aime.per_problem.0.correct", 9, "B: benchmarks.aime.per_problem[0]"),
         ("benchmarks.aime.per_problem.0.n", "8", "B: benchmarks.aime.per_problem[0]"),
         ("benchmarks.aime.per_problem.1.greedy", 0.5, "greedy = 0.5"),
-        ("benchmarks.aime.per_problem.1.id", "p0", "id 'p0' a second time"),
+        ("benchmarks.aime.per_problem.1.id", "p0", "duplicate id 'p0'"),
         ("benchmarks.aime", benchmark([0] * 6, n=0, greedy=[1] * 6), "no metric in both"),
     ],
 )

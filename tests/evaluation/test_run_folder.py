@@ -189,7 +189,7 @@ def spoiled(path, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("twice", r"line 29 of .*\(doubles, p1, sample None\) is there twice"),
+        ("twice", r"line 29 of .*\(doubles, p1, sample None\) occurs twice"),
         ("foreign", r"line 5 of .*\(doubles, q9, sample None\) does not belong to this run"),
         ("garbage", "line 5 of .* is not a row of an evaluation"),
         ("no run.json", "holds a generations.jsonl without run.json"),

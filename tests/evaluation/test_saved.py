@@ -89,7 +89,7 @@ def test_our_own_rows(model, tokenizer, tmp_path):
     assert (again.model, again.sampling) == (ours.model, ours.sampling)
     assert again.backend["generated_by"] == ours.backend
     content = (tmp_path / "generations.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="holds a run with generations of its own"):
+    with pytest.raises(ValueError, match="holds an evaluation that generated its own completions"):
         evaluate_saved(tmp_path / "generations.jsonl", suites, out=tmp_path, progress=False)
     assert (tmp_path / "generations.jsonl").read_bytes() == content
 
@@ -194,7 +194,7 @@ def test_the_grades_of_another_file_are_not_replaced(tmp_path):
     evaluate_saved(tmp_path / "a.jsonl", PAIR, out=tmp_path / "out", progress=False)
     with pytest.raises(ValueError, match=r"holds the grades of another file, 'a.jsonl'; use another folder"):
         evaluate_saved(tmp_path / "b.jsonl", PAIR, out=tmp_path / "out", progress=False)
-    with pytest.raises(FileNotFoundError, match=r"is no file; expected its generations.jsonl"):
+    with pytest.raises(FileNotFoundError, match=r"is not a file; expected its generations.jsonl"):
         evaluate_saved(tmp_path / "out", PAIR, progress=False)
 
 

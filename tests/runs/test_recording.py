@@ -193,7 +193,7 @@ print(warnings[0])
 def test_a_full_disk_is_one_warning(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert "training goes on" in done.stdout
+    assert "training continues" in done.stdout
     assert "File too large" in done.stdout
     run = load(tmp_path)
     assert run.updates == [1]  # what was written before stays, and nothing half

@@ -288,7 +288,7 @@ def test_an_unwritable_folder_is_one_warning(build, tmp_path, caplog):
     with caplog.at_level("WARNING", logger="dgpo.training.recording"):
         trainer.train()
     assert trainer.state.global_step == 2
-    assert len([record for record in caplog.records if "training goes on" in record.message]) == 1
+    assert len([record for record in caplog.records if "training continues" in record.message]) == 1
 
 
 def test_two_runs_do_not_mix(recorded, build, tmp_path):

@@ -1,4 +1,4 @@
-"""`dgpo compare-results`: two results.json of `dgpo eval`, problem by problem."""
+"""`dgpo compare-results`: compare two results.json of `dgpo eval`, problem by problem."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def run(argv: list[str]) -> int:
         prog="dgpo compare-results",
         description="Paired per-problem differences B - A of two evaluations of the same problems, with intervals.",
     )
-    parser.add_argument("a", metavar="A", help="results.json of `dgpo eval`, or its folder")
-    parser.add_argument("b", metavar="B", help="the other one")
-    parser.add_argument("--out", metavar="FILE.json", help="write everything that was found to this file, too")
+    parser.add_argument("a", metavar="A", help="a results.json of `dgpo eval`, or its folder")
+    parser.add_argument("b", metavar="B", help="the results to compare with A")
+    parser.add_argument("--out", metavar="FILE.json", help="also write the full comparison to this file")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     arguments = parser.parse_args(argv)
     with user_input():

@@ -15,9 +15,10 @@ def run(argv: list[str]) -> int:
     """Run `dgpo doctor argv`: 1 if there is a finding of severity error, or a node that does not see the plug-in."""
     parser = argparse.ArgumentParser(
         prog="dgpo doctor",
-        description="Say what went wrong in a run, from what it logged and recorded: evidence, cause and remedy, most "
-        "important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not. Exit "
-        "code: 0, 1 for a finding of severity error or a worker without the plug-in, 2 where nothing can be told.",
+        description="Find out what went wrong in a run, from its logs and recorded tokens: evidence, cause and remedy, "
+        "most important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not. Exit "
+        "code: 0; 1 for a finding of severity error or a worker without the plug-in; 2 if the log is not enough to "
+        "tell.",
     )
     parser.add_argument(
         "runs",
@@ -27,7 +28,7 @@ def run(argv: list[str]) -> int:
     )
     add_flag(parser)
     parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
-    parser.add_argument("--engine", choices=["verl"], help="the engine whose workers are asked")
+    parser.add_argument("--engine", choices=["verl"], help="check the workers of this engine")
     parser.add_argument(
         "--ray-address",
         metavar="ADDRESS",
@@ -74,7 +75,7 @@ def _variables(pairs: list[str]) -> dict[str, str]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise UserError(f"--env {pair!r} is no NAME=VALUE")
+            raise UserError(f"--env {pair!r} is not of the form NAME=VALUE")
         variables[name] = value
     return variables
 
@@ -85,7 +86,7 @@ def _verl(address: str | None, variables: dict[str, str]) -> int:
     with user_input((ConnectionError,)):
         found = inspect_workers(address, variables)
     if found.cluster is None:
-        print("no cluster found: a local one was started, which says how things are on this machine and on no other")
+        print("no cluster found: a local one was started, and the result holds for this machine only")
     else:
         print(f"cluster {found.cluster}")
     broken = 0

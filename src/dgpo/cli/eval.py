@@ -1,4 +1,4 @@
-"""`dgpo eval`: avg@k, pass@k and more of a model, or of completions that are there, with intervals over problems."""
+"""`dgpo eval`: avg@k, pass@k and more of a model, or of saved completions, with intervals over problems."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def _generate(args: EvalArguments, stack: ExitStack) -> tuple[Evaluation, Path]:
 
 @contextmanager
 def _told(folder: Path) -> Iterator[None]:
-    """What an interrupted run leaves behind."""
+    """Say on an interrupt where the progress is."""
     try:
         yield
     except KeyboardInterrupt:
-        print(f"\nwhat is done is kept in {folder}; the same command goes on there", flush=True)
+        print(f"\nprogress is saved in {folder}; rerun the same command to resume", flush=True)
         raise
 
 

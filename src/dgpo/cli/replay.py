@@ -25,9 +25,9 @@ HEADER = ("bias\n%", "equal\nstep\n%", "cosine", "step", "factor", "ESS", "w = 0
 NOTES = (
     "* the run's own objective; least biased first. bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling "
     "w = r. equal step: Σ|p_w - p_r| of the shares p of the step that tokens hold, 0 to 200 %. cosine: between w·A·N "
-    "and r·A·N, token by token. step: E|A|wN. factor: makes the step that of {reference}. ESS: effective share of the "
-    "tokens. w = 0: tokens without a gradient. top 1: what the largest 1 % of the tokens hold of Σ|A|wN. N is {norm} "
-    "of ∇log π in the logits."
+    "and r·A·N, token by token. step: E|A|wN. factor: scales the step to that of {reference}. ESS: effective share of "
+    "the tokens. w = 0: tokens without a gradient. top 1: what the largest 1 % of the tokens hold of Σ|A|wN. N is "
+    "{norm} of ∇log π in the logits."
 )
 ADAPTIVE = "Adaptive, so calibrated here on each update as a whole, in training on every micro-batch"
 
@@ -49,7 +49,9 @@ def run(argv: list[str]) -> int:
         metavar="NAME",
         help="objectives, with fields if need be: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
     )
-    parser.add_argument("--updates", metavar="FROM:TO", help="only these updates, both included; 10: and :50 work too")
+    parser.add_argument(
+        "--updates", metavar="FROM:TO", help="replay only these updates, both ends included; 10: and :50 work too"
+    )
     parser.add_argument("--out", metavar="FILE.json", help="where to write the statistics (default: RUN/replay.json)")
     arguments = parser.parse_args(argv)
     with user_input():
@@ -90,7 +92,7 @@ def _updates(text: str | None, recorded: Run) -> list[int]:
         low = int(first) if first or not colon else there[0]
         high = (int(last) if last else there[-1]) if colon else low
     except ValueError as error:
-        raise UserError(f"--updates {text!r} is no range; expected FROM:TO, such as 10:50") from error
+        raise UserError(f"--updates {text!r} is not a range; expected FROM:TO, such as 10:50") from error
     found = [update for update in there if low <= update <= high]
     if not found:
         raise UserError(f"no update of --updates {text} was recorded; recorded: {there[0]} to {there[-1]}")

@@ -29,7 +29,7 @@ class Spread:
     Attributes:
         prompts: P.
         bias_squared: ‖G - H‖² less the variance of G - H: an estimate of the squared bias that noise does not raise.
-            It may come out below 0, where no bias can be told from noise.
+            It may come out below 0, where bias and noise cannot be told apart.
         variance: of the objective's gradient G.
         reference_variance: of H. The reference has this and, by definition, no bias.
         cosine, norm_ratio, relative_bias: intervals of the values of `GradientBias`.
@@ -95,7 +95,7 @@ def gradient_bias(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: fewer than 2 groups, an empty or a shared one; no parameters; a loss that is no scalar or has no
+        ValueError: fewer than 2 groups, an empty or a shared one; no parameters; a loss that is not a scalar or has no
             gradient; a gradient that is not finite; a reference whose gradient is exactly 0, against which nothing can
             be measured.
     """
@@ -132,7 +132,7 @@ def _checked(groups: Sequence[Tensor]) -> Sequence[Tensor]:
             raise ValueError(f"groups[{i}] is {rows!r}; expected a vector of row numbers, not empty")
     every = torch.cat(list(groups)).tolist()
     if len(set(every)) < len(every):
-        raise ValueError("a row stands in more than one group, or twice in one; expected disjoint groups")
+        raise ValueError("a row is in more than one group, or twice in one; expected disjoint groups")
     return groups
 
 

@@ -106,7 +106,7 @@ class Replay:
     Attributes:
         rows: one per objective, the least biased first.
         updates: which were replayed.
-        skipped: updates without a token whose advantage is not 0, which teach nothing under any objective.
+        skipped: updates without a token whose advantage is not 0, which give no gradient under any objective.
         incomplete: updates that are left out, because what a rank recorded of them is missing or damaged.
         tokens: valid tokens of the replayed updates.
         exact: whether N is the norm of ∇log π everywhere, or the bound 1 - π.

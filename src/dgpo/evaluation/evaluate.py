@@ -37,8 +37,8 @@ def evaluate(
     is reported, because a small `max_new_tokens` reads like a bad model. Problems whose reference answer the grader
     cannot use count nowhere and are named in the result.
 
-    With `out`, rows are on the disk as soon as they are graded. The same call again goes on after an interruption,
-    without repeating or losing a completion; when nothing is left to do, it reads the files. `results.json` is
+    With `out`, rows are written as soon as they are graded. Repeat the same call to resume after an interruption: no
+    completion is repeated or lost. When nothing is left to do, it reads the files. `results.json` is
     written last.
 
     Args:

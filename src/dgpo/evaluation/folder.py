@@ -98,7 +98,7 @@ class RunFolder:
             if changes := differences(before, self._configuration):
                 raise ValueError(
                     f"{str(self.path)!r} holds the completions of another configuration; use another folder, or the "
-                    f"same settings to go on. Different (there -> now): {'; '.join(changes)}"
+                    f"same settings to resume. Different (there -> now): {'; '.join(changes)}"
                 )
         write_json_atomic(file, self._configuration)
 
@@ -120,10 +120,10 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{where} is not a row of an evaluation; remove it to have it generated again") from error
         if missing := [key for key in ROW if key not in row] or not isinstance(row["completion"], str):
-            what = f"no {missing[0]}" if isinstance(missing, list) else "a completion that is no text"
+            what = f"no {missing[0]}" if isinstance(missing, list) else "a completion that is not a string"
             raise ValueError(f"{where} has {what}; remove it to have it generated again")
         if position is None or position in self.rows:
-            how = "is there twice" if position is not None else "does not belong to this run"
+            how = "occurs twice" if position is not None else "does not belong to this run"
             raise ValueError(f"{where} ({row['benchmark']}, {row['id']}, sample {row['sample']}) {how}; remove it")
         self.rows[position] = row
         self._in_file.append(position)
@@ -138,7 +138,7 @@ def read_configuration(file: Path) -> dict[str, Any]:
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[str]:
-    """Every value that differs between two JSON documents, as "sampling.seed: 0 -> 1"."""
+    """The values that differ between two JSON documents, as "sampling.seed: 0 -> 1"."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
         found = [differences(before.get(key), now.get(key), f"{name}.{key}" if name else str(key)) for key in keys]

@@ -75,7 +75,7 @@ def evaluate_saved(
     path = Path(path)
     if not path.is_file():
         hint = f"; expected its {GENERATIONS}" if path.is_dir() else ""
-        raise FileNotFoundError(f"generations = {str(path)!r} is no file{hint}")
+        raise FileNotFoundError(f"generations = {str(path)!r} is not a file{hint}")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if out is not None:
         _require_own(Path(out), path)
@@ -107,7 +107,7 @@ def _require_own(folder: Path, path: Path) -> None:
     """The folder holds nothing yet, or the grades of this file (which may have changed), or the file itself."""
     there = _recorded(folder).get("backend", {})
     if there.get("kind", KIND) != KIND:
-        raise ValueError(f"{str(folder)!r} holds a run with generations of its own; use another folder")
+        raise ValueError(f"{str(folder)!r} holds an evaluation that generated its own completions; use another folder")
     if there.get("file", path.name) != path.name and path.parent.resolve() != folder.resolve():
         raise ValueError(f"{str(folder)!r} holds the grades of another file, {there['file']!r}; use another folder")
 

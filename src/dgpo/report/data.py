@@ -35,7 +35,7 @@ def collect(
         evaluation: folders of `dgpo eval`, or their results.json.
 
     Raises:
-        ValueError: a folder that is none or is given twice; a run without metrics and tokens; a damaged file.
+        ValueError: not a run folder, or one given twice; a run without metrics and tokens; a damaged file.
         ModuleNotFoundError: pyarrow is not installed, and a run has recorded tokens.
     """
     folders = [Path(path) for path in runs]

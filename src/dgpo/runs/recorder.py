@@ -24,7 +24,7 @@ class Recorder:
 
     Args:
         folder: the run folder.
-        every: record the tokens of every so many updates.
+        every: record the tokens of every `every`-th update.
         limit: bytes that the token files of this rank may take. Beyond it, every other generation is deleted, and from
             then on half as many are recorded: what stays covers the whole run evenly. Where one generation alone takes
             more, its files stay, and a warning says that no more are recorded.
@@ -211,6 +211,6 @@ class _Guarded:
             return False
         self.recorder.on = False
         self.recorder._warn(
-            f"recording to {str(self.recorder.folder)!r} is off from here on, training goes on: {error}"
+            f"recording to {str(self.recorder.folder)!r} failed and is off from here on; training continues: {error}"
         )
         return True

@@ -189,6 +189,6 @@ def problems_of(benchmark: Mapping[str, Any], where: str) -> dict[Any, Mapping[s
         if row.get("greedy") not in (0, 1, None):
             raise ValueError(f"{where}.per_problem[{place}]: greedy = {row['greedy']!r}; expected 0, 1 or null")
         if row["id"] in problems:
-            raise ValueError(f"{where}.per_problem[{place}]: id {row['id']!r} a second time; expected each id once")
+            raise ValueError(f"{where}.per_problem[{place}]: duplicate id {row['id']!r}; expected each id once")
         problems[row["id"]] = row
     return problems

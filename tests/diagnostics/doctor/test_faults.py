@@ -115,7 +115,7 @@ def test_measures_of_the_fault(run_of):
     assert standing.severity == "note"
     assert "hardly moves" in standing.title
     assert "serves 4 updates" in standing.title
-    assert "learning rate so small" in standing.cause
+    assert "learning rate is so small" in standing.cause
     assert of(diagnose(run_of("reward_fell")), "reward_fell").step == 31
     assert of(diagnose(run_of("grad_spike")), "grad_spike").step == 13
     assert "reverse_cap=3" in of(diagnose(run_of("reverse_right")), "reverse_right").remedy

@@ -1,4 +1,4 @@
-"""What the rules had to read: without it "nothing found" would be said of an empty file too."""
+"""What the rules could read: without it, the doctor would find nothing wrong with an empty file."""
 
 from __future__ import annotations
 

@@ -21,12 +21,12 @@ class Finding:
     Attributes:
         rule: name of the rule, as in the table of the documentation.
         severity: "error": the run learns nothing or something false; "warning": it learns less than it could;
-            "note": no fault, but it explains a curve that users ask about.
+            "note": not a fault, but it explains a curve that users ask about.
         title: one sentence.
         evidence: measurements, with the steps that they come from.
         cause: what brings this about.
         remedy: what to change.
-        step: where it begins; None where it cannot be told.
+        step: where it begins; None where that is not known.
     """
 
     rule: str

@@ -82,7 +82,7 @@ class Measures:
 
     Attributes:
         update, generation: numbers of both.
-        count: valid tokens in the file, of which `teaching` have an advantage that is not 0.
+        count: valid tokens in the file, of which `with_advantage` have an advantage that is not 0.
         totals: tokens of the optimiser step as the loss was given them; None where they were not recorded.
         bad: the first value that is not finite; what follows is 0 or None where there is one.
         largest: max |log r| over the tokens.
@@ -98,7 +98,7 @@ class Measures:
     update: int
     generation: int
     count: int
-    teaching: int
+    with_advantage: int
     totals: float | None
     bad: Bad | None
     largest: float = 0.0
@@ -122,14 +122,14 @@ def measure(
     count = int(tokens.mask.sum())
     totals = None if recorded.totals is None else float(recorded.totals.tokens)
     bad = first_bad(tokens, recorded.token_ids)
-    teaching = int(((tokens.advantage != 0) & tokens.mask).sum())
+    with_advantage = int(((tokens.advantage != 0) & tokens.mask).sum())
     common: dict[str, Any] = {
         "update": recorded.update,
         "generation": recorded.generation,
         "totals": totals,
         "bad": bad,
     }
-    common |= {"count": count, "teaching": teaching}
+    common |= {"count": count, "with_advantage": with_advantage}
     if bad is not None or count == 0:
         return Measures(**common)
     common |= {"largest": float(tokens.log_ratio[tokens.mask].abs().max()), "sampler": _sampler(tokens)}

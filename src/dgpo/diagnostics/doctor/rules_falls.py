@@ -121,9 +121,9 @@ RULES = (
         f"{LOST:.0%} of its level, or of the reward's standard deviation where that is larger, and by more than "
         f"{SIGMAS:g} standard errors; an error from {ALL_LOST:.0%}",
         cause="The policy has broken down (a learning rate too high, weights that nothing bounds, entropy or KL that "
-        "run away), or what is rewarded has changed: harder data, a grader that fails from there on, a penalty.",
+        "run away), or what is rewarded has changed: harder data, a grader that fails from then on, a penalty.",
         remedy="Compare responses from before and after the step named here, and grade both by hand. If the responses "
-        "became worse, go back to the checkpoint before it with a lower learning rate; if the grades did, repair the "
+        "became worse, go back to the checkpoint before it with a lower learning rate; if the grades did, fix the "
         "grader.",
         check=_reward_fell,
     ),
@@ -134,8 +134,8 @@ RULES = (
         f"{SPIKES} steps or once by {EXPLODED:g} times; a note on fewer",
         cause="A few tokens with a very large weight or advantage, a reward whose scale has changed, or a model close "
         "to overflow.",
-        remedy="Look at the rewards and at the heaviest tokens of the step named here. max_grad_norm takes the length "
-        "of such a step away but not its direction: bound the weights or scale the advantage by its standard "
+        remedy="Look at the rewards and at the heaviest tokens of the step named here. max_grad_norm limits the length "
+        "of such a step but not its direction: bound the weights or scale the advantage by its standard "
         "deviation.",
         check=_grad_spike,
     ),
@@ -143,10 +143,10 @@ RULES = (
         name="length_fell",
         severity="warning",
         fires=f"responses at most {SHORTER:.0%} as long as at the start, and by at least {FEWER:g} tokens shorter",
-        cause="Something pays for short responses: a length penalty, a reward that an empty or trivial answer gets "
+        cause="Something rewards short responses: a length penalty, a reward that an empty or trivial answer gets "
         "too, or a loss that divides by the length of each response. Or the policy has collapsed to the end of "
         "sequence.",
-        remedy="Read a few responses. If they are empty or trivial, take the reward for them away; if answers are as "
+        remedy="Read a few responses. If they are empty or trivial, remove the reward for them; if answers are as "
         "good as before, nothing is wrong.",
         check=_length_fell,
     ),

@@ -1,4 +1,4 @@
-"""Rules about loss and gradient: numbers that are none, gradients that are 0, clipped or wrongly scaled."""
+"""Rules about loss and gradient: values that are not finite, gradients that are 0, clipped or wrongly scaled."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _not_finite(case: Case) -> Found | None:
             steps.append(series.broken[0])
     if not evidence:
         return None
-    return Found(title="Something is not a number.", evidence=evidence, step=min(steps))
+    return Found(title="A value is NaN or infinite.", evidence=evidence, step=min(steps))
 
 
 def _no_gradient(case: Case) -> Found | None:
@@ -65,7 +65,7 @@ def _zero_loss(case: Case) -> Found | None:
     if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
         return None
     return Found(
-        title="The loss is 0 while the gradient is not: the value says nothing, the run learns.",
+        title="The loss is 0 while the gradient is not: the value of the loss means nothing here, and the run learns.",
         evidence=[
             f"|{loss.key}| <= {NO_LOSS:g} on {len(zero)} of {len(pairs)} logged steps, where {norm.key} is "
             f"{statistics.median(gradient for _, gradient in zero):.3g} (median)"
@@ -91,7 +91,7 @@ def _zero_loss_alone(case: Case) -> Found | None:
         ],
         step=zero[0],
         remedy="Log the gradient norm (TRL: max_grad_norm above 0): above 0 the run learns and nothing is wrong, at 0 "
-        "look for a loss in which every token is masked or detached. A reward that does not move says the latter.",
+        "look for a loss in which every token is masked or detached. A reward that does not move suggests that.",
     )
 
 
@@ -101,7 +101,7 @@ def _grad_clipped(case: Case) -> Found | None:
         return None
     share, factor = norm.share(lambda value: value > limit), norm.median / limit
     return Found(
-        title=f"The gradient is clipped on {share:.0%} of the steps, by a factor of {factor:.3g} on a usual one.",
+        title=f"The gradient is clipped on {share:.0%} of the steps, by a factor of {factor:.3g} on a typical one.",
         evidence=[f"{norm}, at most {max(norm.values):.3g}", f"max_grad_norm = {limit:g}"],
         step=norm.since(lambda value: value > limit),
         severity="warning" if factor >= FAR_BEYOND else None,
@@ -116,8 +116,8 @@ RULES = (
         "weight (or null, as verl's logger has it)",
         cause="Log-probs of -inf (a token that the sampler could draw and the trainer's mask or top-k forbids), an "
         "overflow in half precision, a micro-batch without a token, or weights that have become NaN before.",
-        remedy="Start from the first one: is it in logprob (the model), in rollout_logprob (the sampler) or in the "
-        "advantage (the reward)? Call dgpo.check on the batch before the loss to stop right there.",
+        remedy="Start from the first such value: is it in logprob (the model), in rollout_logprob (the sampler) or in "
+        "the advantage (the reward)? Call dgpo.check on the batch before the loss to stop at that point.",
         check=_not_finite,
     ),
     Rule(
@@ -134,9 +134,10 @@ RULES = (
         name="grad_clipped",
         severity="note",
         fires=f"a gradient norm above max_grad_norm on {MOST:.0%} of the steps; a warning from {FAR_BEYOND:g} times "
-        "the threshold on a usual step",
+        "the threshold on a typical step",
         cause="A threshold below the usual size of the gradient: every step has the same length, whatever the batch "
-        "says. Adam does not mind a steady factor; a large one hides spikes and changes what the learning rate means.",
+        "says. Adam is insensitive to a constant factor; a large one hides spikes and changes what "
+        "the learning rate means.",
         remedy="Set max_grad_norm to about twice the usual norm, so that it stops spikes only; if the norm itself is "
         "the surprise, look for a wrong normaliser or a few heavy tokens first.",
         check=_grad_clipped,
@@ -147,7 +148,7 @@ RULES = (
         fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps; without a "
         "logged gradient norm, with reward spread",
         cause="At ratio 1 the value of the loss is minus the mean advantage, and the advantages of a group add up to "
-        "0. The gradient weighs each of them with another ∇log π, and is not 0.",
+        "0. The gradient multiplies each of them by a different ∇log π, and is not 0.",
         remedy="Nothing to do: watch the reward and the gradient norm, not the loss.",
         check=_zero_loss,
     ),

@@ -43,11 +43,18 @@ def _totals(case: Case) -> Found | None:
     found = []
     for update, files in _by_update(case.updates).items():
         given, share = files[0].totals, zero.get(update)
-        teaching = sum(one.teaching for one in files)
-        if given is None or share is None or share >= 1 or not teaching or len(files) != ranks or _steps(case) != 1:
+        with_advantage = sum(one.with_advantage for one in files)
+        if (
+            given is None
+            or share is None
+            or share >= 1
+            or not with_advantage
+            or len(files) != ranks
+            or _steps(case) != 1
+        ):
             continue
         # ranks average their gradients, so each is given the totals of all divided by their number
-        found.append((update, given, teaching / (1 - share) / ranks))
+        found.append((update, given, with_advantage / (1 - share) / ranks))
     wrong = [one for one in found if abs(one[1] / one[2] - 1) > TOLERANCE]
     if len(wrong) < FEWEST or len(wrong) < len(found) / 2:
         return None

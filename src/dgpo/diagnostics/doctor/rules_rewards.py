@@ -10,7 +10,7 @@ FEWEST = 3
 """Logged points that a statement about a run needs: two may agree by chance."""
 
 MOST_GROUPS = 0.5
-"""Share of groups without spread above which more than half of what was generated teaches nothing."""
+"""Share of groups without spread above which more than half of what was generated gives no gradient."""
 
 TREND = 0.2
 """Rise of that share from the start to now that is called a trend; a healthy run moves by about 0.1 and back."""
@@ -64,7 +64,7 @@ def _constant_reward(case: Case) -> Found | None:
     if not _is_constant(case) or abs(reward.values[0]) <= ZERO:
         return None
     return Found(
-        title=f"Every response gets the same reward, {reward.values[0]:.3g}: there is nothing to prefer.",
+        title=f"Every response gets the same reward, {reward.values[0]:.3g}: there is nothing to learn from.",
         evidence=[str(reward), *([str(_spread(case))] if len(_spread(case)) else [])],
         step=reward.steps[0],
     )
@@ -112,7 +112,7 @@ def _zero_variance(case: Case) -> Found | None:
         return _rising_share(start, now) if rises else None
     return Found(
         title=f"{now.median:.0%} of the groups have no reward spread{' and the share is rising' if rises else ''}: "
-        "what was generated for them teaches nothing.",
+        "their completions give no gradient.",
         evidence=[str(now), f"at the start: {start}"] if rises else [str(now)],
         step=share.since(lambda value: value > MOST_GROUPS),
     )
@@ -120,13 +120,13 @@ def _zero_variance(case: Case) -> Found | None:
 
 def _rising_share(start: Series, now: Series) -> Found:
     return Found(
-        title=f"The share of groups without reward spread is rising, from {start.median:.0%} to {now.median:.0%}: ever "
-        "more of what is generated teaches nothing.",
+        title=f"The share of groups without reward spread is rising, from {start.median:.0%} to {now.median:.0%}: more "
+        "and more completions give no gradient.",
         evidence=[str(now), f"at the start: {start}"],
         step=now.steps[0],
         severity="note",
         remedy="No fault yet: a run that learns solves more and more of its prompts. Before it is more than half, "
-        "filter prompts by difficulty, add harder ones, or let such groups be replaced (dynamic_sampling=True; "
+        "filter prompts by difficulty, add harder ones, or have such groups replaced (dynamic_sampling=True; "
         "filter_groups in verl).",
     )
 
@@ -150,7 +150,7 @@ def _timeouts(case: Case) -> Found | None:
     if len(share) < FEWEST or (mean := sum(share.values) / len(share)) < TIMEOUTS:
         return None
     return Found(
-        title=f"The grader ran out of time on {mean:.1%} of the answers, and scored them 0.",
+        title=f"The grader timed out on {mean:.1%} of the answers and scored them 0.",
         evidence=[f"{share.key} {mean:.3g} on average, {max(share.values):.3g} at most, over {len(share)} points"],
         step=share.since(lambda value: value > 0),
         severity="error" if mean >= MANY_TIMEOUTS else None,
@@ -165,7 +165,7 @@ RULES = (
         cause="The task is out of reach of the model, the reward function does not recognise its answers (format, "
         "truncation), or the function fails and its error is turned into 0.",
         remedy="Grade a few responses by hand with the same function; evaluate the model before training (pass@k must "
-        "be above 0); take an easier task, a longer limit, or a reward for the format first.",
+        "be above 0); use an easier task, a longer limit, or a reward for the format first.",
         check=_zero_reward,
         explains=("zero_variance",),
     ),
@@ -175,7 +175,7 @@ RULES = (
         fires=f"the same reward other than 0 on every logged step (at least {FEWEST}), without spread",
         cause="The task is solved by every response, or the reward function does not look at the response.",
         remedy="Call the reward function with a right and a wrong response: it must tell them apart. If all responses "
-        "are right, take harder data.",
+        "are right, use harder data.",
         check=_constant_reward,
         explains=("zero_variance",),
     ),
@@ -185,7 +185,7 @@ RULES = (
         fires=f"more than {MOST_GROUPS:.0%} of the groups without reward spread over the last third of the log; an "
         f"error at 100 %; a note on fewer, where the share has risen by {TREND} since the start",
         cause="Prompts that are always or never solved: every advantage of such a group is 0.",
-        remedy="Filter the data by difficulty, raise num_generations, or let such groups be replaced by others "
+        remedy="Filter the data by difficulty, raise num_generations, or have such groups replaced "
         "(dynamic_sampling=True; filter_groups in verl).",
         check=_zero_variance,
     ),
@@ -193,8 +193,8 @@ RULES = (
         name="truncated",
         severity="warning",
         fires=f"{TRUNCATED:.0%} of the responses cut off over the last third of the log; an error at {NEARLY_ALL:.0%}",
-        cause="The limit is shorter than what the model has to say, or the model has not learned to stop: a response "
-        "that is cut off holds no answer, so length is punished in place of errors.",
+        cause="The limit is shorter than the responses of the model, or the model has not learned to stop: a response "
+        "that is cut off holds no answer, so length is punished instead of errors.",
         remedy="Raise max_completion_length (data.max_response_length in verl), leave such responses out of the loss "
         "(mask_truncated_completions), or shape the reward near the limit (soft_overlong_reward).",
         check=_truncated,

@@ -158,7 +158,7 @@ def _truncation(case: Case) -> Found | None:
         cut, mass = logged
         first = case.log["kl_sampler_k1"]
         return Found(
-            title="The sampler's log-probs are those of a distribution that was cut off and normalised again: it never "
+            title="The sampler's log-probs are those of a distribution that was truncated and renormalised: it never "
             f"draws about {mass:.1%} of the policy's probability.",
             evidence=[
                 str(cut.tail),
@@ -170,7 +170,7 @@ def _truncation(case: Case) -> Found | None:
         )
     series, _ = _mismatch_series(case)
     return Found(
-        title=f"The sampler's log-probs are those of a distribution that was cut off and normalised again: it kept "
+        title=f"The sampler's log-probs are those of a distribution that was truncated and renormalised: it kept "
         f"about {math.exp(-found.mean):.0%} of the probability.",
         evidence=[
             f"log μ - log π_old is {found.mean:.3g} nats on average and below -{ROUNDING} on only {found.below:.1%} of "
@@ -198,7 +198,7 @@ def _stale(case: Case) -> Found | None:
     own = case.log["kl_old"]
     return Found(
         title=f"The sampler has fallen behind: its mismatch has grown from {before.median:.2g} to "
-        f"{series.tail.median:.2g} while the trainer moves as before.",
+        f"{series.tail.median:.2g} while the drift of the trainer is as before.",
         evidence=[f"{before} -> {series.tail}", *([f"{own.head} -> {own.tail}"] if len(own) else [])],
         step=jumped,
     )
@@ -217,7 +217,7 @@ def _mismatch(case: Case) -> Found | None:
             step=mixed.since(lambda value: value >= MISMATCH),
         )
     found = fit(case)
-    unlike = "" if found is None else f"; neither a temperature (R² = {found.explained:.2f}) nor a cut-off explains it"
+    unlike = "" if found is None else f"; neither a temperature (R² = {found.explained:.2f}) nor truncation explains it"
     _, limit = _mismatch_series(case)
     return Found(
         title=f"The sampler is not the policy that the trainer computes{unlike}.",
@@ -258,7 +258,7 @@ RULES = (
         severity="warning",
         fires=f"the mismatch grows to {JUMP:g} times its start and above its limit, while KL(π_old ‖ π) does not grow",
         cause="Weights that were not, or not completely, sent to the sampler: a failed synchronisation, a sampler that "
-        "sleeps through it, adapters merged with rounding.",
+        "is asleep while it happens, adapters merged with rounding.",
         remedy="Compare a checksum of a few parameters on both sides after a synchronisation; restart the sampler at "
         "the step named here.",
         check=_stale,

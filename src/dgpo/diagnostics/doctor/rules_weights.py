@@ -33,7 +33,7 @@ one update of 800 in which one token at r = 607 has 85 % of Σ|A·w|. Usual dual
 what any of them would let through."""
 
 EXPLOSION = 20.0
-"""A weight from which a single step is enough to be told: it moves the policy as far as twenty usual ones."""
+"""A weight from which a single step is enough for a finding: it moves the policy as far as twenty usual ones."""
 
 SOME, SOME_SHARE = 3, 0.01
 """Such steps, or their share, that make a warning. One of hundreds is a note: the demo went on to learn after its own,
@@ -51,7 +51,8 @@ FEW = 0.1
 
 
 STANDS_STILL = (
-    "A learning rate so small, or a warm-up so long, that the updates of a generation hardly change a probability."
+    "The learning rate is so small, or the warm-up so long, that the updates of a generation hardly change a "
+    "probability."
 )
 
 
@@ -116,7 +117,7 @@ def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
         step=step,
         severity="note",
         cause=STANDS_STILL,
-        remedy="Where the run is over its warm-up, raise the learning rate (1e-6 is usual for all parameters, 1e-5 and "
+        remedy="If the warm-up is over, raise the learning rate (1e-6 is usual for all parameters, 1e-5 and "
         "more for adapters), and check that the optimiser holds the parameters of the policy.",
     )
 
@@ -223,7 +224,7 @@ def _concentration(case: Case) -> Found | None:
 
 
 def _where_thin(ess: Series, zero: Series) -> list[int]:
-    """Steps whose ess is below the limit among the tokens that have a weight: a hard clip is no concentration."""
+    """Steps whose ess is below the limit among the tokens that have a weight: a hard clip is not concentration."""
     without = dict(zip(zero.steps, zero.values, strict=True))
     return [
         step
