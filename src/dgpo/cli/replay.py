@@ -47,7 +47,7 @@ def run(argv: list[str]) -> int:
         nargs="+",
         default=[ALL],
         metavar="NAME",
-        help="objectives, with fields if need be: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
+        help="objectives, optionally with fields: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
     )
     parser.add_argument(
         "--updates", metavar="FROM:TO", help="replay only these updates, both ends included; 10: and :50 work too"
@@ -141,7 +141,7 @@ def remarks(found: Replay, damaged: Sequence[str]) -> list[str]:
 
 
 def _table(title: str, caption: str, head: tuple[str, ...], longest: int) -> Table:
-    # Text: a name with [brackets] in it is no markup
+    # Text: a name with [brackets] in it is not markup
     table = Table(title=Text(title), caption=Text(caption), caption_justify="left", min_width=72)
     # so that the columns fit into 80 characters
     table.box, table.show_edge, table.pad_edge, table.padding = box.SIMPLE_HEAD, False, False, (0, 1, 0, 0)

@@ -33,7 +33,7 @@ def run(argv: list[str]) -> int:
         "--objective",
         required=True,
         metavar="NAME",
-        help=f"with its fields if need be, {registry.SYNTAX}; an import path package.module:Class, or one of: "
+        help=f"optionally with fields, {registry.SYNTAX}; an import path package.module:Class, or one of: "
         + ", ".join(objectives.OBJECTIVES),
     )
     parser.add_argument("--no-reward", action="store_true", help="leave the reward function of the run as it is")

@@ -36,7 +36,7 @@ def objective_of(name: str, config: ActorConfig) -> Objective:
     if "batch" in objective.reads and stages > 1:
         raise ValueError(
             f"{name!r} sums over all ranks to adapt to the batch, but with {stages} pipeline stages only the ranks of "
-            "the last stage compute a loss, and would wait for ever; use pipeline_model_parallel_size = 1"
+            "the last stage compute a loss, and would wait forever; use pipeline_model_parallel_size = 1"
         )
     return objective
 
