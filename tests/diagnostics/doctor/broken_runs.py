@@ -13,6 +13,7 @@ from dgpo.diagnostics import load, record
 from dgpo.rewards.functions import MathReward
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.checkpoint_files import MANIFEST
+from dgpo.training.micro_batches import totals_of
 
 QUICK = {
     "per_device_train_batch_size": 32,
@@ -203,7 +204,7 @@ class PerMicroBatch(DGPOTrainer):
     """Every micro-batch is divided by its own tokens: the gradient of two is twice as large."""
 
     def _step_totals(self, inputs):
-        return self._totals_of([inputs["completion_mask"].bool()])
+        return totals_of([inputs["completion_mask"].bool()], self.accelerator)
 
 
 class DividedTwice(DGPOTrainer):
