@@ -6,8 +6,7 @@ import dataclasses
 from typing import Any
 
 from dgpo.registry import did_you_mean
-from dgpo.tasks.addition import Addition
-from dgpo.tasks.arithmetic import Gcd, PlusMinus
+from dgpo.tasks.arithmetic import Addition, Gcd, PlusMinus
 from dgpo.tasks.benchmark_table import BENCHMARKS
 from dgpo.tasks.benchmarks import BenchmarkTask
 from dgpo.tasks.gym import PREFIX, GymTask, parse_name

@@ -1,4 +1,4 @@
-"""Further arithmetic for small models: sums and differences, and greatest common divisors."""
+"""Arithmetic for small models: sums, sums and differences, and greatest common divisors."""
 
 from __future__ import annotations
 
@@ -8,6 +8,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dgpo.tasks.procedural import Procedural, Spelling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition(Procedural):
+    """Two-digit addition, `12+34=` -> `46`: all 10,000 sums a+b with 0 <= a, b <= 99, split by `seed`.
+
+    Args:
+        seed: determines which sums go into which split; all results in the documentation use the default.
+
+    Splits: `train` (9,000), `validation` (500; for early stopping of the starter model) and `test` (500; for evaluation
+    only). 12+34 and 34+12 count as two problems here, unlike in the other tasks.
+    """
+
+    name: ClassVar[str] = "addition"
+    summary: ClassVar[str] = "two-digit sums: 12+34= -> 46"
+    max_new_tokens: ClassVar[int] = 5
+    """Three digits and the end-of-text token, with one to spare."""
+
+    def canonical(self, rng: random.Random) -> list[list[Spelling]]:
+        """Every sum, with one spelling."""
+        return [[(f"{a}+{b}=", str(a + b))] for a in range(100) for b in range(100)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +60,8 @@ class Gcd(Procedural):
     """Greatest common divisors of two different numbers up to 200: `gcd(84,126)=` -> `42`.
 
     Only pairs with a divisor of at least 3 are used: it is 1 or 2 for three of four random pairs, which a model could
-    always answer. Here the best constant answer, 3, is right for 29 %. gcd(a,b) and gcd(b,a)
-    are one problem: 4,626 problems.
+    always answer. Here the best constant answer, 3, is right for 29 %. gcd(a,b) and gcd(b,a) are one
+    problem: 4,626 problems.
     """
 
     name: ClassVar[str] = "gcd"

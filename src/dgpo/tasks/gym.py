@@ -153,9 +153,11 @@ class _Made:
 
 @lru_cache(maxsize=16)
 def _generate(task: str, config: tuple[tuple[str, Any], ...], first: int, size: int, held_out: frozenset[str]) -> _Made:
-    package = _package()
+    require(f"{PREFIX}NAME needs", "reasoning-gym", "reasoning_gym")
+    import reasoning_gym  # type: ignore[import-untyped]
+
     try:
-        data = package.create_dataset(task, seed=first, size=size, **dict(config))
+        data = reasoning_gym.create_dataset(task, seed=first, size=size, **dict(config))
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(f"reasoning-gym rejects {task} with {dict(config)}: {error}") from error
     items: dict[str, tuple[int, str, str]] = {}
@@ -171,13 +173,6 @@ def _generate(task: str, config: tuple[tuple[str, Any], ...], first: int, size: 
         else:
             items[question] = (number, question, answer)
     return _Made(items=tuple(items.values()), repeats=repeats, held_out=dropped)
-
-
-def _package() -> Any:
-    require(f"{PREFIX}NAME needs", "reasoning-gym", "reasoning_gym")
-    import reasoning_gym  # type: ignore[import-untyped]
-
-    return reasoning_gym
 
 
 def parse_name(name: str) -> tuple[str, tuple[tuple[str, Any], ...]]:
