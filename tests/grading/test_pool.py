@@ -19,7 +19,7 @@ import pool_functions
 import pytest
 from pool_functions import alive, children, parent
 
-from dgpo.grading.workers import Pool
+from dgpo.grading.workers import Pool, PoolSettings
 
 JUDGE = pool_functions.__file__
 SLACK = 0.4
@@ -31,7 +31,7 @@ def make() -> Iterator[Callable[..., Pool]]:
     pools = []
 
     def pool(**settings: Any) -> Pool:
-        pools.append(Pool(**{"judge_file": JUDGE, "deadline": 0.5} | settings))
+        pools.append(Pool(PoolSettings(**{"judge_file": JUDGE, "deadline": 0.5} | settings)))
         return pools[-1]
 
     yield pool
@@ -193,7 +193,7 @@ def test_close_ends_everything(make: Callable[..., Pool]) -> None:
 
 @linux
 def test_a_forgotten_pool_ends() -> None:
-    pool = Pool(JUDGE, workers=1)
+    pool = Pool(PoolSettings(judge_file=JUDGE, workers=1))
     pids = [server_of(pool), *pool.pids()]
     del pool
     assert eventually(lambda: not any(map(alive, pids)))
@@ -353,7 +353,7 @@ def test_a_judge_that_cannot_be_imported(make: Callable[..., Pool], tmp_path: Pa
     def judge(text: str) -> Pool:
         file = tmp_path / "judge.py"
         file.write_text(text)
-        return make(judge_file=file)
+        return make(judge_file=str(file))
 
     pool = judge("import a_parser_that_is_missing")
     for _ in range(2):  # it is tried again
@@ -372,7 +372,7 @@ def test_a_judge_may_import_what_lies_beside_it(make: Callable[..., Pool], tmp_p
     (tmp_path / "neighbour.py").write_text("WORD = 'next door'")
     file = tmp_path / "judge.py"
     file.write_text("from .neighbour import WORD\ndef warm_up(): pass\ndef judge(text): return WORD + text")
-    assert values(make(judge_file=file), "!") == ["next door!"]
+    assert values(make(judge_file=str(file)), "!") == ["next door!"]
 
 
 def test_pickle_carries_the_settings(make: Callable[..., Pool]) -> None:
@@ -432,8 +432,8 @@ def test_after_a_fork_both_work_even_if_a_thread_was_inside(make: Callable[..., 
 
 ORPHANS = """
 import os, sys, threading, time
-from dgpo.grading.workers import Pool
-pool = Pool(sys.argv[1], workers=2, deadline=1000)
+from dgpo.grading.workers import Pool, PoolSettings
+pool = Pool(PoolSettings(judge_file=sys.argv[1], workers=2, deadline=1000))
 pids = [int(pid) for pid in pool.run([("state",)])[0].value.split()[:2]]
 sibling = os.fork()
 if sibling == 0:

@@ -10,14 +10,14 @@ import pool_functions
 import pytest
 from pool_functions import children, parent
 
-from dgpo.grading.workers import Pool
+from dgpo.grading.workers import Pool, PoolSettings
 
 pytestmark = [pytest.mark.soak, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 
 
 def test_a_thousand_kills() -> None:
     descriptors = len(os.listdir("/proc/self/fd"))
-    with Pool(pool_functions.__file__, workers=4, deadline=0.05) as pool:
+    with Pool(PoolSettings(judge_file=pool_functions.__file__, workers=4, deadline=0.05)) as pool:
         pool.run([("sleep:0.01",)] * 4)
         server = parent(pool.pids()[0])
         kinds = ["spin", "stubborn", "sleep:30", "bigint"]
@@ -35,7 +35,7 @@ def test_a_thousand_kills() -> None:
 
 
 def test_a_hundred_thousand_answers_between_deaths() -> None:
-    with Pool(pool_functions.__file__, workers=2, deadline=0.5, recycle=500) as pool:
+    with Pool(PoolSettings(judge_file=pool_functions.__file__, workers=2, deadline=0.5, recycle=500)) as pool:
         jobs = [(f"echo:{index}",) for index in range(100_000)]
         jobs[::1000] = [("segv",)] * 100
         outcomes = pool.run(jobs)

@@ -19,11 +19,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
-from typing import Any, cast
+from typing import cast
 
 from dgpo.grading.answers import boxed_answer, gold_answer, marked_answer
 from dgpo.grading.mathematics import numbers
@@ -31,7 +29,7 @@ from dgpo.grading.mathematics.guards import guard
 from dgpo.grading.mathematics.spelling import clean
 from dgpo.grading.responses import Completion, text_of
 from dgpo.grading.verdict import Reason, Verdict
-from dgpo.grading.workers import Outcome, Pool
+from dgpo.grading.workers import Outcome, Pool, PoolSettings
 from dgpo.installation import require
 
 RULES = 2
@@ -43,12 +41,8 @@ MAX_GOLD = 4096
 """In characters; longer golds are not read. A gold is an answer, or a solution that ends in one."""
 
 
-@dataclass(frozen=True)
-class _Job:
-    """What a worker has to decide."""
-
-    gold: str
-    answer: str
+_Job = tuple[str, str]
+"""What a worker has to decide: gold and answer."""
 
 
 class MathGrader:
@@ -89,12 +83,9 @@ class MathGrader:
         self.answer_marker = answer_marker
         self.deadline = deadline
         self.reasons: Counter[Reason] = Counter()
+        judge = str(Path(__file__).resolve().parent / "mathematics" / "judge.py")
         self._pool = Pool(
-            Path(__file__).parent / "mathematics" / "judge.py",
-            workers=workers,
-            deadline=deadline,
-            memory=memory,
-            recycle=recycle,
+            PoolSettings(judge_file=judge, workers=workers, deadline=deadline, memory=memory, recycle=recycle)
         )
         self._lock = _Lock()
         self._warned: set[str] = set()
@@ -125,26 +116,16 @@ class MathGrader:
         """
         if len(responses) != len(golds):
             raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
-        verdicts: list[Verdict | None] = []
-        waiting: dict[_Job, list[int]] = {}  # equal answers are compared once
+        decided: list[Verdict | _Job] = []
         for place, (response, gold) in enumerate(zip(responses, golds, strict=True)):
             if not isinstance(gold, str):
                 raise TypeError(f"golds[{place}] is of type {type(gold).__name__}; expected text")
-            decided = self._decide(text_of(response, f"responses[{place}]"), gold)
-            if isinstance(decided, _Job):
-                waiting.setdefault(decided, []).append(place)
-                verdicts.append(None)
-            else:
-                verdicts.append(decided)
-        jobs = list(waiting)
-        outcomes = self._pool.run([(job.gold, job.answer) for job in jobs]) if jobs else []
-        self._tell_errors(outcomes)
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            for place in waiting[job]:
-                verdicts[place] = _verdict(outcome, job.answer)
-        graded = [verdict for verdict in verdicts if verdict is not None]
-        self._count(graded)
-        return graded
+            decided.append(self._decide(text_of(response, f"responses[{place}]"), gold))
+        jobs = list(dict.fromkeys(one for one in decided if isinstance(one, tuple)))  # equal answers are compared once
+        outcomes = dict(zip(jobs, self._pool.run(jobs) if jobs else [], strict=True))
+        verdicts = [_verdict(outcomes[one], one[1]) if isinstance(one, tuple) else one for one in decided]
+        self._record(verdicts, list(outcomes.values()))
+        return verdicts
 
     def usable(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be compared with anything: not empty, not too long, and mathematics or words.
@@ -153,11 +134,10 @@ class MathGrader:
         problems, so that the set of problems does not depend on the model.
         """
         answers = [gold_answer(gold) for gold in golds]
-        asked = {text for text in answers if _usable(text) and numbers.number(_bare(text)) is None}
-        jobs = sorted(asked)
+        jobs = sorted({text for text in answers if _usable(text) and numbers.number(_bare(text)) is None})
         outcomes = self._pool.run([(job,) for job in jobs]) if jobs else []
-        good = {job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.value == "readable"}
-        return [_usable(text) and (text in good or text not in asked) for text in answers]
+        unreadable = {job for job, outcome in zip(jobs, outcomes, strict=True) if outcome.value != "readable"}
+        return [_usable(text) and text not in unreadable for text in answers]
 
     def _decide(self, response: str, gold: str) -> Verdict | _Job:
         started = time.perf_counter()
@@ -183,25 +163,22 @@ class MathGrader:
             return verdict("match" if same else "mismatch", answer)
         if guard(answer, expected) is not None:
             return verdict("guarded", answer)
-        return _Job(expected, answer)
+        return expected, answer
 
-    def _count(self, verdicts: Sequence[Verdict]) -> None:
-        late = sum(verdict.reason == "timeout" for verdict in verdicts)
+    def _record(self, verdicts: Sequence[Verdict], outcomes: Sequence[Outcome]) -> None:
+        """Count the reasons, and warn of errors and late answers."""
         with self._lock:
             self.reasons.update(verdict.reason for verdict in verdicts)
-        if late:
+        if errors := [outcome.value for outcome in outcomes if outcome.status == "error"]:
+            self._warn_once(
+                "error",
+                f"comparing {len(errors)} answers raised an error; they score 0 as 'unparsed'. The first: {errors[0]}",
+            )
+        if late := sum(verdict.reason == "timeout" for verdict in verdicts):
             self._warn_once(
                 "timeout",
                 f"{late} answers exceeded the deadline of {self.deadline:g} s (or the memory limit of a worker) and "
                 "score 0 with reason 'timeout'; MathGrader.reasons counts them",
-            )
-
-    def _tell_errors(self, outcomes: Sequence[Outcome]) -> None:
-        errors = [outcome.value for outcome in outcomes if outcome.status == "error"]
-        if errors:
-            self._warn_once(
-                "error",
-                f"comparing {len(errors)} answers raised an error; they score 0 as 'unparsed'. The first: {errors[0]}",
             )
 
     def _warn_once(self, kind: str, text: str) -> None:
@@ -218,21 +195,12 @@ class MathGrader:
     def __enter__(self) -> MathGrader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._lock = _Lock()
 
 
 class _Lock:
-    """A lock that is free in a forked child, even if another thread of the parent held it at the fork."""
+    """A lock that is free in a copy and in a forked child, even if another thread of the parent held it at the fork."""
 
     def __init__(self) -> None:
         self._owner, self._lock = os.getpid(), threading.Lock()
@@ -244,6 +212,9 @@ class _Lock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Lock, ()
 
 
 def _usable(gold: str) -> bool:

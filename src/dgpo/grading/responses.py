@@ -16,27 +16,12 @@ Message = Mapping[str, Any]
 Completion = str | Message | Sequence[Message]
 """A text; a message; the messages of a conversation, including the results of tools; or the parts of a content."""
 
-END_OF_TEXT = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|eom_id|>",
-    "<|eot|>",
-    "<|end_of_text|>",
-    "<|end|>",
-    "<|return|>",
-    "<|call|>",
-    "<｜end▁of▁sentence｜>",
-    "<end_of_turn>",
-    "<turn|>",
-    "<seed:eos>",
-    "<|END_RESPONSE|>",
-    "<|END_OF_TURN_TOKEN|>",
-    "<eos>",
-    "<|eos|>",
-    "[|endofturn|]",
-    "</s>",
+_ENDS = (
+    "<|im_end|> <|endoftext|> <|eot_id|> <|eom_id|> <|eot|> <|end_of_text|> <|end|> <|return|> <|call|> "
+    "<｜end▁of▁sentence｜> <end_of_turn> <turn|> <seed:eos> <|END_RESPONSE|> <|END_OF_TURN_TOKEN|> <eos> <|eos|> "
+    "[|endofturn|] </s>"
 )
+END_OF_TEXT = tuple(_ENDS.split())
 """End tokens of Qwen, Llama, gpt-oss, DeepSeek, Gemma, Seed, Command, Hunyuan, EXAONE and Mistral."""
 
 _BEGIN_OF_TEXT = re.compile(

@@ -160,15 +160,13 @@ def _like_units(gold: str, answer: str) -> tuple[str, str]:
 
 def _degrees(text: str, other: str) -> str:
     r"""Without degrees at the end, unless the other one is in radians; those inside a formula as \pi/180."""
-    if _ANGLE_OF.search(text):
-        return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
-    if not re.search(r"\d|\\[A-Za-z]", text.replace(_DEGREE, "")):  # C^\circ is not C
-        return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
-    if text.endswith(_DEGREE) and not (r"\pi" in other and _DEGREE not in other):
+    radians = r"\cdot\frac{\pi}{180}"
+    number_or_command = re.search(r"\d|\\[A-Za-z]", text.replace(_DEGREE, ""))  # C^\circ is not C
+    if text.endswith(_DEGREE) and number_or_command and not _ANGLE_OF.search(text):
         text = text.removesuffix(_DEGREE)
-    elif text.endswith(_DEGREE):
-        text = rf"({text.removesuffix(_DEGREE)})\cdot\frac{{\pi}}{{180}}"
-    return text.replace(_DEGREE, r"\cdot\frac{\pi}{180}")
+        if r"\pi" in other and _DEGREE not in other:
+            text = f"({text}){radians}"
+    return text.replace(_DEGREE, radians)
 
 
 def _ratio(text: str) -> str:

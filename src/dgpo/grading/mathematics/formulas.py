@@ -54,7 +54,7 @@ def equal_formulas(gold: str, answer: str) -> bool:
     from sympy import Expr, Float
 
     if not (isinstance(first, Expr) and isinstance(second, Expr)):
-        return _verified(gold, answer)
+        return _verified(first, second)
     if first.free_symbols != second.free_symbols:
         renamed = _renamed_parameter(first, second, gold + answer)
         if renamed is None:
@@ -234,16 +234,11 @@ def _parse(latex: str) -> Any:
         return None
 
 
-def _verified(gold: str, answer: str) -> bool:
+def _verified(gold: Any, answer: Any) -> bool:
     """math-verify's own verdict, for equations, matrices, sets and anything else that is not a plain expression."""
     from math_verify import verify
 
-    first, second = _parse(gold), _parse(answer)
-    if first is None:
-        raise Unreadable(gold=True)
-    if second is None:
-        raise Unreadable(gold=False)
-    symbols = [getattr(parsed, "free_symbols", None) for parsed in (first, second)]
+    symbols = [getattr(parsed, "free_symbols", None) for parsed in (gold, answer)]
     if None not in symbols and symbols[0] != symbols[1]:
         return False
-    return bool(verify([first], [second], timeout_seconds=None, allow_set_relation_comp=True))
+    return bool(verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))

@@ -23,9 +23,8 @@ _DOTS = "\\ldots"
 
 def warm_up() -> None:
     """Import the parser and build its tables, so that the first answer is not delayed."""
-    logging.disable(
-        logging.CRITICAL
-    )  # math-verify warns that its timeouts are off; the deadline of the pool replaces them
+    # math-verify warns that its timeouts are off; the deadline of the pool replaces them
+    logging.disable(logging.CRITICAL)
     equal_latex(r"x+\frac{1}{2}", r"\frac{1}{2}+x")
 
 

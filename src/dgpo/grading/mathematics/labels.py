@@ -73,14 +73,10 @@ def compatible(gold: re.Match[str], answer: re.Match[str]) -> bool:
     """`y = 2` and `x = 2` are two lines; `f(x) = x`, `g(t) = t` and `y = x` are one function."""
     if gold["name"].count("'") != answer["name"].count("'"):  # f' is not f
         return False
-    if gold["call"] or answer["call"]:
-        one = answer if gold["call"] else gold
-        return (
-            bool(one["call"])
-            or squeeze(one["name"]).rstrip("'") == "y"
-            or squeeze(gold["name"]) == squeeze(answer["name"])
-        )
-    return squeeze(gold["name"]) == squeeze(answer["name"])
+    if squeeze(gold["name"]) == squeeze(answer["name"]) or (gold["call"] and answer["call"]):
+        return True
+    plain = answer if gold["call"] else gold
+    return bool(gold["call"] or answer["call"]) and squeeze(plain["name"]).rstrip("'") == "y"
 
 
 def renamed(

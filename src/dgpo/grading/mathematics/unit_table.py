@@ -157,9 +157,8 @@ def is_plural(word: str) -> bool:
     return lower not in COUNTED and any(form in COUNTED for form in _singulars(lower))
 
 
-_PLURAL_ONLY = frozenset(
-    ("square", "cube", "prime", "time", "root", "number", "dot")
-)  # 5 squares, but "5 square" is 25
+# 5 squares, but "5 square" is 25
+_PLURAL_ONLY = frozenset(("square", "cube", "prime", "time", "root", "number", "dot"))
 
 
 def named(word: str) -> str | None:

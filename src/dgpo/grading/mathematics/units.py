@@ -61,6 +61,7 @@ _WITHOUT_SPACE = (
     "MeV GeV kJ nm dB psi yd gal usd USD kPa MPa pm am PM AM"
 )
 _JOINED = frozenset(_WITHOUT_SPACE.split())
+_POWERS = ("square", "sq", "squared", "cubic", "cubed", "cu")
 
 
 def take_unit(text: str, *, trusted: bool, known: frozenset[str] = frozenset()) -> tuple[str, str]:
@@ -124,11 +125,10 @@ def _start(tokens: list[str], trusted: bool, known: frozenset[str]) -> int | Non
 
 def _allowed(word: str, trusted: bool, known: frozenset[str]) -> bool:
     """Whether a plain word can be (part of) a unit."""
-    if word in UNITS or word.casefold() in BEHIND or word.casefold() in ADJECTIVES or named(word) is not None:
+    lower = word.casefold()
+    if lower in BEHIND or lower in ADJECTIVES or lower in _POWERS or named(word) is not None:
         return True
-    if word.casefold() in ("square", "sq", "squared", "cubic", "cubed", "cu"):
-        return True
-    return len(word) > 2 and (trusted or word.casefold() in known) and not changes(word)
+    return len(word) > 2 and (trusted or lower in known) and not changes(word)
 
 
 def _fits(head: str, before: str, tail: list[str]) -> bool:
@@ -213,18 +213,11 @@ def _name(word: str, trusted: bool, known: frozenset[str]) -> str | None:
         return _GREEK[word]
     if word.startswith(r"^{\circ}"):
         return "celsius" if word.rstrip().endswith("C") else "fahrenheit"
-    found = named(word)
-    if found is None and word.casefold() in ADJECTIVES:
-        found = word.casefold()
-    if (
-        found is None
-        and len(word) > 1
-        and word[0].isalpha()
-        and not changes(word)
-        and (trusted or word.casefold() in known)
-    ):
-        found = word.casefold()
-    return found
+    if (found := named(word)) is not None:
+        return found
+    lower = word.casefold()
+    harmless = len(word) > 1 and word[0].isalpha() and not changes(word)
+    return lower if lower in ADJECTIVES or (harmless and (trusted or lower in known)) else None
 
 
 def _is_second_answer(name: str, powers: dict[str, int], before: str) -> bool:

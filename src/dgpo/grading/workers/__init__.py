@@ -2,5 +2,6 @@
 
 from dgpo.grading.workers.batch import Outcome
 from dgpo.grading.workers.pool import Pool
+from dgpo.grading.workers.processes import PoolSettings
 
-__all__ = ["Outcome", "Pool"]
+__all__ = ["Outcome", "Pool", "PoolSettings"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections import deque
 
-from dgpo.grading.workers.processes import ForkServer, Settings, Worker
+from dgpo.grading.workers.processes import ForkServer, PoolSettings, Worker
 
 ATTEMPTS = 3
 """Consecutive failed starts before `run` gives up, in addition to one per worker, which may have died while idle."""
@@ -23,7 +24,9 @@ class Allocation:
         recycled: workers replaced after `recycle` answers, or after an answer that was a MemoryError.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
+        if os.name != "posix":
+            raise NotImplementedError(f"Pool needs fork and Unix sockets (Linux, macOS), not {sys.platform}")
         self.settings = settings
         self.kills = self.deaths = self.recycled = 0
         self._closed = False
@@ -54,7 +57,7 @@ class Allocation:
             if self._server is not None:
                 self._server.end()
             # another thread may be polling the socket of its worker: it closes that itself
-            for worker in [worker for worker in self._workers if worker.holder is None]:
+            for worker in self._free():
                 worker.close()
                 self._workers.remove(worker)
             self._lock.notify_all()
@@ -141,7 +144,7 @@ class Allocation:
         self._failed += 1
         if self._failed > self.settings.workers + ATTEMPTS:
             failed, self._failed = self._failed, 0
-            raise RuntimeError(f"{failed} starts of a worker for {self.settings.judge} failed in a row: {reason}")
+            raise RuntimeError(f"{failed} starts of a worker for {self.settings.judge_file} failed in a row: {reason}")
 
     def abandon(self, holder: object) -> None:
         """Kill the workers that a failed `run` still holds: one with a job would answer the next caller."""

@@ -1,6 +1,6 @@
 """A pool of processes that run one function of text under a deadline, and can always be killed.
 
-    with Pool("judge.py", workers=2, deadline=1.5) as pool:
+    with Pool(PoolSettings(judge_file="/path/judge.py", deadline=1.5)) as pool:
         pool.run([("1/2", "0.5"), ("9**9**9**9", "1")])   # [Outcome("ok", ...), Outcome("timeout", ...)]
 
 The judge is a Python file with `warm_up()`, called once, and `judge(*strings) -> str`. It runs in workers that are
@@ -12,16 +12,11 @@ Linux and macOS; on macOS memory is not capped, and a busy worker whose fork ser
 
 from __future__ import annotations
 
-import math
-import os
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Self
 
 from dgpo.grading.workers.allocation import Allocation
 from dgpo.grading.workers.batch import Batch, Outcome
-from dgpo.grading.workers.processes import Settings
 
 
 class Pool(Allocation):
@@ -35,40 +30,12 @@ class Pool(Allocation):
     After `os.fork()` the child starts workers of its own; a pickle carries the settings only. If the fork server is
     killed from outside, the next job starts a new one, and jobs that were under way are run again, once.
 
-    Args:
-        judge_file: the judge; see the module.
-        workers: maximum number of processes.
-        deadline: seconds per job.
-        memory: bytes of address space of one worker (Linux).
-        recycle: number of answers after which a worker is replaced.
-
     Raises:
-        ValueError: a setting is out of its range, or `judge_file` is not a file.
         NotImplementedError: neither Linux nor macOS.
     """
 
-    def __init__(
-        self,
-        judge_file: str | Path,
-        *,
-        workers: int = 2,
-        deadline: float = 1.5,
-        memory: int = 2 * 2**30,
-        recycle: int = 1000,
-    ) -> None:
-        if os.name != "posix":
-            raise NotImplementedError(f"Pool needs fork and Unix sockets (Linux, macOS), not {sys.platform}")
-        if not Path(judge_file).is_file():
-            raise ValueError(f"judge_file = {str(judge_file)!r} is not a file")
-        for name, value, least in (("workers", workers, 1), ("memory", memory, 256 * 2**20), ("recycle", recycle, 1)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} = {value!r}; expected an integer of at least {least}")
-        if not (math.isfinite(deadline) and deadline > 0):
-            raise ValueError(f"deadline = {deadline!r}; expected a finite number of seconds above 0")
-        super().__init__(Settings(str(Path(judge_file).resolve()), workers, float(deadline), memory, recycle))
-
     def __reduce__(self) -> tuple[object, ...]:
-        return _make, (self.settings,)
+        return Pool, (self.settings,)
 
     def __enter__(self) -> Self:
         return self
@@ -91,13 +58,3 @@ class Pool(Allocation):
         if self._closed:
             raise ValueError("the pool is closed")
         return Batch(self, jobs).finish()
-
-
-def _make(settings: Settings) -> Pool:
-    return Pool(
-        settings.judge,
-        workers=settings.workers,
-        deadline=settings.deadline,
-        memory=settings.memory,
-        recycle=settings.recycle,
-    )

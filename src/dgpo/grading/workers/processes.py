@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
+from dgpo.fields import Checked, integer, number
 from dgpo.grading.workers import fork_server
 from dgpo.grading.workers.fork_server import CHUNK, FRAME
 
@@ -29,15 +30,31 @@ ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a pool; see `Pool`."""
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings(Checked):
+    """The settings of a `Pool`.
 
-    judge: str
-    workers: int
-    deadline: float
-    memory: int
-    recycle: int
+    Args:
+        judge_file: absolute path of the judge; see `Pool`.
+        workers: maximum number of processes.
+        deadline: seconds per job.
+        memory: bytes of address space of one worker (Linux).
+        recycle: number of answers after which a worker is replaced.
+
+    Raises:
+        ValueError: a setting is out of its range, or `judge_file` is not a file.
+    """
+
+    judge_file: str
+    workers: int = integer(2, "[1, inf)")
+    deadline: float = number(1.5, "(0, inf)")
+    memory: int = integer(2 * 2**30, f"[{256 * 2**20}, inf)")
+    recycle: int = integer(1000, "[1, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not os.path.isfile(self.judge_file):
+            raise ValueError(f"judge_file = {self.judge_file!r} is not a file")
 
 
 class Worker:
@@ -105,7 +122,7 @@ class ForkServer:
         RuntimeError: the fork server could not be started, or the judge not warmed up.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: PoolSettings) -> None:
         self._control, theirs = socket.socketpair()
         self._control.settimeout(START_LIMIT)
         self._numbers = count()
@@ -127,15 +144,17 @@ class ForkServer:
                 self.end()
                 messages.seek(0)
                 said = messages.read().decode(errors="replace").strip()[-2000:]
-                raise RuntimeError(f"the fork server of {settings.judge} did not start: {error!r}. {said}") from error
+                raise RuntimeError(
+                    f"the fork server of {settings.judge_file} did not start: {error!r}. {said}"
+                ) from error
             except BaseException:
                 self.end()
                 raise
 
-    def _start(self, settings: Settings) -> None:
+    def _start(self, settings: PoolSettings) -> None:
         hello = {
             "path": [os.path.abspath(entry) for entry in sys.path],
-            "judge": settings.judge,
+            "judge": settings.judge_file,
             "memory": settings.memory,
             "limit": START_LIMIT,
         }
@@ -148,7 +167,7 @@ class ForkServer:
         error = reply.get("error")
         if error is not None:
             kind = ImportError if error.startswith(("ImportError", "ModuleNotFoundError")) else RuntimeError
-            raise kind(f"{settings.judge} could not be loaded: {error}")
+            raise kind(f"{settings.judge_file} could not be loaded: {error}")
 
     def spawn(self) -> Worker:
         """A new worker, ready some milliseconds later.
