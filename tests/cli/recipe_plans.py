@@ -91,7 +91,7 @@ def of_plan(plan: Plan) -> dict[str, str]:
     return {
         "memory": "GiB per GPU, computed: " + listed(plan.memory),
         "sums": together(plan.update_gib, plan.generation_gib, plan.gpu.gib),
-        "logits": f"Logits that are never held: {plan.logits_not_held / GIB:.1f} = {plan.naive_logits}",
+        "logits": f"Logits that are never held: {plan.naive_logits.value / GIB:.1f} = {plan.naive_logits}",
         "time": time,
         "run": f"the run {run_time(plan)}",
     }

@@ -323,8 +323,8 @@ def test_an_adaptive_and_a_sequence_level_objective(dgpo: Run, hub: list[str]) -
 def test_lora_beside_a_frozen_model(hub: list[str]) -> None:
     plan = plan_of([*hub, "--use_peft", "--lora_r", "8", "--dtype", "bfloat16", "--beta", "0.1"])
     weights, *_ = plan.memory
-    assert plan.trained == plan.shape.lora_parameters(8, ("q_proj", "v_proj"))
-    assert weights.bytes == 2 * plan.shape.parameters + 4 * plan.trained
+    assert plan.setting.trainable == plan.shape.lora_parameters(8, ("q_proj", "v_proj"))
+    assert weights.bytes == 2 * plan.shape.parameters + 4 * plan.setting.trainable
     assert "reference model" not in {term.name for term in plan.memory}
     assert {"reference model"} <= {term.name for term in plan_of([*hub, "--beta", "0.1"]).memory}
 

@@ -19,7 +19,7 @@ from dgpo.cli.plan_tables import as_tables
 from dgpo.plan.arithmetic import counted, duration, over, quantity
 from dgpo.plan.machines import GPUS, World
 from dgpo.plan.model_shapes import PROJECTIONS, SHAPES
-from dgpo.plan.plan import Plan, make_plan
+from dgpo.plan.plan import Plan
 from dgpo.training import DGPOConfig
 
 SHARDINGS = ("FSDP2", "DDP", "ZeRO-1", "ZeRO-2", "ZeRO-3")
@@ -65,7 +65,7 @@ def check_plan(plan: Plan) -> int:
             checked += 1
     (update,) = re.findall(r"([\d,]+ rows? x .*? process(?:es)?) = ([\d,]+) completion.*?([\d,]+) tokens", text)
     assert value(update[0]) == value(update[1])
-    assert value(f"{update[1]} x {plan.completion_tokens}") == value(update[2])
+    assert value(f"{update[1]} x {plan.config.max_completion_length}") == value(update[2])
     return checked
 
 
@@ -105,8 +105,8 @@ def some_plan(seed: int) -> Plan:
             fused_loss=draw.choice([True, False]),
             **vllm,
         )
-    return make_plan(
-        config,
+    return Plan(
+        config=config,
         model="drawn",
         shape=draw.choice(list(SHAPES.values())),
         world=World(processes=processes, sharding=sharding, source="drawn"),

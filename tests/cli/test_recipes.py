@@ -142,18 +142,22 @@ def test_another_objective_has_the_same_plan(name: str) -> None:
 
 def consistent(plan: Plan) -> None:
     """16 updates of one generation; micro-batches of all ranks are all of its completions, groups whole."""
-    assert plan.updates_per_generation == 16
-    assert plan.completions == plan.prompts * plan.group_size
-    assert plan.completions == 16 * plan.completions_per_update
-    assert plan.completions_per_update % plan.group_size == 0
-    assert plan.fused
+    assert plan.config.updates_per_generation == 16
+    assert plan.config.generation_batch_size == plan.prompts * plan.config.num_generations
+    assert plan.config.generation_batch_size == 16 * plan.completions_per_update
+    assert plan.completions_per_update % plan.config.num_generations == 0
+    assert plan.why_not_fused is None
 
 
 @pytest.mark.usefixtures("no_network", "from_the_root")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_papers_batches(size: str) -> None:
     plan = plan_of(dry_run_argv(text_of(f"dapo-math/{size}-dgpo.yaml")))
-    assert (plan.world.processes, plan.prompts, plan.completions_per_update) == (8, 512, 32 * plan.group_size)
+    assert (plan.world.processes, plan.prompts, plan.completions_per_update) == (
+        8,
+        512,
+        32 * plan.config.num_generations,
+    )
     assert plan.model == f"deepseek-ai/DeepSeek-R1-Distill-Qwen-{SIZES[size]}"
     assert (plan.data_rows, plan.data_source) == (17_398, "the data card's count, second-hand")
 
@@ -164,8 +168,8 @@ def test_what_the_accelerate_file_says_of_two_nodes() -> None:
     argv = dry_run_argv(text_of("dapo-math/14b-dgpo.yaml"))
     one = plan_of(argv)
     halved = {
-        "gradient_accumulation_steps": one.accumulation // 2,
-        "steps_per_generation": one.accumulation // 2 * 16,
+        "gradient_accumulation_steps": one.config.gradient_accumulation_steps // 2,
+        "steps_per_generation": one.config.gradient_accumulation_steps // 2 * 16,
     }
     two = plan_of([*argv, "--num_gpus", "16", *(f"--{name}={value}" for name, value in halved.items())])
     consistent(two)
@@ -260,7 +264,7 @@ def test_addition_is_the_demo() -> None:
 @pytest.mark.usefixtures("no_network")
 def test_addition_is_planned_for_a_folder(tiny: Path) -> None:
     plan = plan_of(["--config", str(RECIPES / "addition.yaml"), "--model_name_or_path", str(tiny)])
-    assert (plan.prompts, plan.updates_per_generation, plan.updates) == (32, 4, UPDATES)
+    assert (plan.prompts, plan.config.updates_per_generation, plan.updates) == (32, 4, UPDATES)
     assert plan.memory
 
 

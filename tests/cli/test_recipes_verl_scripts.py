@@ -15,7 +15,7 @@ def test_the_numbers_of_the_head(size: str, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(ROOT)
     plan = plan_of_script(size)
     tokens = int(setting(size, "TOKENS_PER_GPU"))
-    assert tokens == plan.rows * (plan.prompt_tokens + plan.completion_tokens)
+    assert tokens == plan.config.per_device_train_batch_size * (plan.prompt_tokens + plan.config.max_completion_length)
     found = of_verl(plan, tokens)
     head = joined(head_of(text_of(f"verl/dapo-math-{size}.sh")))
     for phrase in ("memory", "sums", "time", "run"):

@@ -15,7 +15,7 @@ from dgpo.objectives import OBJECTIVES, make
 from dgpo.plan.machines import GPUS, World
 from dgpo.plan.memory import GIB
 from dgpo.plan.model_shapes import PROJECTIONS, SHAPES, ModelShape, lora_targets, shape_of
-from dgpo.plan.plan import Plan, make_plan, why_no_fused_loss
+from dgpo.plan.plan import Plan
 from dgpo.plan.weights import RATIOS, weight_table
 from dgpo.training import DGPOConfig
 
@@ -122,17 +122,18 @@ def plan(config: DGPOConfig, **changes: Any) -> Plan:
         "shape": ModelShape.of(TINY),
         "world": World(processes=1, sharding="one process", source="test"),
     }
-    return make_plan(config, **{**given, **changes})
+    return Plan(config=config, **{**given, **changes})
 
 
 def test_counts() -> None:
     found = plan(config(num_train_epochs=2), data_rows=100)
-    assert (found.prompts, found.completions, found.completions_per_update) == (16, 64, 16)
-    assert (found.updates_per_generation, found.tokens_per_generation, found.tokens_per_update) == (4, 2048, 512)
+    assert (found.prompts, found.config.generation_batch_size, found.completions_per_update) == (16, 64, 16)
+    assert (found.config.updates_per_generation, found.tokens_per_generation, found.tokens_per_update) == (4, 2048, 512)
     assert (found.generations, found.updates) == (12, 48)
     assert plan(config()).updates is None
     assert plan(config(max_steps=10)).updates == 10
-    assert found.trained == ModelShape.of(TINY).parameters
+    assert found.setting is not None
+    assert found.setting.trainable == ModelShape.of(TINY).parameters
 
 
 def test_time_is_flops_over_the_assumed_rate() -> None:
@@ -188,23 +189,24 @@ def test_whether_it_fits() -> None:
         ({}, None),
         ({"fused_loss": False}, "fused_loss is off"),
         ({"positive_nll_coef": 0.1}, "positive_nll_coef"),
-        ({"advantage": "entropy_shaped"}, "the advantage reads the current entropies"),
+        ({"advantage": "entropy_shaped"}, "reads the current entropies"),
         ({"top_entropy_quantile": 0.2}, "top_entropy_quantile"),
         ({"off_policy_mask_threshold": 0.5}, "off_policy_mask_threshold"),
     ],
 )
 def test_what_rules_the_fused_loss_out(changes: dict[str, Any], reason: str | None) -> None:
     found = plan(config(**changes))
-    assert found.fused == (reason is None)
+    assert (found.why_not_fused is None) == (reason is None)
     assert any(str(reason) in note for note in found.notes) == (reason is not None)
-    assert why_no_fused_loss(config(), "ZeRO-3", False) == "ZeRO-3 trains the output head"
-    assert why_no_fused_loss(config(), "ZeRO-3", True) is None
+    sharded = World(processes=2, sharding="ZeRO-3", source="test")
+    assert plan(config(), world=sharded).why_not_fused == "ZeRO-3 trains the output head"
+    assert plan(config(), world=sharded, lora=(4, ("q_proj",))).why_not_fused is None
 
 
 def test_notes() -> None:
     assert any("every ratio is 1" in note for note in plan(config(steps_per_generation=2)).notes)
     unknown = plan(config(), shape=None)
-    assert (unknown.memory, unknown.update_work, unknown.trained) == ((), None, None)
+    assert (unknown.memory, unknown.update_work, unknown.setting) == ((), None, None)
     assert any("unknown model" in note for note in unknown.notes)
     assert any("name the GPU" in note for note in plan(config(use_vllm=True)).notes)
     assert any("its own GPUs" in note for note in plan(config(use_vllm=True, vllm_mode="server")).notes)

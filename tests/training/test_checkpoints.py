@@ -16,7 +16,8 @@ from transformers.trainer_callback import TrainerState
 
 from dgpo.training import DGPOTrainer, resumable
 from dgpo.training.checkpoint_files import MANIFEST, checkpoints, damage
-from dgpo.training.resumable import STAGING, CheckpointError, CheckpointNotWritten
+from dgpo.training.resumable import STAGING, CheckpointNotWritten
+from dgpo.training.resuming import CheckpointError
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "steps_per_generation": 2}
 STATES = ["optimizer.pt", "scheduler.pt", "rng_state.pth", "reward_history.json", "ref_model.pt"]

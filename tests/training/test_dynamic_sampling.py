@@ -156,7 +156,7 @@ def test_what_it_cannot_do_it_says(build):
     trainer = build(prompts(0, 16))
     trainer.args.num_generations = 5  # as if groups were spread over ranks: 16 completions of this one
     with pytest.raises(ValueError, match="the 16 completions of a rank .* are not a whole number of groups"):
-        DynamicSampler(trainer.args, trainer.train_dataset, trainer._generate_informative, trainer.accelerator, 0)
+        DynamicSampler(trainer.args, trainer.train_dataset, trainer._generate_once, trainer.accelerator, 0)
     with pytest.raises(ValueError, match="streaming train_dataset"):
         build(prompts(0, 16).to_iterable_dataset())
 

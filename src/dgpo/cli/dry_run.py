@@ -20,7 +20,7 @@ from dgpo.cli.plan_tables import as_tables
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, make_rewards
 from dgpo.plan.machines import GPUS, Sharding, World
 from dgpo.plan.model_shapes import lora_targets, shape_of
-from dgpo.plan.plan import Plan, make_plan
+from dgpo.plan.plan import Plan
 from dgpo.registry import did_you_mean
 from dgpo.tasks.data import is_file
 from dgpo.training import DGPOConfig
@@ -93,8 +93,8 @@ def plan_of(argv: list[str]) -> Plan:
         given = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
         given.update({name: value for name, value in (config.model_init_kwargs or {}).items() if name in given})
         rows, source = _rows(args, task)
-        return make_plan(
-            config,
+        return Plan(
+            config=config,
             model=model.model_name_or_path,
             shape=shape_of(model.model_name_or_path),
             world=found[-1],

@@ -9,10 +9,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from dgpo.objectives import Objective
 from dgpo.plan.arithmetic import Quantity, duration, quantity
 from dgpo.plan.memory import GIB
 from dgpo.plan.plan import Plan
-from dgpo.plan.weights import OLD_PROBABILITY
+from dgpo.plan.weights import OLD_PROBABILITY, weight_table
+from dgpo.training.config import DGPOConfig
 
 
 def as_tables(plan: Plan, settings: Mapping[str, Mapping[str, str]]) -> Iterable[Any]:
@@ -26,7 +28,7 @@ def as_tables(plan: Plan, settings: Mapping[str, Mapping[str, str]]) -> Iterable
     yield facts
     if plan.memory:
         yield _memory(plan)
-    yield _weights(plan)
+    yield _weights(plan.config.make_objective())
     yield from _settings(settings)
     for note in plan.notes:
         yield Text(f"note: {note}")
@@ -60,22 +62,23 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
             f"{s.layers} layers, hidden {s.hidden:,}, {s.heads} heads ({s.kv_heads} of keys and values), MLP "
             f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'untied'}",
         )
-    world = plan.world
+    world, config = plan.world, plan.config
     ranks = _count(world.processes, "process", "es")
     yield "world", ranks + f", {world.sharding}" * (world.processes > 1) + f" ({world.source})"
-    limit = plan.completion_tokens
     yield (
         "a generation",
-        f"{_count(plan.prompts, 'prompt')} x {_count(plan.group_size, 'completion')} = {plan.completions:,}; up to "
-        f"{plan.tokens_per_generation:,} tokens of {limit:,} each",
+        f"{_count(plan.prompts, 'prompt')} x {_count(config.num_generations, 'completion')} = "
+        f"{config.generation_batch_size:,}; up to {plan.tokens_per_generation:,} tokens of "
+        f"{config.max_completion_length:,} each",
     )
     yield (
         "an update",
-        f"{_count(plan.rows, 'row')} x {_count(plan.accumulation, 'micro-batch', 'es')} x {ranks} = "
+        f"{_count(config.per_device_train_batch_size, 'row')} x "
+        f"{_count(config.gradient_accumulation_steps, 'micro-batch', 'es')} x {ranks} = "
         f"{_count(plan.completions_per_update, 'completion')} ({_worth(plan)}); up to "
         f"{plan.tokens_per_update:,} tokens",
     )
-    yield "updates per generation", f"{plan.updates_per_generation:g}"
+    yield "updates per generation", f"{config.updates_per_generation:g}"
     rows = "unknown size" if plan.data_rows is None else f"{_count(plan.data_rows, 'prompt')}, {plan.data_source}"
     run = "unknown"
     if plan.updates is not None:
@@ -83,8 +86,10 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
         run = f"{_count(plan.updates, 'update')}, {generations}"
     yield "data", rows
     yield "the run", run
-    for part in ("objective", "aggregation", "advantage", "correction"):
-        yield part, getattr(plan, part)
+    yield "objective", str(config.make_objective())
+    yield "aggregation", str(config.make_aggregation())
+    yield "advantage", str(config.make_advantage() or f"TRL's, scale_rewards = {config.scale_rewards!r}")
+    yield "correction", str(config.make_correction() or _trl_correction(config))
     if plan.update_work is not None:
         yield "FLOPs per generation", f"updates {plan.update_work} = {plan.update_work.value:.3e}"
         if plan.sampling_work is not None:
@@ -92,12 +97,18 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     yield from _time(plan)
 
 
+def _trl_correction(config: DGPOConfig) -> str:
+    if config.use_vllm and config.vllm_importance_sampling_correction:
+        return f"TRL's, {config.vllm_importance_sampling_mode}, at most {config.vllm_importance_sampling_clip_max}"
+    return "none"
+
+
 def _count(number: int, noun: str, plural: str = "s") -> str:
     return f"{number:,} {noun}{plural * (number != 1)}"
 
 
 def _worth(plan: Plan) -> str:
-    prompts = plan.completions_per_update / plan.group_size
+    prompts = plan.completions_per_update / plan.config.num_generations
     return f"{prompts:g} prompt's worth" if prompts == 1 else f"{prompts:g} prompts' worth"
 
 
@@ -126,7 +137,8 @@ def run_time(plan: Plan) -> str:
     assert plan.gpu is not None
     gpus = "one" if plan.world.processes == 1 else f"{plan.world.processes:,}"
     text = f"{plan.run_time} = {duration(plan.run_time.value)} on {gpus} {plan.gpu.short}"
-    return f"{text}, and as many that sample" if plan.served else text
+    served = plan.config.use_vllm and plan.config.vllm_mode == "server"
+    return f"{text}, and as many that sample" if served else text
 
 
 def _memory(plan: Plan) -> Table:
@@ -145,12 +157,12 @@ def _memory(plan: Plan) -> Table:
         )
     table.add_section()
     table.add_row("sum", f"{plan.update_gib:.1f}", f"{plan.generation_gib:.1f}", "")
-    held = f"{plan.logits_not_held / GIB:.1f}"
+    held = f"{plan.naive_logits.value / GIB:.1f}"
     table.add_row("not held: logits", held, "", f"{plan.naive_logits}: of a naive loss, here tile by tile")
     return table
 
 
-def _weights(plan: Plan) -> Table:
+def _weights(objective: Objective) -> Table:
     table = Table(
         title=f"weight w on ∇log π by ratio r (π_old = {OLD_PROBABILITY:g})", title_justify="left", box=box.SIMPLE_HEAD
     )
@@ -158,7 +170,7 @@ def _weights(plan: Plan) -> Table:
         table.add_column(column, justify="right")
         if column != "r":
             table.add_column("region")
-    for row in plan.weights:
+    for row in weight_table(objective):
         table.add_row(
             f"{row.ratio:g}", f"{row.negative:.4g}", row.negative_region, f"{row.positive:.4g}", row.positive_region
         )

@@ -94,10 +94,8 @@ class ModelArguments(ModelConfig):
 
 def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
     """Raise ValueError for what no run can do, before anything is loaded."""
-    if config.correction is not None and not config.use_vllm:
-        raise ValueError(
-            f"correction = {config.correction!r} needs the sampler's log-probs, which vLLM gives: set use_vllm"
-        )
+    if not config.use_vllm:
+        config.check_no_correction()
     size = config.vllm_tensor_parallel_size
     if config.use_vllm and config.vllm_mode == "colocate" and config.world_size % size:
         raise ValueError(

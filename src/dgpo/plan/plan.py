@@ -1,16 +1,15 @@
-"""What a configuration comes to before anything is loaded: counts, tokens, FLOPs, memory, the objective's weights."""
+"""What a configuration comes to before anything is loaded: counts, tokens, FLOPs, memory and time."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from dgpo.plan.arithmetic import Quantity, counted, over, quantity
-from dgpo.plan.machines import Gpu, Sharding, World
+from dgpo.plan.machines import Gpu, World
 from dgpo.plan.memory import GIB, MemorySetting, Term, memory_terms, naive_logits, total
 from dgpo.plan.model_shapes import ModelShape
-from dgpo.plan.weights import WeightRow, weight_table
 from dgpo.training.config import DGPOConfig
 
 PROMPT_TOKENS = 512
@@ -24,94 +23,135 @@ TWO_MOMENTS = ("adamw_torch", "adamw_torch_fused", "adamw_apex_fused")
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A resolved run. Tokens and FLOPs are the most there can be: every response runs to the limit.
+    """What a run will do and cost. Tokens and FLOPs are upper bounds: every response runs to the limit.
 
-    Attributes:
+    Without `shape` there is no memory and no time. Without `gpu` there is no verdict and no time, and vLLM's share of
+    the GPU is not counted.
+
+    Args:
+        config: of the run, made for `world`.
         model: name or folder.
-        shape: None where it is not known without a download; then `memory` is empty and `flops` None.
-        world: the ranks.
-        gpu: None where none was named; then there is no verdict and no time.
-        group_size: G, completions per prompt.
-        prompts: per generation.
-        completions: per generation, over all ranks.
-        rows: completions of a micro-batch on one rank.
-        accumulation: micro-batches of an optimiser update on one rank.
-        updates_per_generation: optimiser updates that a generation serves.
-        completion_tokens: limit of a completion.
-        prompt_tokens: assumed for a prompt.
-        data_rows: prompts of the data; None where unknown.
-        data_source: how that is known.
-        generations, updates: of the whole run; None where unknown.
-        trained: parameters with a gradient; None where unknown.
-        memory: its terms.
-        naive_logits: bytes that a naive loss would hold beside, as a formula; None where unknown.
-        update_work, sampling_work: FLOPs per generation, over all ranks, as formulas; None where unknown.
-        served: whether vLLM samples on GPUs of its own.
-        fused: whether the loss is computed straight from hidden states.
-        objective, aggregation, correction, advantage: as text.
-        weights: the objective by region.
-        notes: what the numbers leave out.
+        shape: None where it is not known without a download.
+        world: ranks and sharding.
+        gpu: what it runs on.
+        data_rows: number of prompts in the data; None where unknown.
+        data_source: how that is known, in words.
+        dtype: of the weights as loaded.
+        attention: `attn_implementation`; None is sdpa.
+        lora: rank and targets of adapters; None trains everything.
+        on_cpu: whether the run is on the CPU.
     """
 
+    config: DGPOConfig
     model: str
     shape: ModelShape | None
     world: World
-    gpu: Gpu | None
-    group_size: int
-    prompts: int
-    completions: int
-    rows: int
-    accumulation: int
-    updates_per_generation: float
-    completion_tokens: int
-    prompt_tokens: int
-    data_rows: int | None
-    data_source: str
-    generations: float | None
-    updates: int | None
-    trained: int | None
-    memory: tuple[Term, ...]
-    naive_logits: Quantity | None
-    update_work: Quantity | None
-    sampling_work: Quantity | None
-    served: bool
-    fused: bool
-    objective: str
-    aggregation: str
-    correction: str
-    advantage: str
-    weights: tuple[WeightRow, ...]
-    notes: tuple[str, ...]
+    gpu: Gpu | None = None
+    data_rows: int | None = None
+    data_source: str = ""
+    dtype: str = "float32"
+    attention: str | None = None
+    lora: tuple[int, tuple[str, ...]] | None = None
+    on_cpu: bool = False
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of a prompt: what `vllm_max_model_length` leaves for it, or else `PROMPT_TOKENS`."""
+        return max(0, (self.config.vllm_max_model_length or 0) - self.config.max_completion_length) or PROMPT_TOKENS
+
+    @property
+    def prompts(self) -> int:
+        """Prompts of a generation."""
+        return self.config.generation_batch_size // self.config.num_generations
 
     @property
     def completions_per_update(self) -> int:
         """Rows of all ranks and micro-batches of one optimiser update."""
-        return self.rows * self.accumulation * self.world.processes
+        config = self.config
+        return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.world.processes
 
     @property
     def tokens_per_generation(self) -> int:
-        """At most, prompts not counted."""
-        return self.completions * self.completion_tokens
+        """Upper bound, prompts not counted."""
+        return self.config.generation_batch_size * self.config.max_completion_length
 
     @property
     def tokens_per_update(self) -> int:
-        """At most, prompts not counted."""
-        return self.completions_per_update * self.completion_tokens
+        """Upper bound, prompts not counted."""
+        return self.completions_per_update * self.config.max_completion_length
+
+    @property
+    def generations(self) -> float | None:
+        """Generations of the whole run; None where unknown."""
+        if self.config.max_steps > 0:
+            return self.config.max_steps / self.config.updates_per_generation
+        return None if self.data_rows is None else (self.data_rows // self.prompts) * self.config.num_train_epochs
+
+    @property
+    def updates(self) -> int | None:
+        """Optimiser updates of the whole run; None where unknown."""
+        if self.config.max_steps > 0:
+            return self.config.max_steps
+        return None if self.generations is None else math.ceil(self.generations * self.config.updates_per_generation)
+
+    @cached_property
+    def why_not_fused(self) -> str | None:
+        """What rules the fused loss out, as far as it shows without a model; None if nothing does."""
+        if not self.config.fused_loss:
+            return "fused_loss is off"
+        if self.world.sharding == "ZeRO-3" and self.lora is None:
+            return "ZeRO-3 trains the output head"
+        return self.config.why_not_fused()
+
+    @cached_property
+    def setting(self) -> MemorySetting | None:
+        """What memory depends on; None for an unknown model."""
+        config, gpu = self.config, self.gpu
+        if self.shape is None:
+            return None
+        colocated = config.use_vllm and config.vllm_mode == "colocate"
+        attention = "sdpa" if self.attention is None else self.attention
+        return MemorySetting(
+            shape=self.shape,
+            processes=self.world.processes,
+            sharding=self.world.sharding,
+            weight_bytes=4 if self.dtype == "float32" else 2,
+            autocast=bool(config.bf16 or config.fp16),
+            adapters=None if self.lora is None else self.shape.lora_parameters(*self.lora),
+            moments=2,
+            reference=config.beta != 0 and self.lora is None,
+            rows=config.per_device_train_batch_size,
+            length=self.prompt_tokens + config.max_completion_length,
+            completion=config.max_completion_length,
+            checkpointing=bool(config.gradient_checkpointing),
+            attention=attention if attention in ("sdpa", "eager") else "flash",  # type: ignore[arg-type]
+            fused=self.why_not_fused is None,
+            device="cpu" if self.on_cpu else "cuda",
+            vllm_share=config.vllm_gpu_memory_utilization if colocated and gpu is not None else 0.0,
+            vllm_gib=0.0 if gpu is None else gpu.gib,
+            vllm_sleeps=bool(config.vllm_enable_sleep_mode),
+            generated_rows=0 if config.use_vllm else config.generation_batch_size // self.world.processes,
+        )
+
+    @cached_property
+    def memory(self) -> tuple[Term, ...]:
+        """Terms of the memory of one GPU; empty for an unknown model."""
+        return () if self.setting is None else memory_terms(self.setting)
+
+    @property
+    def naive_logits(self) -> Quantity:
+        """Bytes that a naive loss would hold for its logits; 0 for an unknown model."""
+        return quantity(0) if self.setting is None else naive_logits(self.setting)
 
     @property
     def update_gib(self) -> float:
-        """Memory of one GPU while it updates."""
+        """Memory of one GPU during an update."""
         return total(self.memory, "update") / GIB
 
     @property
     def generation_gib(self) -> float:
-        """Memory of one GPU while it generates."""
+        """Memory of one GPU during generation."""
         return total(self.memory, "generation") / GIB
-
-    @property
-    def logits_not_held(self) -> float:
-        """Bytes; 0 where the model is unknown."""
-        return 0.0 if self.naive_logits is None else self.naive_logits.value
 
     @property
     def fits(self) -> bool | None:
@@ -121,11 +161,41 @@ class Plan:
         return max(self.update_gib, self.generation_gib) <= self.gpu.gib
 
     @property
+    def _forward(self) -> Quantity | None:
+        """FLOPs of a forward pass over a generation."""
+        prompt, completion = self.prompt_tokens, self.config.max_completion_length
+        if self.shape is None:
+            return None
+        tokens = (quantity(prompt) + quantity(completion)).of("tokens")
+        work = quantity(self.shape.forward_flops(prompt + completion), "FLOPs a token")
+        return work * (counted(self.config.generation_batch_size, "completion") * tokens)
+
+    @property
+    def update_work(self) -> Quantity | None:
+        """FLOPs of all updates of a generation, over all ranks; None for an unknown model.
+
+        A forward pass is f per token. Training is 3·f (2·f where only adapters have weight gradients), one more f with
+        gradient checkpointing, and over the generation one f each for log π_old and the reference model.
+        """
+        config, forward = self.config, self._forward
+        if forward is None:
+            return None
+        passes = (3 if self.lora is None else 2) + bool(config.gradient_checkpointing)
+        off_policy = not config.on_policy or config.use_vllm
+        once = int(off_policy) + (config.beta != 0)
+        return quantity(passes * config.num_iterations + once) * forward
+
+    @property
+    def sampling_work(self) -> Quantity | None:
+        """FLOPs of sampling a generation with vLLM, one forward pass; None without vLLM or for an unknown model."""
+        return self._forward if self.config.use_vllm else None
+
+    @property
     def update_time(self) -> Quantity | None:
         """Seconds of one optimiser update: FLOPs / updates / (TRAINING_UTILISATION · W · peak)."""
         if self.gpu is None or self.update_work is None:
             return None
-        return over(self.update_work, self.updates_per_generation, "update") / self._rate(TRAINING_UTILISATION)
+        return over(self.update_work, self.config.updates_per_generation, "update") / self._rate(TRAINING_UTILISATION)
 
     @property
     def sampling_time(self) -> Quantity | None:
@@ -149,186 +219,36 @@ class Plan:
         gpus = counted(self.world.processes, "GPU")
         return quantity(utilisation, "%") * gpus * quantity(self.gpu.tflops, "TFLOP/s", 1e12)
 
-
-def make_plan(
-    config: DGPOConfig,
-    *,
-    model: str,
-    shape: ModelShape | None,
-    world: World,
-    gpu: Gpu | None = None,
-    data_rows: int | None = None,
-    data_source: str = "",
-    dtype: str = "float32",
-    attention: str | None = None,
-    lora: tuple[int, tuple[str, ...]] | None = None,
-    on_cpu: bool = False,
-) -> Plan:
-    """The plan of a configuration.
-
-    Without `shape` there is no memory and no time, without `gpu` no time, and vLLM's share of it is not counted.
-
-    Args:
-        config: of the run, made for `world`.
-        model: its name.
-        shape: its shape, if known.
-        world: ranks and sharding.
-        gpu: what it runs on, for the verdict, vLLM's share and the time.
-        data_rows: prompts of the data, if known.
-        data_source: how that is known, in words.
-        dtype: of the weights as loaded.
-        attention: `attn_implementation`; None is sdpa.
-        lora: rank and targets of adapters; None trains everything.
-        on_cpu: the run is one on the CPU.
-    """
-    prompt = max(0, (config.vllm_max_model_length or 0) - config.max_completion_length) or PROMPT_TOKENS
-    length = prompt + config.max_completion_length
-    unfused = why_no_fused_loss(config, world.sharding, lora is not None)
-    completions, group = config.generation_batch_size, config.num_generations
-    prompts = completions // group
-    generations = None if data_rows is None else (data_rows // prompts) * config.num_train_epochs
-    updates = None if generations is None else math.ceil(generations * config.updates_per_generation)
-    if config.max_steps > 0:
-        updates, generations = config.max_steps, config.max_steps / config.updates_per_generation
-    adapters = shape.lora_parameters(*lora) if lora is not None and shape is not None else None
-    setting = None
-    if shape is not None:
-        colocated = config.use_vllm and config.vllm_mode == "colocate"
-        setting = MemorySetting(
-            shape=shape,
-            processes=world.processes,
-            sharding=world.sharding,
-            weight_bytes=4 if dtype == "float32" else 2,
-            autocast=bool(config.bf16 or config.fp16),
-            adapters=adapters,
-            moments=2,
-            reference=config.beta != 0 and lora is None,
-            rows=config.per_device_train_batch_size,
-            length=length,
-            completion=config.max_completion_length,
-            checkpointing=bool(config.gradient_checkpointing),
-            attention=_attention(attention),
-            fused=unfused is None,
-            device="cpu" if on_cpu else "cuda",
-            vllm_share=config.vllm_gpu_memory_utilization if colocated and gpu is not None else 0.0,
-            vllm_gib=0.0 if gpu is None else gpu.gib,
-            vllm_sleeps=bool(config.vllm_enable_sleep_mode),
-            generated_rows=0 if config.use_vllm else completions // world.processes,
-        )
-    update_work, sampling_work = (None, None) if shape is None else _flops(config, shape, prompt, lora is not None)
-    correction = config.make_correction()
-    advantage = config.make_advantage()
-    return Plan(
-        model=model,
-        shape=shape,
-        world=world,
-        gpu=gpu,
-        group_size=group,
-        prompts=prompts,
-        completions=completions,
-        rows=config.per_device_train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        updates_per_generation=config.updates_per_generation,
-        completion_tokens=config.max_completion_length,
-        prompt_tokens=prompt,
-        data_rows=data_rows,
-        data_source=data_source,
-        generations=generations,
-        updates=updates,
-        trained=None if setting is None else setting.trainable,
-        memory=() if setting is None else memory_terms(setting),
-        naive_logits=None if setting is None else naive_logits(setting),
-        update_work=update_work,
-        sampling_work=sampling_work,
-        served=config.use_vllm and config.vllm_mode == "server",
-        fused=unfused is None,
-        objective=str(config.make_objective()),
-        aggregation=str(config.make_aggregation()),
-        correction=str(correction) if correction is not None else _trl_correction(config),
-        advantage=str(advantage) if advantage is not None else f"TRL's, scale_rewards = {config.scale_rewards!r}",
-        weights=weight_table(config.make_objective()),
-        notes=tuple(_notes(config, world, gpu, shape, unfused)),
-    )
-
-
-def why_no_fused_loss(config: DGPOConfig, sharding: Sharding, adapters: bool) -> str | None:
-    """What of a configuration rules the fused loss out, as far as it shows without a model; None if nothing."""
-    advantage = config.make_advantage()
-    reasons = {
-        "fused_loss is off": not config.fused_loss,
-        "ZeRO-3 trains the output head": sharding == "ZeRO-3" and not adapters,
-        "fp16": bool(config.fp16),
-        "torch_compile": bool(config.torch_compile),
-        "positive_nll_coef": config.positive_nll_coef > 0,
-        "off_policy_mask_threshold": config.off_policy_mask_threshold is not None,
-        "top_entropy_quantile": config.top_entropy_quantile < 1.0,
-        "the advantage reads the current entropies": advantage is not None and "entropy" in advantage.reads,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), None)
-
-
-def _flops(config: DGPOConfig, shape: ModelShape, prompt: int, adapters: bool) -> tuple[Quantity, Quantity | None]:
-    """Of all updates of a generation, and of sampling it.
-
-    A forward pass is f per token. Training is 3·f (2·f where only adapters have weight gradients), one more f with
-    gradient checkpointing, and over the generation one f each for log π_old and the reference model. Sampling is f.
-    """
-    length = prompt + config.max_completion_length
-    tokens = counted(config.generation_batch_size, "completion") * (
-        quantity(prompt) + quantity(config.max_completion_length)
-    ).of("tokens")
-    forward = quantity(shape.forward_flops(length), "FLOPs a token") * tokens
-    passes = (2 if adapters else 3) + bool(config.gradient_checkpointing)
-    off_policy = not config.on_policy or config.use_vllm
-    once = int(off_policy) + (config.beta != 0)
-    updates = quantity(passes * config.num_iterations + once) * forward
-    return updates, forward if config.use_vllm else None
-
-
-def _attention(name: str | None) -> Any:
-    if name is None or name == "sdpa":
-        return "sdpa"
-    return "eager" if name == "eager" else "flash"
-
-
-def _trl_correction(config: DGPOConfig) -> str:
-    if config.use_vllm and config.vllm_importance_sampling_correction:
-        return f"TRL's, {config.vllm_importance_sampling_mode}, at most {config.vllm_importance_sampling_clip_max}"
-    return "none"
-
-
-def _notes(
-    config: DGPOConfig,
-    world: World,
-    gpu: Gpu | None,
-    shape: ModelShape | None,
-    unfused: str | None,
-) -> list[str]:
-    notes = []
-    if world.assumed:
-        notes.append(f"sharding not given: {world.sharding} assumed; use --accelerate_config FILE to change it")
-    if config.on_policy:
-        notes.append("one update per generation: every ratio is 1, and objectives do not differ")
-    if config.eval_strategy != "no" or config.eval_benchmarks:
-        notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")
-    if unfused is not None:
-        notes.append(f"the loss is computed from log-probs, in tiles of TRL's head: {unfused}")
-    if shape is None:
-        return [
-            *notes,
-            "unknown model: memory and time are not estimated; give a local folder that has its config.json",
-        ]
-    optimiser = str(getattr(config.optim, "value", config.optim))
-    if optimiser not in TWO_MOMENTS:
-        notes.append(f"optim = {optimiser!r}: counted as two moments in the dtype of the weights")
-    if config.use_vllm and config.vllm_mode == "colocate" and gpu is None:
-        notes.append("vLLM's share of the GPU is not counted: name the GPU (--gpu)")
-    if config.dynamic_sampling:
-        notes.append(
-            f"dynamic sampling may sample up to {config.max_num_gen_batches} generations for a training batch; the "
-            "time is for one"
-        )
-    if config.use_vllm and config.vllm_mode == "server":
-        notes.append("vLLM runs on its own GPUs, which are not counted; the sampling time is for as many as train")
-    notes.append("activations are an estimate; the CUDA context, NCCL and fragmentation come on top")
-    return notes
+    @property
+    def notes(self) -> list[str]:
+        """What the numbers leave out or assume."""
+        config, notes = self.config, []
+        if self.world.assumed:
+            notes.append(
+                f"sharding not given: {self.world.sharding} assumed; use --accelerate_config FILE to change it"
+            )
+        if config.on_policy:
+            notes.append("one update per generation: every ratio is 1, and objectives do not differ")
+        if config.eval_strategy != "no" or config.eval_benchmarks:
+            notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")
+        if self.why_not_fused is not None:
+            notes.append(f"the loss is computed from log-probs, in tiles of TRL's head: {self.why_not_fused}")
+        if self.shape is None:
+            return [
+                *notes,
+                "unknown model: memory and time are not estimated; give a local folder that has its config.json",
+            ]
+        optimiser = str(getattr(config.optim, "value", config.optim))
+        if optimiser not in TWO_MOMENTS:
+            notes.append(f"optim = {optimiser!r}: counted as two moments in the dtype of the weights")
+        if config.use_vllm and config.vllm_mode == "colocate" and self.gpu is None:
+            notes.append("vLLM's share of the GPU is not counted: name the GPU (--gpu)")
+        if config.dynamic_sampling:
+            notes.append(
+                f"dynamic sampling may sample up to {config.max_num_gen_batches} generations for a training batch; the "
+                "time is for one"
+            )
+        if config.use_vllm and config.vllm_mode == "server":
+            notes.append("vLLM runs on its own GPUs, which are not counted; the sampling time is for as many as train")
+        notes.append("activations are an estimate; the CUDA context, NCCL and fragmentation come on top")
+        return notes

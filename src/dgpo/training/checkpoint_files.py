@@ -99,8 +99,7 @@ def damage(checkpoint: str | os.PathLike[str]) -> str | None:
     if not folder.is_dir():
         return "no such folder"
     try:
-        listed = _listed(folder)
-        found = _by_kind(folder) if listed is None else _by_list(folder, listed)
+        found = _by_list(folder) if (folder / MANIFEST).exists() else _by_kind(folder)
     except OSError as error:
         return f"{error.filename or 'a file'} cannot be read ({error.strerror})"
     return found or _state(folder) or _weights(folder)
@@ -112,32 +111,22 @@ def run_of(checkpoint: Path) -> dict[str, Any] | None:
     return dict(loads(file.read_text(encoding="utf-8"))["run"]) if file.exists() else None
 
 
-def _listed(folder: Path) -> dict[str, dict[str, Any]] | None:
-    file = folder / MANIFEST
-    if not file.exists():
-        return None
+def _by_list(folder: Path) -> str | None:
     try:
-        listed = loads(file.read_bytes())
-        return {str(name): {"size": int(of["size"]), "crc32": int(of["crc32"])} for name, of in listed["files"].items()}
+        listed = loads((folder / MANIFEST).read_bytes())["files"].items()
+        sums = {str(name): (int(of["size"]), int(of["crc32"])) for name, of in listed}
     except (ValueError, KeyError, TypeError, AttributeError):
-        return {MANIFEST: {"size": -1, "crc32": 0}}
-
-
-def _by_list(folder: Path, listed: dict[str, dict[str, Any]]) -> str | None:
-    for name, of in listed.items():
-        path = folder / name
-        if of["size"] < 0:
-            return f"{name} is damaged"
-        if not path.is_file():
-            if _STATES.fullmatch(name):
-                continue
+        return f"{MANIFEST} is damaged"
+    there = [name for name in sums if (folder / name).is_file()]
+    for name, (size, _) in sums.items():
+        if name in there:
+            if (found := (folder / name).stat().st_size) != size:
+                return f"{name} has {found:,} bytes of {size:,}"
+        elif not _STATES.fullmatch(name):
             return f"{name} is missing"
-        if path.stat().st_size != of["size"]:
-            return f"{name} has {path.stat().st_size:,} bytes of {of['size']:,}"
-    there = [name for name in listed if (folder / name).is_file()]
     with ThreadPoolExecutor(_THREADS) as pool:
         for name, crc in zip(there, pool.map(_crc, [folder / name for name in there]), strict=True):
-            if crc != listed[name]["crc32"]:
+            if crc != sums[name][1]:
                 return (
                     f"{name} was changed after it was written (its checksum differs; if that is intended, delete the "
                     f"{MANIFEST} beside it)"

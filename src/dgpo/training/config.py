@@ -208,10 +208,10 @@ class DGPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         check_numbers(self)
         self._check_choices()
-        sizes = {name: getattr(self, name) for name in schedule.SIZES}
         generation_size = "generation_batch_size" if self.generation_batch_size else "steps_per_generation"
-        if (steps := schedule.steps_per_generation(**sizes)) is not None:
-            self.steps_per_generation = steps
+        sizes = (self.steps_per_generation, self.generation_batch_size)  # type: ignore[has-type]
+        if sizes == (None, None) and self.num_iterations == 1:
+            self.steps_per_generation = schedule.DEFAULT_UPDATES_PER_GENERATION * self.gradient_accumulation_steps
         # before TRL's, which looks for a GPU: what is wrong with the method is wrong on every machine
         self._apply_preset()
         self._name_instances()
@@ -317,6 +317,14 @@ class DGPOConfig(GRPOConfig):
             )
         return made
 
+    def check_no_correction(self) -> None:
+        """Raise ValueError if a correction is set: for a run whose sampler gives no log-probs."""
+        if self.correction is not None:
+            raise ValueError(
+                f"correction = {self.correction!r} needs the sampler's log-probs: use vLLM (use_vllm = True), or a "
+                "rollout_func that returns 'logprobs'"
+            )
+
     def make_advantage(self) -> advantages.Advantage | None:
         """The advantage of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
         fields = _fields("advantage_kwargs", self.advantage_kwargs)
@@ -339,6 +347,20 @@ class DGPOConfig(GRPOConfig):
                 "dynamic_sampling replaces them; set one of them"
             )
         return made
+
+    def why_not_fused(self) -> str | None:
+        """Which option other than `fused_loss` rules the fused loss out, whatever the model; None if none does."""
+        advantage = self.make_advantage()
+        reasons = {
+            "float16 gradients vanish before the loss is scaled": self.fp16,
+            "torch_compile would compile a new forward for every micro-batch": self.torch_compile,
+            "positive_nll_coef differentiates the log-probs by itself": self.positive_nll_coef > 0,
+            "off_policy_mask_threshold masks by the current log-probs": self.off_policy_mask_threshold is not None,
+            "top_entropy_quantile masks by the current entropies": self.top_entropy_quantile < 1.0,
+            f"advantage = {self.advantage!r} reads the current entropies": advantage is not None
+            and "entropy" in advantage.reads,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
     def _check_schedule(self, generation_size: str) -> None:
         if self.schedule.splits_an_update:

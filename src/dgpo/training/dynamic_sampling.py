@@ -12,11 +12,12 @@ from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset
 
 from dgpo.training.config import DGPOConfig
+from dgpo.training.scoring import Scores
 
 _MAX_SEED = 2**63 - 1
 
-Generate = Callable[[list[dict[str, Any]]], tuple[dict[str, Any], Tensor]]
-"""From the rows of a rank to its generation batch, and [B] bool: which responses are of a group to train on."""
+Generate = Callable[[list[dict[str, Any]]], tuple[dict[str, Any], Scores]]
+"""From the rows of a rank to its generation batch and the scores of its responses."""
 
 
 class DynamicSampler:
@@ -99,13 +100,13 @@ class DynamicSampler:
         }
 
     def _generate_groups(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], list[bool]]:
-        batch, informative = self._generate(inputs)
+        batch, scores = self._generate(inputs)
         if unexpected := [key for key, value in batch.items() if not isinstance(value, Tensor) or "pixel" in key]:
             raise ValueError(
                 f"dynamic_sampling puts its batches together from text, but a tool has returned images ({unexpected}); "
                 "leave the option unset"
             )
-        return batch, informative[:: self._size].tolist()
+        return batch, scores.informative[:: self._size].tolist()
 
     def _any_rank(self, condition: bool) -> bool:
         """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""

@@ -146,25 +146,18 @@ def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: boo
     """
     causal = causal_model(model)
     head = causal.get_output_embeddings()
-    advantage = config.make_advantage()
     adapters = getattr(model, "peft_config", {}).values()
     reasons = {
         "the model reads images": images,
-        "float16 gradients vanish before the loss is scaled": config.fp16 or causal.dtype == torch.float16,
+        "float16 gradients vanish before the loss is scaled": causal.dtype == torch.float16,
         "ZeRO-3 has released the head when its gradient is computed": is_deepspeed_zero3_enabled()
         and any(parameter.requires_grad for parameter in head.parameters()),
         f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
         "the model is spread over devices": len(set(getattr(causal, "hf_device_map", {}).values())) > 1,
         "prompt-learning adapters lengthen the sequence": any(a.is_prompt_learning for a in adapters),
         "the auxiliary loss of a mixture of experts is computed beside the log-probs": aux_loss,
-        "torch_compile would compile a new forward for every micro-batch": bool(config.torch_compile),
-        "positive_nll_coef differentiates the log-probs by itself": config.positive_nll_coef > 0,
-        "off_policy_mask_threshold masks by the current log-probs": config.off_policy_mask_threshold is not None,
-        "top_entropy_quantile masks by the current entropies": config.top_entropy_quantile < 1.0,
-        f"advantage = {config.advantage!r} reads the current entropies": advantage is not None
-        and "entropy" in advantage.reads,
     }
-    return next((reason for reason, holds in reasons.items() if holds), None)
+    return config.why_not_fused() or next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def why_bypassed(model: Any) -> str | None:

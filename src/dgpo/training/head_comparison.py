@@ -91,9 +91,9 @@ class _Comparison:
         head = replace(measured or self._own_head, temperature=self._own_head.temperature)
         plain = self._own()
         amplifier = 2.0 ** max(math.ceil(math.log2(_VISIBLE_LOGIT / max(plain.largest, 1e-3))), 0)
-        with self._louder(amplifier) as louder:
+        with self._louder(amplifier) as calls:
             loud = self._own()
-        pairs = [(plain, 1.0)] + ([(loud, amplifier)] if louder.heard else [])
+        pairs = [(plain, 1.0)] + ([(loud, amplifier)] if calls else [])
         if measured is None and max(own.spread for own, _ in pairs) < 1e-3:
             reason = "all its logits are equal, so that nothing can be compared"
             return HeadReport(head=head, why_not_fused=reason if self._fused else None, why_not_trl=reason)
@@ -155,12 +155,12 @@ class _Comparison:
     # --- what the model does around its head ------------------------------------------------------------------------
 
     @contextmanager
-    def _louder(self, factor: float) -> Iterator[_Heard]:
-        """The hidden states times `factor`, for every caller of the model's body."""
-        heard = _Heard()
+    def _louder(self, factor: float) -> Iterator[list[nn.Module]]:
+        """The hidden states times `factor`, for every caller of the model's body; yields the calls."""
+        calls: list[nn.Module] = []
 
         def amplify(module: nn.Module, args: Any, output: Any) -> Any:
-            heard.heard = True
+            calls.append(module)
             if isinstance(output, tuple):
                 return (output[0] * factor, *output[1:])
             output["last_hidden_state"] = output.last_hidden_state * factor
@@ -168,11 +168,11 @@ class _Comparison:
 
         body = self._causal.base_model
         if factor == 1.0 or body is self._causal:
-            yield heard
+            yield calls
             return
         handle = body.register_forward_hook(amplify)
         try:
-            yield heard
+            yield calls
         finally:
             handle.remove()
 
@@ -195,11 +195,6 @@ class _Comparison:
         if len(calls) != 1 or out.logits.shape[-1] != len(calls[0]):
             return None
         return _fit(calls[0].double(), out.logits[:, -_COLUMNS:].double())
-
-
-@dataclass
-class _Heard:
-    heard: bool = False
 
 
 @dataclass(frozen=True)

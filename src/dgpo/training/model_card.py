@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -215,7 +216,7 @@ def snippet(run: Trained) -> str:
     return (
         "```python\nfrom transformers import pipeline\n\n"
         f'question = "{QUESTION}"\n'
-        f'generator = pipeline("{task}", model={_quoted(where)}, device_map="auto")\n'
+        f'generator = pipeline("{task}", model={json.dumps(where, ensure_ascii=False)}, device_map="auto")\n'
         f"output = generator({argument}{question}, max_new_tokens={config.max_completion_length}, "
         'return_full_text=False)[0]\nprint(output["generated_text"])\n```'
     )
@@ -250,11 +251,6 @@ def _correction(config: DGPOConfig, factors: Factors) -> str:
 def _rewards(weights: Mapping[str, float]) -> str:
     differ = set(weights.values()) != {1.0}
     return ", ".join(f"`{name}`" + (f" · {shown(weight)}" if differ else "") for name, weight in weights.items())
-
-
-def _quoted(value: str) -> str:
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:

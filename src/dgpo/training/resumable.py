@@ -23,7 +23,7 @@ from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_fo
 from dgpo.training.config import DGPOConfig
 from dgpo.training.heartbeat import Heartbeat
 from dgpo.training.ranks import on_main, runs_deepspeed, shards_with_fsdp
-from dgpo.training.resuming import CheckpointError, Resume, ThisRun, describe_run, find
+from dgpo.training.resuming import Resume, ThisRun, describe_run, find
 
 logger = logging.getLogger(__name__)
 
@@ -299,6 +299,3 @@ def _publish_part(staged: Path, final: Path) -> None:
             move_files(staged, final)
         else:
             staged.rename(final)
-
-
-__all__ = ["CheckpointError", "CheckpointNotWritten", "ResumableTrainer", "drop"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,34 +14,6 @@ from torch import Tensor
 from dgpo.advantages import Advantage, History, degenerate_groups, total_rewards
 from dgpo.training.config import DGPOConfig
 from dgpo.training.configured_rewards import deciding_columns
-
-
-@dataclass(frozen=True, kw_only=True)
-class RewardSum:
-    """How the rewards of a response are summed, and which responses are compared: TRL's options, of one mode.
-
-    Attributes:
-        weights: [K] of the rewards.
-        size: G, responses of a prompt.
-        how: a name of `REWARD_AGGREGATIONS`.
-    """
-
-    weights: Tensor
-    size: int
-    how: str
-
-    def total(self, rewards: Tensor) -> Tensor:
-        """[N] of rewards [N, K]; see `total_rewards`."""
-        return total_rewards(rewards, self.weights, self.size, self.how)
-
-    def spread(self, total: Tensor) -> Tensor:
-        """[N] bool: the group of a response has spread in the total."""
-        return ~degenerate_groups(total, self.size).repeat_interleave(self.size)
-
-    def of(self, columns: list[int], *, at_least_one: bool) -> RewardSum:
-        """Of some of the rewards; with `at_least_one` those of weight 0 count with weight 1."""
-        weights = self.weights[columns]
-        return dataclasses.replace(self, weights=torch.where(weights == 0, 1.0, weights) if at_least_one else weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +37,8 @@ class Scores:
 
     def of(self, rows: slice) -> Scores:
         """Of some of the responses."""
-        return Scores(
-            total=self.total[rows],
-            spread=self.spread[rows],
-            advantages=None if self.advantages is None else self.advantages[rows],
-            correct=self.correct[rows],
-            informative=self.informative[rows],
-        )
+        values: dict[str, Any] = {name: None if value is None else value[rows] for name, value in vars(self).items()}
+        return Scores(**values)
 
     def in_place_of(self, given: Tensor) -> Tensor:
         """The advantages, on the device and in the dtype of TRL's; of those what has spread, where they stand.
@@ -121,36 +87,38 @@ class Scoring:
         self._advantage = advantage
         self.history: History = {}
 
-    def __call__(self, inputs: list[dict[str, Any]], rewards: Tensor, how: RewardSum, *, training: bool) -> Scores:
+    def __call__(
+        self, inputs: list[dict[str, Any]], rewards: Tensor, weights: Tensor, size: int, how: str, *, training: bool
+    ) -> Scores:
         """Score one generation batch, of all ranks; every rank must call it.
 
         Args:
             inputs: rows of this rank, of which groups may reach over ranks.
             rewards: [N, K] of all ranks on the CPU, NaN where a reward function gave none.
-            how: their sum.
+            weights: [K] of the rewards.
+            size: G, responses of a prompt.
+            how: a name of `REWARD_AGGREGATIONS`.
             training: whether to update the history; an evaluation only reads it.
 
         Raises:
             ValueError: a reward is infinite.
         """
         self._refuse_infinite(rewards)
-        total = how.total(rewards)
-        spread = how.spread(total)
-        outcome = (rewards[:, self._outcomes] * how.weights[self._outcomes]).nansum(1)
+        total = total_rewards(rewards, weights, size, how)
+        spread, informative = _has_spread(total, size), torch.zeros(len(total), dtype=torch.bool)
+        if self._deciding:
+            of_them = weights[self._deciding]
+            if self._chosen:
+                of_them = torch.where(of_them == 0, 1.0, of_them)
+            decisive = total_rewards(rewards[:, self._deciding], of_them, size, how)
+            informative = spread & _has_spread(decisive, size)
         return Scores(
             total=total,
             spread=spread,
-            advantages=None if self._advantage is None else self._advantages(inputs, total, how.size, training),
-            correct=outcome > 0,
-            informative=spread & self._decides(rewards, how),
+            advantages=None if self._advantage is None else self._advantages(inputs, total, size, training),
+            correct=(rewards[:, self._outcomes] * weights[self._outcomes]).nansum(1) > 0,
+            informative=informative,
         )
-
-    def _decides(self, rewards: Tensor, how: RewardSum) -> Tensor:
-        """[N] bool: the group has spread in the rewards that decide about it; False without any."""
-        if not self._deciding:
-            return torch.zeros(len(rewards), dtype=torch.bool)
-        of_them = how.of(self._deciding, at_least_one=self._chosen)
-        return of_them.spread(of_them.total(rewards[:, self._deciding]))
 
     def _advantages(self, inputs: list[dict[str, Any]], total: Tensor, size: int, training: bool) -> Tensor:
         """[N] by the advantage of the configuration."""
@@ -169,3 +137,8 @@ class Scoring:
             raise ValueError(
                 f"reward {names[0]!r} returned an infinity; expected a finite number, or None for no reward"
             )
+
+
+def _has_spread(total: Tensor, size: int) -> Tensor:
+    """[N] bool: the group of a response has spread in the total."""
+    return ~degenerate_groups(total, size).repeat_interleave(size)

@@ -36,7 +36,7 @@ from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_
 from dgpo.training.old_logprob import OldLogProbs, can_defer
 from dgpo.training.recording import Recording, describe
 from dgpo.training.resumable import ResumableTrainer
-from dgpo.training.scoring import RewardSum, Scores, Scoring
+from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 
 if TYPE_CHECKING:  # optional packages
@@ -135,7 +135,7 @@ class DGPOTrainer(ResumableTrainer):
         elif not isinstance(args, DGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
         if not args.use_vllm and rollout_func is None:
-            _need_no_sampler(args)
+            args.check_no_correction()
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -187,7 +187,7 @@ class DGPOTrainer(ResumableTrainer):
         self._dynamic_sampler: DynamicSampler | None = None
         if args.dynamic_sampling:
             self._dynamic_sampler = DynamicSampler(
-                args, self.train_dataset, self._generate_informative, self.accelerator, self._tokenizer.pad_token_id
+                args, self.train_dataset, self._generate_once, self.accelerator, self._tokenizer.pad_token_id
             )
         self._step_metrics = StepMetrics()
         self._loss_was_called = False
@@ -254,23 +254,22 @@ class DGPOTrainer(ResumableTrainer):
             self._metrics["train"][name].append(value)
         return output
 
-    def _generate_informative(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Tensor]:
-        output, scores = self._generate_once(inputs)
-        return output, scores.informative
-
     def _generate_once(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Any], Scores]:
         """One generation batch of this rank, and what the rewards say of its responses."""
         with self._old.generation(deferred=self._can_defer()):
             output = super()._generate_and_score_completions(inputs)
         assert self._rewards_per_func is not None
         training = self.model.training
-        how = RewardSum(
-            weights=self.reward_weights.cpu(),
-            size=self.num_generations if training else self.num_generations_eval,
-            how=self.multi_objective_aggregation,
+        size = self.num_generations if training else self.num_generations_eval
+        scores = self._scoring(
+            inputs,
+            self._rewards_per_func.cpu(),
+            self.reward_weights.cpu(),
+            size,
+            self.multi_objective_aggregation,
+            training=training,
         )
-        scores = self._scoring(inputs, self._rewards_per_func.cpu(), how, training=training)
-        self._correct_logs(scores, how.size)
+        self._correct_logs(scores, size)
         given = output["advantages"]
         first = self.accelerator.process_index * len(given)
         mine = scores.of(slice(first, first + len(given)))
@@ -312,7 +311,7 @@ class DGPOTrainer(ResumableTrainer):
 
     def _micro_batch(self, inputs: dict[str, Any]) -> MicroBatch:
         if inputs.get("sampling_per_token_logps") is None:
-            _need_no_sampler(self.args)
+            self.args.check_no_correction()
         return MicroBatch.of(inputs, self._padding, drop=self.model.training and not self._needs_all_rows())
 
     def _needs_all_rows(self) -> bool:
@@ -525,15 +524,6 @@ class DGPOTrainer(ResumableTrainer):
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in self._step_metrics.reduce(self.accelerator).items():
             metrics[name].append(value)
-
-
-def _need_no_sampler(config: DGPOConfig) -> None:
-    """Raise ValueError if a configuration needs log-probs of the sampler, which are not there."""
-    if config.correction is not None:
-        raise ValueError(
-            f"correction = {config.correction!r} needs the sampler's log-probs: use vLLM, or a rollout_func that "
-            "returns 'logprobs'"
-        )
 
 
 class _Guard(TrainerCallback):
