@@ -65,8 +65,9 @@ BEFORE_METHODS = """
 ## Every method
 
 The figures are for π_old = exp(-2), the defaults of the class and, at sequence level, a response of one token; the band
-is 0.8 … 1.2, and a weight of 0 lies on the dotted line. What w reads was found by changing one input at a time; where
-it is 0, on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as π <= 1, region by region.
+is 0.8 … 1.2, and a weight of 0 lies on the dotted line. What w reads is what the class
+declares, and tests change one input at a time; where it is 0 was found on ratios from 1/20 to 20 at π_old = 0.5, 0.1
+and 0.001, as long as π <= 1, region by region.
 
 In the tables of other frameworks, values without quotes are our fields, `goes with` is the aggregation here that
 averages as that setting does (up to a constant where the framework normalises by micro-batch), and `checked` says

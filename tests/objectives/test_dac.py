@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import mpmath
-from closed_forms import DUAL, EPS, Method, by_region, clipped
+from closed_forms import DUAL, EPS, INF, Method, by_region, clipped
 
 
 def dac_form(x: Any, q: Any, sign: int, eps_low: Any, eps_high: Any, dual_clip: Any) -> Any:
@@ -18,7 +18,12 @@ def dac_form(x: Any, q: Any, sign: int, eps_low: Any, eps_high: Any, dual_clip: 
 METHODS = {
     "dac": Method(
         closed_form=dac_form,
-        settings=[{"dual_clip": 10}, {"eps_low": 0.2, "eps_high": 0.28, "dual_clip": 3}, {"eps_low": 0, "eps_high": 0}],
+        settings=[
+            {"dual_clip": 10},
+            {"eps_low": 0.2, "eps_high": 0.28, "dual_clip": 3},
+            {"eps_low": 0, "eps_high": 0},
+            {"dual_clip": INF},
+        ],
         extreme=EPS + DUAL,
     ),
 }

@@ -35,6 +35,7 @@ from dgpo.objectives import (
     Objective,
     SAPOUnilateral,
 )
+from dgpo.regions import REGIONS, regions
 
 X = torch.linspace(-19.9, 19.9, 797, dtype=torch.float64)
 both_signs = pytest.mark.parametrize("advantage", [-1.3, 1.3], ids=["A<0", "A>0"])
@@ -67,6 +68,28 @@ def test_aspo_widens_the_bounds_of_uncertain_tokens() -> None:
 def assert_same(one: Objective, other: Objective, x: Tensor, advantage: float, old: float = -3.0) -> None:
     mine, theirs = weights(one, x, advantage, old), weights(other, x, advantage, old)
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
+
+
+def assert_same_regions(one: Objective, other: Objective) -> None:
+    """For either sign of A, at every ratio."""
+    for advantage in (-1.3, 1.3):
+        tokens = tokens_at(X, advantage)
+        mine, theirs = (regions(tokens, objective.boundaries(tokens)) for objective in (one, other))
+        for name in REGIONS:
+            assert torch.equal(mine[name], theirs[name]), name
+
+
+def test_methods_with_the_same_weights_have_the_same_regions() -> None:
+    """Not only their fields': DGPO has no boundary on a side where n = 0 or m = inf leave the ratio as it is."""
+    free = {"dual_clip": None, "eps_low": 0.1, "eps_high": 0.28}
+    assert_same_regions(DGPO(n=0, m=math.inf), IS())
+    assert_same_regions(DGPO(n=0, m=1, eps_high=4, reverse_cap=5), CISPO(cap=5))
+    assert_same_regions(DGPO(n=0, m=math.inf, reverse_cap=5, right_cap=5), CISPO(cap=5))
+    assert_same_regions(CEGPPO(beta1=1, beta2=1, **free), GPPO(**free))
+    assert_same_regions(CEGPPO(beta1=0, beta2=0, **free), GRPO(**free))
+    assert_same_regions(CISPOTwoSided(eps_low=1, eps_high=4), CISPO(cap=5))
+    assert_same_regions(MASPO(sigma_base=math.inf, sigma_high=math.inf), IS())
+    assert_same_regions(DPPOTV(delta_low=math.inf, delta_high=math.inf, ratio_cap=5), CISPO(cap=5))
 
 
 @every_sign

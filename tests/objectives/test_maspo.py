@@ -32,6 +32,7 @@ METHODS = {
             {"alpha": 0, "sigma_base": 0.5},
             {"sigma_high": math.inf, "adv_low": 0, "adv_high": math.inf},
             {"beta_pos": 0.3, "beta_neg": 0.3},
+            {"sigma_base": INF, "sigma_high": INF},
         ],
         extreme=[
             {"sigma_base": 1e-3, "alpha": 0},

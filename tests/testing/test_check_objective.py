@@ -306,6 +306,7 @@ BROKEN: list[tuple[str, Objective, str]] = [
     ("claim_limits", claims(limit_positive="infinite"), "limit_positive = 'infinite', but it is 'finite'"),
     ("boundaries", Claims(high=math.inf), "inside its boundaries w = 2 at log ratio = "),
     ("boundaries", Claims(low=1.0), "low = 1 at high = 0.693147"),
+    ("boundaries", Claims(low=-1.0), "beyond low of its boundaries w is still the ratio at all "),
     ("boundaries", ComparesTheProbability(), "compares something else than the log ratio of the token"),
     ("boundaries", ScalarBoundaries(), "low of boundaries is ((), torch.float32); expected ((8, 9), torch.float64)"),
     ("potential", WrongSlope(), "the derivative of potential is not weight"),

@@ -91,6 +91,8 @@ class ASPO(Objective):
             return log_lo, log_hi
         if tokens.entropy is None:
             raise ValueError(f"ASPO: entropy_quantile = {self.entropy_quantile} needs entropy [B, T], got None")
+        if not x.numel():  # `nanquantile` refuses an empty batch
+            return log_lo, log_hi
         entropy = torch.where(tokens.mask, tokens.entropy, torch.nan)
         uncertain = tokens.entropy > entropy.nanquantile(self.entropy_quantile, dim=-1, keepdim=True)
         return (

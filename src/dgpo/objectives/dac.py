@@ -13,7 +13,7 @@ from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 RATIO_CAP = 10.0
 """The upper bound never exceeds max(dual_clip, 10), as in the authors' code."""
@@ -77,7 +77,8 @@ class DAC(HardClip):
             (math.log(4 * eps) - tokens.old_logprob).exp() if eps > 0 else torch.zeros_like(tokens.old_logprob)
             for eps in (self.eps_low, self.eps_high)
         )
-        highest = max(self.dual_clip or 0.0, RATIO_CAP)
+        # e^21 is beyond every ratio, and its square fits a float32
+        highest = min(max(self.dual_clip or 0.0, RATIO_CAP), math.exp(MAX_LOG_RATIO + 1))
         # 1/2 ± 1/2 · sqrt(1 ± y) by their distance from 1: as sums they are 1 for every small y
         low = low.clamp(max=1)
         high = high.clamp(max=4 * highest * (highest - 1))  # where hi reaches the cap

@@ -93,8 +93,11 @@ class DGPO(Objective):
     right_cap: float | None = number(None, "[1 + eps_high, inf]")
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
-        both = Boundaries.at(tokens.log_ratio, math.log1p(-self.eps_low), math.log1p(self.eps_high))
-        return both.capped(tokens.advantage < 0, self.reverse_cap)
+        # n = 0 leaves w = r on the left, and m = inf on the right up to its cap
+        low = math.log1p(-self.eps_low) if self.n > 0 else -math.inf
+        high = math.log1p(self.eps_high) if self.m < math.inf else math.inf
+        both = Boundaries.at(tokens.log_ratio, low, high).capped(tokens.advantage < 0, self.reverse_cap)
+        return both.capped(tokens.advantage > 0, self.right_cap)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0

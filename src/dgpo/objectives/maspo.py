@@ -97,6 +97,8 @@ class MASPO(Objective):
         return frozenset(found)
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        if self.sigma_base == math.inf:  # a gate of infinite width leaves w = r
+            return Boundaries.at(tokens.log_ratio)
         return Boundaries.at(tokens.log_ratio, 0.0, 0.0)
 
     def weight(self, tokens: TokenBatch) -> Tensor:

@@ -119,11 +119,13 @@ def check_claim_limits(objective: Objective) -> None:
 def check_boundaries(objective: Objective) -> None:
     """Between its boundaries w is the ratio that it compares, unless `not_ratio_inside` says why it is not.
 
+    Beyond a boundary that is not infinite w is another: for A < 0 below `low`, for A > 0 above `high`, at some ratio.
     They are [B, T] of the weight's dtype, detached, and low <= high. At token level the log ratio is the token's.
     """
     chosen = calibrated(objective)
     claimed = claims_of(objective) is not None or type(objective).boundaries is not Objective.boundaries
-    why, differs = objective.properties().not_ratio_inside, False
+    why, moved, differs = objective.properties().not_ratio_inside, False, False
+    acts: dict[str, list[Tensor]] = {"low": [], "high": []}
     batches = [random_batch(B=8, T=9, spread=spread, seed=seed).tokens() for seed, spread in ((0, 0.05), (1, 0.7))]
     for sign in (-1.0, 1.0):
         for old, highest in ((RARE, 19.0), (HALF, -HALF), (-6.0, 6.0)):
@@ -140,11 +142,24 @@ def check_boundaries(objective: Objective) -> None:
         if objective.level == "token":
             same = (compared == tokens.log_ratio) | ~tokens.mask
             require(same.all(), objective, "boundaries compares something else than the log ratio of the token")
+        for end, beyond in (
+            ("low", tokens.mask & (tokens.advantage < 0) & (compared < low)),
+            ("high", tokens.mask & (tokens.advantage > 0) & (compared > high)),
+        ):
+            acts[end].append(~torch.isclose(weight, compared.exp(), rtol=1e-12, atol=0)[beyond])
         inside = tokens.mask & (tokens.advantage != 0) & (low <= compared) & (compared <= high)
         wrong = inside & ~torch.isclose(weight, compared.exp(), rtol=1e-9, atol=1e-15)
+        moved |= bool((inside & (compared != 0)).any())
         differs |= bool(wrong.any())
         if claimed and why is None and wrong.any():
             given = {"log ratio": compared, "low": low, "high": high, "A": tokens.advantage.expand_as(weight)}
             text = f"inside its boundaries w = {worst(weight, wrong, **given)}; expected the ratio, or not_ratio_inside"
             require(False, objective, text)
-    require(why is None or differs, objective, f"not_ratio_inside = {why!r}, but inside its boundaries w is the ratio")
+    for end, none in (("low", "-inf"), ("high", "inf")):
+        other = torch.cat(acts[end])
+        text = (
+            f"beyond {end} of its boundaries w is still the ratio at all {len(other)} tokens; expected {end} = {none}"
+        )
+        require(not len(other) or other.any(), objective, text)
+    text = f"not_ratio_inside = {why!r}, but inside its boundaries w is the ratio"
+    require(why is None or differs or not moved, objective, text)

@@ -65,7 +65,10 @@ def check_calibration(objective: Objective) -> None:
 
 
 def check_shape_and_dtype(objective: Objective) -> None:
-    """w and φ are [B, T], in float32, or float64 for float64 tokens; w is detached and that of the converted tokens."""
+    """w and φ are [B, T], in float32, or float64 for float64 tokens; w is detached and that of the converted tokens.
+
+    Also of no responses, and of responses without tokens.
+    """
     chosen = calibrated(objective)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         computed = torch.float64 if dtype == torch.float64 else torch.float32
@@ -79,6 +82,13 @@ def check_shape_and_dtype(objective: Objective) -> None:
             require(found == expected, objective, f"{name} of {dtype} tokens is {found}; expected {expected}")
         same = batch.but(logprob=batch.logprob.detach().to(computed)).tokens()
         require_close(weight, chosen.weight(same), objective, f"w of {dtype} tokens is not that of the same {computed}")
+    for shape in ((0, 3), (3, 0)):
+        nothing = torch.zeros(shape)
+        tokens = TokenBatch(nothing, nothing, nothing, nothing, entropy=nothing)
+        empty = objective.calibrate(tokens)
+        for values in (empty.weight(tokens), empty.potential(tokens), *empty.boundaries(tokens)):
+            text = f"w, φ or a boundary of an empty batch {shape} has shape {tuple(values.shape)}"
+            require(values.shape == shape, objective, text)
 
 
 def check_finite(objective: Objective) -> None:
