@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -19,6 +19,13 @@ from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.yaml_file import Entry
 from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean, once
+
+T = TypeVar("T")
+
+
+def argument(default: T, text: str) -> T:
+    """A dataclass field that is a flag, with its default and its help."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], description: str = "") -> tuple[Any, ...]:

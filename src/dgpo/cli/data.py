@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dgpo import tasks
+from dgpo.cli.arguments import argument
 from dgpo.tasks.data import load
 
 if TYPE_CHECKING:
@@ -16,35 +17,22 @@ if TYPE_CHECKING:
 class DataArguments:
     """Flags that name a task or a data set; exactly one of the two."""
 
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": f"A task: {', '.join(tasks.TASKS)}, a benchmark or reasoning_gym:NAME; `dgpo tasks` lists them."
-        },
+    task: str | None = argument(
+        None, f"A task: {', '.join(tasks.TASKS)}, a benchmark or reasoning_gym:NAME; `dgpo tasks` lists them."
     )
-    data_dir: str | None = field(
-        default=None, metadata={"help": "Folder with the JSONL files of benchmarks (default: the hub)."}
+    data_dir: str | None = argument(None, "Folder with the JSONL files of benchmarks (default: the hub).")
+    dataset: str | None = argument(
+        None, "Hub data set or .jsonl/.parquet file with the columns prompt (or problem, question) and answer."
     )
-    dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "Hub data set or .jsonl/.parquet file with the columns prompt (or problem, question) and answer."
-        },
+    dataset_config: str | None = argument(None, "Configuration of a hub data set.")
+    dataset_split: str | None = argument(
+        None, "Split of a hub data set (default: train for training, test for evaluation)."
     )
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub data set."})
-    dataset_split: str | None = field(
-        default=None, metadata={"help": "Split of a hub data set (default: train for training, test for evaluation)."}
+    columns: list[str] | None = argument(
+        None, "Column names of a data set, as field=column: prompt=question answer=final id=uid."
     )
-    columns: list[str] | None = field(
-        default=None,
-        metadata={"help": "Column names of a data set, as field=column: prompt=question answer=final id=uid."},
-    )
-    prompt_template: str | None = field(
-        default=None, metadata={"help": "Template for each prompt of a data set; contains {prompt}."}
-    )
-    chat: bool = field(
-        default=False, metadata={"help": "Send each prompt as a user message, through the chat template."}
-    )
+    prompt_template: str | None = argument(None, "Template for each prompt of a data set; contains {prompt}.")
+    chat: bool = argument(False, "Send each prompt as a user message, through the chat template.")
 
     def check_source(self) -> None:
         """Raise what is wrong with these flags by themselves, before anything is loaded.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dgpo import objectives
-from dgpo.cli.arguments import parse
+from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import user_input
 from dgpo.files import FolderInUse
 from dgpo.training.demo import UPDATES, require_own, run_demo
@@ -20,10 +20,10 @@ from dgpo.training.demo import UPDATES, require_own, run_demo
 class DemoArguments:
     """Arguments of `dgpo demo`."""
 
-    out: str = field(default="outputs/demo", metadata={"help": "Output folder."})
-    seed: int = field(default=0, metadata={"help": "Seed of the starter model and of the training run."})
-    objective: str = field(default="dgpo", metadata={"help": "Objective to train with; fields as in dgpo:n=2,m=2."})
-    updates: int = field(default=UPDATES, metadata={"help": "Number of optimiser updates."})
+    out: str = argument("outputs/demo", "Output folder.")
+    seed: int = argument(0, "Seed of the starter model and of the training run.")
+    objective: str = argument("dgpo", "Objective to train with; fields as in dgpo:n=2,m=2.")
+    updates: int = argument(UPDATES, "Number of optimiser updates.")
 
 
 def run(argv: list[str]) -> int:

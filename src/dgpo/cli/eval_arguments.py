@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from dgpo import tasks
+from dgpo.cli.arguments import argument
 from dgpo.cli.data import DataArguments
 from dgpo.evaluation import Sampling
 from dgpo.evaluation.summary import require_ks
@@ -18,92 +19,59 @@ from dgpo.tasks.prompt import BOXED, PROMPTS, PromptFormat
 class EvalArguments(DataArguments):
     """Arguments of `dgpo eval`."""
 
-    model: str | None = field(
-        default=None, metadata={"help": "Model: a folder, a hub name, or its name on the server."}
+    model: str | None = argument(None, "Model: a folder, a hub name, or its name on the server.")
+    benchmarks: list[str] | None = argument(
+        None, "Benchmarks or other tasks, instead of --task or --dataset; `dgpo tasks` lists them."
     )
-    benchmarks: list[str] | None = field(
-        default=None,
-        metadata={"help": "Benchmarks or other tasks, instead of --task or --dataset; `dgpo tasks` lists them."},
+    exclude_known_wrong: bool = argument(
+        False, "Leave out benchmark problems whose reference answer is known to be wrong."
     )
-    exclude_known_wrong: bool = field(
-        default=False, metadata={"help": "Leave out benchmark problems whose reference answer is known to be wrong."}
+    prompt: Literal["boxed", "plain"] | None = argument(None, "Prompt of benchmark problems: boxed (default) or plain.")
+    no_chat: bool = argument(
+        False,
+        "Send benchmark prompts as plain text. Default: as user messages if the tokenizer has a chat "
+        "template, which a server is assumed to have.",
     )
-    prompt: Literal["boxed", "plain"] | None = field(
-        default=None, metadata={"help": "Prompt of benchmark problems: boxed (default) or plain."}
+    grader: Literal["exact", "math"] | None = argument(
+        None, "For data sets: exact (equal text or rational number; default) or math (mathematically equal)."
     )
-    no_chat: bool = field(
-        default=False,
-        metadata={
-            "help": "Send benchmark prompts as plain text. Default: as user messages if the tokenizer has a chat "
-            "template, which a server is assumed to have."
-        },
+    generations: str | None = argument(None, "JSONL file of completions to grade, instead of --model.")
+    samples: int | None = argument(
+        None, "Sampled completions per problem, the k of avg@k (default 8; 32 with --benchmarks)."
     )
-    grader: Literal["exact", "math"] | None = field(
-        default=None,
-        metadata={
-            "help": "For data sets: exact (equal text or rational number; default) or math (mathematically equal)."
-        },
+    temperature: float | None = argument(None, "Sampling temperature (default 1; 0.6 with --benchmarks).")
+    top_p: float | None = argument(None, "Nucleus sampling: top-p (default 1; 0.95 with --benchmarks).")
+    max_new_tokens: int | None = argument(
+        None, "Longest completion in tokens (default: the budget of the task or benchmark; 512 for data sets)."
     )
-    generations: str | None = field(
-        default=None, metadata={"help": "JSONL file of completions to grade, instead of --model."}
+    greedy: bool = argument(False, "Add one greedy completion per problem (default, except with --benchmarks).")
+    no_greedy: bool = argument(False, "Leave out the greedy completions.")
+    ks: list[int] | None = argument(
+        None, "The k of pass@k (default: the powers of two below --samples, and --samples)."
     )
-    samples: int | None = field(
-        default=None,
-        metadata={"help": "Sampled completions per problem, the k of avg@k (default 8; 32 with --benchmarks)."},
+    seed: int = argument(0, "Sampling seed (default 0).")
+    limit: int | None = argument(None, "Evaluate only the first N problems of each benchmark.")
+    backend: Literal["transformers", "vllm", "openai"] = argument(
+        "transformers", "Inference engine; openai: any server with an OpenAI-compatible API."
     )
-    temperature: float | None = field(
-        default=None, metadata={"help": "Sampling temperature (default 1; 0.6 with --benchmarks)."}
+    batch_size: int | None = argument(
+        None, "Completions at a time (default: transformers 256, or 32 with --benchmarks; openai 32; vllm 2048)."
     )
-    top_p: float | None = field(
-        default=None, metadata={"help": "Nucleus sampling: top-p (default 1; 0.95 with --benchmarks)."}
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = argument(
+        "auto", "Dtype of the weights. auto: as saved, but bfloat16 in place of float32 on a GPU."
     )
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={
-            "help": "Longest completion in tokens (default: the budget of the task or benchmark; 512 for data sets)."
-        },
+    base_url: str | None = argument(None, "Address of the server, such as http://127.0.0.1:8000/v1.")
+    api_key_env: str | None = argument(
+        None, "Environment variable that holds the API key (default OPENAI_API_KEY, if it is set)."
     )
-    greedy: bool = field(
-        default=False,
-        metadata={"help": "Add one greedy completion per problem (default, except with --benchmarks)."},
+    timeout: float | None = argument(
+        None, "Timeout of one request in seconds, time in the server's queue included (default 3600)."
     )
-    no_greedy: bool = field(default=False, metadata={"help": "Leave out the greedy completions."})
-    ks: list[int] | None = field(
-        default=None, metadata={"help": "The k of pass@k (default: the powers of two below --samples, and --samples)."}
-    )
-    seed: int = field(default=0, metadata={"help": "Sampling seed (default 0)."})
-    limit: int | None = field(default=None, metadata={"help": "Evaluate only the first N problems of each benchmark."})
-    backend: Literal["transformers", "vllm", "openai"] = field(
-        default="transformers", metadata={"help": "Inference engine; openai: any server with an OpenAI-compatible API."}
-    )
-    batch_size: int | None = field(
-        default=None,
-        metadata={
-            "help": "Completions at a time (default: transformers 256, or 32 with --benchmarks; openai 32; vllm 2048)."
-        },
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(
-        default="auto",
-        metadata={"help": "Dtype of the weights. auto: as saved, but bfloat16 in place of float32 on a GPU."},
-    )
-    base_url: str | None = field(
-        default=None, metadata={"help": "Address of the server, such as http://127.0.0.1:8000/v1."}
-    )
-    api_key_env: str | None = field(
-        default=None,
-        metadata={"help": "Environment variable that holds the API key (default OPENAI_API_KEY, if it is set)."},
-    )
-    timeout: float | None = field(
-        default=None,
-        metadata={"help": "Timeout of one request in seconds, time in the server's queue included (default 3600)."},
-    )
-    out: str | None = field(
-        default=None,
-        metadata={
-            "help": "Output folder for results.json, results.md, generations.jsonl and run.json; rerun the same "
-            "command to resume. Default: eval-NAME in the model's folder, or in outputs/MODEL for a hub model or "
-            "a server; eval-NAME-FILE beside the file of --generations."
-        },
+    out: str | None = argument(
+        None,
+        "Output folder for results.json, results.md, generations.jsonl and run.json; rerun the same "
+        "command to resume. Default: eval-NAME in the model's folder, or in outputs/MODEL for a hub model or "
+        "a server; eval-NAME-FILE beside the file of --generations.",
     )
 
     def check(self) -> None:

@@ -87,11 +87,8 @@ def run(argv: list[str]) -> int:
         return 2
     try:
         return int(importlib.import_module(f"dgpo.cli.{name.replace('-', '_')}").run(rest))
-    except UserError as error:
+    except (UserError, installation.WrongVersionError) as error:
         print(f"dgpo {name}: error: {printable(str(error))}", file=sys.stderr)
-        return 2
-    except installation.WrongVersionError as error:
-        print(f"dgpo {name}: error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         module = (error.name or "dgpo").split(".")[0]

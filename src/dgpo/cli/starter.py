@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dgpo import tasks
-from dgpo.cli.arguments import parse
+from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import UserError, user_input
 from dgpo.files import FolderInUse
 from dgpo.training.starter import NotReached, make_starter, require_own
@@ -17,9 +17,9 @@ class StarterArguments:
     """Arguments of `dgpo starter`."""
 
     out: str = field(metadata={"help": "Folder for the model."})
-    task: str = field(default="addition", metadata={"help": f"Task for supervised warm-up: {', '.join(tasks.TASKS)}."})
-    seed: int = field(default=0, metadata={"help": "Seed of the initialisation and the data order."})
-    max_steps: int = field(default=3000, metadata={"help": "Maximum number of supervised steps."})
+    task: str = argument("addition", f"Task for supervised warm-up: {', '.join(tasks.TASKS)}.")
+    seed: int = argument(0, "Seed of the initialisation and the data order.")
+    max_steps: int = argument(3000, "Maximum number of supervised steps.")
 
 
 def run(argv: list[str]) -> int:
