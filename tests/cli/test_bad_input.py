@@ -98,7 +98,7 @@ def test_no_model_given(dgpo: Callable[..., Any]) -> None:
 def test_folder_without_a_model(dgpo: Callable[..., Any], quick: list[str], tmp_path: Path) -> None:
     for words in (["train", *quick, "--model_name_or_path", tmp_path], ["eval", "--model", tmp_path]):
         done = dgpo(*words, "--task", "addition")
-        done.one_error(f"cannot load model {str(tmp_path)!r}", "the folder holds no model")
+        done.one_error(f"cannot load model {str(tmp_path)!r}", "the folder contains no model")
 
 
 def test_output_folder_is_a_file(dgpo: Callable[..., Any], quick: list[str], tiny: Path, write: Any) -> None:

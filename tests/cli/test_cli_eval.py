@@ -317,7 +317,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
             ["timeout = 0; expected a finite number of seconds > 0"],
         ),
         (["--task", "addition", "--backend", "openai", "--base-url", "x"], ["base_url = 'x'", "http://127.0.0.1:8000"]),
-        (["--task", "addition", "--generations", "g.jsonl"], ["model = ", "--generations grades what is there"]),
+        (["--task", "addition", "--generations", "g.jsonl"], ["model = ", "--generations grades existing completions"]),
     ],
     ids=lambda value: " ".join(value)[:60] if value and value[0].startswith("--") else "",
 )

@@ -103,7 +103,7 @@ def test_errors(dgpo: Callable[..., Any], words: list[str], parts: list[str]) ->
 
 def test_a_starter_is_for_procedural_tasks(dgpo: Callable[..., Any], tmp_path: Path) -> None:
     dgpo("starter", "--task", "aime24", "--out", tmp_path).one_error(
-        "task = 'aime24' is a benchmark task; a starter knows addition, reverse, plus_minus, gcd"
+        "task = 'aime24' is a benchmark task; expected one of addition, reverse, plus_minus, gcd"
     )
 
 

@@ -340,10 +340,10 @@ def test_where_every_setting_comes_from(tmp_path: Path) -> None:
         ),
         ({"run": "base:\n"}, ["run.yaml', line 1 has no value; expected a file"]),
         ({"run": "base: ''\n"}, ["run.yaml', line 1 has no value; expected a file"]),
-        ({"run": "base: run.yaml\n"}, ["run.yaml', line 1 leads back to a file that it is the base of"]),
+        ({"run": "base: run.yaml\n"}, ["run.yaml', line 1 is circular"]),
         (
             {"run": "base: a.yaml\n", "a": "word: b\nbase: run.yaml\n"},
-            ["a.yaml', line 2 leads back", "run.yaml -> ", "a.yaml -> "],
+            ["a.yaml', line 2 is circular", "run.yaml -> ", "a.yaml -> "],
         ),
         (
             {"run": "base: a.yaml\n", "a": "wrod: b\n"},

@@ -153,7 +153,7 @@ def test_ids_and_spaces_do_not_count(files: Path, tmp_path: Path) -> None:
     [
         (lambda rows: rows[:29], r"aime24 \(test\) from aime24.jsonl has 29 rows; expected 30"),
         (lambda rows: [*rows, rows[0]], "has 31 rows; expected 30"),
-        (lambda rows: [*rows[:29], rows[0]], "has the id 'aime24-60' twice"),
+        (lambda rows: [*rows[:29], rows[0]], "duplicate id 'aime24-60'"),
         (lambda rows: [{"id": "a", "problem": "p"}, *rows[1:]], r"line 1: expected a JSON object .*KeyError: 'answer'"),
         (lambda rows: [*rows[:29], {**rows[29], "answer": 5}], "line 30: .*5 is of type int, not text"),
         (lambda rows: [[1], *rows[1:]], "line 1: expected a JSON object"),

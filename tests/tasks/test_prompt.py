@@ -117,7 +117,11 @@ def test_make_takes_a_format_its_name_or_chat() -> None:
         ("aime24", {"prompt": "boxd"}, "unknown prompt 'boxd', did you mean 'boxed'"),
         ("aime-24", {}, "unknown task 'aime-24', did you mean 'aime24'"),
         ("reasoning_gim:gcd", {}, "did you mean 'reasoning_gym:NAME'"),
-        ("aime24", {"data_dir": "x", "revision": "abc"}, "revision = 'abc' is of a hub data set, but data_dir = 'x'"),
+        (
+            "aime24",
+            {"data_dir": "x", "revision": "abc"},
+            "revision = 'abc' names a commit of a hub data set, but data_dir = 'x'",
+        ),
     ],
 )
 def test_make_names_what_does_not_fit(name: str, options: dict[str, Any], message: str) -> None:

@@ -31,8 +31,8 @@ def argument(default: T, text: str) -> T:
 def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], description: str = "") -> tuple[Any, ...]:
     """One instance per dataclass, from flags over the YAML file over defaults.
 
-    An `env:` mapping in the file is exported. `--help` prints and exits with 0. What is wrong with the words themselves
-    is reported before the first dataclass is made; they are made in the order given.
+    An `env:` mapping in the file is exported. `--help` prints and exits with 0. Unknown or malformed flags are reported
+    before the first dataclass is made; dataclasses are made in the order given.
 
     Raises:
         UserError: an unreadable file, an unknown key or flag (with the nearest known one), a value of the wrong type in
@@ -50,7 +50,7 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
     mappings = {name for cls in dataclass_types for name in getattr(cls, "_VALID_DICT_FIELDS", ())}
     for action in parser._actions:
         if action.dest in mappings:
-            action.type = _mapping  # TRL decodes these itself, but its error would not say which of them was wrong
+            action.type = _mapping  # TRL decodes these itself, but its error would not name the flag
     actions = {action.dest: action for action in parser._actions if f"--{action.dest}" in action.option_strings}
     actions.pop("help")
     argv, path = _take_config(argv)
@@ -65,7 +65,7 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
         _apply(parser, {actions[key]: entry for key, entry in entries.items()}, dataclass_types, mappings)
     required = [action for action in parser._actions if action.required]
     for action in required:
-        action.required = False  # a flag that was misspelled is a better error than the one that is missing then
+        action.required = False  # report a misspelled flag rather than the required one that is missing because of it
     values, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(_unknown(prog, unknown, actions))
@@ -80,7 +80,7 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
 
 
 def settings(argv: list[str]) -> dict[str, dict[str, str]]:
-    """Origin -> key -> value, for each base, the file and the flags: what each sets that no later one sets anew.
+    """Origin -> key -> value: of each base, the file and the flags. A key is listed under the last origin that sets it.
 
     Secrets are hidden.
 
@@ -139,7 +139,7 @@ def _take_config(argv: list[str]) -> tuple[list[str], Path | None]:
 
 
 def _environment(entry: Entry | None) -> dict[str, str]:
-    """The variables of `env:`, as they were written."""
+    """The variables of `env:`, as written."""
     if entry is None or entry.kind == "nothing":
         return {}
     if entry.kind != "mapping":

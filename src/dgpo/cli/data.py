@@ -35,7 +35,7 @@ class DataArguments:
     chat: bool = argument(False, "Send each prompt as a user message, through the chat template.")
 
     def check_source(self) -> None:
-        """Raise what is wrong with these flags by themselves, before anything is loaded.
+        """Check these flags by themselves, before anything is loaded.
 
         Raises:
             ValueError: neither or both, an unknown task, or options of data sets beside a task.

@@ -75,7 +75,7 @@ class EvalArguments(DataArguments):
     )
 
     def check(self) -> None:
-        """Everything that can be wrong before anything is loaded.
+        """Check the flags, before anything is loaded.
 
         Raises:
             ValueError: flags that are missing, contradict each other or have no meaning together, or are out of range.
@@ -92,7 +92,7 @@ class EvalArguments(DataArguments):
             raise ValueError(f"batch_size = {self.batch_size} is not allowed; expected >= 1")
         if self.generations is not None:
             self._without_meaning(
-                "generating completions, and --generations grades what is there",
+                "generating completions, and --generations grades existing completions",
                 *("model", "samples", "temperature", "top_p", "max_new_tokens", "greedy", "no_greedy"),
                 *("batch_size", "base_url", "api_key_env", "timeout"),
             )
@@ -136,7 +136,7 @@ class EvalArguments(DataArguments):
         base = PROMPTS[self.prompt] if self.prompt is not None else BOXED
         template = base.template
         if self.prompt_template is not None:
-            # {prompt} is how it is called for data sets
+            # data sets call it {prompt}
             name, template = "custom", self.prompt_template.replace("{prompt}", "{problem}")
         else:
             name = base.name
@@ -154,9 +154,9 @@ class EvalArguments(DataArguments):
             # beside the file and under its name: the grades of two files are two results
             return file.parent / f"eval-{name}-{file.stem}{'' if self.limit is None else f'-first{self.limit}'}"
         assert self.model is not None
-        # a folder of a hub model's name would from then on be taken for the model
+        # transformers would take a folder with the name of a hub model for the model
         beside = Path(self.model) if Path(self.model).is_dir() else Path("outputs", Path(self.model).name)
-        # a quick look at a few problems must not take the place of the whole result
+        # a quick look at a few problems must not overwrite the full result
         return beside / (f"eval-{name}" if self.limit is None else f"eval-{name}-first{self.limit}")
 
     def _check_problems(self) -> None:

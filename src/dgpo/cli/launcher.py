@@ -21,7 +21,7 @@ def continuing(argv: Sequence[str], more: Sequence[str]) -> str:
 
     The launcher is read from the command lines of the parent processes: the outermost that ends with just these words,
     `torchrun --nproc_per_node 2 .../dgpo train ...`, `accelerate launch --config_file ...`, `timeout`, `uv run`. Where
-    they cannot be read, torchrun's environment says how many processes there were.
+    they cannot be read, torchrun's environment gives the number of processes.
 
     Args:
         argv: the words after `dgpo train`.

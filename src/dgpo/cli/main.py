@@ -108,7 +108,7 @@ def _need(name: str, modules: list[str], extra: str) -> int:
 
 
 def _one_line(message: Warning | str, category: type[Warning], *where: object, **more: object) -> str:
-    """A warning as a line of a program: where in the code it was raised is nothing to its user."""
+    """A warning as a line of a program: where in the code it was raised does not help the user."""
     return f"{category.__name__.removeprefix('User').lower()}: {printable(str(message))}\n"
 
 

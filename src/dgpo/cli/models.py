@@ -14,7 +14,7 @@ def load_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
         dtype: of the weights; `auto` is as saved, except that float32 becomes bfloat16 on a GPU.
 
     Raises:
-        ValueError: it cannot be loaded; says whether the folder is missing or holds no model.
+        ValueError: it cannot be loaded; the error names the reason.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -42,6 +42,6 @@ def load_tokenizer(name: str) -> Any:
 
 
 def cannot_load(name: str, error: Exception) -> ValueError:
-    """The error to raise instead of the one from transformers, which does not know that a folder was meant."""
-    kind = "the folder holds no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"
+    """The error to raise instead of that of transformers, which does not tell a folder from a hub name."""
+    kind = "the folder contains no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"
     return ValueError(f"cannot load model {name!r}: {kind} ({str(error).strip().splitlines()[0]})")

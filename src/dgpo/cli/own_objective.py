@@ -1,4 +1,4 @@
-"""Objectives of the user's own that recordings name: imported where a flag names them, and not because a file does."""
+"""Import of the user's own objectives that recordings name: only if a flag names them, never because a file does."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def import_hint(name: str, flag: str) -> str:
         return "Install the package that publishes it"
     if name.startswith("__main__:"):
         return "It was defined in a script: from Python, give it to dgpo.diagnostics.replay.replay as own=..."
-    return f"A recording's import path is not imported by itself; {flag} {name} imports it"
+    return f"The import path of a recording is not imported automatically; {flag} {name} imports it"

@@ -14,13 +14,13 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="dgpo plot", description="Draw one figure of recorded runs: SVG, PDF or PNG.")
     parser.add_argument("kind", choices=list(KINDS), help="what to draw")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that runs were recorded to (record: FOLDER)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the figure; .svg, .pdf or .png")
+    parser.add_argument("--out", required=True, metavar="FILE", help="output file: .svg, .pdf or .png")
     parser.add_argument(
         "--objectives",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="of weights and histogram: the curves, such as dgpo:n=2 grpo, or all; those of the runs if not given",
+        help="for weights and histogram: objectives to draw, such as dgpo:n=2 grpo, or all (default: of the runs)",
     )
     arguments = parser.parse_args(argv)
     with user_input():

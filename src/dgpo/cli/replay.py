@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--out", metavar="FILE.json", help="where to write the statistics (default: RUN/replay.json)")
     arguments = parser.parse_args(argv)
     with user_input():
-        # first: these may be the modules that the run's own objective is of
+        # first: these modules may define the run's own objective
         chosen = [objective for word in arguments.objectives for objective in parse(word)]
         recorded = load(arguments.run)
         found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
     console = Console()
     for table in tables(found):
         if console.measure(table).minimum > console.width:
-            table.columns[0].min_width = None  # a name in two parts is better than a number without its end
+            table.columns[0].min_width = None  # rather wrap a name than truncate a number
         console.print(table, "")
     for line in remarks(found, recorded.damaged):
         print(line)

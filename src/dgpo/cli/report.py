@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
         ),
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that runs were recorded to (record: FOLDER)")
-    parser.add_argument("--out", metavar="FILE.html", help="the page; report.html in the first RUN if not given")
+    parser.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the first RUN)")
     parser.add_argument(
         "--eval", nargs="+", default=[], metavar="FOLDER", dest="evaluation", help="results of `dgpo eval` to show"
     )

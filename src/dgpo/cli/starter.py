@@ -28,7 +28,7 @@ def run(argv: list[str]) -> int:
     with user_input():
         task = tasks.make(args.task)
         if not isinstance(task, tasks.Procedural):
-            raise ValueError(f"task = {args.task!r} is a {task.kind} task; a starter knows {', '.join(tasks.TASKS)}")
+            raise ValueError(f"task = {args.task!r} is a {task.kind} task; expected one of {', '.join(tasks.TASKS)}")
         if args.max_steps < 1:
             raise ValueError(f"max_steps = {args.max_steps} is not allowed; expected >= 1")
         require_own(args.out)

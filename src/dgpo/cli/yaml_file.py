@@ -1,11 +1,11 @@
-"""A YAML file of options: its keys, the text of every value as it was written, and the line that each stands in.
+"""A YAML file of options: its keys, the text of every value as written, and the line of each.
 
 A value reaches an option as the text that a flag would give it, so that `run_name: true-north`, `seed: 010` and
 `name: 2024-01-01` mean what `--run_name true-north` and so on do. Nested values follow the core schema of YAML 1.2:
 `no` is text, `5e-5` a number, and `12:30` is not 750 minutes.
 
-`base: FILE` names another file, relative to this one, whose keys count where this one does not give them. A value
-replaces that of the base as a whole, also if both are mappings or lists: the fields of one objective must not be mixed
+`base: FILE` names another file, relative to this one, whose keys apply where this file does not set them. A value
+replaces the whole value of the base, even if both are mappings or lists: the fields of one objective must not be mixed
 with those of another. A base may have a base.
 """
 
@@ -26,7 +26,7 @@ _NULL, _BOOL, _INT, _FLOAT, _STR = (_TAG + name for name in ("null", "bool", "in
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's, with the scalars of YAML 1.2 in place of those of 1.1."""
+    """PyYAML's safe loader with the scalars of YAML 1.2 in place of those of 1.1."""
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """For an error."""
+        """File and line, for an error."""
         return f"{str(self.path)!r}, line {self.line}"
 
     @property
@@ -79,7 +79,7 @@ class Entry:
 
     @property
     def text(self) -> str:
-        """Of a scalar, as it was written, quotes and comments apart.
+        """The text of a scalar as written, without quotes and comments.
 
         Raises:
             UserError: it has a tag that is not one of YAML's scalars.
@@ -91,7 +91,7 @@ class Entry:
 
     @property
     def number(self) -> str:
-        """The text where a number is expected: `.inf` and `.nan` as every parser of numbers takes them."""
+        """The text of a number, with YAML's `.inf` and `.nan` as `inf` and `nan`."""
         text, special = self.text, self.node.tag == _FLOAT and self.text.lower().endswith((".inf", ".nan"))
         return text.replace(".", "") if special else text
 
@@ -100,7 +100,7 @@ class Entry:
         return [Entry(node=node, line=node.start_mark.line + 1, path=self.path) for node in self.node.value]
 
     def entries(self) -> dict[str, Entry]:
-        """The values of a mapping by their keys; merged ones (`<<`) count where they are not given anew.
+        """The values of a mapping by their keys; merged keys (`<<`) apply where the mapping does not set them.
 
         Raises:
             UserError: a duplicate key, or one that is not text.
@@ -134,7 +134,7 @@ def read(path: Path) -> dict[str, Entry]:
 
     Raises:
         UserError: a file that cannot be read, is not YAML, is empty or not a mapping, or has a duplicate key; a base
-            that does not exist, or that leads back to this file.
+            that does not exist, or a circle of bases.
     """
     return _read(path, ())
 
@@ -155,7 +155,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
     file, chain = path.parent / base.text, (*above, path)
     if file.resolve() in [one.resolve() for one in chain]:
         circle = " -> ".join(str(one) for one in (*chain, file))
-        raise UserError(f"base in {base.where} leads back to a file that it is the base of: {circle}")
+        raise UserError(f"base in {base.where} is circular: {circle}")
     if not file.is_file():
         raise UserError(f"base = {base.text!r} in {base.where}: no such file: {str(file)!r}")
     return _read(file, chain) | entries
@@ -239,12 +239,12 @@ def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) 
 
 
 def _place(entry: Entry, error: Exception) -> str:
-    """Where a value stands; the file alone where the error has a line."""
+    """The location of a value; the file alone if the error has a line of its own."""
     return repr(str(entry.path)) if getattr(error, "problem_mark", None) else entry.where
 
 
 def _problem(error: Exception) -> str:
-    """What PyYAML says, on one line and with the line first."""
+    """PyYAML's message on one line, with the line number first."""
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     if mark is None:
         return " ".join(str(error).split())

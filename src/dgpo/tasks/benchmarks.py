@@ -53,7 +53,8 @@ class BenchmarkTask:
             raise ValueError(f"unknown benchmark {self.name!r}{did_you_mean(self.name, BENCHMARKS)}; known: {known}")
         if self.revision is not None and self.data_dir is not None:
             raise ValueError(
-                f"revision = {self.revision!r} is of a hub data set, but data_dir = {str(self.data_dir)!r} was given"
+                f"revision = {self.revision!r} names a commit of a hub data set, but data_dir = "
+                f"{str(self.data_dir)!r} is given"
             )
 
     @property
@@ -222,5 +223,5 @@ def _check_ids(rows: list[Row], where: str) -> None:
     seen: set[str] = set()
     for id, _, _ in rows:
         if id in seen:
-            raise ValueError(f"{where} has the id {id!r} twice")
+            raise ValueError(f"{where} has the duplicate id {id!r}")
         seen.add(id)

@@ -57,7 +57,7 @@ REFUSED: dict[str, str] = {
     "advanced_geometry": "its question asks for three decimals and its stored angles have two",
     "boxnet": _NO_ANSWER,
     "codeio": _MANY + ": several inputs can give one output",
-    "complex_arithmetic": "one number has many spellings, and the package's own scorer goes by distance",
+    "complex_arithmetic": "one number has many spellings, and the package's own scorer measures a distance",
     "composite": "it is made of other tasks: name one of them",
     "cryptarithm": _MANY + ": nothing ensures one solution",
     "futoshiki": "one solution has many layouts, and the package's own scorer gives partial credit",

@@ -45,8 +45,8 @@ class Procedural(Checked, ABC):
     """A task that generates its problems, which a character-level model of a million parameters can learn.
 
     Splits are by *problem*, not by spelling: gcd(12,18) and gcd(18,12) are one problem, so that no spelling of a test
-    problem is trained on. `train` has every spelling of its problems, the held-out splits one each, drawn with the
-    seed. Prompts are printable ASCII; grading is equality of text.
+    problem is trained on. `train` has every spelling of its problems, the held-out splits one each, sampled with
+    the seed. Prompts are printable ASCII; grading is equality of text.
 
     Args:
         seed: determines which problems go into which split. The same seed gives the same problems in the same order on

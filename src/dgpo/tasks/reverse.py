@@ -17,7 +17,7 @@ LENGTHS = (3, 6)
 class Reverse(Procedural):
     """Spell 3 to 6 random lower-case letters backwards; each length occurs equally often.
 
-    A word and its reverse are one problem; 5,000 are drawn with the seed.
+    A word and its reverse are one problem; 5,000 are sampled with the seed.
     """
 
     name: ClassVar[str] = "reverse"

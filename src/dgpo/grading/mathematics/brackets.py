@@ -33,7 +33,7 @@ def _closing(text: str, start: int) -> int:
 
 
 def split(text: str, separator: str) -> list[str]:
-    """The parts of a text between separators that stand outside all brackets and words."""
+    """The parts of a text between separators outside all brackets and words."""
     parts, depth, words, start, place = [], 0, False, 0, 0
     while place < len(text):
         character = text[place]

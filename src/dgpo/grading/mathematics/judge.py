@@ -1,6 +1,6 @@
 """Whether an answer is the gold: both are read, then compared by structure and, where that agrees, by mathematics.
 
-Runs in a worker process. It is never called on text from a model in the process that trains: no time limit holds there.
+Runs in a worker process. It is never called on model text in the training process, where nothing would stop it.
 """
 
 from __future__ import annotations

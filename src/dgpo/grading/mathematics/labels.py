@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .brackets import split
 from .numbers import squeeze
 
-# names that stand before "=" without being part of the answer: x, x_1, a_{n}, f(x), m_{\max}, \alpha_p, (x, y), S
+# names before "=" that are not part of the answer: x, x_1, a_{n}, f(x), m_{\max}, \alpha_p, (x, y), S
 _GREEK = (
     "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau phi "
     "varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega ell".replace(" ", "|")
@@ -21,7 +21,7 @@ CALL = rf"(?:\s*\^\s*\{{\s*-1\s*\}})?\s*\(\s*(?P<arguments>{NAME}(?:\s*,\s*{NAME
 _CALL = rf"{NAME}(?:{CALL.replace('?P<arguments>', '?:')})?"
 _VARIABLE = re.compile(NAME)
 _LABEL = re.compile(rf"\s*(?P<name>{_CALL}|\(\s*{_CALL}(?:\s*,\s*{_CALL})*\s*\))\s*(?P<sign>=|\\in(?![A-Za-z]))\s*")
-# `Minimum: 1`, `\text{Sequence 2: } 3`: a colon has to say that the words are a label
+# `Minimum: 1`, `\text{Sequence 2: } 3`: only a colon or an equals sign marks words as a label
 _WORD_LABEL = re.compile(r"\s*(?:\x02\s*)?(?P<words>[A-Za-z][A-Za-z .']*?(?:\s\d+)?)\s*(?:\x03\s*:|:\s*\x03|:|=)\s*")
 _NEGATION = re.compile(
     r"\b(?:not|no|none|neither|nor|never|except|without|isn't|unknown|undefined|or|maybe|either|between)\b", re.I

@@ -149,7 +149,7 @@ _CURRENCIES = {
     "₹": "rupees", "₩": "won", "₽": "rubles", "¢": "cents", r"\textcent": "cents",
 }  # fmt: skip
 _SIGN = r"(?P<sign>\\\$|[€£¥₹₩₽¢]|\\(?:textdollar|euro|texteuro|pounds|textsterling|textcent)(?![A-Za-z]))"
-# before a fraction or a number word, the unit would stand after that: the sign is dropped
+# before a fraction or a number word, the unit would come after that, so the sign is dropped
 _AMOUNT = (
     r"(?P<amount>[-+]?\d[\d.,]*(?<![.,])|[-+]?\.\d+)"
     r"(?![\d.,]*\d|\s*(?:\\[dtc]?frac|/(?!\s*(?:\\text|\\mathrm|[A-Za-z]{2}))|(?:\\text\s*\{\s*)?(?:hundred|thousand|million|billion|trillion)))"
@@ -176,7 +176,7 @@ _AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})
 
 
 def clean(text: str) -> str:
-    """The text in one spelling. Words stand between \\x02 and \\x03 afterwards."""
+    """The text in one spelling. Words are between \\x02 and \\x03 afterwards."""
     text = text.replace("\x02", "").replace("\x03", "")
     for damaged, meant in _DAMAGED.items():
         text = text.replace(damaged, meant)

@@ -16,7 +16,7 @@ class Expression:
     """A number, a formula, an equation or words.
 
     Attributes:
-        latex: without its unit; words stand between \\x02 and \\x03.
+        latex: without its unit; words are between \\x02 and \\x03.
         unit: in one spelling, "" if there is none.
     """
 

@@ -147,7 +147,7 @@ _KINDS = {name: kind for kind, names in enumerate(_ALTERNATIVES) for name in nam
 
 
 def kind_of(name: str) -> int | None:
-    """The kind of quantity that a unit measures, for those of which two cannot stand side by side; None for others."""
+    """The kind of quantity that a unit measures, for kinds of which two units are never multiplied; None for others."""
     return _KINDS.get(name, _KINDS.get(_LONGEST_PREFIX.sub("", name, count=1)))
 
 

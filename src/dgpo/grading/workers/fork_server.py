@@ -78,7 +78,7 @@ def main(control: socket.socket, parent: int) -> None:
 def load(path: list[str], file: str) -> Judge:
     """The function `judge` of a file, after its `warm_up()`."""
     sys.path[:] = path
-    # as a package over its folder: what lies beside the judge can be imported relatively, and nothing above it is run
+    # as a package over its folder: the judge can import the files beside it, and the package above is not run
     spec = importlib.util.spec_from_file_location(
         "dgpo_judge", file, submodule_search_locations=[os.path.dirname(file)]
     )
@@ -165,7 +165,7 @@ def work(connection: socket.socket, judge: Judge, memory: int, server: int) -> N
         except SystemExit:
             return
         except BaseException as error:  # noqa: BLE001 - parsers raise RecursionError, MemoryError, their own timeouts
-            # out of memory: libraries underneath are not to be trusted after it
+            # after a MemoryError, the state of the libraries underneath is unknown
             reply = {"error": f"{type(error).__name__}: {error}"[:500], "spent": isinstance(error, MemoryError)}
         reply["seconds"] = time.perf_counter() - started
         send(connection, reply)

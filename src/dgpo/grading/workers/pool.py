@@ -20,12 +20,12 @@ from dgpo.grading.workers.batch import Batch, Outcome
 
 
 class Pool(Allocation):
-    """Long-lived workers, started when they are needed; any number of threads may call `run` at a time.
+    """Long-lived workers, started when they are needed; any number of threads may call `run` at once.
 
-    The deadline of a job starts when a worker has all of it, and limits how long its answer is waited for: an answer
+    The deadline of a job starts when a worker has received all of it, and limits the wait for the answer: an answer
     that has arrived when this process polls counts. A late worker is killed and replaced at once, a dead one is
-    replaced. Threads are served in the order in which they began to wait, and hand a worker on after at most a job and
-    20 ms.
+    replaced. Threads are served in the order in which they began to wait, and pass a worker on after at most one
+    job and 20 ms.
 
     After `os.fork()` the child starts workers of its own; a pickle carries the settings only. If the fork server is
     killed from outside, the next job starts a new one, and jobs that were under way are run again, once.

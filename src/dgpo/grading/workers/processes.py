@@ -73,7 +73,7 @@ class Worker:
         self._incoming = bytearray()
 
     def take(self, holder: object) -> None:
-        """From now on `holder` alone uses it."""
+        """Reserve the worker for `holder`."""
         self.holder = holder
         self.taken = self.since = time.monotonic()
 
@@ -115,7 +115,7 @@ class Worker:
 
 
 class ForkServer:
-    """The fork server, from its start to its end; it ends with this object at the latest.
+    """The fork server process; it ends with this object at the latest.
 
     Raises:
         ImportError: the judge's file could not be imported.
@@ -162,7 +162,7 @@ class ForkServer:
         reply = fork_server.receive(self._control)
         if reply is None:
             raise ConnectionResetError("it ended without a message")
-        # few and tiny messages from here on; with a time limit, MSG_DONTWAIT would wait
+        # only few, tiny messages follow; on a socket with a timeout, MSG_DONTWAIT would wait
         self._control.settimeout(None)
         error = reply.get("error")
         if error is not None:
