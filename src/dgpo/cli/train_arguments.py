@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from trl import ModelConfig
 
 from dgpo import tasks
+from dgpo.cli.arguments import argument
 from dgpo.cli.data import DataArguments
 from dgpo.rewards import REWARDS, answer_reward, math_reward
 from dgpo.rewards import build as build_rewards
@@ -23,51 +24,37 @@ class TrainArguments(DataArguments):
     LISTS_OF_MAPPINGS: ClassVar[tuple[str, ...]] = ("rewards",)
     """Options whose lists hold mappings too, in a file."""
 
-    rewards: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": f"Rewards: {', '.join(REWARDS)}, or import paths such as my_package.rewards:mine; in a file also "
-            "mappings with name, weight and options. Weights of flags: --reward_weights. Default: the task's own "
-            "(math_reward for benchmarks), or answer_reward for a data set."
-        },
+    rewards: list[str] | None = argument(
+        None,
+        f"Rewards: {', '.join(REWARDS)}, or import paths such as my_package.rewards:mine; in a file also "
+        "mappings with name, weight and options. Weights of flags: --reward_weights. Default: the task's own "
+        "(math_reward for benchmarks), or answer_reward for a data set.",
     )
-    eval_dataset: str | None = field(
-        default=None,
-        metadata={
-            "help": "With eval_strategy: a hub data set or a file to evaluate on. Default: the dataset_test_split of "
-            "dataset; of a task its own held-out split."
-        },
+    eval_dataset: str | None = argument(
+        None,
+        "With eval_strategy: a hub data set or a file to evaluate on. Default: the dataset_test_split of "
+        "dataset; of a task its own held-out split.",
     )
-    dataset_test_split: str | None = field(
-        default=None, metadata={"help": "With eval_strategy: split of a hub data set to evaluate on (default: test)."}
+    dataset_test_split: str | None = argument(
+        None, "With eval_strategy: split of a hub data set to evaluate on (default: test)."
     )
-    resume: bool = field(
-        default=False, metadata={"help": "Continue from the newest complete checkpoint in output_dir."}
+    resume: bool = argument(False, "Continue from the newest complete checkpoint in output_dir.")
+    overwrite_output_dir: bool = argument(
+        False, "Start from scratch in a folder that holds another run; its checkpoints are deleted."
     )
-    overwrite_output_dir: bool = field(
-        default=False,
-        metadata={"help": "Start from scratch in a folder that holds another run; its checkpoints are deleted."},
+    dry_run: bool = argument(
+        False,
+        "Print the plan (batches, tokens, memory, time, the objective) and stop; needs no download and no "
+        "GPU. Exit code 3 if it does not fit on --gpu.",
     )
-    dry_run: bool = field(
-        default=False,
-        metadata={
-            "help": "Print the plan (batches, tokens, memory, time, the objective) and stop; needs no download and no "
-            "GPU. Exit code 3 if it does not fit on --gpu."
-        },
+    accelerate_config: str | None = argument(
+        None, "With --dry_run: configuration file of accelerate, for the ranks and the sharding."
     )
-    accelerate_config: str | None = field(
-        default=None,
-        metadata={"help": "With --dry_run: configuration file of accelerate, for the ranks and the sharding."},
+    num_gpus: int | None = argument(
+        None, "With --dry_run: number of ranks (default: that of the accelerate file, WORLD_SIZE, or 1)."
     )
-    num_gpus: int | None = field(
-        default=None,
-        metadata={"help": "With --dry_run: number of ranks (default: that of the accelerate file, WORLD_SIZE, or 1)."},
-    )
-    gpu: str | None = field(
-        default=None,
-        metadata={
-            "help": "With --dry_run: GPU to check memory and estimate time for: a100, h100, h200, rtx3090 or rtx4090."
-        },
+    gpu: str | None = argument(
+        None, "With --dry_run: GPU to check memory and estimate time for: a100, h100, h200, rtx3090 or rtx4090."
     )
 
     def __post_init__(self) -> None:
