@@ -58,7 +58,7 @@ def test_a_recording_is_read_without_importing_what_it_names(trained: Path, dgpo
     record = trained / "record"
     found = dgpo("replay", record, "--objectives", "grpo", "is")
     assert found.code == 0, found.err
-    said = f"{PATH}, is not registered here: no row is marked as its own. A recording's import path is not imported"
+    said = f"{PATH}, is not registered here: no row is marked as its own. The import path of a recording is not"
     assert said in " ".join(found.out.split())
     assert f"--objectives all {PATH} imports it" in found.out
     assert dgpo("report", record).code == 0
