@@ -217,7 +217,7 @@ class DGPOConfig(GRPOConfig):
         self._name_instances()
         self._take_trl_options()
         # built once here, so that a wrong value fails at construction and not at the first step
-        objective = self.make_objective()
+        self.make_objective()
         self.make_aggregation()
         self.make_correction()
         self.make_advantage()
@@ -227,7 +227,7 @@ class DGPOConfig(GRPOConfig):
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
         super().__post_init__()
         self._check_schedule(generation_size)
-        self._warn_of_lengths(objective)
+        self._warn_of_lengths()
 
     def _check_choices(self) -> None:
         # a flag and a file bring TRL's two booleans as text
@@ -473,9 +473,9 @@ class DGPOConfig(GRPOConfig):
         if self.aggregation is None:
             self.aggregation = DEFAULT_AGGREGATION
 
-    def _warn_of_lengths(self, objective: objectives.Objective) -> None:
+    def _warn_of_lengths(self) -> None:
         assert self.aggregation is not None
-        if self.loss_type != trl_options.BY_LENGTH and trl_options.weighs_by_length(objective, self.aggregation):
+        if trl_options.weighs_by_length(self.objective, self.aggregation, self.loss_type):
             warnings.warn(
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
+from trl import GRPOConfig
+
 from dgpo import aggregation, objectives
 from dgpo import correction as corrections
 from dgpo.diagnostics.naming import label
@@ -20,8 +22,7 @@ from dgpo.registry import did_you_mean, parse
 
 LEVEL = "importance_sampling_level"
 
-BY_LENGTH = "luspo"
-"""TRL's name of an average that weights every response by its length on purpose."""
+_BOUNDS = {"epsilon": "eps_low", "epsilon_high": "eps_high"}
 
 Average = tuple[str, Mapping[str, Any]]
 """An aggregation and its fields."""
@@ -97,10 +98,11 @@ def meaning(
             instead; two settings of one quantity that differ.
     """
     name, given = _average(options, objective, fields, aggregation, dict(aggregation_fields))
-    if "importance_sampling_level" in options:
+    if LEVEL in options:
         _check_level(options, objective, fields)
+    _check_parameters(options, objective, fields)
     found = dict(fields)
-    for option, field in _taken(options, objective, fields).items():
+    for field, option in _setters(options, objective).items():
         value = options[option]
         if found.setdefault(field, value) != value:
             shown = "epsilon_high (or epsilon)" if field in ("eps_high", "cap") else option
@@ -108,15 +110,12 @@ def meaning(
                 f"{shown} = {value} and objective_kwargs[{field!r}] = {found[field]} set the same quantity to "
                 "different values; set one of them"
             )
-    if "epsilon" in options and "eps_high" in _fields_of(objective) and "epsilon_high" not in options:
-        high = found.setdefault("eps_high", options["epsilon"])
-        if high != options["epsilon"]:
-            raise ValueError(
-                f"epsilon_high (or epsilon) = {options['epsilon']} and objective_kwargs['eps_high'] = {high} set the "
-                "same quantity to different values; set one of them"
-            )
-    if "delta" in options:
-        _check_delta(options["delta"], objective, found)
+    if "delta" in options and (lowest := _lowest_delta(objective, found)) > options["delta"]:
+        raise ValueError(
+            f"delta = {options['delta']} has no meaning here: below 1 + epsilon_high = {lowest:g} TRL lowers the bound "
+            f"of positive advantages with it, which no objective here does. Write objective='{objective}:dual_clip="
+            f"{options['delta']}' for a ceiling of negative advantages alone"
+        )
     return Meaning(fields=found, aggregation=name, aggregation_fields=given)
 
 
@@ -141,10 +140,15 @@ def sampler_correction(mode: str, low: float | None, high: float | None) -> tupl
     return None if low is not None or high is None else ("truncate", corrections.Truncate(level=level, cap=high))
 
 
-def weighs_by_length(objective: objectives.Objective, chosen: str) -> bool:
-    """Whether a method of one ratio per response, whose paper averages over responses, is averaged over tokens."""
+def weighs_by_length(name: str, chosen: str, loss_type: str | None) -> bool:
+    """Whether a method of one ratio per response, whose paper averages over responses, is averaged over tokens.
+
+    Not with a `loss_type` that means this method alone: TRL has that average for it on purpose.
+    """
+    objective = objectives.find(name)
     papers = objective.elsewhere.get("trl", Conformance()).aggregation
-    return objective.level == "sequence" and papers == "seq-mean-token-mean" and chosen != papers
+    by_response = objective.level == "sequence" and papers == "seq-mean-token-mean"
+    return by_response and chosen != papers and WEIGHTS.get(loss_type or "") != (name,)
 
 
 def _average(
@@ -197,8 +201,7 @@ def _check_level(options: Mapping[str, Any], objective: str, fields: Mapping[str
         _refuse("importance_sampling_level", options, objective, fields)
 
 
-def _taken(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> dict[str, str]:
-    """option -> the objective's field that it sets, for the parameters among the options."""
+def _check_parameters(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> None:
     known = _parameters_of(objective)
     for option in options:
         if option in PARAMETERS and option not in known:
@@ -211,7 +214,15 @@ def _taken(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]
             f"it is an offset from 1, in TRL's loss of that name the {high} itself. Write "
             f"objective='{objective}:{high}={options['epsilon_high']}' for the {high}"
         )
-    return {option: known[option] for option in options if option in known}
+
+
+def _setters(options: Mapping[str, Any], objective: str) -> dict[str, str]:
+    """The objective's field -> the option that sets it; `epsilon` sets both bounds unless there is `epsilon_high`."""
+    known = _parameters_of(objective)
+    found = {known[option]: option for option in options if option in known}
+    if "epsilon" in options and "epsilon_high" in known:
+        found.setdefault(known["epsilon_high"], "epsilon")
+    return found
 
 
 def _fields_of(objective: str) -> list[str]:
@@ -226,30 +237,20 @@ def _setting_of(objective: str) -> Mapping[str, Any]:
 
 def _levels_of(objective: str) -> set[str]:
     """What `importance_sampling_level` may say beside this objective: its own level, and what TRL goes with it."""
-    return {objectives.find(objective).level, *_trl_level(objective)}
-
-
-def _trl_level(objective: str) -> tuple[str, ...]:
     setting = _setting_of(objective)
-    return (str(setting.get("importance_sampling_level", "token")),) if setting else ()
+    return {objectives.find(objective).level, *([str(setting.get(LEVEL, "token"))] if setting else [])}
 
 
 def _parameters_of(objective: str) -> dict[str, str]:
     """option -> field, as the method declares it; the clip range also for methods that TRL does not have."""
     fields = _fields_of(objective)
-    bounds = {"epsilon": "eps_low", "epsilon_high": "eps_high"}
-    known = {option: field for option, field in bounds.items() if field in fields}
+    known = {option: field for option, field in _BOUNDS.items() if field in fields}
     return known | {option: of.field for option, of in _setting_of(objective).items() if isinstance(of, Of)}
 
 
-def _check_delta(delta: float, objective: str, fields: Mapping[str, Any]) -> None:
-    high = objectives.make(objective, **fields).eps_high  # type: ignore[attr-defined]
-    if delta < 1 + high:
-        raise ValueError(
-            f"delta = {delta} has no meaning here: below 1 + epsilon_high = {1 + high:g} TRL lowers the bound of "
-            f"positive advantages with it, which no objective here does. Write objective='{objective}:dual_clip="
-            f"{delta}' for a ceiling of negative advantages alone"
-        )
+def _lowest_delta(objective: str, fields: Mapping[str, Any]) -> float:
+    """1 + epsilon_high: a lower delta also bounds positive advantages in TRL."""
+    return 1 + float(objectives.make(objective, **fields).eps_high)  # type: ignore[attr-defined]
 
 
 def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> NoReturn:
@@ -273,7 +274,7 @@ def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Map
         else:
             advice += f", or remove {_listed(_foreign(options, objective))} to keep objective={objective!r}"
     names = ", ".join(_fields_of(objective)) or "none"
-    bound = {"epsilon": "eps_low", "epsilon_high": "eps_high"}.get(option)
+    bound = _BOUNDS.get(option)
     lacks = f"objective {objective!r} has no {bound!r} (its fields: {names}); " if bound else ""
     raise ValueError(
         f"{option} = {options[option]!r} has no meaning here with objective = {objective!r}: {lacks}{advice}"
@@ -282,14 +283,14 @@ def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Map
 
 def _foreign(options: Mapping[str, Any], objective: str) -> list[str]:
     """The options that do not fit the objective."""
-    known, level = _parameters_of(objective), options.get("importance_sampling_level")
+    known, level = _parameters_of(objective), options.get(LEVEL)
     own = _setting_of(objective).get("loss_type")
     found = [name for name in options if name in PARAMETERS and name not in known]
     if "delta" in options and "delta" in known:
-        high = options.get("epsilon_high", options.get("epsilon", objectives.make(objective).eps_high))  # type: ignore[attr-defined]
-        found += ["delta"] if options["delta"] < 1 + high else []
+        of_options = {field: options[option] for field, option in _setters(options, objective).items()}
+        found += ["delta"] if options["delta"] < _lowest_delta(objective, of_options) else []
     if level is not None and level not in _levels_of(objective):
-        found.append("importance_sampling_level")
+        found.append(LEVEL)
     if objective not in WEIGHTS.get(options.get("loss_type", ""), (objective,)):
         found.append("loss_type")
     if "epsilon_high" in options and known.get("epsilon_high") == "cap" and options.get("loss_type") != own:
@@ -304,13 +305,8 @@ def _listed(names: Iterable[str]) -> str:
 
 def _with_its_fields(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> str:
     """The objective as it is written with its fields, those that the options set among them."""
-    found = dict(fields)
-    for option, field in _parameters_of(objective).items():
-        if option in options and field != "cap":
-            found.setdefault(field, options[option])
-    if "epsilon" in options and "eps_high" in _fields_of(objective):
-        found.setdefault("eps_high", options["epsilon"])
-    return label(objectives.make(objective, **found))
+    found = {field: options[option] for field, option in _setters(options, objective).items() if field != "cap"}
+    return label(objectives.make(objective, **found | dict(fields)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,33 +320,29 @@ class _Translation:
 
 def _translated(options: Mapping[str, Any]) -> _Translation:
     """What TRL means by the options, or the nearest to it. Options that TRL does not read there are left out."""
-    loss_type, level = str(options.get("loss_type")), options.get("importance_sampling_level")
+    loss_type, level = str(options.get("loss_type")), options.get(LEVEL)
     lost = []
-    if loss_type not in WEIGHTS:
-        tuned = [kind for kind in WEIGHTS if any(option.startswith(f"{kind}_") for option in options)]
-        candidates: tuple[str, ...] = tuple(tuned[:1]) or WEIGHTS["grpo"]
-    else:
-        candidates = WEIGHTS[loss_type]
+    tuned = [(kind,) for kind in WEIGHTS if any(option.startswith(f"{kind}_") for option in options)]
+    candidates = WEIGHTS.get(loss_type) or [*tuned, WEIGHTS[GRPOConfig.loss_type]][0]
     wanted = level if len(candidates) > 1 else level or objectives.find(candidates[0]).level
     fitting = [name for name in candidates if (wanted or "token") in _levels_of(name)]
     name = (fitting or candidates)[0]
     if not fitting:
-        lost.append(f"TRL's {BY_LENGTH if loss_type == BY_LENGTH else name!r} with importance_sampling_level={level!r}")
-    known = _parameters_of(name)
-    fields = {known[option]: options[option] for option in options if option in known}
-    if "epsilon" in options and "epsilon_high" in known:
-        fields.setdefault(known["epsilon_high"], options["epsilon"])
+        loss = loss_type if loss_type in WEIGHTS else name
+        lost.append(f"TRL's {loss!r} with importance_sampling_level={level!r}")
+    fields = {field: options[option] for field, option in _setters(options, name).items()}
+    by_response = objectives.find(name).level == "sequence"
     if fields.get("cap", 1) < 1:
         lost.append(f"a cap below 1 (TRL takes {fields.pop('cap')} from epsilon_high or epsilon)")
     delta = options.get("delta")
-    if delta is not None and _is_of_sequences(name):
+    if delta is not None and by_response:
         lost.append("delta at the level of the sequence")
-    elif delta is not None and "dual_clip" in fields and delta < 1 + _values(name, fields)["eps_high"]:
+    elif delta is not None and "dual_clip" in fields and delta < _lowest_delta(name, fields):
         lost.append("a delta below 1 + epsilon_high, with which TRL lowers the bound of positive advantages")
         del fields["dual_clip"]
     text = f"objective={label(objectives.make(name, **fields))!r}"
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
-    if level == "sequence" and _is_of_sequences(name) and goes_with is None:
+    if level == "sequence" and by_response and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
     if loss_type in WEIGHTS and AVERAGES[loss_type] is None:
         lost.append(f"an average over a micro-batch (loss_type={loss_type!r})")
@@ -363,12 +355,3 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
 def _written(average: Average) -> str:
     name, fields = average
     return f"aggregation={':'.join([name, *(f'{field}={value}' for field, value in fields.items())])!r}"
-
-
-def _is_of_sequences(name: str) -> bool:
-    return objectives.find(name).level == "sequence"
-
-
-def _values(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """All fields of an objective, defaults included."""
-    return dataclasses.asdict(objectives.make(name, **fields))
