@@ -32,7 +32,6 @@ def setting(**changes: Any) -> MemorySetting:
         "weight_bytes": 4,
         "autocast": False,
         "adapters": None,
-        "moments": 2,
         "reference": False,
         "rows": 2,
         "length": 64,

@@ -151,7 +151,7 @@ def train(folder, out, name, options):
         "world": trainer.accelerator.num_processes,
         "wrapper": [cls.__name__ for cls in type(trainer.model_wrapped).__mro__],
         "sharded": sum(isinstance(p, DTensor) or hasattr(p, "ds_tensor") for p in trainer.model.parameters()),
-        "fused": trainer._step_loss.fused,
+        "fused": trainer._step_loss.heads.fused,
         "log_prob_passes": trainer.log_prob_passes,
         "informative": trainer.informative,
     }

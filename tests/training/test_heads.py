@@ -90,7 +90,7 @@ MODELS = {
 @pytest.mark.parametrize("name", MODELS)
 def test_an_architecture(build, micro_batch, name):
     trainer = build(DGPOTrainer, model=tiny(name, odd=True), temperature=0.8, router_aux_loss_coef=0.0)
-    assert trainer._step_loss.fused == MODELS[name]
+    assert trainer._step_loss.heads.fused == MODELS[name]
     check_trainer(trainer, micro_batch)
 
 
@@ -196,14 +196,14 @@ def test_what_stands_between_hidden_states_and_logits(build, micro_batch, caplog
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("dgpo")]
     if make is with_weight_norm:  # TRL's head reads the weight that it makes
         assert line.startswith("fused_loss is off, log-probs are computed first: the output head is a Parametrized")
-    elif not trainer._step_loss.fused:
+    elif not trainer._step_loss.heads.fused:
         assert "log-probs are taken from the model's own logits: with TRL's head" in line
     check_trainer(trainer, micro_batch)
 
 
 def test_a_patch_that_scales_is_measured_and_fused(build, micro_batch):
     trainer = build(DGPOTrainer, model=with_patched_forward())
-    assert trainer._step_loss.fused
+    assert trainer._step_loss.heads.fused
     assert trainer._step_loss.heads.head.scale == pytest.approx(1.5)
 
 
@@ -212,7 +212,7 @@ def test_a_head_of_zeros_is_measured_all_the_same(build):
     model = tiny("gemma2")
     torch.nn.init.zeros_(model.get_output_embeddings().weight)
     trainer = build(DGPOTrainer, model=model)
-    assert trainer._step_loss.fused
+    assert trainer._step_loss.heads.fused
     assert trainer._step_loss.heads.head.softcap == pytest.approx(30.0)
 
 
@@ -220,7 +220,7 @@ def test_a_head_of_zeros_is_measured_all_the_same(build):
 def test_a_model_in_bfloat16_or_under_autocast(build, dtype):
     for name, fused in (("gemma2", True), ("granite", True), ("inkling_text", False)):
         trainer = build(DGPOTrainer, model=tiny(name, odd=True).to(dtype), bf16=dtype == torch.float32)
-        assert trainer._step_loss.fused == fused
+        assert trainer._step_loss.heads.fused == fused
 
 
 @pytest.mark.parametrize("cast", [True, False])
@@ -229,7 +229,7 @@ def test_lora_and_a_head_in_float32(build, cast):
     adapter = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", init_lora_weights=False)
     options = {"cast_lm_head_to_fp32": True} if cast else {"trainer_options": {"peft_config": adapter}}
     trainer = build(DGPOTrainer, model=qwen3().bfloat16() if cast else qwen3(), **options)
-    assert trainer._step_loss.fused
+    assert trainer._step_loss.heads.fused
 
 
 def test_looking_changes_nothing(build, tiny_folder):
@@ -253,10 +253,10 @@ def test_models_that_are_not_here_yet_are_compared_at_the_first_loss(build, micr
     monkeypatch.setattr("dgpo.training.head.Heads._all_here", lambda self, model: False)
     with caplog.at_level(logging.WARNING, logger="dgpo"):
         trainer = build(DGPOTrainer, model=tiny("inkling_text"))
-        assert trainer._step_loss.fused
+        assert trainer._step_loss.heads.fused
         assert not [record for record in caplog.records if record.name.startswith("dgpo")]
         check_trainer(trainer, micro_batch)
-    assert not trainer._step_loss.fused
+    assert not trainer._step_loss.heads.fused
     assert "log-probs differ by" in caplog.text
     capped = build(DGPOTrainer, model=tiny("recurrent_gemma"))
     check_trainer(capped, micro_batch)
@@ -316,7 +316,7 @@ class Tempered(DGPOTrainer):
 def test_a_subclass_with_log_probs_of_its_own_is_heard(build, caplog):
     with caplog.at_level(logging.WARNING, logger="dgpo"):
         trainer = build(Tempered, max_steps=6)
-    assert not trainer._step_loss.fused
+    assert not trainer._step_loss.heads.fused
     assert "Tempered has a _get_per_token_logps_and_entropies of its own" in caplog.text
     trainer.train()  # the pass for log π_old runs too, and its result goes through the subclass
     assert all(row["objective/weight/mean"] > 0 for row in trainer.state.log_history if "loss" in row)
@@ -324,12 +324,12 @@ def test_a_subclass_with_log_probs_of_its_own_is_heard(build, caplog):
 
 def test_a_method_replaced_on_the_trainer_is_heard(build, caplog):
     trainer = build(DGPOTrainer, max_steps=1)
-    assert trainer._step_loss.fused
+    assert trainer._step_loss.heads.fused
     called = []
     original = trainer._get_per_token_logps_and_entropies
     trainer._get_per_token_logps_and_entropies = lambda *a, **k: called.append(1) or original(*a, **k)
     trainer.train()
-    assert not trainer._step_loss.fused
+    assert not trainer._step_loss.heads.fused
     assert called
 
 
@@ -338,7 +338,7 @@ def test_a_patch_of_trl_is_heard(build, monkeypatch):
     monkeypatch.setattr(
         GRPOTrainer, "_get_per_token_logps_and_entropies", lambda self, *a, **k: original(self, *a, **k)
     )
-    assert not build(DGPOTrainer)._step_loss.fused
+    assert not build(DGPOTrainer)._step_loss.heads.fused
 
 
 def test_a_hook_that_comes_after_the_trainer_is_heard(build):
@@ -346,12 +346,12 @@ def test_a_hook_that_comes_after_the_trainer_is_heard(build):
     called = []
     trainer.model.lm_head.register_forward_hook(lambda *args: called.append(1))
     trainer.train()
-    assert not trainer._step_loss.fused
+    assert not trainer._step_loss.heads.fused
 
 
 def test_a_head_that_comes_after_the_trainer_is_compared_again(build):
     trainer = build(DGPOTrainer, model=qwen3(), max_steps=1)
-    assert trainer._step_loss.fused
+    assert trainer._step_loss.heads.fused
 
     class Scaled(torch.nn.Linear):
         def forward(self, hidden):
@@ -359,7 +359,7 @@ def test_a_head_that_comes_after_the_trainer_is_compared_again(build):
 
     trainer.model.set_output_embeddings(Scaled(32, 101, bias=False))
     trainer.train()
-    assert not trainer._step_loss.fused
+    assert not trainer._step_loss.heads.fused
 
 
 def test_a_loss_of_a_subclass_is_named(build):

@@ -392,7 +392,7 @@ def run(
         trainer.train()
     rows = [row for row in trainer.state.log_history if "loss" in row]
     parameters = torch.cat([p.detach().flatten() for p in trainer.model.parameters() if p.requires_grad])
-    fused = isinstance(trainer, DGPOTrainer) and trainer._step_loss.fused
+    fused = isinstance(trainer, DGPOTrainer) and trainer._step_loss.heads.fused
     return Run(rows=rows, parameters=parameters, fused=fused)
 
 

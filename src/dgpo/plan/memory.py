@@ -58,7 +58,6 @@ class MemorySetting:
         weight_bytes: of a weight as loaded, 4 or 2.
         autocast: products in 16 bits (`bf16: true`).
         adapters: parameters of LoRA adapters; None trains everything.
-        moments: tensors that the optimiser keeps per parameter (Adam: 2).
         reference: a reference model is held (beta > 0, no adapters).
         rows: responses of a micro-batch on one GPU.
         length: tokens of a row, prompt included.
@@ -79,7 +78,6 @@ class MemorySetting:
     weight_bytes: int
     autocast: bool
     adapters: int | None
-    moments: int
     reference: bool
     rows: int
     length: int
@@ -133,7 +131,7 @@ def model_terms(s: MemorySetting) -> list[Term]:
     parameters = quantity(n, "parameters")
     trained = parameters if full else quantity(s.trainable, "of adapters")
     weights = _bytes(b) * trained if full else _bytes(kept) * parameters + _bytes(b) * trained
-    states = _bytes(4).of("master") + quantity(s.moments) * _bytes(4) if s.zero else quantity(s.moments) * _bytes(b)
+    states = _bytes(4).of("master") + quantity(2) * _bytes(4) if s.zero else quantity(2) * _bytes(b)
 
     def shared(part: str, whole: Quantity) -> Quantity:
         return over(whole, s.share(*_SHARDED[part]), "rank")

@@ -61,9 +61,10 @@ class ModelShape:
 
     def matrices(self) -> dict[str, tuple[int, int]]:
         """(inputs, outputs) of every matrix of one layer."""
-        widths = {"q_proj": self.attention, "k_proj": self.key_values, "v_proj": self.key_values}
         return {
-            **{name: (self.hidden, width) for name, width in widths.items()},
+            "q_proj": (self.hidden, self.attention),
+            "k_proj": (self.hidden, self.key_values),
+            "v_proj": (self.hidden, self.key_values),
             "o_proj": (self.attention, self.hidden),
             "gate_proj": (self.hidden, self.intermediate),
             "up_proj": (self.hidden, self.intermediate),

@@ -118,7 +118,6 @@ class Plan:
             weight_bytes=4 if self.dtype == "float32" else 2,
             autocast=bool(config.bf16 or config.fp16),
             adapters=None if self.lora is None else self.shape.lora_parameters(*self.lora),
-            moments=2,
             reference=config.beta != 0 and self.lora is None,
             rows=config.per_device_train_batch_size,
             length=self.prompt_tokens + config.max_completion_length,

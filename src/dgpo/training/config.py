@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import json
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -304,7 +305,7 @@ class DGPOConfig(GRPOConfig):
         if self.correction is None:
             return None
         made = corrections.make(self.correction)
-        changed = self._changed(f.name for f in _vllm_correction_fields())
+        changed = self._changed(name for name in _TRL_DEFAULTS if name.startswith("vllm_importance_sampling_"))
         high = self.vllm_importance_sampling_cap or self.vllm_importance_sampling_clip_max
         theirs = trl_options.sampler_correction(
             self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_min, high
@@ -377,7 +378,6 @@ class DGPOConfig(GRPOConfig):
                 f"1, and objective = {self.objective!r} has the same gradient as any other. Set {generation_size} to "
                 f"several times {'gradient_accumulation_steps' if by_steps else 'the completions of an update'}, or "
                 "num_iterations > 1.",
-                UserWarning,
                 stacklevel=4,
             )
 
@@ -411,7 +411,6 @@ class DGPOConfig(GRPOConfig):
         warnings.warn(
             f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
             f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
-            UserWarning,
             stacklevel=4,
         )
 
@@ -424,30 +423,21 @@ class DGPOConfig(GRPOConfig):
             ("advantage", advantages.ADVANTAGES),
         ):
             value = getattr(self, option)
-            if value is None or isinstance(value, str | dict):
-                if value is not None and option != "correction":
-                    name, fields = parse(option, value)
-                    setattr(self, option, name)
-                    given = _fields(f"{option}_kwargs", getattr(self, f"{option}_kwargs"))
-                    setattr(
-                        self, f"{option}_kwargs", once([*fields.items(), *given.items()], f"{option} {name!r}") or None
-                    )
+            if value is None or (option == "correction" and isinstance(value, str | dict)):
                 continue
-            names = [name for name, cls in registry.items() if cls is type(value)]
-            if option == "objective" and isinstance(value, objectives.Objective):
-                names = [objectives.importable_name(type(value))]
-            if not names:
-                raise ValueError(
-                    f"{option} = {value!r} is of type {type(value).__name__}; expected a name, a mapping with a name, "
-                    f"or an instance of one of: {', '.join(registry)}"
-                )
-            if option == "correction":
-                self.correction = {"name": names[0], **dataclasses.asdict(value)}
-                continue
-            if getattr(self, f"{option}_kwargs"):
-                raise ValueError(f"{option} is an instance already: {option}_kwargs must not be set beside it")
-            setattr(self, option, names[0])
-            setattr(self, f"{option}_kwargs", dataclasses.asdict(value))
+            if isinstance(value, str | dict):
+                name, fields = parse(option, value)
+                given = _fields(f"{option}_kwargs", getattr(self, f"{option}_kwargs"))
+                fields = once([*fields.items(), *given.items()], f"{option} {name!r}")
+            else:
+                name, fields = _name_of(option, value, registry), dataclasses.asdict(value)
+                if option == "correction":
+                    self.correction = {"name": name, **fields}
+                    continue
+                if getattr(self, f"{option}_kwargs"):
+                    raise ValueError(f"{option} is an instance already: {option}_kwargs must not be set beside it")
+            setattr(self, option, name)
+            setattr(self, f"{option}_kwargs", fields or None)
 
     def _take_trl_options(self) -> None:
         """Take over what TRL's options about the loss say, where objective and aggregation agree with it."""
@@ -480,7 +470,6 @@ class DGPOConfig(GRPOConfig):
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "
                 "responses: aggregation = 'seq-mean-token-mean'",
-                UserWarning,
                 stacklevel=4,
             )
 
@@ -488,8 +477,17 @@ class DGPOConfig(GRPOConfig):
         return [option for option in options if getattr(self, option) != _TRL_DEFAULTS[option]]
 
 
-def _vllm_correction_fields() -> list[dataclasses.Field[Any]]:
-    return [f for f in dataclasses.fields(GRPOConfig) if f.name.startswith("vllm_importance_sampling_")]
+def _name_of(option: str, value: object, registry: Mapping[str, type]) -> str:
+    """The registered name of an instance; the import path of an objective from elsewhere."""
+    if isinstance(value, objectives.Objective):
+        return objectives.importable_name(type(value))
+    for name, cls in registry.items():
+        if cls is type(value):
+            return name
+    raise ValueError(
+        f"{option} = {value!r} is of type {type(value).__name__}; expected a name, a mapping with a name, or an "
+        f"instance of one of: {', '.join(registry)}"
+    )
 
 
 def _fields(option: str, value: Any) -> dict[str, Any]:

@@ -126,13 +126,14 @@ class DynamicSampler:
     def _assemble(self, batches: list[dict[str, Any]], chosen: list[tuple[int, int]]) -> dict[str, Any]:
         size = self._size
         rows = [(source, slice(group * size, (group + 1) * size)) for source, group in chosen]
+        padding = {"prompt_ids": self._pad_token_id, "completion_ids": self._pad_token_id, "tool_mask": 1.0}
         output: dict[str, Any] = {}
         for key, first in batches[0].items():
             if first.dim() == 0:
                 continue
             # prompts are padded on the left, completions on the right, each to the longest of its own generation
             left = key.startswith("prompt_")
-            value = self._padding(key)
+            value = padding.get(key, 0.0)
             width = max(batch[key].shape[1] for batch in batches) if first.dim() > 1 else None
             pieces = []
             for source, where in rows:
@@ -144,8 +145,3 @@ class DynamicSampler:
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self._accelerator.gather(mask.sum()).sum()
         return output
-
-    def _padding(self, key: str) -> float:
-        if key in ("prompt_ids", "completion_ids"):
-            return float(self._pad_token_id)
-        return 1.0 if key == "tool_mask" else 0.0

@@ -23,20 +23,23 @@ class Factors:
             coefficient may change.
         advantage: A; None where TRL's own stands.
         trl: TRL's options that give the objective's gradient; empty where none do.
+        by_response: whether these have one ratio per response.
     """
 
     spec: LossSpec
     advantage: Advantage | None
     trl: Mapping[str, Any]
+    by_response: bool
 
     @classmethod
     def of(cls, config: DGPOConfig) -> Factors:
         """Those of a configuration. Raises ValueError as its `make_...` methods do."""
         objective = config.make_objective()
         trl = settings_in_trl(objective)
+        by_response = trl.get("importance_sampling_level") == "sequence"
         kl = "k3"
         if config.use_bias_correction_kl:  # TRL weights it by the ratio that its setting has
-            kl = "k3_sequence_ratio" if _by_response(trl) else "k3_ratio"
+            kl = "k3_sequence_ratio" if by_response else "k3_ratio"
         spec = LossSpec(
             objective=objective,
             aggregation=config.make_aggregation(),
@@ -44,20 +47,11 @@ class Factors:
             kl=kl,
             kl_coef=config.beta,
         )
-        return cls(spec=spec, advantage=config.make_advantage(), trl=trl)
-
-    @property
-    def by_response(self) -> bool:
-        """Whether TRL's setting for the objective has one ratio per response."""
-        return _by_response(self.trl)
+        return cls(spec=spec, advantage=config.make_advantage(), trl=trl, by_response=by_response)
 
     def advantage_reads(self, what: Literal["entropy", "history"]) -> bool:
         """Whether the advantage reads the entropies of every update, or statistics of earlier rewards by prompt."""
         return self.advantage is not None and what in self.advantage.reads
-
-
-def _by_response(trl: Mapping[str, Any]) -> bool:
-    return trl.get("importance_sampling_level") == "sequence"
 
 
 @dataclass(frozen=True, kw_only=True)

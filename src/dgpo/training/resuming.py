@@ -212,14 +212,14 @@ def _way_out(verdicts: Iterable[_Verdict]) -> str:
 def _examine(run: ThisRun, checkpoint: Path) -> _Verdict | None:
     if reason := damage(checkpoint):
         return _Verdict(reason)
-    missing = missing_states(run, checkpoint)
+    missing = _missing_states(run, checkpoint)
     lacking = {name: reason for name, reason in missing.items() if name not in (run.config.resume_allow_missing or ())}
     if lacking:
         return _Verdict("; ".join(lacking.values()), tuple(missing))
     return None
 
 
-def missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
+def _missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
     """What this run would start afresh after the checkpoint: name, as in `STATES`, -> what is not there."""
     names = {path.name for path in checkpoint.iterdir()}
     missing = {}
@@ -233,17 +233,18 @@ def missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
         missing = dict.fromkeys(("optimizer", "scheduler"), "; ".join(missing.values()))
     if reason := _missing_generators(run, checkpoint, names):
         missing["rng_state"] = reason
-    if "scaler" in run.states and SCALER_NAME not in names:
-        missing["scaler"] = f"it has no {SCALER_NAME}"
-    if "reward_history" in run.states and HISTORY_FILE not in names:
-        missing["reward_history"] = (
-            f"advantage = {run.config.advantage!r} continues the history of rewards by prompt, but it has no "
-            f"{HISTORY_FILE}: it was trained with another advantage"
-        )
-    if "entropy_controller" in run.states and ENTROPY_FILE not in names:
-        missing["entropy_controller"] = f"it has no {ENTROPY_FILE}"
-    if "ref_model" in run.states and REFERENCE_FILE not in names:
-        missing["ref_model"] = f"it has no {REFERENCE_FILE}, the reference that sync_ref_model has moved"
+    history = (
+        f"advantage = {run.config.advantage!r} continues the history of rewards by prompt, but it has no "
+        f"{HISTORY_FILE}: it was trained with another advantage"
+    )
+    for state, file, reason in (
+        ("scaler", SCALER_NAME, f"it has no {SCALER_NAME}"),
+        ("reward_history", HISTORY_FILE, history),
+        ("entropy_controller", ENTROPY_FILE, f"it has no {ENTROPY_FILE}"),
+        ("ref_model", REFERENCE_FILE, f"it has no {REFERENCE_FILE}, the reference that sync_ref_model has moved"),
+    ):
+        if state in run.states and file not in names:
+            missing[state] = reason
     return missing
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -61,11 +61,6 @@ class StepLoss:
         self._forward = forward
         self._accelerator = accelerator
 
-    @property
-    def fused(self) -> bool:
-        """Whether the loss comes straight from hidden states."""
-        return self.heads.fused
-
     def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step."""
         self.heads.compare(model)
@@ -91,14 +86,14 @@ class StepLoss:
         On any rank: the two ways gather the weights of a sharded head in other collectives.
         """
         sampler = inputs.get("sampling_per_token_logps")
-        if not self.fused or sampler is None or "old_per_token_logps" in inputs:
-            return self.fused
+        if not self.heads.fused or sampler is None or "old_per_token_logps" in inputs:
+            return self.heads.fused
         unknown = sampler.isnan().any().float()
         return not bool(self._accelerator.reduce(unknown, reduction="sum"))
 
     def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> Any:
         mask = loss_mask(inputs).bool()
-        rho = self._factors.spec.correction or self._trl_factor([self._trl_correction(inputs, terms)], mask)
+        rho = self._factors.spec.correction or self._trl_factor(self._trl_correction(inputs, terms), mask)
         loss = partial(
             linear_loss_of,
             self._spec(rho, TokenMean(), terms),
@@ -181,32 +176,27 @@ class StepLoss:
             entropy=entropy,
         )
 
-    def _trl_correction(self, inputs: dict[str, Any], terms: Terms) -> Tensor | None:
+    def _trl_correction(self, inputs: dict[str, Any], terms: Terms) -> list[Tensor]:
         """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and no other was chosen."""
-        if self._factors.spec.correction is not None or not terms.sampler_ratio:
-            return None
-        ratio: Tensor = inputs["importance_sampling_ratio"]
-        return ratio
+        theirs = terms.sampler_ratio and self._factors.spec.correction is None
+        return [inputs["importance_sampling_ratio"]] if theirs else []
 
-    def _trl_factor(self, factors: list[Tensor | None], mask: Tensor) -> Given | None:
+    def _trl_factor(self, factors: list[Tensor], mask: Tensor) -> Given | None:
         """The product of TRL's factors, as TRL applies them.
 
         Where TRL's setting for the objective has one ratio per response, each of its tokens gets the gradient of all,
         so that a factor per token acts as its mean.
         """
-        product = None
-        for factor in factors:
-            if factor is not None:
-                product = factor if product is None else product * factor
-        if product is None:
+        if not factors:
             return None
+        product = reduce(torch.mul, factors)
         if self._factors.by_response:
             product = torch.where(mask, product, 0.0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         return Given(values=product)
 
     def _factor(self, inputs: dict[str, Any], tokens: TokenBatch, kept: Tensor, terms: Terms) -> Correction | None:
         """ρ: the sampler correction, times TRL's off-policy and high-entropy masks where they are on."""
-        factors = [self._trl_correction(inputs, terms)]
+        factors = self._trl_correction(inputs, terms)
         if terms.off_policy_mask is not None:
             advantages = inputs["advantages"]
             advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages

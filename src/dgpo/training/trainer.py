@@ -199,11 +199,15 @@ class DGPOTrainer(ResumableTrainer):
                 BenchmarkEvaluation(args, self._tokenizer, lambda: self.model_wrapped, log, self.accelerator)
             )
         if args.record is not None:
-            self._recording = Recording(args, heads, self._described, self.processing_class, self.accelerator)
+            ranks = self.accelerator.num_processes
+            self._recording = Recording(
+                args,
+                heads,
+                lambda: describe(args, self._factors, self.model, self.train_dataset, ranks),
+                self.processing_class,
+                self.accelerator,
+            )
             self.add_callback(self._recording)
-
-    def _described(self) -> dict[str, Any]:
-        return describe(self.args, self._factors, self.model, self.train_dataset, self.accelerator.num_processes)
 
     def _why_not_fused(self) -> str | None:
         return (
@@ -424,12 +428,11 @@ class DGPOTrainer(ResumableTrainer):
         return float(self.entropy_coef)
 
     def _adapt_entropy_coefficient(self, found: MicroBatchLoss) -> None:
-        if not self._entropy_bonus_enabled or not self.model.training:
-            return
-        if self.use_adaptive_entropy:
-            self._adapt(found)
-        if self.accelerator.sync_gradients:
-            self._metrics["train"]["entropy_coef"].append(float(self.entropy_coef))
+        if self._entropy_bonus_enabled and self.model.training:
+            if self.use_adaptive_entropy:
+                self._adapt(found)
+            if self.accelerator.sync_gradients:
+                self._metrics["train"]["entropy_coef"].append(float(self.entropy_coef))
 
     def _adapt(self, found: MicroBatchLoss) -> None:
         entropy = found.tokens.entropy
