@@ -171,7 +171,7 @@ def test_a_field_with_a_default_factory_is_not_required() -> None:
         ("plain", {"widht": 1}, "thing 'plain' has no field 'widht', did you mean 'width'?; its fields: width, steps"),
         ("plain", {"colour": 1}, "thing 'plain' has no field 'colour'; its fields: width, steps"),
         ("bare", {"width": 1}, "thing 'bare' has no field 'width'; its fields: none"),
-        ("demanding", {"width": 2.0}, "thing 'demanding' needs 'length': 'demanding' has no default for it"),
+        ("demanding", {"width": 2.0}, "thing 'demanding' needs 'length', which has no default"),
     ],
 )
 def test_errors_name_what_was_asked_for_and_what_there_is(name: str, fields: dict[str, object], message: str) -> None:

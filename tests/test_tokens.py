@@ -161,9 +161,9 @@ def test_a_square_batch_reads_a_vector_as_one_advantage_per_response() -> None:
         ({"advantage": torch.zeros(2, 1)}, ValueError, r"advantage has shape \(2, 1\); .* \[B, T\] = \[2, 3\]"),
         ({"advantage": torch.tensor(1.0)}, ValueError, r"advantage has shape \(\); expected \[B\] = \[2\]"),
         ({"mask": torch.ones(3, 2)}, ValueError, r"mask has shape \(3, 2\); expected \(2, 3\)"),
-        ({"mask": torch.full((2, 3), 0.5)}, ValueError, "mask holds 0.5; expected bool, or only 0 and 1"),
-        ({"mask": torch.full((2, 3), 2)}, ValueError, "mask holds 2; expected bool, or only 0 and 1"),
-        ({"mask": torch.full((2, 3), math.nan)}, ValueError, "mask holds nan; expected bool, or only 0 and 1"),
+        ({"mask": torch.full((2, 3), 0.5)}, ValueError, "mask contains 0.5; expected bool, or only 0 and 1"),
+        ({"mask": torch.full((2, 3), 2)}, ValueError, "mask contains 2; expected bool, or only 0 and 1"),
+        ({"mask": torch.full((2, 3), math.nan)}, ValueError, "mask contains nan; expected bool, or only 0 and 1"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(change: dict[str, Any], error: type[Exception], message: str) -> None:

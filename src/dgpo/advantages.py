@@ -29,7 +29,7 @@ History = dict[str, list[float]]
 
 
 def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation: str = "sum_then_normalize") -> Tensor:
-    """One number R per response out of its K rewards: what its advantage is made of.
+    """Total reward R of each response, from its K rewards; advantages are computed from it.
 
     With r the rewards and w the weights; mean and (unbiased) std over the group's rewards of one kind::
 
@@ -38,11 +38,11 @@ def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation
 
     A NaN reward adds nothing to R, and neither does a reward without spread to the second R; R is NaN where all K
     rewards are. Sums are formed in float64. Where the totals of a group differ by no more than the rounding of float32
-    rewards and weights (0.1 + 0.2 and 0.3 + 0.0), all are set to one value, so that `degenerate_groups`, which is asked
-    about the result, and the advantages agree on which groups have no spread.
+    rewards and weights (0.1 + 0.2 and 0.3 + 0.0), all are set to one value, so that `degenerate_groups` and the
+    advantages agree on which groups have no spread.
 
     Args:
-        rewards: [B, K], groups side by side; NaN where a reward function gave none.
+        rewards: [B, K], in consecutive groups; NaN where a reward function returned none.
         weights: [K], of any sign.
         group_size: G >= 1; must divide B.
         aggregation: one of the two above, the values of TRL's `multi_objective_aggregation`.
@@ -64,7 +64,7 @@ def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation
             f"rewards has shape {tuple(rewards.shape)} and weights {tuple(weights.shape)}; expected [B, K] and [K]"
         )
     if rewards.isinf().any():
-        raise ValueError("rewards holds an infinity; expected finite numbers, or NaN where there is no reward")
+        raise ValueError("rewards contains an infinity; expected finite numbers, or NaN for a missing reward")
     columns = rewards.detach().double().T
     # [K, B/G, G]
     given = torch.stack([_grouped(column, group_size) for column in columns])
@@ -79,7 +79,7 @@ def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation
     scored = ~given.isnan().all(0)
     lowest, highest = _range(parts, scored)
     varies = (highest > lowest).unsqueeze(-1)
-    # one reward that varies is compared exactly: nothing is added to it that could round
+    # a single varying reward is compared exactly: no sum, no rounding
     summed = torch.where(varies, weight.abs() * values.abs().amax(-1, keepdim=True), 0.0).sum(0)
     rounding = torch.where(varies.sum(0) > 1, ROUNDING * summed, 0.0).squeeze(-1)
     totals = parts.sum(0)
@@ -89,7 +89,7 @@ def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation
 
 
 def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Tensor:
-    """Group-relative advantages of B responses whose groups of G stand side by side.
+    """Group-relative advantages of B responses in consecutive groups of G.
 
     With R the rewards of one group, mean and (unbiased) std over the group::
 
@@ -98,7 +98,7 @@ def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Ten
         leave_one_out   A =  R - mean of the other G - 1          RLOO, arXiv 2402.14740
 
     A group without spread (max == min) gives exactly 0, whatever rounding does to its mean; `degenerate_groups`
-    counts those. A singleton has nothing to be compared with and gives 0 too (verl lets its raw reward through).
+    counts those. A group of one response gives 0 too: there is nothing to compare it with (verl keeps its raw reward).
     A NaN reward marks a response that could not be scored: it gets A = 0 and is left out of its group's statistics.
 
     Args:
@@ -161,11 +161,11 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
     A NaN reward gets A = 0 and is left out.
 
     Args:
-        rewards: [B], groups side by side.
+        rewards: [B], in consecutive groups.
         group_size: G >= 1. A response alone in its group, as evaluation may have them, has a_new = 0.
         prompts: [B / G] one key per group. A prompt that occurs twice in a batch counts as two steps.
-        history: statistics by prompt; updated in place. A trainer that is resumed inside a generation samples its
-            prompts anew, and they count one step more.
+        history: statistics by prompt; updated in place. When a run is resumed inside a generation, its
+            prompts are sampled again and count as one more step.
 
     Source: arXiv 2509.02333, section 4.2; lime-RL/DCPO@01787b0f verl/trainer/ppo/core_algos.py:363-470 (its variances
     are those of torch.std, unbiased, without an epsilon).
@@ -194,7 +194,7 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
         mean, deviation = (steps * mean + new_mean) / i, variance**0.5
         history[prompt] = [i, mean, deviation]
         a_new = centred[row] / new_std if new_std > 0 else torch.zeros_like(values)
-        # steps of one and the same reward have means that differ by rounding
+        # if every step has the same reward, the means still differ by rounding
         steady = deviation <= ROUNDING * abs(mean)
         a_total = torch.zeros_like(values) if steady else (values - mean) / deviation
         first, second = a_total / i + (1 - 1 / i) * a_new, a_new / i + (1 - 1 / i) * a_total
@@ -203,10 +203,10 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
 
 
 def degenerate_groups(rewards: Tensor, group_size: int) -> Tensor:
-    """[B / G] bool: groups without spread, whose rewards do not differ or hold fewer than two scored responses.
+    """[B / G] bool: groups without spread, where all rewards are equal or fewer than two responses are scored.
 
-    This decides wherever the question is asked: in the advantages above (all are 0 there), in dynamic sampling and in
-    metrics. Several rewards per response become one by `total_rewards`.
+    The advantages above (all 0 in such a group), dynamic sampling and metrics all use this definition. `total_rewards`
+    reduces several rewards per response to one.
 
     Args:
         rewards: [B] one scalar reward per response, NaN where there is none.
@@ -223,15 +223,15 @@ class Advantage(Checked, ABC):
     """How a trainer turns rewards into advantages."""
 
     reads: ClassVar[frozenset[Literal["entropy", "history"]]] = frozenset()
-    """Beside rewards: "entropy" if `shaped` reads the current entropies, so that what enters the loss is formed anew in
-    every update; "history" if `of_groups` keeps statistics by prompt, which a checkpoint must then hold."""
+    """What it reads besides rewards: "entropy" if `shaped` reads the current entropies, so that the advantage changes
+    in every update; "history" if `of_groups` keeps statistics by prompt, which a checkpoint must then save."""
 
     @abstractmethod
     def of_groups(self, rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
-        """[B] advantages from the rewards of whole groups, once per generation."""
+        """[B] advantages from the rewards of complete groups, once per generation."""
 
     def shaped(self, advantage: Tensor, entropy: Tensor) -> Tensor:
-        """What enters the loss: [B] or [B, T], formed anew in every update; by default `advantage` itself."""
+        """The advantage in the loss, [B] or [B, T], computed in every update; by default `advantage` unchanged."""
         return advantage
 
 
@@ -261,7 +261,7 @@ class LeaveOneOut(Standardised):
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyShaped(Standardised):
-    """GRPO's, with a bonus for uncertain tokens formed anew in every update (`entropy_shaped`).
+    """GRPO's, with a bonus for uncertain tokens, computed in every update (`entropy_shaped`).
 
     Args:
         alpha: size of the bonus per nat of entropy; the paper uses 0.4 with GRPO.
@@ -300,8 +300,8 @@ def make(name: str | Mapping[str, Any], **fields: Any) -> Advantage:
     """Build an advantage by name, for example `make("entropy_shaped", alpha=0.4)`.
 
     Args:
-        name: as `dgpo.registry.parse` takes it, with fields if need be.
-        fields: those that are not in `name`.
+        name: as accepted by `dgpo.registry.parse`, with or without fields.
+        fields: further fields.
 
     Raises:
         ValueError: an unknown name or field, with the nearest known one; or a field outside its range.
@@ -315,7 +315,7 @@ def _grouped(rewards: Tensor, group_size: int) -> Tensor:
     if group_size < 1 or rewards.shape[0] % group_size:
         raise ValueError(
             f"group_size = {group_size} does not divide the batch of {rewards.shape[0]} rewards; "
-            "expected whole groups, side by side"
+            "expected complete groups, one after another"
         )
     dtype = torch.float64 if rewards.dtype == torch.float64 else torch.float32
     return rewards.detach().to(dtype).view(-1, group_size)

@@ -2,7 +2,7 @@
 
 A loss is Σ c · (per-token loss). Because c comes from totals of the *step*, not of the micro-batch at hand, the
 gradient does not change when the same responses are split into other micro-batches, padded or spread over ranks.
-Frameworks that average per micro-batch weight a token by which responses happen to share its micro-batch.
+In frameworks that average per micro-batch, the weight of a token depends on the responses that share its micro-batch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from dgpo.registry import build
 
 @dataclass(frozen=True)
 class StepTotals:
-    """What one optimiser step holds, over all its micro-batches and ranks.
+    """Token and sequence counts of one optimiser step, over all its micro-batches and ranks.
 
     Args:
-        tokens: valid tokens of the step, > 0; a tensor is looked at on the CPU only.
+        tokens: valid tokens of the step, > 0; a tensor is checked only if it is on the CPU.
         sequences: responses of the step with at least one valid token, > 0.
 
     Where gradients of W ranks are averaged (DDP, FSDP), pass totals / W.
@@ -42,7 +42,7 @@ class StepTotals:
                 if value.numel() != 1:
                     raise ValueError(f"StepTotals: {name} has shape {tuple(value.shape)}; expected a scalar")
                 if value.device.type != "cpu":
-                    continue  # a look at it would be a synchronisation
+                    continue  # reading it would synchronise
                 value = value.item()
             check_value(f"StepTotals: {name}", value, "(0, inf)")
 
@@ -92,7 +92,7 @@ class SeqMeanTokenMean(Aggregation):
 class SeqMeanTokenSumNorm(Aggregation):
     """c = 1 / (sequences · length) with one fixed length, usually the generation budget. Dr. GRPO (arXiv 2503.20783).
 
-    The MASPO, GPPO, CE-GPPO, ASPO, DCPO and BAPO releases forget to divide by the number of sequences; we divide.
+    The MASPO, GPPO, CE-GPPO, ASPO, DCPO and BAPO releases do not divide by the number of sequences; this does.
     """
 
     length: float = number(REQUIRED, "(0, inf)")
@@ -103,12 +103,12 @@ class SeqMeanTokenSumNorm(Aggregation):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fixed(Aggregation):
-    """Coefficients c [B, T] from elsewhere, such as another framework's; the step's totals are already in them.
+    """Given coefficients c [B, T], such as another framework's, already normalised over the step.
 
     Detached, and 0 where masked. It has no name in the registry.
 
     Raises:
-        TypeError, ValueError: from `check`, where values are not such a tensor on the device of the mask.
+        TypeError, ValueError: from `check`, if values is not such a tensor on the device of the mask.
     """
 
     values: Tensor
@@ -135,8 +135,8 @@ def make(name: str | Mapping[str, Any], **fields: Any) -> Aggregation:
     """Build an aggregation by its name in verl, for example `make("seq-mean-token-sum-norm", length=512)`.
 
     Args:
-        name: as `dgpo.registry.parse` takes it, with fields if need be.
-        fields: those that are not in `name`.
+        name: as accepted by `dgpo.registry.parse`, with or without fields.
+        fields: further fields.
 
     Raises:
         ValueError: an unknown name, with the nearest known one; an unknown, missing or impossible field.

@@ -14,7 +14,7 @@ KINDS = {
     "index": ((torch.int64, torch.int32), "int64 or int32"),
     "integer": (INTEGER, "a tensor of integers"),
 }
-"""Kind -> its dtypes, and their name in an error."""
+"""Kind -> its dtypes, and their description in an error."""
 
 
 def check_tensor(name: str, value: object, kind: str, anchor: tuple[str, torch.device] | None = None) -> None:
@@ -24,7 +24,7 @@ def check_tensor(name: str, value: object, kind: str, anchor: tuple[str, torch.d
         name: of the argument, for the error.
         value: what was passed.
         kind: a key of `KINDS`.
-        anchor: name and device of the tensor that says where all of them have to be; None for that tensor itself.
+        anchor: name and device of the tensor that all others have to be beside; None for that tensor itself.
 
     Raises:
         TypeError: not a tensor, a sparse one, or a dtype of another kind.

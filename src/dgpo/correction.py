@@ -1,4 +1,4 @@
-"""Correction ρ: a factor for a sampler μ that is not quite the policy the trainer computes.
+"""Correction ρ: a factor for a sampler μ that differs from the policy as the trainer computes it.
 
 μ (an inference engine) and π_old (the trainer's own forward pass of the same weights) differ by kernels, precision and
 staleness. ρ = π_old / μ, bounded, multiplies the policy term. It is a factor of its own, never part of an objective's
@@ -29,7 +29,7 @@ class Correction(Checked, ABC):
 
     @property
     def level(self) -> Level:
-        """Whose log-probs ρ of a token is a function of: none, its own, its response's, or (the default) any."""
+        """Which log-probs the ρ of a token depends on: none, its own, those of its response, or (default) any."""
         return "batch"
 
     @abstractmethod
@@ -43,16 +43,16 @@ class Correction(Checked, ABC):
 
 def _mismatch(tokens: TokenBatch, level: str) -> Tensor:
     """π_old/μ of the token, or of the whole response (the product over its valid tokens); log clamped to ±20."""
-    assert tokens.rollout_logprob is not None
-    log_mismatch = torch.where(tokens.mask, tokens.old_logprob - tokens.rollout_logprob, 0.0)
+    log_mismatch = torch.where(tokens.mask, tokens.old_logprob - _sampler_logprob(tokens), 0.0)
     if level == "sequence":
         log_mismatch = log_mismatch.sum(-1, keepdim=True).expand_as(log_mismatch)
     return log_mismatch.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
-def _check_sampler(tokens: TokenBatch) -> None:
+def _sampler_logprob(tokens: TokenBatch) -> Tensor:
     if tokens.rollout_logprob is None:
         raise ValueError("a correction needs the sampler's log-probs: pass rollout_logprob [B, T], got None")
+    return tokens.rollout_logprob
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,9 @@ class Truncate(Correction):
     cap: float = number(2.0, "(0, inf]")
 
     def check(self, tokens: TokenBatch) -> None:
-        _check_sampler(tokens)
+        _sampler_logprob(tokens)
 
     def factor(self, tokens: TokenBatch) -> Tensor:
-        self.check(tokens)
         return _mismatch(tokens, self.level).clamp(max=self.cap)
 
 
@@ -92,20 +91,19 @@ class Band(Correction):
     level: Literal["token", "sequence"] = choice("token", "token", "sequence")
 
     def check(self, tokens: TokenBatch) -> None:
-        _check_sampler(tokens)
+        _sampler_logprob(tokens)
 
     def factor(self, tokens: TokenBatch) -> Tensor:
-        self.check(tokens)
         mismatch = _mismatch(tokens, self.level)
         return torch.where((mismatch >= self.band_low) & (mismatch <= self.band_high), mismatch, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Given(Correction):
-    """A factor that a trainer has computed by other means: [B, T], or [B, 1] for one value per response.
+    """A factor computed elsewhere: [B, T], or [B, 1] for one value per response.
 
     Raises:
-        TypeError, ValueError: from `check`, where values are not such a floating tensor on the batch's device.
+        TypeError, ValueError: from `check`, if values is not such a floating tensor on the batch's device.
     """
 
     values: Tensor
@@ -136,8 +134,8 @@ def make(name: str | Mapping[str, Any], **fields: Any) -> Correction:
     """Build a correction by name, for example `make("truncate", level="sequence", cap=2.0)`.
 
     Args:
-        name: as `dgpo.registry.parse` takes it, with fields if need be.
-        fields: those that are not in `name`.
+        name: as accepted by `dgpo.registry.parse`, with or without fields.
+        fields: further fields.
 
     Raises:
         ValueError: an unknown name or field, with the nearest known one; or a field outside its range.

@@ -1,7 +1,7 @@
 """Dataclass fields that declare their range, `eps_low: float = number(0.2, "[0, 1)")`, and the check of it.
 
-A range stands once, in the metadata of its field: `Checked` refuses what lies outside, tables and documentation print
-it (`range_text`).
+Each range is declared once, in the metadata of its field: `Checked` rejects values outside it, and tables and
+documentation print it (`range_text`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numbers import Real
 from typing import Any, cast
 
 REQUIRED = dataclasses.MISSING
-"""In place of a default."""
+"""Default of a field that has to be given."""
 
 _METADATA = "allowed"
 _INTERVAL = re.compile(r"[\[(]([^,]+), ([^,]+)[\])]")
@@ -50,15 +50,15 @@ def _field(default: Any, rule: Interval | Choice) -> Any:
 
 
 class Checked:
-    """Base of dataclasses that refuse a value which its field does not allow. A field that declares nothing is free.
+    """Base of dataclasses that rejects values outside the declared ranges. A field without a range may have any value.
 
     Raises:
-        ValueError: names class, field, value and what is allowed.
+        ValueError: if a value is outside its range; names class, field, value and range.
     """
 
     def __post_init__(self) -> None:
         declared = [(field, rule) for field in dataclasses.fields(cast(Any, self)) if (rule := allowed(field))]
-        # first every value by itself, so that an end that names another field is compared with a number
+        # every value by itself first, so that an end that names another field is known to be a number
         for others in ({}, vars(self)):
             for field, rule in declared:
                 value = getattr(self, field.name)
@@ -80,7 +80,7 @@ def allowed(field: dataclasses.Field[Any]) -> Interval | Choice | None:
 
 
 def range_text(field: dataclasses.Field[Any]) -> str:
-    """What a table says about the range: "in [0, 1)", "None or in [1, inf]", "'token' or 'sequence'", "any"."""
+    """The range as tables print it: "in [0, 1)", "None or in [1, inf]", "'token' or 'sequence'", "any"."""
     return ("None or " if optional(field) else "") + str(allowed(field) or "any")
 
 
@@ -131,7 +131,7 @@ class Interval:
         return above and below
 
     def expected(self, others: Mapping[str, Any]) -> str:
-        """What an error says; an end that names a field is followed by its value where `others` has it."""
+        """The range as an error states it; if an end names a field that `others` has, its value follows."""
         low, high = self.ends(others)
         words = f"{'an integer' if self.whole else 'a number'} in {self.text}"
         value = f"{self.text[0]}{low:.12g}, {high:.12g}{self.text[-1]}"
@@ -162,7 +162,7 @@ class Choice:
         return any(type(value) is type(known) and value == known for known in self.values)
 
     def expected(self, others: Mapping[str, Any]) -> str:
-        """What an error says."""
+        """The choice as an error states it."""
         return str(self)
 
 

@@ -36,14 +36,14 @@ def split(path: str) -> tuple[str, str]:
 
 
 def imported(kind: str, path: str) -> Any:
-    """What an import path names. The working directory is searched first, so a file beside a configuration will do.
+    """What an import path names. The working directory is searched first, for modules beside a configuration.
 
     Args:
         kind: what is imported, for errors: "objective".
         path: `package.module:attribute` or `package.module.attribute`.
 
     Raises:
-        ValueError: it is not an import path, there is no such module or attribute, or the module raises an error.
+        ValueError: if it is not an import path, the module or attribute does not exist, or the module raises an error.
     """
     name, attribute = split(path)
     here = os.getcwd()
@@ -66,7 +66,7 @@ def imported(kind: str, path: str) -> Any:
 def loaded(path: str) -> Any:
     """What an import path names in a module that this process has imported already; None otherwise. Imports nothing.
 
-    For paths out of files that somebody else may have written.
+    For paths from untrusted files.
     """
     name, attribute = split(path)
     found: Any = sys.modules.get(name)

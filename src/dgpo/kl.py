@@ -3,15 +3,15 @@
 All take [B, T] log-probs in nats under p and q of tokens **sampled from p**, the first argument, and return [B, T].
 k2, k3 and `cut_mass` see the log ratio clamped to ±`MAX_LOG_RATIO`, with the gradient through the clamp kept.
 
-What an expectation over p says, by what p and q may be 0 on:
+What their expectations over p are, depending on where p and q are 0:
 
 * k1 is unbiased wherever q > 0 on all tokens that p can draw. Where p = 0 does not matter.
 * k3 = k1 - (1 - q/p) needs p to cover q as well: the expectation of q/p is 1 less the mass m that q has where p = 0.
-  Under a sampler that cuts its tail (top-p, top-k, min-p) k3 is too small by m, which is most of the KL: it says
-  -log(1 - m) - m, about m²/2, for -log(1 - m).
+  Under a sampler that cuts its tail (top-p, top-k, min-p) k3 is too small by m, which is most of the KL: it
+  gives -log(1 - m) - m, about m²/2, instead of -log(1 - m).
 * `cut_mass` is the difference, k1 - k3: its expectation is that mass m, and 0 where p covers q.
 
-A loss or a metric that takes tokens of a sampler μ for tokens of π_old or π_θ (the KL term, `kl/old`) assumes that they
+A loss or metric that treats tokens of a sampler μ as tokens of π_old or π_θ (the KL term, `kl/old`) assumes that they
 are the same policy: no estimator here corrects for μ.
 """
 
@@ -25,10 +25,10 @@ from dgpo.registry import did_you_mean
 from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 SEQUENCE_ESTIMATORS = ("k3_sequence_ratio",)
-"""Those that read the whole response."""
+"""Estimators that read the whole response."""
 
 ESTIMATORS = ("k2", "k3", "k3_ratio", *SEQUENCE_ESTIMATORS)
-"""Those that a loss can take; k1 has no gradient in expectation."""
+"""Estimators that a loss accepts; k1 is not one, as the expectation of its gradient is 0."""
 
 
 def k1(logprob: Tensor, ref_logprob: Tensor) -> Tensor:

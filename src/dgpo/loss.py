@@ -1,4 +1,4 @@
-"""policy_loss: the product of the four factors, and nothing that knows a method by name."""
+"""policy_loss: the product of the four factors, for any objective."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """What `policy_loss` returns.
+    """Result of `policy_loss`.
 
     Attributes:
         value: scalar to call `backward` on. Σ over micro-batches and ranks with the same `totals` is the step's loss.
@@ -107,7 +107,7 @@ def loss_of(
     entropy: Tensor | None = None,
     ref_logprob: Tensor | None = None,
 ) -> PolicyLoss:
-    """`policy_loss` of a specification and a batch that have been checked.
+    """`policy_loss` for a specification and a batch that are checked already.
 
     Args:
         spec: the factors and terms.

@@ -1,4 +1,4 @@
-"""Functions that lose their digits where they are written as they are read."""
+"""Functions that lose precision if they are evaluated as written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ TERMS = 14
 
 
 def expm1_minus(d: Tensor) -> Tensor:
-    """exp(d) - 1 - d >= 0, in value and gradient good to a few units in the last place.
+    """exp(d) - 1 - d >= 0, accurate in value and gradient to a few units in the last place.
 
-    Near 0 it is d²/2, while even expm1(d) - d has the error of the last bit of d.
+    Near 0 it is about d²/2, while even expm1(d) - d has an error of the last bit of d.
     """
     small = d.abs() < SERIES
     near, far = torch.where(small, d, 0.0), torch.where(small, 1.0, d)

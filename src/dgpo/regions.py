@@ -42,6 +42,5 @@ def regions(tokens: TokenBatch, boundaries: Boundaries) -> dict[str, Tensor]:
         "reverse_left": positive & below,
         "reverse_right": negative & above,
     }
-    outside = found["left"] | found["right"] | found["reverse_left"] | found["reverse_right"]
-    found = {"inside": ~outside, **found}
+    found["inside"] = ~(found["left"] | found["right"] | found["reverse_left"] | found["reverse_right"])
     return {name: found[name] & tokens.mask for name in REGIONS}

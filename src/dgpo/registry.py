@@ -1,4 +1,4 @@
-"""Build a registered dataclass from its name, with errors that name what would have been right."""
+"""Build a registered dataclass from its name, with errors that suggest the nearest known name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Sequence[str]] | None = None) -> str:
-    """', did you mean ...?' if something known is near enough, otherwise nothing.
+    """', did you mean ...?' if a known name is similar enough, otherwise the empty string.
 
-    In this order: what `aliases` says that the word is called elsewhere, the same word spelled with other dashes or
+    Tried in this order: the alias of the word, the same word spelled with other dashes or
     capitals, a known name that begins with the whole word, a known name with a typing error.
 
     Args:
         word: what was given.
-        known: what there is.
+        known: the known names.
         aliases: word, in lower case with underscores -> names for the same thing, of which the first known one counts.
     """
     names = {plain(name): name for name in known}
@@ -84,7 +84,7 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
 
 
 def written(name: str, made: object) -> str:
-    """What `parse` reads back: the name, and the fields of a dataclass that differ from their defaults."""
+    """The text that `parse` reads: the name, and the fields of a dataclass that differ from their defaults."""
     fields = dataclasses.fields(made)  # type: ignore[arg-type]
     given = [f"{f.name}={getattr(made, f.name)}" for f in fields if getattr(made, f.name) != f.default]
     return ":".join([name, ",".join(given)] if given else [name])
@@ -109,7 +109,7 @@ def as_value(text: str) -> Any:
     except json.JSONDecodeError:
         pass
     try:
-        return float(text)  # what JSON does not write: .5, 2., +1
+        return float(text)  # not valid JSON: .5, 2., +1
     except ValueError:
         return text
 
@@ -161,7 +161,7 @@ def build(
             )
     for field in declared:
         if is_required(field) and field.name not in fields:
-            raise ValueError(f"{kind} {name!r} needs {field.name!r}: {name!r} has no default for it")
+            raise ValueError(f"{kind} {name!r} needs {field.name!r}, which has no default")
     return cls(**fields)
 
 

@@ -1,4 +1,4 @@
-"""LossSpec: everything that defines a loss and is not a tensor, checked once."""
+"""LossSpec: the settings of a loss, checked once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dgpo.objectives import Objective
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """The factors and the terms of a policy loss, as `policy_loss` explains them.
+    """The factors and terms of a policy loss; see `policy_loss`.
 
     `policy_loss` and `linear_policy_loss` build one from their keywords. Code that computes many losses builds it once
     and calls `loss_of` or `linear_loss_of`, with `dataclasses.replace` for what changes between calls.
@@ -72,7 +72,7 @@ class LossSpec:
         entropy_coef: float,
         entropy_aggregation: str | Aggregation | None,
     ) -> LossSpec:
-        """With names resolved.
+        """Build a specification, with names resolved.
 
         Raises:
             ValueError, TypeError: as the class, and for an unknown name.
@@ -95,13 +95,13 @@ class LossSpec:
 
     @property
     def policy_term_only(self) -> bool:
-        """Whether a token with advantage 0 has no gradient of its own: there is neither a KL term nor a bonus."""
+        """Whether a token with advantage 0 has no gradient: there is neither a KL term nor an entropy bonus."""
         return self.kl_coef == 0 and self.entropy_coef == 0
 
     def check_call(
         self, totals: StepTotals | None, ref_logprob: Tensor | None, anchor: tuple[str, torch.device]
     ) -> None:
-        """Raise unless totals and reference fit, beside a tensor of this name on this device.
+        """Check the arguments of a call against the name and device of its main tensor.
 
         Raises:
             TypeError: `totals` of another kind.

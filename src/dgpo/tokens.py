@@ -1,7 +1,7 @@
-"""TokenBatch: what the four factors of a policy gradient read.
+"""TokenBatch: the per-token inputs of the four factors of a policy gradient.
 
-Validated once, masked once, converted once. After construction nothing downstream has to think about padding,
-dtypes, strides or broadcasting: every tensor is [B, T], contiguous, of one floating dtype, and holds 0 where `mask` is
+Validated, masked and converted once. After construction no other code has to handle padding, dtypes, strides or
+broadcasting: every tensor is [B, T], contiguous, of one floating dtype, and holds 0 where `mask` is
 False.
 """
 
@@ -33,9 +33,9 @@ class TokenBatch:
     ±inf included: they are replaced by 0 here, before any arithmetic, so that neither value nor gradient sees them.
 
     Raises:
-        TypeError: something is not a tensor, or of a dtype that does not fit: log-probs and entropies are floating,
-            advantages may be integers.
-        ValueError: a shape or a device that does not fit, or a mask with values other than 0 and 1.
+        TypeError: if an argument is not a tensor or has an unsupported dtype; log-probs and entropies have to be
+            floating, advantages may be integers.
+        ValueError: if a shape or device does not match, or the mask has values other than 0 and 1.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class TokenBatch:
 
 
 def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
-    """Raise if a NaN or an infinity stands at a valid position, naming the first one.
+    """Raise if a valid position has a NaN or an infinity, naming the first one.
 
     Costs one host synchronisation when all is well. Non-finite values at *masked* positions are fine and never reach
     a `TokenBatch`.
@@ -140,5 +140,5 @@ def _as_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; expected {tuple(shape)}, the shape of logprob")
     if mask.dtype != torch.bool and mask.device.type == "cpu" and not bool(((mask == 0) | (mask == 1)).all()):
         value = mask[(mask != 0) & (mask != 1)][0].item()
-        raise ValueError(f"mask holds {value}; expected bool, or only 0 and 1")
+        raise ValueError(f"mask contains {value}; expected bool, or only 0 and 1")
     return mask.bool().contiguous()

@@ -68,7 +68,7 @@ def test_fields_that_are_no_mapping_are_refused() -> None:
 def test_a_weight_that_reads_entropy_needs_an_engine_that_has_it() -> None:
     fields = {"entropy_quantile": 0.8}
     for make in (make_objective, fixed_objective):
-        with pytest.raises(ValueError, match="Engine: the weight of ASPO.*reads the entropy.*Engine hands over none"):
+        with pytest.raises(ValueError, match="Engine: the weight of ASPO.*reads the entropy.*Engine does not provide"):
             make("Engine", "aspo", fields)
         assert make("Engine", "aspo", fields, entropy=True) == objectives.ASPO(entropy_quantile=0.8)
         assert make("Engine", "aspo", None) == objectives.ASPO()

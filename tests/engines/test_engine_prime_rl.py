@@ -127,7 +127,7 @@ def test_a_sequence_without_a_token_is_zero_and_has_a_gradient(make_batch: Calla
         ({"objective": "bapo"}, ValueError, "prime-rl: objective 'bapo' calibrates itself"),
         ({"objective": "dgpo", "objective_kwargs": {"k": 1}}, ValueError, "no field 'k'"),
         ({"objective": "dgpo", "objective_kwargs": [1]}, TypeError, r"objective_kwargs = \[1\] is of type list"),
-        ({"objective": "aspo", "objective_kwargs": {"entropy_quantile": 0.8}}, ValueError, "prime-rl hands over none"),
+        ({"objective": "aspo", "objective_kwargs": {"entropy_quantile": 0.8}}, ValueError, "prime-rl does not provide"),
         ({"objective": "dgpo", "eps": 0.2}, TypeError, "eps"),
         ({}, TypeError, "objective"),
     ],

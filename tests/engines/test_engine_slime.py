@@ -253,7 +253,7 @@ def test_a_rank_without_tokens_still_runs_backward(micro: MicroBatch, monkeypatc
         (arguments(eps_clip_c=3.0), r"eps_clip_c = 3.0 \(default None\)"),
         (arguments(use_opsm=True), "use_opsm = True"),
         (arguments(custom_tis_function_path="a.b"), "custom_tis_function_path"),
-        (arguments(advantage_estimator="gspo"), "also chooses slime's loss"),
+        (arguments(advantage_estimator="gspo"), "also selects slime's loss"),
         (arguments("bapo"), "slime: objective 'bapo' calibrates itself"),
         (arguments("dgop"), "did you mean 'dgpo'"),
         (arguments(dgpo_objective_kwargs={"eps": 0.2}), "no field 'eps'"),

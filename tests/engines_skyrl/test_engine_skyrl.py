@@ -190,7 +190,7 @@ WRONG = [
     (["policy_loss_type=dgpo:dgop"], "unknown objective 'dgop', did you mean 'dgpo'"),
     (["policy_loss_type=dgpo:maspo"], "size of A"),
     (["policy_loss_type=dgpo:bapo"], "calibrates itself"),
-    (["policy_loss_type=dgpo:aspo", "objective_kwargs.entropy_quantile=0.8"], "SkyRL hands over none"),
+    (["policy_loss_type=dgpo:aspo", "objective_kwargs.entropy_quantile=0.8"], "SkyRL does not provide"),
 ]
 
 

@@ -58,7 +58,7 @@ def test_without_a_cluster_a_new_one_says_so() -> None:
 def test_plug_ins_are_switched_off(cluster: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--engine", "verl", "--env", "VERL_USE_EXTERNAL_PLUGINS=none"]) == 1
     said = capsys.readouterr().out
-    assert "VERL_USE_EXTERNAL_PLUGINS=none keeps the plug-in out" in said
+    assert "VERL_USE_EXTERNAL_PLUGINS=none excludes the plug-in" in said
     assert "0 of 2 nodes" in said
 
 
@@ -76,7 +76,7 @@ def test_a_plug_in_that_fails_while_it_is_loaded(
     assert "loading dgpo.engines.verl fails, which verl does not show" in said
     assert "from math import tau, no_such_name" in said
     assert "ImportError: cannot import name 'no_such_name'" in said
-    assert f"dgpo 0.0.1 is not the version {__version__} that asks" in said
+    assert f"dgpo 0.0.1 differs from {__version__} here" in said
 
 
 def test_verl_cannot_be_imported(cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_what_is_said_of_the_other_cases() -> None:
     [said] = Worker(**{**healthy, "entry_point": None, "missing": ("dgpo:dgpo",)}).problems()
     assert "no entry point 'dgpo'" in said
     [said] = Worker(**{**healthy, "switch": "other, another", "missing": ("dgpo:dgpo",)}).problems()
-    assert "VERL_USE_EXTERNAL_PLUGINS=other, another keeps the plug-in out" in said
+    assert "VERL_USE_EXTERNAL_PLUGINS=other, another excludes the plug-in" in said
     assert Worker(**{**healthy, "switch": "other, dgpo"}).problems() == []
     [said] = Worker(**{**healthy, "dgpo": None, "errors": {"dgpo": "No module named 'dgpo'"}}).problems()
     assert "dgpo cannot be imported by /p" in said

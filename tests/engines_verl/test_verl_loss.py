@@ -170,7 +170,7 @@ def test_a_plain_name_is_the_objective_with_its_defaults() -> None:
         ({"loss_mode": "bypass_mode", "objective": "dgpo"}, "expected loss_mode = 'dgpo:dgpo'"),
         (
             {"loss_mode": "dgpo:aspo", "objective": "aspo", "objective_kwargs": {"entropy_quantile": 0.8}},
-            "reads the entropy of the tokens, and verl hands over none",
+            "reads the entropy of the tokens, which verl does not provide",
         ),
     ],
 )

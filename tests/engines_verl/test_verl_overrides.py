@@ -76,7 +76,7 @@ def test_without_the_reward(capsys: pytest.CaptureFixture[str]) -> None:
         (["--objective", "dgpo", "--alpha", "0.2"], "the fields of 'dgpo': n, m, "),
         (["--objective", "dgpo", "--n", "two"], "n = 'two'"),
         (["--objective", "dgpo", "--n", "-1"], "n = -1"),
-        (["--objective", "aspo", "--entropy_quantile", "0.8"], "verl hands over none"),
+        (["--objective", "aspo", "--entropy_quantile", "0.8"], "verl does not provide"),
     ],
 )
 def test_wrong_input(flags: list[str], message: str) -> None:

@@ -32,7 +32,7 @@ F = torch.float64
         ({"advantage": torch.zeros(4)}, r"advantage has shape \(4,\); expected \[B\] = \[5\]"),
         ({"advantage": torch.zeros(4, 7)}, r"advantage has shape \(4, 7\).*or \[5\] \(one per response\)"),
         ({"mask": torch.ones(5, 6)}, r"mask has shape \(5, 6\); expected \(5, 7\)"),
-        ({"mask": torch.full((5, 7), 2.0)}, "mask holds 2.0"),
+        ({"mask": torch.full((5, 7), 2.0)}, "mask contains 2.0"),
         ({"rollout_logprob": torch.zeros(5)}, r"rollout_logprob has shape \(5,\)"),
         ({"objective": "dggo"}, "unknown objective 'dggo', did you mean 'dgpo'"),
         ({"objective": 3}, "objective is 3; expected a name or an instance of Objective"),

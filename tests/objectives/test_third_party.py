@@ -114,7 +114,10 @@ instance = Good()
         ("my_package.wrong:a_number", "got an object (int); expected a class that inherits from Objective"),
         ("my_package.wrong:instance", "got an object (instance); expected a class that inherits from Objective"),
         ("my_package.wrong:Plain", "the class Plain does not inherit from dgpo.objectives.Objective"),
-        ("my_package.wrong:NoDataclass", "NoDataclass is not a frozen dataclass; expected @dataclass(frozen=True, "),
+        (
+            "my_package.wrong:NoDataclass",
+            "NoDataclass is not a frozen dataclass; decorate it with @dataclass(frozen=True, ",
+        ),
         ("my_package.wrong:Below", "Below is not a frozen dataclass"),
         ("my_package.wrong:NoWeight", "NoWeight does not define weight"),
         ("my_package.wrong:Needs", "needs 'cap'"),

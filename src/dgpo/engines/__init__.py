@@ -1,1 +1,1 @@
-"""Engines: thin plug-ins that bring the objectives into other frameworks. Importing this room imports none of them."""
+"""Engines: plug-ins that bring the objectives into other frameworks. Importing this package imports none of them."""

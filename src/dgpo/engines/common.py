@@ -1,8 +1,7 @@
-"""What the thin adapters share: the choice of an objective, and the refusal of what an engine cannot do right.
+"""Shared by the adapters: making an objective, and refusing what an engine cannot support.
 
-Every engine normalises in its own way. An adapter does not repeat that arithmetic: it asks the engine for its
-coefficient c of every token and passes it to `policy_loss` as `aggregation.Fixed`, so that surrogate, gradient and
-statistics have one home.
+Every engine normalises in its own way. An adapter does not repeat that arithmetic: it takes the engine's coefficient c
+of every token and passes it to `policy_loss` as `aggregation.Fixed`, which computes surrogate, gradient and statistics.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from dgpo.objectives import Objective
 
 
 def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, entropy: bool = False) -> Objective:
-    """The objective `name` with these fields (None: no fields), for an engine whose losses are given entropy or not.
+    """The objective `name` with these fields (None: no fields), for an engine whose losses get entropy or not.
 
     Raises:
         TypeError: fields that are not a mapping.
-        ValueError: an unknown name or field; a weight that reads entropy, in an engine that hands over none.
+        ValueError: an unknown name or field; a weight that reads entropy, in an engine that does not provide it.
     """
     if fields is not None and not isinstance(fields, Mapping):
         raise TypeError(
@@ -32,14 +31,14 @@ def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, 
     objective = objectives.make(name, **(fields or {}))
     if not entropy and "entropy" in objective.reads:
         raise ValueError(
-            f"{engine}: the weight of {objective!r} reads the entropy of the tokens, and {engine} hands over none. "
-            "Expected fields with which it reads no entropy, such as the defaults"
+            f"{engine}: the weight of {objective!r} reads the entropy of the tokens, which {engine} does not provide. "
+            "Use fields with which it does not read entropy, such as the defaults"
         )
     return objective
 
 
 def fixed_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, entropy: bool = False) -> Objective:
-    """`make_objective`, for an engine that hands over parts of a step.
+    """`make_objective`, for an engine that calls the loss with parts of a step.
 
     Raises:
         TypeError: fields that are not a mapping.
@@ -49,8 +48,8 @@ def fixed_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *,
     objective = make_objective(engine, name, fields, entropy=entropy)
     if "batch" in objective.reads:
         raise ValueError(
-            f"{engine}: objective {name!r} calibrates itself on the whole batch of a step, over all ranks; {engine} "
-            "calls the loss with parts of it. Expected an objective that is not adaptive"
+            f"{engine}: objective {name!r} calibrates itself on the complete batch of a step, over all ranks, but "
+            f"{engine} calls the loss with parts of it; use an objective that is not adaptive"
         )
     return objective
 
@@ -59,19 +58,21 @@ def refuse_ignored(engine: str, found: Mapping[str, Any], defaults: Mapping[str,
     """Raise where a setting of the engine differs from its default and would have no effect.
 
     Args:
-        engine: named in the message.
+        engine: its name, for the message.
         found: setting -> its value in this run.
         defaults: setting -> the engine's default.
-        instead: where to say it.
+        instead: what to set instead.
 
     Raises:
         ValueError: names every such setting, its value and the default.
     """
     changed = [f"{key} = {found[key]!r} (default {defaults[key]!r})" for key in defaults if found[key] != defaults[key]]
     if changed:
-        raise ValueError(f"{engine}: no effect on an objective of dgpo: {', '.join(changed)}. {instead}")
+        raise ValueError(
+            f"{engine}: these settings have no effect on an objective of dgpo: {', '.join(changed)}. {instead}"
+        )
 
 
 def to_floats(statistics: Mapping[str, Tensor]) -> dict[str, float]:
-    """name -> float, in one read from the device."""
+    """name -> float, with one read from the device."""
     return dict(zip(statistics, torch.stack(list(statistics.values())).tolist(), strict=True))

@@ -21,7 +21,7 @@ import torch
 from dgpo.installation import WrongVersionError, unsupported
 
 TESTED = "skyrl>=0.3,<0.4"
-if _text := unsupported(TESTED, "skyrl"):  # before its modules are imported, which other versions name otherwise
+if _text := unsupported(TESTED, "skyrl"):  # before its modules are imported, whose names differ in other versions
     raise WrongVersionError(f"the plug-in for SkyRL was read and tested with {_text}")
 
 from skyrl.backends.skyrl_train.utils.off_policy_correction_utils import (
@@ -49,7 +49,7 @@ class DGPOAlgorithmConfig(AlgorithmConfig):
     """SkyRL's `AlgorithmConfig` with the fields of the objective; for `make_config(algorithm_cls=...)`.
 
     Raises:
-        TypeError, ValueError: where `policy_loss_type` is one of ours, what the loss would raise.
+        TypeError, ValueError: if `policy_loss_type` is one of ours, as the loss would raise.
     """
 
     objective_kwargs: dict[str, Any] | None = field(default_factory=dict)
@@ -63,7 +63,7 @@ def register(*paths: str) -> None:
     """Add `dgpo:NAME` for every NAME of `objectives.OBJECTIVES` to SkyRL's registry. Once per process.
 
     Args:
-        paths: import paths of objectives of your own, `package.module:Class`, which the workers have to be able to
+        paths: import paths of objectives of your own, `package.module:Class`, which the workers must be able to
             import; each is registered as `dgpo:` and the path.
 
     Raises:
@@ -121,13 +121,13 @@ def policy_loss_function(
         rollout_logprob=rollout_logprobs,
         correction=None if rho is None else Given(values=rho),
     )
-    # SkyRL takes the largest over micro-batches and ranks of what ends in _max, and the mean of everything else
+    # SkyRL reduces names ending in _max by the maximum over micro-batches and ranks, all others by the mean
     named = {f"objective/{key.replace('/max', '_max')}": value for key, value in result.statistics.items()}
     return result.value, to_floats(named) | metrics
 
 
 def _objective(name: str, config: AlgorithmConfig) -> Objective:
-    """The objective of a configuration, after a look at the settings beside it."""
+    """The objective of a configuration, after checking the settings beside it."""
     defaults = AlgorithmConfig()
     refuse_ignored(
         "SkyRL",
@@ -138,7 +138,7 @@ def _objective(name: str, config: AlgorithmConfig) -> Objective:
     objective = fixed_objective("SkyRL", name, getattr(config, "objective_kwargs", None))
     if "advantage_size" in objective.reads:
         raise ValueError(
-            f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL hands over c·A, with c unknown here. "
-            "Expected fields with which only the sign of A counts: those that multiply A at 0"
+            f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL provides c·A, with c unknown here. "
+            "Set the fields that multiply A to 0, so that only its sign counts"
         )
     return objective

@@ -56,11 +56,11 @@ def policy_loss_function(
     (per rollout, per token, a part of a sequence under context parallelism) is kept exactly.
 
     Args:
-        args: slime's, with `dgpo_objective` and, where wanted, `dgpo_objective_kwargs`.
+        args: slime's, with `dgpo_objective` and optionally `dgpo_objective_kwargs`.
         batch: one micro-batch: lists with one entry per response of `unconcat_tokens`, `total_lengths`,
             `response_lengths`, `advantages`, `log_probs`, `loss_masks`, and what the flags need.
         logits: [1, T, V], float32.
-        sum_of_sample_mean: all response tokens, one after the other -> scalar.
+        sum_of_sample_mean: all response tokens, concatenated -> scalar.
 
     Returns:
         The loss, and what is logged, each entry scaled as slime's own, so that its division gives the mean.
@@ -84,8 +84,8 @@ def policy_loss_function(
     logprob = found["log_probs"]
     if "response" in objective.reads and [len(part) for part in logprob] != list(batch["response_lengths"]):
         raise ValueError(
-            f"slime: the weight of {args.dgpo_objective!r} reads the whole response, and context parallelism leaves "
-            "parts of it on this rank. Expected --context-parallel-size 1 or an objective at token level"
+            f"slime: the weight of {args.dgpo_objective!r} reads the whole response, but context parallelism leaves "
+            "only parts of it on this rank; use --context-parallel-size 1 or an objective at token level"
         )
     old = (batch["rollout_log_probs"] if args.use_rollout_logprobs else batch.get("log_probs")) or [
         part.detach() for part in logprob
@@ -110,7 +110,7 @@ def policy_loss_function(
         logged["kl_loss"] = sum_of_sample_mean(_reference_kl(args, logprob, old, batch["ref_log_probs"]))
         loss = loss + args.kl_loss_coef * logged["kl_loss"]
     if not sum(map(len, logprob)):
-        loss = loss + 0 * logits.sum()  # a rank without a token still has to take part in the backward pass
+        loss = loss + 0 * logits.sum()  # a rank without tokens must still take part in the backward pass
     share = torch.cat(c).sum()
     logged |= {"loss": loss} | {f"objective/{key}": value * share for key, value in result.statistics.items()}
     return loss, {key: value.detach() for key, value in logged.items()}
@@ -118,7 +118,7 @@ def policy_loss_function(
 
 def _objective(args: Namespace) -> Objective:
     if not hasattr(args, "dgpo_objective"):
-        raise ValueError("slime: args has no dgpo_objective; expected it in the file of --custom-config-path")
+        raise ValueError("slime: args has no dgpo_objective; set it in the file of --custom-config-path")
     # eps_clip_high is set to eps_clip where it was not given
     refuse_ignored(
         "slime",
@@ -128,8 +128,8 @@ def _objective(args: Namespace) -> Objective:
     )
     if args.advantage_estimator in LOSSES:
         raise ValueError(
-            f"slime: --advantage-estimator {args.advantage_estimator} also chooses slime's loss, which has no effect "
-            "here. Expected grpo, which computes the same advantages"
+            f"slime: --advantage-estimator {args.advantage_estimator} also selects slime's loss, which has no effect "
+            "here; use grpo, which computes the same advantages"
         )
     return fixed_objective("slime", args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None), entropy=True)
 

@@ -2,15 +2,15 @@
 
 Importing this module registers the losses. verl does so in every process that imports it, through the entry point group
 `verl.plugins`. Each method is registered as `dgpo:NAME`, and as NAME where verl has no loss of that name: verl's own
-losses are never replaced. An objective of the user's own is registered as `dgpo:package.module:Class` where its
-configuration is made, which verl does in the driver and in every worker.
+losses are never replaced. An objective of the user's own is registered as `dgpo:package.module:Class` when its
+configuration is built, which verl does in the driver and in every worker.
 """
 
 from __future__ import annotations
 
 from dgpo.installation import require
 
-# before its modules are: another version fails on a name, or gives our losses other arguments
+# before importing its modules: another version may lack a name, or call our losses with other arguments
 require("the plug-in for verl needs", "verl", "verl")
 from dgpo.engines.verl_config import DGPOPolicyLossConfig, actor_config
 from dgpo.engines.verl_loss import LOSS_MODES, coefficients, loss_of

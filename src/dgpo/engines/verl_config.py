@@ -1,6 +1,6 @@
-"""The configuration of the plug-in for verl: an objective in verl's own classes, checked when they are made.
+"""The configuration of the plug-in for verl: an objective in verl's own classes, checked when they are built.
 
-verl makes them in the driver before anything starts, and again in every worker. `verl` has the public names.
+verl builds them in the driver before anything starts, and again in every worker. `verl` has the public names.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
     Args:
         objective: a name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own, which every
             worker has to be able to import; `loss_mode` is `dgpo:` and this name or path.
-        objective_kwargs: fields of the objective; those that are not given have the objective's defaults, as all have
-            with None.
+        objective_kwargs: fields of the objective; those not given have the objective's defaults; None is the same as
+            no fields.
         record: a folder that every worker can write to, for the tokens of every micro-batch (`verl_recording`).
 
-    The fields of verl's class belong to verl's losses: other than `loss_mode` they stay as they are.
+    The fields of verl's class belong to verl's losses: except for `loss_mode` they must keep their defaults.
 
     Raises:
         TypeError: `objective_kwargs` is neither a mapping nor None.
         ValueError: an objective or a field that does not exist or is out of range, an objective that reads entropy
-            (verl hands over none), a `loss_mode` of something else, a field of verl's that was changed.
+            (verl provides none), a `loss_mode` of another objective, a changed field of verl's class.
     """
 
     objective: str = ""
@@ -67,12 +67,12 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
 
 
 def actor_config(**settings: Any) -> ActorConfig:
-    """`actor` in the class that verl has for its strategy, after a look at it; `_target_` of the configuration.
+    """`actor` in verl's class for its strategy, checked; `_target_` of the configuration.
 
     Without it a setting that an objective ignores is found by the first loss, after a whole generation.
 
     Raises:
-        ValueError: no such strategy, a loss that is not ours, and what `objective_of` raises.
+        ValueError: an unknown strategy, a loss that is not ours, and what `objective_of` raises.
     """
     strategy = settings.get("strategy")
     if strategy not in ACTORS:
@@ -82,7 +82,7 @@ def actor_config(**settings: Any) -> ActorConfig:
     if mode not in LOSS_MODES:
         raise ValueError(
             f"actor.policy_loss.loss_mode = {mode!r} is not a loss of dgpo, but actor._target_ is dgpo's; expected "
-            f"'{PREFIX}NAME', or actor._target_ as verl has it"
+            f"'{PREFIX}NAME', or verl's own actor._target_"
         )
     objective_of(LOSS_MODES[mode], config)
     return config

@@ -1,4 +1,4 @@
-"""Whether new workers of a Ray cluster see the plug-in, and why not: verl hides what goes wrong while it loads one."""
+"""Whether new workers of a Ray cluster find the plug-in, and if not, why: verl hides errors while loading one."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from dgpo.installation import hint
 from dgpo.objectives import OBJECTIVES
 
 NAME = "dgpo"
-"""Of our entry point in the group `verl.plugins`."""
+"""Name of our entry point in the group `verl.plugins`."""
 
 SWITCH = "VERL_USE_EXTERNAL_PLUGINS"
 
 TIMEOUT = 180.0
-"""Seconds in which a worker has to start and import verl."""
+"""Seconds that a worker has to start and import verl."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Worker:
         if self.dgpo is None:
             found.append(f"dgpo cannot be imported by {self.python}:\n{self.errors['dgpo'].rstrip()}")
         elif self.dgpo != __version__:
-            found.append(f"dgpo {self.dgpo} is not the version {__version__} that asks; install one version everywhere")
+            found.append(f"dgpo {self.dgpo} differs from {__version__} here; install the same version on every node")
         if self.verl is None:
             found.append(f"verl cannot be imported by {self.python}:\n{self.errors['verl'].rstrip()}")
             return found
@@ -74,7 +74,7 @@ class Worker:
                 f"(a folder on PYTHONPATH has none); {hint('verl')} on every node"
             )
         elif self.switch == "none" or (self.switch != "auto" and NAME not in allowed):
-            found.append(f"{SWITCH}={self.switch} keeps the plug-in out; unset it, or add {NAME!r} to the list")
+            found.append(f"{SWITCH}={self.switch} excludes the plug-in; unset it, or add {NAME!r} to the list")
         elif "plug-in" in self.errors:
             found.append(
                 f"loading {self.entry_point} fails, which verl does not show:\n{self.errors['plug-in'].rstrip()}"
@@ -87,7 +87,7 @@ class Worker:
         return found
 
     def notes(self) -> list[str]:
-        """What does not concern the plug-in, but would stop a run there."""
+        """Problems that do not concern the plug-in but would stop a run there."""
         if self.verl is None or self.queue:
             return []
         return [
@@ -98,10 +98,10 @@ class Worker:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What was found on a cluster.
+    """Result of `inspect_workers`.
 
     Attributes:
-        cluster: its address; None where there was none and a local one was started for the question.
+        cluster: its address; None if there was none and a local one was started for this check.
         workers: one per living node.
     """
 
@@ -127,7 +127,7 @@ def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = 
         _knock(taken, "" if named else " of the variable RAY_ADDRESS")
         ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
-        # an environment that nobody else has: Ray starts a new process for it instead of taking an idle one
+        # a unique environment: Ray starts a new process for it instead of reusing an idle one
         variables = {**(env or {}), "DGPO_DOCTOR": uuid.uuid4().hex}
         look = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_probe())
         pending = [
@@ -154,14 +154,14 @@ def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = 
 
 
 def _knock(address: str, source: str) -> None:
-    """Raise ConnectionError if nobody listens there; Ray itself would try for minutes."""
+    """Raise ConnectionError if nothing listens there; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon or not port.isdecimal():
         return  # none, or a name that Ray knows: auto, local
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except OSError as error:
-        raise ConnectionError(f"nobody answers at the Ray address {address!r}{source}: {error}") from error
+        raise ConnectionError(f"no Ray cluster answers at the address {address!r}{source}: {error}") from error
 
 
 def _worker(node: str, reference: Any) -> Worker:
@@ -172,7 +172,7 @@ def _worker(node: str, reference: Any) -> Worker:
 
 
 def _probe() -> Callable[[str, str, list[str]], dict[str, Any]]:
-    """What runs in the worker. A function inside of a function is sent as code: the node may have no dgpo."""
+    """What runs in the worker. A nested function is sent as code, since the node may have no dgpo."""
 
     def look(name: str, switch: str, wanted: list[str]) -> dict[str, Any]:
         import importlib.util
@@ -187,7 +187,7 @@ def _probe() -> Callable[[str, str, list[str]], dict[str, Any]]:
         def attempt(what: str, action: Callable[[], Any]) -> Any:
             try:
                 return action()
-            except Exception:  # noqa: BLE001 - whatever it is, it is what the user has to see
+            except Exception:  # noqa: BLE001 - any error is what the user needs to see
                 errors[what] = traceback.format_exc(limit=-3)
                 return None
 

@@ -89,9 +89,9 @@ def loss_of(name: str) -> Callable[..., tuple[Tensor, dict[str, float]]]:
 
 
 def coefficients(loss_agg_mode: str, mask: Tensor, dtype: torch.dtype, global_batch_info: Mapping[str, Any]) -> Tensor:
-    """c [B, T], by which verl weighs the tokens of this micro-batch in this mode, its totals and ranks included.
+    """c [B, T], the coefficients of this micro-batch's tokens in verl's mode, including totals and ranks.
 
-    verl's own `agg_loss` says it: it is linear in the losses of the tokens, so c is its derivative.
+    verl's own `agg_loss` is linear in the losses of the tokens, so c is its derivative.
 
     Raises:
         ValueError: from verl: an unknown mode, or several ranks without the total that the mode divides by.

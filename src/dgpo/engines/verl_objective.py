@@ -1,4 +1,4 @@
-"""The objective of a configuration of verl, after a look at the settings beside it."""
+"""The objective of a configuration of verl, after checking the settings beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OWN_SETTINGS = tuple(f.name for f in fields(PolicyLossConfig) if f.name not in (
 
 
 def objective_of(name: str, config: ActorConfig) -> Objective:
-    """The objective of a configuration, after a look at the settings beside it.
+    """The objective of a configuration, after checking the settings beside it.
 
     Raises:
         TypeError: `objective_kwargs` is neither a mapping nor None.
@@ -36,13 +36,13 @@ def objective_of(name: str, config: ActorConfig) -> Objective:
     if "batch" in objective.reads and stages > 1:
         raise ValueError(
             f"{name!r} sums over all ranks to adapt to the batch, but with {stages} pipeline stages only the ranks of "
-            "the last stage compute a loss, and would wait forever; use pipeline_model_parallel_size = 1"
+            "the last stage compute a loss, so they would wait forever; use pipeline_model_parallel_size = 1"
         )
     return objective
 
 
 def refuse_changes(config: Any, cls: type, where: str, names: tuple[str, ...]) -> None:
-    """Raise ValueError if settings of verl, which an objective does not read, are not as verl's class has them."""
+    """Raise ValueError if settings of verl that an objective does not read differ from the defaults of verl's class."""
     defaults = {
         f"{where}.{declared.name}": declared.default
         if declared.default_factory is MISSING

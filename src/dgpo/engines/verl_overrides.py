@@ -1,4 +1,4 @@
-"""Hydra overrides that put an objective into a verl run. verl itself is not needed, so that any machine will do."""
+"""Hydra overrides that put an objective into a verl run. verl itself is not needed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PREFIX = "dgpo:"
 PLUG_IN = "dgpo.engines.verl"
 
 ACTOR_SETTINGS = ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg")
-"""Settings of `actor_rollout_ref.actor` that verl's own losses read and ours do not: they stay as verl has them."""
+"""Settings of `actor_rollout_ref.actor` that verl's own losses read and ours do not: they must keep verl's defaults."""
 
 
 def overrides(
@@ -25,17 +25,17 @@ def overrides(
 
     Args:
         objective: a name of `dgpo.objectives.OBJECTIVES`, or the import path of an objective of your own.
-        fields: fields of that objective; those that are not given keep their defaults.
+        fields: fields of that objective; those not given keep their defaults.
         reward: also make `dgpo.engines.verl.compute_score` the reward function.
         record: a folder for the tokens of every micro-batch.
 
-    The classes of the configuration are overridden (`_target_`), because verl's own refuses fields that it does not
-    know, because that of the actor then looks at the settings beside the loss before anything starts, and because it
-    makes every process that builds the configuration import the plug-in.
+    The classes of the configuration are overridden (`_target_`) for three reasons: verl's own class refuses unknown
+    fields; ours for the actor checks the settings beside the loss before anything starts; and every process that builds
+    the configuration then imports the plug-in.
 
     Raises:
-        ValueError: an unknown objective or field, a field out of range, or an objective that reads entropy (verl hands
-            over none).
+        ValueError: an unknown objective or field, a field out of range, or an objective that reads entropy (verl
+            provides none).
     """
     made = make_objective("verl", objective, fields)
     objective = objectives.name_of(type(made))
@@ -57,11 +57,11 @@ def overrides(
 
 
 def must_stay() -> str:
-    """What a user has to know besides the overrides: the settings that raise an error when changed."""
+    """A note for the user beside the overrides: the settings that raise an error if they are changed."""
     names = ", ".join(f"actor.{name}" for name in ACTOR_SETTINGS)
     return (
         f"leave {names} and the other fields of actor.policy_loss at verl's defaults, or remove them from your script: "
-        "they belong to verl's own losses, and where they were changed the run stops before it starts. The clip range "
+        "they belong to verl's own losses, and if they are changed the run stops before it starts. The clip range "
         "of an objective is set by its own fields (eps_low, eps_high, dual_clip, ...)"
     )
 

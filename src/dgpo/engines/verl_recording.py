@@ -13,14 +13,14 @@ from dgpo.tokens import TokenBatch
 logger = logging.getLogger(__name__)
 
 LIMIT = 2**30
-"""Bytes that the files of all ranks may take, as `record_limit_mb` of the TRL trainer is by default."""
+"""Maximum bytes of the files of all ranks, as `record_limit_mb` of the TRL trainer is by default."""
 
 
 def record(folder: str, tokens: TokenBatch) -> None:
-    """Write what a loss was given as the next file of this rank.
+    """Write the inputs of a loss as the next file of this rank.
 
-    A loss in verl sees a micro-batch and is told neither its number nor the ids of the tokens nor which prompts they
-    answer: `update` counts micro-batches, and those columns are empty. ρ arrives as a factor, so log μ is not known.
+    A loss in verl gets a micro-batch without its number, token ids or prompts: `update` counts micro-batches, and those
+    columns are empty. ρ arrives as a factor, so log μ is not known.
     """
     series = _series(folder)
     series.count += 1
@@ -30,7 +30,7 @@ def record(folder: str, tokens: TokenBatch) -> None:
 
 
 class _Series:
-    """The files of one process; where a run is continued, their numbers continue too."""
+    """The files of one process; in a resumed run their numbering continues."""
 
     def __init__(self, folder: str) -> None:
         ready = dist.is_available() and dist.is_initialized()

@@ -1,4 +1,4 @@
-"""Which middle a backend has, and how many tokens a chunk."""
+"""The elementwise middle of each backend, and the number of tokens per chunk."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from dgpo.fused.middle import Middle, TorchMiddle
 from dgpo.fused.products import wide_products
 
 CHUNK_BYTES = {"cpu": 512 << 20, "cuda": 5 << 29}
-"""The most bytes of a chunk's logits, where `LEAST_TOKENS` fit. CUDA, 2.5 GiB: 4096 float32 rows of 152k. Each chunk
-reads and writes the float32 gradient of lm_head once, about 25 % of the products' time per 1000 tokens of a chunk on
-Hopper."""
+"""Maximum bytes of a chunk's logits, unless `LEAST_TOKENS` need more. CUDA, 2.5 GiB: 4096 float32 rows of 152k. Each
+chunk reads and writes the float32 gradient of lm_head once, about 25 % of the products' time per 1000 tokens of a chunk
+on Hopper."""
 
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
-"""The most tokens of a chunk: beyond these, the pages of a larger buffer cost more than fewer chunks save."""
+"""Maximum tokens of a chunk: beyond these, the pages of a larger buffer cost more than fewer chunks save."""
 
 
 LEAST_TOKENS = {"cpu": 1, "cuda": 4096}
-"""The fewest, whatever they hold: below, summing the gradient of lm_head in float32 costs more than 6 % on Hopper."""
+"""Minimum tokens of a chunk, whatever their size: with fewer, summing the gradient of lm_head in float32 costs more
+than 6 % on Hopper."""
 
 
 def tokens_per_chunk(lm_head: Tensor) -> int:
@@ -35,10 +36,10 @@ def tokens_per_chunk(lm_head: Tensor) -> int:
 
 
 def make_middle(backend: str, inputs: Inputs, operands: Operands) -> Middle:
-    """The middle of "chunked", "triton", or of the better one that runs here for "auto".
+    """The middle of "chunked" or "triton"; for "auto" the faster one that runs here.
 
     Raises:
-        ValueError: "triton" where its kernels cannot run, with the reason.
+        ValueError: for "triton" if its kernels cannot run here, with the reason.
     """
     head = replace(inputs.head, bias=operands.bias)
     dtype, device = operands.lm_head.dtype, operands.lm_head.device

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 NO_SECOND_ORDER = (
-    "linear_policy_loss has no second derivative: its gradients are computed together with its value, as numbers. "
-    'backend="reference" has one, and holds all logits'
+    "linear_policy_loss cannot be differentiated twice: its gradients are computed together with its value; "
+    'use backend="reference", which can, and holds all logits'
 )
 
 
@@ -34,11 +34,11 @@ class _Attached(torch.autograd.Function):
 
 
 ROWS = 4096
-"""Rows of a 16-bit gradient that are held in float32 at a time."""
+"""Rows of a 16-bit gradient that are converted to float32 at a time."""
 
 
 def _times(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Out of place, because a graph that is kept may be asked again; rounded once, at the end.
+    """gradient · factor in `dtype`, rounded once, at the end. Out of place: a retained graph may run backward again.
 
     The factor is not inspected, which would synchronise. Of the input only the dtype is used: sharded weights that were
     gathered for the forward are gone by now.

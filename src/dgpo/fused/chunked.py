@@ -34,7 +34,7 @@ from dgpo.fused.signal import Signal, at, reach
 
 @dataclass(frozen=True, kw_only=True)
 class Operands:
-    """What the products read: [N, H], [V, H] and [V] in the dtype of the products, detached."""
+    """Operands of the products: [N, H], [V, H] and [V] in the dtype of the products, detached."""
 
     hidden: Tensor
     lm_head: Tensor
@@ -44,7 +44,7 @@ class Operands:
 def chunked(
     inputs: Inputs, operands: Operands, middle: Middle, *, full: bool, kept: int | None, chunk_tokens: int
 ) -> LinearPolicyLoss:
-    """Value and gradients in one go; `backward` only scales.
+    """Value and gradients together; `backward` only scales.
 
     Args:
         inputs: the checked arguments.
@@ -52,7 +52,7 @@ def chunked(
         middle: the backend's.
         full: compute every valid token, for the statistics.
         kept: number of tokens to compute, if known.
-        chunk_tokens: the most tokens whose logits are held.
+        chunk_tokens: maximum number of tokens whose logits are held at once.
     """
     signal = Signal(inputs)
     wanted = tuple(
@@ -85,7 +85,7 @@ class _Chunk:
 
 
 class _Run:
-    """One call: what has been computed so far, as [B, T]."""
+    """State of one call: what has been computed so far, [B, T]."""
 
     def __init__(self, inputs: Inputs, operands: Operands, middle: Middle, signal: Signal, chunk_tokens: int) -> None:
         tokens = inputs.tokens

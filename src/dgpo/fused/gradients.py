@@ -14,14 +14,14 @@ BIAS_ROWS = 64
 
 
 class Gradients:
-    """What is wanted of the three; a tensor without gradient costs no product.
+    """Accumulator of the three gradients; one that is not wanted costs no product.
 
     Args:
         inputs: hidden [N, H], lm_head [V, H] and bias [V], whose gradients these are.
         operand: lm_head in the dtype of the products.
-        rows: those that are computed; the others have gradient 0.
-        wanted: of hidden, of lm_head, of bias.
-        chunks: how many there will be.
+        rows: the rows that are computed; the others have gradient 0.
+        wanted: which of the gradients of hidden, lm_head and bias.
+        chunks: their number.
     """
 
     def __init__(self, inputs: Inputs, operand: Tensor, rows: Rows, wanted: tuple[bool, ...], chunks: int) -> None:
@@ -33,7 +33,7 @@ class Gradients:
         self._bias = torch.zeros_like(bias, dtype=self._exact) if bias is not None and wanted[2] else None
 
     def add(self, G: Tensor, X: Tensor, span: slice) -> None:
-        """A chunk: G = d loss/d product [n, V], of X [n, H]."""
+        """Add a chunk: G = d loss/d product [n, V], of X [n, H]."""
         if self._hidden is not None:
             self._add_hidden(self._hidden, G, span)
         if self._head is not None:
@@ -43,7 +43,7 @@ class Gradients:
                 self._bias += G[start : start + BIAS_ROWS].sum(0, dtype=self._exact)
 
     def result(self) -> tuple[Tensor | None, ...]:
-        """Of hidden, lm_head and bias; None where not wanted."""
+        """Gradients of hidden, lm_head and bias; None where not wanted."""
         return self._hidden, None if self._head is None else self._head.result(), self._bias
 
     def _add_hidden(self, total: Tensor, G: Tensor, span: slice) -> None:

@@ -1,6 +1,6 @@
 """Head: from the product of hidden states and output layer to logits, in one place for every path to a loss.
 
-The Triton kernels are the one place that has these formulas again, as device code; they are tested against this.
+Only the Triton kernels repeat these formulas, as device code; they are tested against this.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch
 
 Pick = Callable[[Tensor], Tensor]
-"""Some of the tokens, [b, t], out of [B, T]."""
+"""Selects some of the tokens: [b, t] from [B, T]."""
 
 
 def everything(values: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def everything(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What both backends read.
+    """Checked inputs of every backend.
 
     Attributes:
         spec: the factors and terms.
@@ -56,7 +56,7 @@ class Inputs:
     totals: StepTotals
 
     def batch(self, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything) -> TokenBatch:
-        """The picked tokens with these log-probs, entropies and mask of theirs, [b, t]."""
+        """The selected tokens with their log-probs, entropies and mask, [b, t]."""
         tokens = self.tokens
         return TokenBatch(
             logprob,
@@ -84,7 +84,7 @@ def check_inputs(
     ref_logprob: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
 ) -> Inputs:
-    """Arguments as in `linear_policy_loss`.
+    """Check arguments, which are those of `linear_policy_loss`.
 
     Raises:
         TypeError: an argument that is not a tensor, or of a wrong dtype or kind.

@@ -1,4 +1,4 @@
-"""Where a token is: in the rows of `hidden`, and in the [B, T] of everything that thinks in sequences."""
+"""Where a token is in the rows of `hidden`, and in the [B, T] of everything that works on sequences."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
 
     @classmethod
     def of(cls, shape: torch.Size, cu_seqlens: Tensor | None, device: torch.device) -> Layout:
-        """Of `token_ids`' shape and, for [N], the offsets at which sequences begin and end.
+        """From the shape of `token_ids` and, for [N], the offsets at which sequences begin and end.
 
         Raises:
             TypeError: `cu_seqlens` is not a tensor of integers.

@@ -33,10 +33,10 @@ class Middle(Protocol):
         """True if `gradient_` is faster right after `stats` of the same rows."""
 
     def block_rows(self, vocabulary: int) -> int | None:
-        """Rows that one call should get; None for as many as there are."""
+        """Rows per call; None for all of them."""
 
     def forget(self) -> None:
-        """The memory of the logits holds other products from here on."""
+        """The memory of the logits is about to be overwritten with other products."""
 
     def stats(self, logits: Tensor, token_ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """logprob, entropy and log-sum-exp, each [n], from products [n, V]."""
@@ -53,7 +53,7 @@ class Middle(Protocol):
         *,
         out: Tensor,
     ) -> None:
-        """Writes d loss / d product [n, V] into `out`, which may be `logits` or share its memory row by row.
+        """Write d loss / d product [n, V] into `out`, which may be `logits` or share its memory row by row.
 
         Follows `stats` of the same rows, at once or after `stats` of other rows (and then from `lse`).
         """
@@ -174,7 +174,7 @@ class TorchMiddle:
 
 @dataclass(frozen=True)
 class _Held:
-    """What the scratch holds: z - shift and e, with log p = z - shift - log_total and p = e · scale."""
+    """Contents of the scratch buffers: z - shift and e, with log p = z - shift - log_total and p = e · scale."""
 
     address: int
     rows: int

@@ -32,7 +32,7 @@ P = ParamSpec("P")
 
 
 def _outside_of_graphs(loss: Callable[P, LinearPolicyLoss]) -> Callable[P, LinearPolicyLoss]:
-    """The loss, hidden from torch.compile if that is in use at all: to ask for it is to import it, which is slow."""
+    """The loss, hidden from torch.compile if that has been imported; importing it only to ask would be slow."""
 
     @wraps(loss)
     def call(*args: P.args, **kwargs: P.kwargs) -> LinearPolicyLoss:
@@ -86,7 +86,7 @@ def linear_policy_loss(
     Tokens that cannot contribute are dropped before any product: those masked and, without a KL term and an entropy
     bonus, those with advantage 0 (for a sequence-level objective: responses with advantage 0 throughout; for an
     adaptive one only from the products of the gradient). Value and gradient are unchanged, coefficients c are those of
-    the full mask. `out.computed` says which are left; elsewhere logprob and entropy are NaN and weight is 0.
+    the full mask. `out.computed` marks the tokens that remain; elsewhere logprob and entropy are NaN and weight is 0.
 
     Args:
         hidden: [B, T, H], or packed [N, H], with gradient: the state that predicts the token, of the same index.
@@ -105,27 +105,29 @@ def linear_policy_loss(
         statistics: "computed" takes the statistics over the tokens that were computed. With tokens dropped, every
             fraction, mean and KL of `policy_loss` is then one of tokens with an advantage; `mass/*` is unchanged.
             "full" computes every valid token.
-        kept: how many tokens will be computed, if the caller knows: saves the synchronisation that counts them.
+        kept: number of tokens that will be computed, if known: saves the synchronisation that counts them.
         cu_seqlens: [B + 1] offsets of the sequences in [N]. Without it, whatever needs sequences is an error.
-        chunk_tokens: the most tokens whose logits are held; None takes a budget in bytes (`CHUNK_BYTES`).
+        chunk_tokens: maximum number of tokens whose logits are held at once; None takes a budget in bytes,
+            `CHUNK_BYTES`.
         backend: "reference" holds all logits and computes every valid token; "chunked" is torch alone; "triton" has
             the elementwise part as kernels; "auto" is "triton" where it runs, "chunked" elsewhere.
 
-    Under torch.autocast the products are of its dtype; float16 is refused, because the gradients are made before a
-    loss scale is known. Log-probs and all that follows are float32 (float64 for
-    float64 operands); gradients are summed in float32 and come back in the dtype of their tensors. With 16-bit operands
-    a CPU has no float32 products: there every chunk's logits and gradients are rounded once, as in the naive loss, and
-    with several chunks the gradient of lm_head has up to 1.4 times the rounding error of the naive one.
+    Under torch.autocast the products have its dtype; float16 is refused, because the gradients are computed before a
+    loss scale is known. Log-probs and everything after them are float32 (float64 for float64 operands). Gradients are
+    summed in float32 and returned in the dtype of their tensors. A CPU has no float32 products of 16-bit operands:
+    there the logits and gradients of every chunk are rounded once, as in the naive loss, and with several chunks the
+    gradient of lm_head has up to 1.4 times the rounding error of the naive one.
 
-    Under torch.compile the call is a graph break and runs as it is: its loop must not be unrolled, and an objective is
-    a Python object, which no custom operator takes. So fullgraph=True is not possible.
+    Under torch.compile the call is a graph break and runs eagerly: its loop must not be unrolled, and no custom
+    operator accepts an objective, which is a Python object. So fullgraph=True is not possible.
 
     Returns:
         `LinearPolicyLoss`: value, weight, statistics, logprob, entropy, computed.
 
     Raises:
-        TypeError, ValueError: an argument that does not fit, with what was expected; a backend that cannot run here.
-        RuntimeError: when a gradient is differentiated again.
+        TypeError, ValueError: if an argument does not fit (the error says what was expected) or a backend cannot run
+            here.
+        RuntimeError: if a gradient is differentiated again.
     """
     spec = LossSpec.of(
         objective=objective,
@@ -162,7 +164,7 @@ def linear_loss_of(
     backend: str = "auto",
     **others: Any,
 ) -> LinearPolicyLoss:
-    """`linear_policy_loss` of a specification that has been built before.
+    """`linear_policy_loss` for a specification that is built already.
 
     Args:
         spec: the factors and terms.
@@ -189,7 +191,7 @@ def linear_loss_of(
     dtype = torch.get_autocast_dtype(device) if lower else inputs.hidden.dtype
     if dtype == torch.float16:
         raise ValueError(
-            f"hidden has dtype {inputs.hidden.dtype} and the products would be of float16, in which gradients vanish "
+            f"hidden has dtype {inputs.hidden.dtype} and the products would be float16, in which gradients vanish "
             "before they can be scaled; expected bfloat16 or float32, or backend='reference'"
         )
     operands = Operands(

@@ -1,4 +1,4 @@
-"""The three matrix products of a chunk, and where their results are summed up.
+"""The three matrix products of a chunk, and the sums of their results.
 
 16-bit operands, float32 results: on a CUDA device the product itself writes float32. A CPU rounds every product to the
 operands' dtype; there the gradient of `lm_head` is computed in slices of the vocabulary, which stay in the cache until
@@ -17,7 +17,7 @@ SLICE = 4096
 
 
 def wide_products(device: torch.device, dtype: torch.dtype) -> bool:
-    """True where `mm` has an `out_dtype` (CUDA, torch >= 2.8) and it would matter."""
+    """Whether `mm` can write float32 results of 16-bit operands: on CUDA, from torch 2.8 on."""
     return device.type == "cuda" and dtype in HALF and hasattr(torch.ops.aten.mm, "dtype")
 
 
@@ -35,7 +35,7 @@ class HeadGradient:
 
     Args:
         lm_head: [V, H], the operand of the products.
-        chunks: how many there will be.
+        chunks: their number.
     """
 
     def __init__(self, lm_head: Tensor, chunks: int) -> None:
@@ -49,7 +49,7 @@ class HeadGradient:
         self._empty = True
 
     def add(self, G: Tensor, X: Tensor) -> None:
-        """Adds Gᵀ · X, of G [n, V] and X [n, H]."""
+        """Add Gᵀ · X, of G [n, V] and X [n, H]."""
         if self._slice is not None:
             for start in range(0, len(self.total), SLICE):
                 stop = min(start + SLICE, len(self.total))

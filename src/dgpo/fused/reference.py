@@ -1,4 +1,4 @@
-"""The naive version: all logits, `log_softmax`, `policy_loss`. What is computed, and the truth of the tests."""
+"""The naive version: all logits, `log_softmax`, `policy_loss`. Defines what is computed; tests compare with it."""
 
 from __future__ import annotations
 

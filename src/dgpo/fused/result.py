@@ -1,4 +1,4 @@
-"""What `linear_policy_loss` returns."""
+"""Result of `linear_policy_loss`."""
 
 from __future__ import annotations
 

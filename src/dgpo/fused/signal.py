@@ -1,6 +1,6 @@
 """g = d loss/d logprob and h = d loss/d entropy of a token: from `policy_loss` itself, differentiated on [n] numbers.
 
-So that neither a factor nor a term of the loss is written twice: whatever `policy_loss` computes from log-probs and
+So no factor and no term of the loss is written twice: whatever `policy_loss` computes from log-probs and
 entropies, the gradient of a logit follows from its derivatives by these two numbers.
 """
 
@@ -24,9 +24,9 @@ def at(places: Tensor) -> Pick:
 
 
 def reach(correction: Correction | None, *, on_policy: bool) -> Level:
-    """Of which current log-probs ρ of a token is a function: `Correction.level`, where they are in it at all.
+    """Which of the current log-probs the ρ of a token depends on: `Correction.level`, or none.
 
-    ρ = π_old/μ, so that only on-policy, where π_old is π_θ, the current log-probs are in it.
+    ρ = π_old/μ contains the current log-probs only on-policy, where π_old is π_θ.
     """
     return "none" if correction is None or not on_policy else correction.level
 

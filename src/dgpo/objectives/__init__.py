@@ -44,8 +44,8 @@ def make(name: str | Mapping[str, Any], **fields: Any) -> Objective:
     """Build an objective: `make("dgpo", n=2, m=2)`, or all in one text, `make("dgpo:n=2,m=2")`.
 
     Args:
-        name: as `dgpo.registry.parse` takes it; the name in it as `find` takes it.
-        fields: those that are not in `name`.
+        name: as accepted by `dgpo.registry.parse`; the name in it as accepted by `find`.
+        fields: further fields.
 
     Raises:
         ValueError: unknown name or field, with the nearest known one; or a field outside its range.
@@ -78,10 +78,10 @@ def find(name: str) -> type[Objective]:
 
 
 def importable_name(cls: type[Objective]) -> str:
-    """`name_of` a class, after a look whether `find` gives that class back.
+    """`name_of` a class, after checking that `find` returns that class.
 
     Raises:
-        ValueError: it does not, as for a class that is defined inside a function; or it is not a frozen dataclass.
+        ValueError: if it does not, as for a class defined inside a function, or if it is not a frozen dataclass.
     """
     name = name_of(cls)
     if "<locals>" in name or find(name) is not cls:
@@ -93,7 +93,7 @@ def importable_name(cls: type[Objective]) -> str:
 
 
 def find_recorded(name: str) -> type[Objective] | None:
-    """The class of a name that stands in a file, which somebody else may have written; None where it is not known.
+    """The class of a name read from an untrusted file; None if it is unknown.
 
     Executes no module that only the file names: the class of an import path is found if this process has imported its
     module already, because the user named it elsewhere or runs the script that defines it.
@@ -109,7 +109,7 @@ def find_recorded(name: str) -> type[Objective] | None:
 
 
 def name_of(cls: type[Objective]) -> str:
-    """What `find` takes for a class: its name in the registry or of its package's entry point, else its import path."""
+    """The name by which `find` returns a class: in the registry, of an entry point, or else its import path."""
     if (found := next((name for name, known in OBJECTIVES.items() if known is cls), None)) is not None:
         return found
     path = path_of(cls)
@@ -150,8 +150,8 @@ ELSEWHERE: dict[str, str] = {
     "rloo": "the advantage 'leave_one_out'",
     **{word: f"{name!r}{more}" for name, cls in OBJECTIVES.items() for word, more in cls.aliases.items()},
 }
-"""Names that users bring from papers and frameworks, and what they are called here: those of no single method, and the
-`aliases` that the methods declare."""
+"""Names in papers and frameworks -> what they are called here: names that belong to no single method, and the `aliases`
+that the methods declare."""
 
 __all__ = [
     "Boundaries",

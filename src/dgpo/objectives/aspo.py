@@ -51,7 +51,7 @@ class ASPO(Objective):
         eps_high_high_entropy: eps_high of tokens with high entropy; the authors use 0.4.
 
     Source: wizard-III/Archer2.0@b08d963d core_algos.py:537-583, entropy mask dp_actor.py:404-424 (where a variable
-    named `high_entropy_mask` is True for *low* entropy). Its `seq-mean-token-sum-norm` forgets to divide by the
+    named `high_entropy_mask` is True for *low* entropy). Its `seq-mean-token-sum-norm` does not divide by the
     sequences.
 
     Raises:

@@ -15,11 +15,11 @@ from dgpo.fields import number
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 _SLACK = 1e-9
-"""Float slack on the end of a range of bounds, so that 0.6, 0.65, ... meets 0.9 and does not pass it twice."""
+"""Tolerance at the end of a range of bounds, so that rounding in 0.6, 0.65, ... does not add 0.9 twice."""
 
 
 PAPER = Paper(
@@ -28,28 +28,10 @@ PAPER = Paper(
         "BAPO: Stabilizing Off-Policy Reinforcement Learning for LLMs via Balanced Policy "
         "Optimization with Adaptive Clipping"
     ),
-    authors=(
-        "Zhiheng Xi",
-        "Xin Guo",
-        "Yang Nan",
-        "Enyu Zhou",
-        "Junrui Shen",
-        "Wenxiang Chen",
-        "Jiaqi Liu",
-        "Jixuan Huang",
-        "Zhihao Zhang",
-        "Honglin Guo",
-        "Xun Deng",
-        "Zhikai Lei",
-        "Miao Zheng",
-        "Guoteng Wang",
-        "Shuo Zhang",
-        "Peng Sun",
-        "Rui Zheng",
-        "Hang Yan",
-        "Tao Gui",
-        "Qi Zhang",
-        "Xuanjing Huang",
+    authors=names(
+        "Zhiheng Xi, Xin Guo, Yang Nan, Enyu Zhou, Junrui Shen, Wenxiang Chen, Jiaqi Liu, Jixuan Huang, Zhihao Zhang, "
+        "Honglin Guo, Xun Deng, Zhikai Lei, Miao Zheng, Guoteng Wang, Shuo Zhang, Peng Sun, Rui Zheng, Hang Yan, "
+        "Tao Gui, Qi Zhang, Xuanjing Huang"
     ),
     year=2025,
     code="https://github.com/WooooDyy/BAPO",
@@ -66,7 +48,7 @@ ELSEWHERE = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveClip(HardClip):
-    """A hard clip whose bounds a subclass searches for in every batch: what the two versions of BAPO share."""
+    """A hard clip whose bounds are searched for in every batch; base of the two versions of BAPO."""
 
     c_low: float | None = number(None, "(0, 1]")
     c_high: float | None = number(None, "[1, inf)")
@@ -94,7 +76,7 @@ class AdaptiveClip(HardClip):
 
     @abstractmethod
     def _mass(self, tokens: TokenBatch) -> Tensor:
-        """[B, T] >= 0: what a token counts with, before its bounded ratio."""
+        """[B, T] >= 0: mass of a token, which its bounded ratio multiplies."""
 
     @abstractmethod
     def _search(self, positive: list[float], negative: list[float]) -> tuple[int, int]:
@@ -111,7 +93,7 @@ class AdaptiveClip(HardClip):
     def _contributions(
         self, tokens: TokenBatch, lows: list[float], highs: list[float]
     ) -> tuple[list[float], list[float]]:
-        """P and N over all ranks, in one read."""
+        """P and N over all ranks, with one host synchronisation."""
         r, mass = tokens.ratio.detach(), self._mass(tokens)
         gain, loss = torch.where(tokens.advantage > 0, mass, 0.0), torch.where(tokens.advantage < 0, mass, 0.0)
         sums = torch.stack(
@@ -139,7 +121,7 @@ class AdaptiveClip(HardClip):
 
 @dataclass(frozen=True, kw_only=True)
 class BAPO(AdaptiveClip):
-    """A hard clip whose bounds are searched for in every batch, until positive tokens weigh enough against negative.
+    """A hard clip whose bounds are searched for in every batch until positive and negative tokens reach a target ratio.
 
     `calibrate` starts at (c_low_start, c_high_start) and, while P/N < target_ratio, raises c_low in steps up to
     c_low_max, and then c_high up to c_high_max, the last step as short as it must be, with the sums over the batch::
@@ -175,7 +157,7 @@ class BAPO(AdaptiveClip):
     was split into micro-batches, as in the authors' code. Uncalibrated, the weight is that of the start bounds.
 
     Source: WooooDyy/BAPO@72870444 recipe/bapo/policy_loss.py:75-165; ranges as in its README. Its
-    `seq-mean-token-sum-norm` forgets to divide by the sequences.
+    `seq-mean-token-sum-norm` does not divide by the sequences.
     """
 
     name = "bapo"
@@ -256,5 +238,5 @@ class BAPOAlgorithm1(AdaptiveClip):
 
 
 def _ladder(start: float, end: float, step: float) -> list[float]:
-    """start, start + step, ... and `end`, whether or not the steps meet it: the authors' next is min(c + step, end)."""
+    """start, start + step, ... and always `end`: the authors' next bound is min(c + step, end)."""
     return [start + i * step for i in range(math.ceil((end - start) / step - _SLACK))] + [end]

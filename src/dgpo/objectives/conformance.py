@@ -1,12 +1,13 @@
-"""Which setting of another framework gives the gradient of a method here: the tables of what the classes declare."""
+"""Tables of the settings in other frameworks that give the gradient of a method here, as the classes declare them."""
 
 from __future__ import annotations
 
 import textwrap
 from typing import Any
 
-from dgpo.objectives.frameworks import FRAMEWORKS, Conformance, Of
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Objective
+from dgpo.objectives.table import shown
 
 CHECKED = {
     "trl": "in every test run",
@@ -21,13 +22,11 @@ NOBODY_LOOKED = "No settings in other frameworks are recorded for this method."
 
 
 def settings_in_trl(objective: Objective) -> dict[str, Any]:
-    """TRL's options that give this objective's gradient; empty where none do, or where none are recorded."""
-    record = objective.elsewhere.get("trl")
-    if record is None or record.setting is None:
+    """TRL's options that give this objective's gradient; empty if none do or none are recorded."""
+    try:
+        return objective.elsewhere.get("trl", Conformance()).options(objective)
+    except ValueError:
         return {}
-    if any(getattr(objective, field) != required for field, required in (record.only or {}).items()):
-        return {}
-    return record.options(objective)
 
 
 def as_text(method: type[Objective], width: int = 100) -> str:
@@ -56,10 +55,6 @@ def as_markdown(method: type[Objective]) -> str:
 def _setting(record: Conformance) -> str:
     if record.setting is None:
         return "not available"
-    text = ", ".join(f"`{option}={_shown(value)}`" for option, value in record.setting.items())
+    text = ", ".join(f"`{option}={shown(value)}`" for option, value in record.setting.items())
     only = ", ".join(f"`{field}={value}`" for field, value in (record.only or {}).items())
     return f"{text}; only {only}" if only else text
-
-
-def _shown(value: Of | str | float) -> str:
-    return f"{value:.12g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The weight of an objective over a grid of ratios: what figures, tables and reports draw."""
+"""The weight of an objective over a grid of ratios, for figures, tables and reports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCurve:
-    """What `weight_curve` returns.
+    """Result of `weight_curve`.
 
     Attributes:
         tokens: N responses of one token each, at the log ratios of the grid.
@@ -29,7 +29,7 @@ class WeightCurve:
     @property
     def possible(self) -> Tensor:
         """[N] bool: where π_θ is a probability."""
-        return self.tokens.logprob[:, 0] <= 1e-9  # a hair above 0 is rounding
+        return self.tokens.logprob[:, 0] <= 1e-9  # slightly above 0 is rounding
 
 
 @torch.no_grad()

@@ -52,7 +52,7 @@ class DAC(HardClip):
         dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
 
     Source: lime-RL/DCPO@01787b0f core_algos.py:978-991 (bounds), :994 (loss); eps from its README and paper (its recipe
-    runs with 0.2 and 0.28). Its `seq-mean-token-sum-norm` forgets to divide by the sequences, and its "only-token-mean"
+    runs with 0.2 and 0.28). Its `seq-mean-token-sum-norm` does not divide by the sequences, and its "only-token-mean"
     is the token mean over a micro-batch, where the README describes a sum of the responses' means. DCPO's smooth
     advantage standardisation is in `dgpo.advantages`.
     """

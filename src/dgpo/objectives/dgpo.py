@@ -11,7 +11,7 @@ from torch import Tensor
 from dgpo.fields import number
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties
-from dgpo.objectives.paper import ACL_2026, Paper
+from dgpo.objectives.paper import ACL_2026, Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
@@ -20,16 +20,8 @@ PAPER = Paper(
         "From log π to π: Taming Divergence in Soft Clipping via Bilateral Decoupled Decay "
         "of Probability Gradient Weight"
     ),
-    authors=(
-        "Xiaoliang Fu",
-        "Jiaye Lin",
-        "Yangyi Fang",
-        "Chaowen Hu",
-        "Cong Qin",
-        "Zekai Shao",
-        "Binbin Zheng",
-        "Lu Pan",
-        "Ke Zeng",
+    authors=names(
+        "Xiaoliang Fu, Jiaye Lin, Yangyi Fang, Chaowen Hu, Cong Qin, Zekai Shao, Binbin Zheng, Lu Pan, Ke Zeng"
     ),
     year=2026,
     venue="ACL 2026",
@@ -117,7 +109,7 @@ class DGPO(Objective):
     def potential(self, tokens: TokenBatch) -> Tensor:
         x, negative, positive = tokens.log_ratio, tokens.advantage < 0, tokens.advantage > 0
         log_lo, log_hi = math.log1p(-self.eps_low), math.log1p(self.eps_high)
-        # beyond a cap w is constant, so φ goes on as a straight line in x from the point where the cap was reached
+        # beyond a cap w is constant, so φ continues as a straight line in x from where the cap was reached
         beyond = torch.zeros_like(x)
         if self.reverse_cap is not None and self.reverse_cap < math.inf:
             excess = torch.where(negative, x - math.log(self.reverse_cap), 0.0).clamp(min=0.0)

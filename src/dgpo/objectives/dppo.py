@@ -28,58 +28,35 @@ PAPER = Paper(
 NEWTON_STEPS = 4
 """To the rounding of float64, for deltas of 1e-3 to 2 and probabilities of e^-20 to 1 - 1e-7."""
 
-DPPO_TV_ELSEWHERE = {
-    "trl": Conformance(),
-    "verl": Conformance(
-        setting={
-            "policy_loss.loss_mode": "dppo_tv",
-            "clip_ratio_low": Of(field="delta_low"),
-            "clip_ratio_high": Of(field="delta_high"),
-            "clip_ratio_c": Of(field="ratio_cap"),
-        },
-        aggregation="token-mean",
-        note="the clip options are differences of probabilities here, and `clip_ratio_c` is the cap of the ratio: "
-        "the actor's 3 unless set",
-    ),
-    "skyrl": Conformance(
-        setting={
-            "policy_loss_type": "dppo",
-            "dppo.dppo_type": "binary_tv",
-            "dppo.delta_low": Of(field="delta_low"),
-            "dppo.delta_high": Of(field="delta_high"),
-        },
-        aggregation="token-mean",
-        only={"ratio_cap": math.inf},
-        note="the ratio has no cap, and is taken against the sampler where its log-probs are given. " + SKYRL_SUM,
-    ),
-    "liger": Conformance(),
-}
 
-DPPO_KL_ELSEWHERE = {
-    "trl": Conformance(),
-    "verl": Conformance(
-        setting={
-            "policy_loss.loss_mode": "dppo_kl",
-            "clip_ratio_low": Of(field="delta_low"),
-            "clip_ratio_high": Of(field="delta_high"),
-            "clip_ratio_c": Of(field="ratio_cap"),
-        },
-        aggregation="token-mean",
-        note="the clip options are in nats here; `clip_ratio_c` as for `dppo_tv`. Its logarithm adds 1e-8",
-    ),
-    "skyrl": Conformance(
-        setting={
-            "policy_loss_type": "dppo",
-            "dppo.dppo_type": "binary_kl",
-            "dppo.delta_low": Of(field="delta_low"),
-            "dppo.delta_high": Of(field="delta_high"),
-        },
-        aggregation="token-mean",
-        only={"ratio_cap": math.inf},
-        note="as for `dppo_tv`. " + SKYRL_SUM,
-    ),
-    "liger": Conformance(),
-}
+def _elsewhere(divergence: str, verl_note: str, skyrl_note: str) -> dict[str, Conformance]:
+    """The settings of one of the two divergences: "tv" or "kl"."""
+    low, high = Of(field="delta_low"), Of(field="delta_high")
+    return {
+        "trl": Conformance(),
+        "verl": Conformance(
+            setting={
+                "policy_loss.loss_mode": f"dppo_{divergence}",
+                "clip_ratio_low": low,
+                "clip_ratio_high": high,
+                "clip_ratio_c": Of(field="ratio_cap"),
+            },
+            aggregation="token-mean",
+            note=verl_note,
+        ),
+        "skyrl": Conformance(
+            setting={
+                "policy_loss_type": "dppo",
+                "dppo.dppo_type": f"binary_{divergence}",
+                "dppo.delta_low": low,
+                "dppo.delta_high": high,
+            },
+            aggregation="token-mean",
+            only={"ratio_cap": math.inf},
+            note=f"{skyrl_note}. {SKYRL_SUM}",
+        ),
+        "liger": Conformance(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +85,12 @@ class DPPOTV(Objective):
     name = "dppo_tv"
     papers = (PAPER,)
     guards = ("ratio_cap",)
-    elsewhere = DPPO_TV_ELSEWHERE
+    elsewhere = _elsewhere(
+        "tv",
+        "the clip options are differences of probabilities here, and `clip_ratio_c` is the cap of the ratio: the "
+        "actor's 3 unless set",
+        "the ratio has no cap, and is taken against the sampler where its log-probs are given",
+    )
     aliases: ClassVar = {"dppo": " or 'dppo_kl'"}
 
     delta_low: float = number(0.2, "(0, inf]")
@@ -176,7 +158,11 @@ class DPPOKL(Objective):
     name = "dppo_kl"
     papers = (PAPER,)
     guards = ("ratio_cap",)
-    elsewhere = DPPO_KL_ELSEWHERE
+    elsewhere = _elsewhere(
+        "kl",
+        "the clip options are in nats here; `clip_ratio_c` as for `dppo_tv`. Its logarithm adds 1e-8",
+        "as for `dppo_tv`",
+    )
 
     delta_low: float = number(0.05, "(0, inf]")
     delta_high: float = number(0.05, "(0, inf]")

@@ -22,9 +22,6 @@ PAPER = Paper(
     code="https://github.com/Tencent-Hunyuan/UniRL",
 )
 
-LEAST_DELTA = 1e-20
-"""The weight of a ratio of e^20 fits a float32 down to here."""
-
 ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
@@ -51,6 +48,7 @@ class DRPO(Objective):
     papers = (PAPER,)
     elsewhere = ELSEWHERE
 
+    # from 1e-20 on, the weight of a ratio of e^20 fits a float32
     delta: float = number(12.5, "[1e-20, inf]")
 
     @property

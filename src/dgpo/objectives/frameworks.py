@@ -1,4 +1,4 @@
-"""What a method declares of other frameworks: the setting there that gives its gradient."""
+"""What a method declares about other frameworks: the settings there that give its gradient."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ NO_LIMIT = 1e9
 """For an option that cannot be switched off: no ratio within the clamp of ±20 nats reaches it."""
 
 SKYRL_SUM = "SkyRL scales the advantages beforehand and sums"
-"""A note of several methods."""
+"""A note shared by several methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Of:
-    """The value of one of our fields, as a framework's option wants it.
+    """The value of one of our fields, as a framework's option expects it.
 
     Attributes:
         field: name of the field.
-        plus: what is added: `Of(field="cap", plus=-1)` turns an absolute ceiling into an offset.
-        none: what stands for None.
+        plus: offset added to the value: `Of(field="cap", plus=-1)` turns an absolute ceiling into an offset.
+        none: the value of the option where the field is None.
     """
 
     field: str
@@ -48,15 +48,15 @@ LOW, HIGH = Of(field="eps_low"), Of(field="eps_high")
 
 @dataclass(frozen=True, kw_only=True)
 class Conformance:
-    """One method in one framework. The setting concerns the weight w; `aggregation` says what it is averaged over.
+    """One method in one framework. The setting gives the weight w, `aggregation` the average.
 
     Attributes:
         setting: option -> value, an `Of` where it follows one of our fields; None where no setting gives the gradient.
         aggregation: our aggregation whose coefficients the setting goes with.
         averages: other names of TRL's `loss_type` for the same weight -> the aggregation of each, written as
             `dgpo.registry.parse` reads it; None for an average over a micro-batch, which no aggregation takes.
-        only: our fields that must have this value for the setting to hold.
-        note: where a name means something else there, or which setting is nearest; may be empty.
+        only: our fields that must have this value for the setting to apply.
+        note: differences in meaning, or the nearest setting; may be empty.
     """
 
     setting: Mapping[str, Of | str | float] | None = None

@@ -12,25 +12,15 @@ from torch import Tensor
 from dgpo.fields import number
 from dgpo.objectives.frameworks import Conformance, Of
 from dgpo.objectives.objective import Boundaries, Objective, Properties
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
     arxiv_id="2507.20673",
     title="Geometric-Mean Policy Optimization",
-    authors=(
-        "Yuzhong Zhao",
-        "Yue Liu",
-        "Junpeng Liu",
-        "Jingye Chen",
-        "Xun Wu",
-        "Yaru Hao",
-        "Tengchao Lv",
-        "Shaohan Huang",
-        "Lei Cui",
-        "Qixiang Ye",
-        "Fang Wan",
-        "Furu Wei",
+    authors=names(
+        "Yuzhong Zhao, Yue Liu, Junpeng Liu, Jingye Chen, Xun Wu, Yaru Hao, Tengchao Lv, Shaohan Huang, Lei Cui, "
+        "Qixiang Ye, Fang Wan, Furu Wei"
     ),
     year=2025,
     code="https://github.com/callsys/GMPO",

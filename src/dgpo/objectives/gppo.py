@@ -11,7 +11,7 @@ from torch import Tensor
 from dgpo.fields import number
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 CE_GPPO_PAPER = Paper(
@@ -19,16 +19,7 @@ CE_GPPO_PAPER = Paper(
     title=(
         "CE-GPPO: Controlling Entropy via Gradient-Preserving Clipping Policy Optimization in Reinforcement Learning"
     ),
-    authors=(
-        "Zhenpeng Su",
-        "Leiyu Pan",
-        "Minxuan Lv",
-        "Yuntao Li",
-        "Wenping Hu",
-        "Fuzheng Zhang",
-        "Kun Gai",
-        "Guorui Zhou",
-    ),
+    authors=names("Zhenpeng Su, Leiyu Pan, Minxuan Lv, Yuntao Li, Wenping Hu, Fuzheng Zhang, Kun Gai, Guorui Zhou"),
     year=2025,
     code="https://github.com/Kwai-Klear/CE-GPPO",
 )
@@ -37,17 +28,9 @@ CE_GPPO_PAPER = Paper(
 GPPO_PAPER = Paper(
     arxiv_id="2508.07629",
     title=("Klear-Reasoner: Advancing Reasoning Capability via Gradient-Preserving Clipping Policy Optimization"),
-    authors=(
-        "Zhenpeng Su",
-        "Leiyu Pan",
-        "Xue Bai",
-        "Dening Liu",
-        "Guanting Dong",
-        "Jiaming Huang",
-        "Wenping Hu",
-        "Fuzheng Zhang",
-        "Kun Gai",
-        "Guorui Zhou",
+    authors=names(
+        "Zhenpeng Su, Leiyu Pan, Xue Bai, Dening Liu, Guanting Dong, Jiaming Huang, Wenping Hu, Fuzheng Zhang, "
+        "Kun Gai, Guorui Zhou"
     ),
     year=2025,
     code="https://github.com/suu990901/KlearReasoner",
@@ -59,42 +42,43 @@ GPPO_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 
 @dataclass(frozen=True, kw_only=True)
-class CEGPPO(Objective):
-    """Tokens beyond the clip range keep a constant weight on ∇log π, scaled apart on either side (arXiv 2509.20712).
+class GPPO(Objective):
+    """The boundary's own weight beyond the boundary: `CEGPPO` at beta1 = beta2 = 1.
 
     With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
 
-        left         A < 0, r < lo           w = beta1 · lo    φ = lo · (1 + beta1 · log(r / lo))
-        right        A > 0, r > hi           w = beta2 · hi    φ = hi · (1 + beta2 · log(r / hi))
-        dual clip    A < 0, r > dual_clip    w = 0             φ = dual_clip
-        else                                 w = r             φ = r
+        left         A < 0, r < lo           w = lo    φ = lo · (1 + log(r / lo))
+        right        A > 0, r > hi           w = hi    φ = hi · (1 + log(r / hi))
+        dual clip    A < 0, r > dual_clip    w = 0     φ = dual_clip
+        else                                 w = r     φ = r
+
+    The right side is that of `DGPO(m=1)`; the left is DGPO's formula at n = -1, outside its range.
 
     Args:
-        beta1: scale on the left. The authors run 0.5 (1.5B) and 0.75 (7B); their yaml says 0.25. At beta = 1 on
-            both sides this is `GPPO`, at 0 it is `GRPO`.
-        beta2: scale on the right.
         eps_low: the left boundary is 1 - eps_low.
-        eps_high: the right boundary is 1 + eps_high.
-        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
+        eps_high: the right boundary is 1 + eps_high; the authors' script runs with 0.28.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' script runs with 10.
 
-    A dual clip below beta1 · lo drops every token on the left, as in the authors' code: their loss of a token with
-    A < 0 is at most dual_clip · |A|, a constant.
-
-    Source: Kwai-Klear/CE-GPPO@10558fe0 verl/trainer/ppo/core_algos.py:531-623. Deviations of that code: its
-    `seq-mean-token-sum-norm` forgets to divide by the number of sequences; a ratio of 0 or inf gives NaN there,
-    whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
+    Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
     """
 
-    name = "ce_gppo"
-    papers = (CE_GPPO_PAPER,)
+    name = "gppo"
+    papers = (GPPO_PAPER,)
     guards = ("dual_clip",)
-    elsewhere = CE_GPPO_ELSEWHERE
+    elsewhere = GPPO_ELSEWHERE
 
-    beta1: float = number(0.75, "[0, inf)")
-    beta2: float = number(1.0, "[0, inf)")
     eps_low: float = number(0.2, "[0, 1)")
     eps_high: float = number(0.2, "[0, inf)")
     dual_clip: float | None = number(None, "(1, inf]")
+
+    @property
+    def beta1(self) -> float:
+        """Scale of the weight on the left, a field of `CEGPPO`; likewise `beta2` on the right."""
+        return 1.0
+
+    @property
+    def beta2(self) -> float:
+        return 1.0
 
     def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:
         """The log ratio nearest to the token's own inside the clip, and the scale of what lies beyond."""
@@ -134,46 +118,35 @@ class CEGPPO(Objective):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPPO(Objective):
-    """The boundary's own weight beyond the boundary: `CEGPPO` at beta1 = beta2 = 1.
+class CEGPPO(GPPO):
+    """Tokens beyond the clip range keep a constant weight on ∇log π, scaled apart on either side (arXiv 2509.20712).
 
     With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
 
-        left         A < 0, r < lo           w = lo    φ = lo · (1 + log(r / lo))
-        right        A > 0, r > hi           w = hi    φ = hi · (1 + log(r / hi))
-        dual clip    A < 0, r > dual_clip    w = 0     φ = dual_clip
-        else                                 w = r     φ = r
-
-    The right side is that of `DGPO(m=1)`; the left is DGPO's formula at n = -1, outside its range.
+        left         A < 0, r < lo           w = beta1 · lo    φ = lo · (1 + beta1 · log(r / lo))
+        right        A > 0, r > hi           w = beta2 · hi    φ = hi · (1 + beta2 · log(r / hi))
+        dual clip    A < 0, r > dual_clip    w = 0             φ = dual_clip
+        else                                 w = r             φ = r
 
     Args:
+        beta1: scale on the left. The authors run 0.5 (1.5B) and 0.75 (7B); their yaml says 0.25. At beta = 1 on
+            both sides this is `GPPO`, at 0 it is `GRPO`.
+        beta2: scale on the right.
         eps_low: the left boundary is 1 - eps_low.
-        eps_high: the right boundary is 1 + eps_high; the authors' script runs with 0.28.
-        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' script runs with 10.
+        eps_high: the right boundary is 1 + eps_high.
+        dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
 
-    Source: suu990901/KlearReasoner@5d2d0b8c core_algos.py:444-523; defaults are its code's. Deviations as for `CEGPPO`.
+    A dual clip below beta1 · lo drops every token on the left, as in the authors' code: their loss of a token with
+    A < 0 is at most dual_clip · |A|, a constant.
+
+    Source: Kwai-Klear/CE-GPPO@10558fe0 verl/trainer/ppo/core_algos.py:531-623. Deviations of that code: its
+    `seq-mean-token-sum-norm` does not divide by the number of sequences; a ratio of 0 or inf gives NaN there,
+    whatever the region. The auxiliary NLL on correct samples of its scripts is an option of a trainer and no part of w.
     """
 
-    name = "gppo"
-    papers = (GPPO_PAPER,)
-    guards = ("dual_clip",)
-    elsewhere = GPPO_ELSEWHERE
+    name = "ce_gppo"
+    papers = (CE_GPPO_PAPER,)
+    elsewhere = CE_GPPO_ELSEWHERE
 
-    eps_low: float = number(0.2, "[0, 1)")
-    eps_high: float = number(0.2, "[0, inf)")
-    dual_clip: float | None = number(None, "(1, inf]")
-
-    def _as_ce_gppo(self) -> CEGPPO:
-        return CEGPPO(beta1=1.0, beta2=1.0, eps_low=self.eps_low, eps_high=self.eps_high, dual_clip=self.dual_clip)
-
-    def boundaries(self, tokens: TokenBatch) -> Boundaries:
-        return self._as_ce_gppo().boundaries(tokens)
-
-    def weight(self, tokens: TokenBatch) -> Tensor:
-        return self._as_ce_gppo().weight(tokens)
-
-    def potential(self, tokens: TokenBatch) -> Tensor:
-        return self._as_ce_gppo().potential(tokens)
-
-    def properties(self) -> Properties:
-        return self._as_ce_gppo().properties()
+    beta1: float = number(0.75, "[0, inf)")
+    beta2: float = number(1.0, "[0, inf)")

@@ -10,22 +10,14 @@ from dgpo.fields import number
 from dgpo.objectives.frameworks import HIGH, LOW, NO_LIMIT, SKYRL_SUM, Conformance, Of
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
     arxiv_id="2402.03300",
     title="DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
-    authors=(
-        "Zhihong Shao",
-        "Peiyi Wang",
-        "Qihao Zhu",
-        "Runxin Xu",
-        "Junxiao Song",
-        "Mingchuan Zhang",
-        "Y. K. Li",
-        "Y. Wu",
-        "Daya Guo",
+    authors=names(
+        "Zhihong Shao, Peiyi Wang, Qihao Zhu, Runxin Xu, Junxiao Song, Mingchuan Zhang, Y. K. Li, Y. Wu, Daya Guo"
     ),
     year=2024,
 )

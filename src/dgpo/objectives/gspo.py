@@ -10,25 +10,15 @@ from dgpo.fields import number
 from dgpo.objectives.frameworks import HIGH, LOW, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
     arxiv_id="2507.18071",
     title="Group Sequence Policy Optimization",
-    authors=(
-        "Chujie Zheng",
-        "Shixuan Liu",
-        "Mingze Li",
-        "Xiong-Hui Chen",
-        "Bowen Yu",
-        "Chang Gao",
-        "Kai Dang",
-        "Yuqiong Liu",
-        "Rui Men",
-        "An Yang",
-        "Jingren Zhou",
-        "Junyang Lin",
+    authors=names(
+        "Chujie Zheng, Shixuan Liu, Mingze Li, Xiong-Hui Chen, Bowen Yu, Chang Gao, Kai Dang, Yuqiong Liu, Rui Men, "
+        "An Yang, Jingren Zhou, Junyang Lin"
     ),
     year=2025,
 )

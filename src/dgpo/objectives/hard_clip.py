@@ -1,4 +1,4 @@
-"""The hard clip, whatever its bounds are: what GRPO, DAC, BAPO and GSPO share."""
+"""The hard clip with any bounds: base of GRPO, DAC, BAPO and GSPO."""
 
 from __future__ import annotations
 

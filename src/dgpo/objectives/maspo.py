@@ -11,7 +11,7 @@ from torch import Tensor
 from dgpo.fields import number
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
-from dgpo.objectives.paper import ACL_2026, Paper
+from dgpo.objectives.paper import ACL_2026, Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
@@ -20,17 +20,9 @@ PAPER = Paper(
         "MASPO: Unifying Gradient Utilization, Probability Mass, and Signal Reliability for "
         "Robust and Sample-Efficient LLM Reasoning"
     ),
-    authors=(
-        "Xiaoliang Fu",
-        "Jiaye Lin",
-        "Yangyi Fang",
-        "Binbin Zheng",
-        "Chaowen Hu",
-        "Zekai Shao",
-        "Cong Qin",
-        "Lu Pan",
-        "Ke Zeng",
-        "Xunliang Cai",
+    authors=names(
+        "Xiaoliang Fu, Jiaye Lin, Yangyi Fang, Binbin Zheng, Chaowen Hu, Zekai Shao, Cong Qin, Lu Pan, Ke Zeng, "
+        "Xunliang Cai"
     ),
     year=2026,
     venue="ACL 2026",
@@ -69,7 +61,7 @@ class MASPO(Objective):
         adv_high: in the authors' code, not in the paper: upper bound of `risk`. A gate of width 0 would be a jump.
 
     Source: the paper's definition of the two widths, defaults from the authors' yaml; FlyTune/MASPO-RL@22b46814
-    verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` forgets to divide
+    verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` does not divide
     by the number of sequences (see `dgpo.aggregation`); beyond ±20 nats its clamp zeroes the gradient, here it is kept
     at the weight of ±20; q^-alpha is formed in log space, so that q = e^-700 does not overflow; a masked NaN makes its
     sequence-mean loss NaN, here masked positions do not exist.

@@ -44,11 +44,11 @@ class Boundaries(NamedTuple):
 
     @classmethod
     def at(cls, log_ratio: Tensor, low: float = -math.inf, high: float = math.inf) -> Boundaries:
-        """The same two for every token; without them, none."""
+        """The same boundaries for every token; by default none."""
         return cls(log_ratio, torch.full_like(log_ratio, low), torch.full_like(log_ratio, high))
 
     def capped(self, where: Tensor, cap: float | None) -> Boundaries:
-        """With `high` at most log(cap) for the tokens of a mask; unchanged for a cap of None."""
+        """These boundaries with `high` at most log(cap) where the mask is True; unchanged if the cap is None."""
         if cap is None:
             return self
         return self._replace(high=torch.where(where, self.high.clamp(max=math.log(cap)), self.high))
@@ -86,22 +86,22 @@ class Objective(Checked, ABC):
     level: ClassVar[Literal["token", "sequence"]] = "token"
     """"sequence" if a weight is made of the ratios of the whole response."""
 
+    guards: ClassVar[tuple[str, ...]] = ()
+    """Fields that bound the weight where A < 0 and the ratio is large: with a field set to c, it is at most c there."""
+
     # --- facts of the method. Not inherited: a method that is derived from another in code has its own, or none
 
     name: ClassVar[str] = ""
     """Name in the registry. A class of this package that declares one is registered."""
 
-    guards: ClassVar[tuple[str, ...]] = ()
-    """Fields that bound the weight where A < 0 and the ratio is large: set to c, it is at most c there."""
-
     papers: ClassVar[tuple[Paper, ...]] = ()
-    """The papers of the method, the one that introduced it first; what a model card and a citation name."""
+    """The papers of the method, the one that introduced it first; model cards and citations name them."""
 
     elsewhere: ClassVar[Mapping[str, Conformance]] = {}
     """Framework -> the setting there that gives this method's gradient; all of `FRAMEWORKS`, or none of them."""
 
     aliases: ClassVar[Mapping[str, str]] = {}
-    """What papers and frameworks call it -> what an error adds to the name here, such as " with dual_clip=3"."""
+    """Its name in a paper or framework -> what an error adds to the name here, such as " with dual_clip=3"."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -115,9 +115,9 @@ class Objective(Checked, ABC):
 
     @property
     def reads(self) -> frozenset[Read]:
-        """What a weight is a function of, with these fields; nothing else may change it.
+        """What the weight depends on, with these fields; nothing else may change it.
 
-        By default the ratio and the sign of A, and at sequence level the response. Of::
+        By default the ratio and the sign of A, and at sequence level the response. The possible entries::
 
             ratio             log π_θ - log π_old of the token
             advantage_sign    whether A is below, at or above 0
@@ -138,7 +138,7 @@ class Objective(Checked, ABC):
         """w [B, T]: float32 (float64 for float64 tokens), detached, finite for every finite log ratio."""
 
     def potential(self, tokens: TokenBatch) -> Tensor:
-        """φ [B, T]: what the logged value shows. Where a method declares one, dφ/dlogprob = w; otherwise φ = w."""
+        """φ [B, T], which gives the logged value. Where a method declares one, dφ/dlogprob = w; otherwise φ = w."""
         return self.weight(tokens)
 
     def calibrate(self, tokens: TokenBatch) -> Self:
@@ -146,11 +146,11 @@ class Objective(Checked, ABC):
         return self
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
-        """Where this method's treatment of a token changes; by default nowhere. Ask the calibrated objective."""
+        """Where this method's treatment of a token changes; by default nowhere. Call it on the calibrated objective."""
         return Boundaries.at(tokens.log_ratio)
 
     def properties(self) -> Properties:
-        """What this method, with these fields, claims about its weight. Every registered method declares its own."""
+        """What this method claims about its weight, with these fields. Every registered method declares its own."""
         return Properties(
             continuous=False,
             upper_bound=math.inf,

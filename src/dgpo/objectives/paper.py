@@ -1,4 +1,4 @@
-"""What a paper is called: the one home of titles, authors and ids, which cards, tables and citations read."""
+"""Papers: titles, authors and ids, as model cards, tables and citations print them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ class Paper:
 
     Attributes:
         arxiv_id: such as "2603.14389"; None for a paper that is not on arXiv, which then needs `url`.
-        title: as published; None where it could not be verified.
-        authors: in the order of the paper, each "Given Family", or one word for a group; empty where they could not be
+        title: as published; None if it could not be verified.
+        authors: in the order of the paper, each "Given Family", or one word for a group; empty if they could not be
             verified.
         year: of publication.
-        venue: where it appeared beside arXiv, such as "ACL 2026".
+        venue: where it appeared besides arXiv, such as "ACL 2026".
         book: full title of the proceedings.
         anthology: id in the ACL Anthology.
         pages: such as "41410-41430".
-        code: address of the authors' code.
-        url: address of the paper where it is not on arXiv.
+        code: URL of the authors' code.
+        url: address of the paper if it is not on arXiv.
 
     Raises:
-        ValueError: an arXiv id of another form, or neither id nor address.
+        ValueError: if the arXiv id is malformed, or both id and url are missing.
+        TypeError: if authors is a string.
     """
 
     arxiv_id: str | None = None
@@ -60,7 +61,7 @@ class Paper:
 
     @property
     def name(self) -> str:
-        """The title; where it could not be verified, the id or address with a remark."""
+        """The title; if it could not be verified, the id or URL with a remark."""
         return self.title or f"{self.identifiers()} ({UNVERIFIED})"
 
     def short_authors(self) -> str:
@@ -83,7 +84,7 @@ class Paper:
         )
 
     def text(self) -> str:
-        """Title, authors and ids, a line each."""
+        """Title, authors and ids, one per line."""
         return "\n".join(
             [self.title or UNVERIFIED, *([", ".join(self.authors)] * bool(self.authors)), self.identifiers()]
         )
@@ -96,7 +97,7 @@ class Paper:
         return re.sub(r"[^a-z0-9]", "", _ascii(f"{who}{self.year}{word}").lower())
 
     def bibtex(self) -> str:
-        """The BibTeX entry. Without a verified title it says so in a note and names no authors."""
+        """The BibTeX entry. Without a verified title, a note says so and no authors are named."""
         entry = {
             "title": f"{{{_tex(self.title)}}}" if self.title else None,
             "author": " and ".join(name if " " in name else f"{{{name}}}" for name in self.authors) or None,
@@ -113,8 +114,13 @@ class Paper:
         return "\n".join([f"@{kind}{{{self.key},", *lines, "}"])
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Authors of a paper as its first page lists them, separated by commas."""
+    return tuple(text.split(", "))
+
+
 def family(author: str) -> str:
-    """The family name, which these names have last."""
+    """The family name, which is the last word."""
     return author.rpartition(" ")[2]
 
 

@@ -1,4 +1,4 @@
-"""Presets: papers whose contribution is a combination, not a weight: objective, aggregation and advantage together."""
+"""Presets: papers that combine an objective, an aggregation and an advantage, without a weight of their own."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.registry import did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A combination by the names that a configuration takes.
+    """A combination, by the names that a configuration accepts.
 
     Attributes:
         objective: name of an objective.
@@ -39,42 +39,12 @@ PRESETS: dict[str, Preset] = {
         paper=Paper(
             arxiv_id="2503.14476",
             title="DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
-            authors=(
-                "Qiying Yu",
-                "Zheng Zhang",
-                "Ruofei Zhu",
-                "Yufeng Yuan",
-                "Xiaochen Zuo",
-                "Yu Yue",
-                "Tiantian Fan",
-                "Gaohong Liu",
-                "Lingjun Liu",
-                "Xin Liu",
-                "Haibin Lin",
-                "Zhiqi Lin",
-                "Bole Ma",
-                "Guangming Sheng",
-                "Yuxuan Tong",
-                "Chi Zhang",
-                "Mofan Zhang",
-                "Wang Zhang",
-                "Hang Zhu",
-                "Jinhua Zhu",
-                "Jiaze Chen",
-                "Jiangjie Chen",
-                "Chengyi Wang",
-                "Hongli Yu",
-                "Weinan Dai",
-                "Yuxuan Song",
-                "Xiangpeng Wei",
-                "Hao Zhou",
-                "Jingjing Liu",
-                "Wei-Ying Ma",
-                "Ya-Qin Zhang",
-                "Lin Yan",
-                "Mu Qiao",
-                "Yonghui Wu",
-                "Mingxuan Wang",
+            authors=names(
+                "Qiying Yu, Zheng Zhang, Ruofei Zhu, Yufeng Yuan, Xiaochen Zuo, Yu Yue, Tiantian Fan, Gaohong Liu, "
+                "Lingjun Liu, Xin Liu, Haibin Lin, Zhiqi Lin, Bole Ma, Guangming Sheng, Yuxuan Tong, Chi Zhang, "
+                "Mofan Zhang, Wang Zhang, Hang Zhu, Jinhua Zhu, Jiaze Chen, Jiangjie Chen, Chengyi Wang, Hongli Yu, "
+                "Weinan Dai, Yuxuan Song, Xiangpeng Wei, Hao Zhou, Jingjing Liu, Wei-Ying Ma, Ya-Qin Zhang, Lin Yan, "
+                "Mu Qiao, Yonghui Wu, Mingxuan Wang"
             ),
             year=2025,
             code="https://github.com/BytedTsinghua-SIA/DAPO",
@@ -87,15 +57,8 @@ PRESETS: dict[str, Preset] = {
         paper=Paper(
             arxiv_id="2503.20783",
             title="Understanding R1-Zero-Like Training: A Critical Perspective",
-            authors=(
-                "Zichen Liu",
-                "Changyu Chen",
-                "Wenjun Li",
-                "Penghui Qi",
-                "Tianyu Pang",
-                "Chao Du",
-                "Wee Sun Lee",
-                "Min Lin",
+            authors=names(
+                "Zichen Liu, Changyu Chen, Wenjun Li, Penghui Qi, Tianyu Pang, Chao Du, Wee Sun Lee, Min Lin"
             ),
             year=2025,
             code="https://github.com/sail-sg/understand-r1-zero",

@@ -14,23 +14,15 @@ from dgpo.fields import number
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance, Of
 from dgpo.objectives.maspo import PAPER as MASPO_PAPER
 from dgpo.objectives.objective import Boundaries, Objective, Properties
-from dgpo.objectives.paper import Paper
+from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
 PAPER = Paper(
     arxiv_id="2511.20347",
     title="Soft Adaptive Policy Optimization",
-    authors=(
-        "Chang Gao",
-        "Chujie Zheng",
-        "Xiong-Hui Chen",
-        "Kai Dang",
-        "Shixuan Liu",
-        "Bowen Yu",
-        "An Yang",
-        "Shuai Bai",
-        "Jingren Zhou",
-        "Junyang Lin",
+    authors=names(
+        "Chang Gao, Chujie Zheng, Xiong-Hui Chen, Kai Dang, Shixuan Liu, Bowen Yu, An Yang, Shuai Bai, Jingren Zhou, "
+        "Junyang Lin"
     ),
     year=2025,
 )
@@ -38,15 +30,17 @@ PAPER = Paper(
 NO_CURVE = 1e-9
 """Below it tanh(z) = z in every dtype: the next term is z³/3."""
 
+TRL = Conformance(
+    setting={
+        "loss_type": "sapo",
+        "sapo_temperature_pos": Of(field="tau_pos"),
+        "sapo_temperature_neg": Of(field="tau_neg"),
+    },
+    aggregation="seq-mean-token-mean",
+)
+
 SAPO_ELSEWHERE = {
-    "trl": Conformance(
-        setting={
-            "loss_type": "sapo",
-            "sapo_temperature_pos": Of(field="tau_pos"),
-            "sapo_temperature_neg": Of(field="tau_neg"),
-        },
-        aggregation="seq-mean-token-mean",
-    ),
+    "trl": TRL,
     "verl": Conformance(
         setting={
             "policy_loss.loss_mode": "sapo",
@@ -67,14 +61,7 @@ SAPO_ELSEWHERE = {
         aggregation="seq-mean-token-mean",
         note="another `loss_reduction` gives a warning",
     ),
-    "liger": Conformance(
-        setting={
-            "loss_type": "sapo",
-            "sapo_temperature_pos": Of(field="tau_pos"),
-            "sapo_temperature_neg": Of(field="tau_neg"),
-        },
-        aggregation="seq-mean-token-mean",
-    ),
+    "liger": TRL,
 }
 
 SAPO_UNILATERAL_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance(note="`sapo` there gates on both sides"))

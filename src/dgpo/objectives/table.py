@@ -1,10 +1,9 @@
-"""What is registered, read from the classes: the table behind `dgpo objectives` and the documentation."""
+"""The registered methods, read from their classes, as `dgpo objectives` and the documentation print them."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
-import math
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -30,10 +29,10 @@ class Row:
         summary: first line of the class's docstring.
         fields: field -> default, in the order of the class.
         ranges: field -> what is allowed, in words.
-        properties: what the class declares with its defaults; None where a field has none.
+        properties: what the class declares with its defaults; None if a field has no default.
         papers: of the method, the one that introduced it first.
         level: "token" or "sequence".
-        adaptive: whether it reads the batch before it weighs it.
+        adaptive: whether its weight depends on the batch.
     """
 
     name: str
@@ -52,7 +51,7 @@ class Row:
         return self.papers[0].arxiv_id if self.papers else None
 
     def cells(self) -> tuple[str, ...]:
-        """The row's words under `HEADER`."""
+        """The cells of the row under `HEADER`."""
         claims = self.properties
         named = (self.name, self.cls, self.arxiv or "-")
         if claims is None:
@@ -73,7 +72,7 @@ class Row:
         ]
 
     def settings(self) -> str:
-        """`field=default, ...`, followed by what is special about the method."""
+        """`field=default, ...`, then "sequence level" and "adaptive" where they apply."""
         words = [
             field if default is dataclasses.MISSING else f"{field}={shown(default)}"
             for field, default in self.fields.items()
@@ -141,9 +140,7 @@ def describe(name: str) -> str:
 
 def shown(value: object) -> str:
     """A default or a bound, as short as it is exact."""
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.12g}"
-    return str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _row(name: str, cls: type[Objective]) -> Row:
@@ -167,7 +164,7 @@ def _row(name: str, cls: type[Objective]) -> Row:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines whose cells stand in columns."""
+    """Lines with the cells aligned in columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip() for cells in table]
 

@@ -19,7 +19,7 @@ def by_path(path: str) -> type[Objective]:
     """The objective of an import path. Executes its module, and searches the working directory for it first.
 
     Raises:
-        ValueError: it cannot be imported, or is not a frozen dataclass that inherits from `Objective`.
+        ValueError: if it cannot be imported, or is not a frozen dataclass that inherits from `Objective`.
     """
     return checked(imported("objective", path), path)
 
@@ -42,10 +42,10 @@ def of_package(entry: EntryPoint, taken: Container[str] = ()) -> type[Objective]
 
     Args:
         entry: of `published`.
-        taken: names of this library, which no package may give to something else.
+        taken: names of this library, which no package may use.
 
     Raises:
-        ValueError: its name is taken, importing it raises an error, or it is not an objective.
+        ValueError: if its name is taken, importing it raises an error, or it is not an objective.
     """
     where = f"{entry.name!r} of the package {entry.dist.name if entry.dist else '?'} (entry point {entry.value!r})"
     if entry.name in taken:
@@ -63,7 +63,7 @@ def checked(found: object, where: str) -> type[Objective]:
     """`found`, if it is the class of an objective that can be made from fields.
 
     Raises:
-        ValueError: it is something else; says what was expected.
+        ValueError: if it is something else; the error says what was expected.
     """
     if not isinstance(found, type):
         kind = "instance" if isinstance(found, Objective) else type(found).__name__
@@ -72,12 +72,12 @@ def checked(found: object, where: str) -> type[Objective]:
         raise ValueError(
             f"objective {where}: the class {found.__name__} does not inherit from dgpo.objectives.Objective"
         )
-    # a class that inherits from a dataclass is one in the eyes of `dataclasses`, but its own annotations are no fields
+    # a subclass of a dataclass counts as one for `dataclasses`, although its own annotations are not fields
     parameters = found.__dict__.get("__dataclass_params__")
     if not dataclasses.is_dataclass(found) or parameters is None or not parameters.frozen:
         raise ValueError(
-            f"objective {where}: the class {found.__name__} is not a frozen dataclass; expected "
-            "@dataclass(frozen=True, kw_only=True) above it"
+            f"objective {where}: the class {found.__name__} is not a frozen dataclass; decorate it with "
+            "@dataclass(frozen=True, kw_only=True)"
         )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))

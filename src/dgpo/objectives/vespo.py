@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -30,30 +30,24 @@ PAPER = Paper(
     code="https://github.com/FloyedShen/VESPO",
 )
 
+LIGER = Conformance(
+    setting={
+        "loss_type": "vespo",
+        "vespo_k_pos": Of(field="k_pos"),
+        "vespo_lambda_pos": Of(field="lambda_pos"),
+        "vespo_k_neg": Of(field="k_neg"),
+        "vespo_lambda_neg": Of(field="lambda_neg"),
+    },
+    aggregation="token-mean",
+)
+
 ELSEWHERE = {
-    "trl": Conformance(
-        setting={
-            "loss_type": "vespo",
-            "vespo_k_pos": Of(field="k_pos"),
-            "vespo_lambda_pos": Of(field="lambda_pos"),
-            "vespo_k_neg": Of(field="k_neg"),
-            "vespo_lambda_neg": Of(field="lambda_neg"),
-        },
-        aggregation="token-mean",
-        note="with vLLM, TRL folds its sampler correction into W; a correction here multiplies w instead",
+    "trl": replace(
+        LIGER, note="with vLLM, TRL folds its sampler correction into W; a correction here multiplies w instead"
     ),
     "verl": Conformance(),
     "skyrl": Conformance(),
-    "liger": Conformance(
-        setting={
-            "loss_type": "vespo",
-            "vespo_k_pos": Of(field="k_pos"),
-            "vespo_lambda_pos": Of(field="lambda_pos"),
-            "vespo_k_neg": Of(field="k_neg"),
-            "vespo_lambda_neg": Of(field="lambda_neg"),
-        },
-        aggregation="token-mean",
-    ),
+    "liger": LIGER,
 }
 
 
@@ -75,7 +69,7 @@ class VESPO(Objective):
         lambda_neg: rate of the decay for A < 0.
 
     Source: FloyedShen/VESPO@aa1f3045 recipe/vespo/code/core_algos.py:39; defaults are TRL's and the code's (the
-    docstring of that code names others: 1.5, 4, 2.5). Its `seq-mean-token-sum-norm` forgets to divide by the sequences.
+    docstring of that code names others: 1.5, 4, 2.5). Its `seq-mean-token-sum-norm` does not divide by the sequences.
     """
 
     name = "vespo"

@@ -23,23 +23,23 @@ CHECKS: dict[str, Check] = {
     for name, check in vars(module).items()
     if name.startswith("check_")
 }
-"""Name -> check. Each raises AssertionError that names the objective, the property, the setting and the numbers."""
+"""Name -> check. Each raises an AssertionError that names the objective, the property, the setting and the numbers."""
 
 __all__ = ["CHECKS", "Batch", "Check", "check_objective", "random_batch"]
 
 
 def check_objective(objective: Objective) -> None:
-    """Run every check of `CHECKS`, which are those that this library's own methods have to pass.
+    """Run every check of `CHECKS`, the same that this library's own methods have to pass.
 
-    With other fields an objective may behave otherwise: check the settings that you use. What a class does not declare
-    in `properties()` is not checked; what it declares has to be exact, so `continuous=False` needs a jump.
+    The result may depend on the fields: check the settings that you use. What a class does not declare
+    in `properties()` is not checked; what it declares has to be exact: `continuous=False` requires a jump.
 
     Args:
         objective: an instance.
 
     Raises:
-        AssertionError: for the first property that does not hold, with the numbers.
-        TypeError: `objective` is not an instance of `Objective`.
+        AssertionError: for the first property that is violated, with the numbers.
+        TypeError: if `objective` is not an instance of `Objective`.
     """
     if not isinstance(objective, Objective):
         kind = "the class itself" if isinstance(objective, type) else f"of type {type(objective).__name__}"

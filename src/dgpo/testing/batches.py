@@ -1,4 +1,4 @@
-"""Batches of tokens to try an objective on."""
+"""Batches of tokens for checking an objective."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dgpo.objectives import Objective
 from dgpo.tokens import TokenBatch
 
 HALF = math.log(0.5)
-"""log π_old of the properties that hold π_old fixed."""
+"""log π_old in the properties with a fixed π_old."""
 RARE = -20.1
 """log π_old of a token whose ratio can go from e^-20 to e^20 with π <= 1."""
 
@@ -97,18 +97,18 @@ def linspace(low: float, high: float, number: int) -> Tensor:
 
 
 def calibrated(objective: Objective) -> Objective:
-    """The objective as the loss would use it; an adaptive one is calibrated once and then holds still."""
+    """The objective as the loss would use it; an adaptive one is calibrated once, and fixed from then on."""
     x = linspace(-1, 1, 20)
     return objective.calibrate(column(x, torch.sign(x)))
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A batch by what a weight may read, so that one of them can be changed alone."""
+    """A batch split into what a weight may read of a token, named as in `Read`, so that one can be changed alone."""
 
     ratio: Tensor
-    sign: Tensor
-    size: Tensor
+    advantage_sign: Tensor
+    advantage_size: Tensor
     old_logprob: Tensor
     entropy: Tensor
     mask: Tensor
@@ -124,8 +124,8 @@ class Parts:
 
         return cls(
             ratio=dyadic(-1.5, 1.5),
-            sign=dyadic(-1, 1).sign(),
-            size=dyadic(0.25, 3),
+            advantage_sign=dyadic(-1, 1).sign(),
+            advantage_size=dyadic(0.25, 3),
             old_logprob=dyadic(-4, -0.125),
             entropy=dyadic(0, 3),
             mask=torch.rand(6, 8, generator=generator) < 0.8,
@@ -133,10 +133,10 @@ class Parts:
 
     def tokens(self, *, entropy: bool = True) -> TokenBatch:
         """As an objective sees them."""
-        old, advantage = self.old_logprob, self.sign * self.size
+        old, advantage = self.old_logprob, self.advantage_sign * self.advantage_size
         return TokenBatch(old + self.ratio, old, advantage, self.mask, entropy=self.entropy if entropy else None)
 
     def but(self, other: Parts, where: Tensor) -> Parts:
-        """With everything from the other batch at the places of a mask."""
+        """With all values of the other batch where the mask is True."""
         names = [field.name for field in fields(self)]
         return Parts(**{name: torch.where(where, getattr(other, name), getattr(self, name)) for name in names})

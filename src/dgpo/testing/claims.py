@@ -31,7 +31,7 @@ def check_claim_on_policy(objective: Objective) -> None:
 
 
 def largest_jump(objective: Objective, sign: float, old: float, highest: float) -> float:
-    """Bisect the steepest steps of w on a fine grid down to the resolution of floats: what is left is a jump.
+    """The largest jump of w: the steepest steps on a fine grid, bisected down to the resolution of floats.
 
     Measured as `w / (r + |w|)`, so that growth with the ratio is not mistaken for a jump.
     """
@@ -52,7 +52,7 @@ def largest_jump(objective: Objective, sign: float, old: float, highest: float) 
 
 
 def check_claim_continuous(objective: Objective) -> None:
-    """A continuous weight has no jump for either sign of A; one that is said to jump does."""
+    """A continuous weight has no jump for either sign of A; one declared discontinuous has one."""
     claims, chosen = claims_of(objective), calibrated(objective)
     if claims is None:
         return
@@ -64,7 +64,7 @@ def check_claim_continuous(objective: Objective) -> None:
 
 
 def check_claim_bounds(objective: Objective) -> None:
-    """w <= `upper_bound`, w >= 0 with `nonnegative`; a bound of inf only where w does grow to the clamp's limit."""
+    """w <= `upper_bound`, w >= 0 with `nonnegative`; a bound of inf only if w grows to the limit of the clamp."""
     claims, chosen = claims_of(objective), calibrated(objective)
     if claims is None:
         return
@@ -95,7 +95,7 @@ def check_claim_bounds(objective: Objective) -> None:
 
 
 def check_claim_limits(objective: Objective) -> None:
-    """w/π as π -> 0 with π_old = 1/2 fixed: how the share of the ratio that is kept goes with the ratio."""
+    """w/π as π -> 0 with π_old = 1/2 fixed, from w/r as a power of r."""
     claims, chosen = claims_of(objective), calibrated(objective)
     if claims is None:
         return
@@ -111,7 +111,7 @@ def check_claim_limits(objective: Objective) -> None:
         found = "zero"
         if kept[-1] != 0:
             before, power = (kept.abs().log().diff() / x.diff()).tolist()  # kept ~ r^power
-            require(abs(power - before) <= 1e-3, objective, f"{said}; expected a power of r, to tell the limit")
+            require(abs(power - before) <= 1e-3, objective, f"{said}; expected a power of r, to identify the limit")
             found = "finite" if abs(power) < 1e-3 else ("zero" if power > 0 else "infinite")
         require(found == claimed, objective, f"{name} = {claimed!r}, but it is {found!r}: {said}")
 
@@ -141,7 +141,7 @@ def check_boundaries(objective: Objective) -> None:
             require(False, objective, f"boundaries: low = {worst(low, wrong, high=high)}; expected low <= high")
         if objective.level == "token":
             same = (compared == tokens.log_ratio) | ~tokens.mask
-            require(same.all(), objective, "boundaries compares something else than the log ratio of the token")
+            require(same.all(), objective, "boundaries: log_ratio is not the log ratio of the token")
         for end, beyond in (
             ("low", tokens.mask & (tokens.advantage < 0) & (compared < low)),
             ("high", tokens.mask & (tokens.advantage > 0) & (compared > high)),

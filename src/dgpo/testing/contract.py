@@ -1,4 +1,4 @@
-"""What the contract of an objective asks of every weight, whatever it claims."""
+"""What the contract of an objective requires of every weight, whatever it claims."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_is_a_value(objective: Objective) -> None:
     twin = type(objective)(**values)
     require(twin == objective, objective, f"does not equal {twin!r}, which was made from its fields")
     try:
-        require(hash(twin) == hash(objective), objective, "has another hash than an equal one")
+        require(hash(twin) == hash(objective), objective, "has a different hash than an equal one")
     except TypeError as error:
         raise AssertionError(f"{objective!r}: cannot be hashed ({error}); expected fields that can") from error
     if "<locals>" not in type(objective).__qualname__ and loaded(path_of(type(objective))) is type(objective):
@@ -44,7 +44,7 @@ def check_is_a_value(objective: Objective) -> None:
 
 
 def check_keeps_no_state(objective: Objective) -> None:
-    """The same batch has the same weights, whatever the objective saw in between."""
+    """The same batch gets the same weights, whatever batches came in between."""
     before = copy.deepcopy(vars(objective))
     batches = [random_batch(seed=seed).tokens() for seed in (1, 2)]
     first, _, again = (objective.calibrate(tokens).weight(tokens) for tokens in (*batches, batches[0]))
@@ -61,7 +61,7 @@ def check_calibration(objective: Objective) -> None:
     objective.calibrate(other)
     again = objective.calibrate(one)
     require(again == first, objective, f"calibrated on the same batch twice: {first!r}, then {again!r}")
-    require(first.calibrate(other) is first, objective, f"calibrated, it is {first!r}, which calibrates once more")
+    require(first.calibrate(other) is first, objective, f"calibrated, it is {first!r}, which is calibrated again")
 
 
 def check_shape_and_dtype(objective: Objective) -> None:
@@ -160,7 +160,7 @@ def _loss(objective: Objective, batch: Batch) -> PolicyLoss:
 
 
 def check_order_of_rows(objective: Objective) -> None:
-    """Responses may come in any order."""
+    """The order of responses does not matter."""
     chosen, batch = calibrated(objective), random_batch()
     order = torch.tensor([3, 0, 4, 2, 1])
     values = {field.name: getattr(batch, field.name)[order] for field in dataclasses.fields(batch)}
@@ -208,7 +208,7 @@ def check_masked_positions(objective: Objective) -> None:
 
 
 def check_advantage_of_zero(objective: Objective) -> None:
-    """A token with A = 0 contributes exactly nothing, whatever its ratio, although it counts in the normaliser."""
+    """A token with A = 0 contributes exactly nothing, whatever its ratio, but counts in the normaliser."""
     chosen, batch = calibrated(objective), random_batch()
     advantage = batch.advantage.unsqueeze(1).repeat(1, batch.mask.shape[1])
     idle = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.4
@@ -230,7 +230,7 @@ def check_advantage_of_zero(objective: Objective) -> None:
 
 
 def check_no_host_synchronisation(objective: Objective) -> None:
-    """Loss and statistics run on the meta device, where there are no values, so that reading one on the host raises.
+    """Loss and statistics run on the meta device, which has no values, so that reading one on the host raises an error.
 
     An objective that reads the batch is allowed a synchronisation.
     """
@@ -258,21 +258,11 @@ def check_no_host_synchronisation(objective: Objective) -> None:
             f"{objective!r}: reads a value on the host, which waits for the device: {error}"
         ) from error
     away = {name: value for name, value in out.statistics.items() if value.device.type != "meta" or value.dim()}
-    require(not away, objective, f"the statistics {list(away)} are no scalars on the device of the tokens")
-
-
-PARTS = {
-    "ratio": "ratio",
-    "advantage_sign": "sign",
-    "advantage_size": "size",
-    "old_logprob": "old_logprob",
-    "entropy": "entropy",
-}
-"""Read -> the field of `Parts` that is changed for it; the response and the batch are other positions."""
+    require(not away, objective, f"the statistics {list(away)} are not scalars on the device of the tokens")
 
 
 def changes(objective: Objective, read: Read, seed: int) -> bool:
-    """Whether a weight changes, bit for bit, with nothing but this."""
+    """Whether a weight changes in any bit if only this changes."""
     one, other = Parts.random(2 * seed), Parts.random(2 * seed + 1)
     if read == "batch":
         kept = (torch.arange(len(one.mask)) % 2 == 0).unsqueeze(1).expand_as(one.mask)
@@ -287,14 +277,14 @@ def changes(objective: Objective, read: Read, seed: int) -> bool:
             changed = one.but(other, ~kept)
         else:
             kept = one.mask
-            changed = dataclasses.replace(one, **{PARTS[read]: getattr(other, PARTS[read])})
+            changed = dataclasses.replace(one, **{read: getattr(other, read)})
     before = objective.calibrate(one.tokens()).weight(one.tokens())
     after = chosen.weight(changed.tokens())
     return not torch.equal(before[kept & one.mask], after[kept & one.mask])
 
 
 def check_reads(objective: Objective) -> None:
-    """What `reads` does not name changes no weight; a batch without entropies is refused exactly where it is named."""
+    """Only what `reads` names changes a weight; a batch without entropies is refused if and only if it names them."""
     known = get_args(Read)
     unknown = sorted(set(objective.reads) - set(known))
     require(not unknown, objective, f"reads has {unknown}; expected some of {', '.join(known)}")
@@ -311,6 +301,6 @@ def check_reads(objective: Objective) -> None:
             require("entropy" in objective.reads, objective, f"{method.__name__} without entropies raised: {error}")
         else:
             require(
-                "entropy" not in objective.reads, objective, f"{method.__name__} takes a batch without the entropies "
+                "entropy" not in objective.reads, objective, f"{method.__name__} accepts a batch without the entropies "
                 "that reads declares; expected ValueError",
             )  # fmt: skip

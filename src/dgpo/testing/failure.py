@@ -11,7 +11,7 @@ from dgpo.objectives import Objective
 
 
 def require(holds: object, objective: Objective, text: str) -> None:
-    """Raise AssertionError with the objective and the text unless it holds; also under `python -O`."""
+    """Raise AssertionError with the objective and the text unless `holds` is true; also under `python -O`."""
     if not holds:
         raise AssertionError(f"{objective!r}: {text}")
 
@@ -26,7 +26,7 @@ def require_close(
 
 
 def worst(values: Tensor, wrong: Tensor, **others: Any) -> str:
-    """The first wrong value and what was given at its place: 'w = nan at log ratio = 3, A = -1 (2 of 40 values)'."""
+    """The first wrong value and the inputs at its position: 'w = nan at log ratio = 3, A = -1 (2 of 40 values)'."""
     at = tuple(int(i) for i in wrong.nonzero()[0])
     given = ", ".join(f"{name} = {float(value[at]):g}" for name, value in others.items())
     return f"{float(values[at]):g} at {given} ({int(wrong.sum())} of {wrong.numel()} values)"

@@ -1,4 +1,4 @@
-"""The potential of an objective, and the loss that is made of weight and potential."""
+"""The potential of an objective, and the loss computed from weight and potential."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _with(tokens: TokenBatch, logprob: Tensor) -> TokenBatch:
 
 
 def check_potential(objective: Objective) -> None:
-    """dφ/dlogprob = w for log ratios within ±20; without a declared potential the value shows w itself."""
+    """dφ/dlogprob = w for log ratios within ±20; without a declared potential φ is w itself."""
     chosen = calibrated(objective)
     batches = [column(linspace(-19.97, 19.94, 801), sign, RARE) for sign in (-1.3, 1.3)]
     batches += [random_batch().tokens(), random_batch(B=8, T=6, spread=1.5, seed=3).tokens()]
@@ -43,7 +43,7 @@ def check_potential(objective: Objective) -> None:
 
 
 def check_potential_by_differences(objective: Objective) -> None:
-    """Finite differences of φ away from jumps, so that a mistake shared by the weight and autograd's path shows."""
+    """Finite differences of φ away from jumps, to find errors that autograd would share with the weight."""
     chosen = calibrated(objective)
     for sign in (-1.0, 1.0):
         x = linspace(-2.93, 2.88, 40)
@@ -57,28 +57,22 @@ def check_potential_by_differences(objective: Objective) -> None:
 
         logprob = tokens.logprob.clone().requires_grad_()
         if declares_a_potential(objective):
-            _gradcheck(objective, f"potential at A = {sign:g}", shown, logprob, eps=1e-6, tolerance=1e-5)
+            _gradcheck(objective, f"potential at A = {sign:g}", shown, logprob, atol=1e-5)
         else:
             require(not shown(logprob).requires_grad, objective, "potential has a gradient and is not declared")
 
 
 def _gradcheck(
-    objective: Objective,
-    what: str,
-    function: Callable[[Tensor], Tensor],
-    logprob: Tensor,
-    *,
-    eps: float,
-    tolerance: float,
+    objective: Objective, what: str, function: Callable[[Tensor], Tensor], logprob: Tensor, *, atol: float
 ) -> None:
     try:
-        torch.autograd.gradcheck(function, logprob, eps=eps, atol=tolerance, rtol=1e-5)
+        torch.autograd.gradcheck(function, logprob, atol=atol, rtol=1e-5)
     except RuntimeError as error:  # what gradcheck raises for a wrong gradient
         raise AssertionError(f"{objective!r}: {what}: finite differences are not its gradient. {error}") from error
 
 
 def check_potential_of_responses(objective: Objective) -> None:
-    """Σφ over ragged batches with one advantage per response, so that sequence level is looked at as a whole."""
+    """Σφ over ragged batches with one advantage per response, for sequence-level objectives."""
     if not declares_a_potential(objective):
         return
     chosen, found = calibrated(objective), 0
@@ -106,9 +100,9 @@ def _check_response(objective: Objective, batch: Batch) -> None:
         ).value
 
     logprob = batch.logprob.clone().requires_grad_()
-    _gradcheck(objective, "the sum of potential", total, logprob, eps=1e-6, tolerance=1e-6)
+    _gradcheck(objective, "the sum of potential", total, logprob, atol=1e-6)
     # the logged value is a true objective where there is a potential, so its own differences are the gradient
-    _gradcheck(objective, "the loss", value, logprob, eps=1e-6, tolerance=1e-6)
+    _gradcheck(objective, "the loss", value, logprob, atol=1e-6)
     (slope,) = torch.autograd.grad(total(logprob), logprob)
     weight = torch.where(batch.mask, objective.weight(batch.tokens()), 0.0)
     text = "the derivative of the sum of potential is not weight"
@@ -139,7 +133,7 @@ def check_gradient_of_the_loss(objective: Objective) -> None:
         )
         (gradient,) = torch.autograd.grad(out.value, batch.logprob)
         c = summed.coefficient(batch.mask, aggregation.StepTotals.of(batch.mask), torch.float64)
-        require_close(out.weight, weight, objective, f"the loss weighs otherwise than weight, with {how}")
+        require_close(out.weight, weight, objective, f"the weight in the loss is not weight, with {how}")
         expected = -c * rho * advantage * weight
         require_close(gradient, expected, objective, f"the gradient is not -c·ρ·A·w, with {how}", rtol=1e-13)
         expected = -(c * rho * advantage * phi).sum()

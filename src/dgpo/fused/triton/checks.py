@@ -21,26 +21,31 @@ def check_chunk(logits: Tensor, token_ids: Tensor, bias: Tensor | None) -> tuple
         raise ValueError(f"logits has shape {(n, V)}; expected [n, V] with 0 < V < 2**30")
     if token_ids.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"token_ids has dtype {token_ids.dtype}; expected int64 or int32")
-    if token_ids.shape != (n,) or not token_ids.is_contiguous() or token_ids.device != logits.device:
-        raise ValueError(
-            f"token_ids has shape {tuple(token_ids.shape)}, strides {token_ids.stride()} on {token_ids.device}; "
-            f"expected [{n}], contiguous, on {logits.device}, as logits has shape {(n, V)}"
-        )
+    check_vector("token_ids", token_ids, n, logits)
     if bias is not None:
-        if not bias.is_floating_point() or bias.dtype == torch.float64:
-            raise TypeError(f"bias has dtype {bias.dtype}; expected one of {', '.join(map(str, DTYPES))}")
-        if bias.shape != (V,) or not bias.is_contiguous() or bias.device != logits.device:
-            raise ValueError(
-                f"bias has shape {tuple(bias.shape)}, strides {bias.stride()} on {bias.device}; expected [{V}], "
-                f"contiguous, on {logits.device}, as logits has shape {(n, V)}"
-            )
+        check_dtype("bias", bias)
+        check_vector("bias", bias, V, logits)
     return n, V
+
+
+def check_dtype(name: str, values: Tensor) -> None:
+    """Raise TypeError unless the dtype is one of `DTYPES`."""
+    if values.dtype not in DTYPES:
+        raise TypeError(f"{name} has dtype {values.dtype}; expected one of {', '.join(map(str, DTYPES))}")
+
+
+def check_vector(name: str, values: Tensor, length: int, logits: Tensor) -> None:
+    """Raise ValueError unless the values are [length], contiguous, on the device of the logits."""
+    if values.shape != (length,) or not values.is_contiguous() or values.device != logits.device:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)}, strides {values.stride()} on {values.device}; expected "
+            f"[{length}], contiguous, on {logits.device}, as logits has shape {tuple(logits.shape)}"
+        )
 
 
 def check_matrix(name: str, matrix: Tensor) -> None:
     """Raise unless the matrix has a dtype of `DTYPES` and contiguous rows that do not overlap."""
-    if matrix.dtype not in DTYPES:
-        raise TypeError(f"{name} has dtype {matrix.dtype}; expected one of {', '.join(map(str, DTYPES))}")
+    check_dtype(name, matrix)
     if matrix.dim() != 2:
         raise ValueError(f"{name} has shape {tuple(matrix.shape)}; expected [n, V]")
     n, V = matrix.shape
@@ -50,19 +55,15 @@ def check_matrix(name: str, matrix: Tensor) -> None:
         )
 
 
-def check_row_values(name: str, values: Tensor, n: int, device: torch.device) -> None:
-    """Raise unless the values are [n] float32, contiguous, on the device of the logits."""
+def check_row_values(name: str, values: Tensor, logits: Tensor) -> None:
+    """Raise unless the values are [n] float32, contiguous, on the device of the logits [n, V]."""
     if values.dtype != torch.float32:
         raise TypeError(f"{name} has dtype {values.dtype}; expected float32")
-    if values.shape != (n,) or not values.is_contiguous() or values.device != device:
-        raise ValueError(
-            f"{name} has shape {tuple(values.shape)}, strides {values.stride()} on {values.device}; expected [{n}], "
-            f"contiguous, on {device}, as logits has {n} rows"
-        )
+    check_vector(name, values, len(logits), logits)
 
 
 def check_out(out: Tensor, logits: Tensor) -> bool:
-    """True if out lies over the memory of the logits in a narrower dtype.
+    """Whether `out` shares the memory of the logits in a narrower dtype.
 
     Raises:
         ValueError: another shape or device, or the same memory so that a row would be written before another is read.
@@ -81,7 +82,7 @@ def check_out(out: Tensor, logits: Tensor) -> bool:
     )
     if not rows_coincide or out.element_size() > logits.element_size():
         raise ValueError(
-            f"out ({out.dtype}, strides {out.stride()}, offset {out.storage_offset()}) lies over the memory of logits "
+            f"out ({out.dtype}, strides {out.stride()}, offset {out.storage_offset()}) shares the memory of logits "
             f"({logits.dtype}, strides {logits.stride()}, offset {logits.storage_offset()}) so that a row would be "
             "written before another is read; expected rows that begin where those of logits begin, in a dtype that is "
             "not wider, or other memory"

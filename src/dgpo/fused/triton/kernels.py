@@ -1,12 +1,12 @@
 """The two row kernels: one program per row of a chunk of logits, one read of the row in each.
 
 Triton is imported by `kernels()` and nowhere else, so that the package can be imported without it. The functions below
-are plain Python until then; `tl` and `tanh` are the names that they will find.
+are plain Python until then; `kernels()` binds the globals `tl` and `tanh` that they use.
 
-What limits them on a Hopper GPU: while bf16 logits are read at 4.3 TB/s, about 13 instructions can be issued per logit.
-So a thread reads one 16-byte vector (WIDTH logits) per lane, takes their maximum in registers and rescales its running
-sums once per vector; nothing crosses threads before the end of the row. That is 14 instructions per logit, in 32
-registers, so that all 2048 threads of a multiprocessor are resident; two lanes per thread keep two vectors in flight.
+On a Hopper GPU, about 13 instructions can be issued per logit while bf16 logits are read at 4.3 TB/s. So a thread reads
+one 16-byte vector (WIDTH logits) per lane, takes their maximum in registers and rescales its running sums once per
+vector; nothing crosses threads before the end of the row. That is 14 instructions per logit, in 32 registers, so that
+all 2048 threads of a multiprocessor are resident; two lanes per thread keep two vectors in flight.
 """
 
 from __future__ import annotations
@@ -109,14 +109,14 @@ def _stats(  # type: ignore[no-untyped-def]
     total = tl.sum(e * s, 0)
     log_total = tl.log(total)
 
-    # an id outside the vocabulary must show, not read a neighbour's memory
+    # an id outside the vocabulary must give NaN, not read a neighbour's memory
     known = (y >= 0) & (y < V)
     target = tl.load(logits + y, mask=known, other=float("nan")).to(tl.float32)
     if HAS_BIAS:
         target += tl.load(bias + y, mask=known, other=0.0).to(tl.float32)
     if HAS_SOFTCAP:
         target = softcap * tanh(target / softcap)[0]
-    # not target - lse: next to lse the last bits of a log-prob near 0 are gone
+    # not target - lse, which loses the last bits of a log-prob near 0
     tl.store(logprob + row, (target * inv_temperature - top) - log_total)
     tl.store(entropy + row, log_total - tl.sum(e * (t + d * s), 0) / total)
     tl.store(lse + row, top + log_total)
@@ -148,7 +148,7 @@ def _gradient(  # type: ignore[no-untyped-def]
 
     dz_j = g·(1[j = y] - p_j) - h·p_j·(log p_j + H);  dx_j = dz_j · (1 - tanh²(x_j/softcap)) / temperature.
     """
-    # backwards: the rows that `_stats` has read last are those that may still be in L2
+    # backwards: the rows that `_stats` read last may still be in L2
     row = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)
     logits += row * row_stride
     out += row * out_stride
@@ -183,7 +183,7 @@ def _gradient(  # type: ignore[no-untyped-def]
             if HAS_SOFTCAP:
                 dz *= slope
             if OVERLAP:
-                # narrower elements over the same memory: those of the first block land on logits of that block
+                # narrower elements in the same memory: those of the first block overwrite logits of that block
                 tl.debug_barrier()
             tl.store(out + columns, dz.to(out.dtype.element_ty), mask=columns < V)
     else:

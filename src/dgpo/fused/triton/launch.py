@@ -21,7 +21,7 @@ VECTORS = 2
 def unavailable(device: torch.device) -> str | None:
     """Why the kernels cannot run on tensors of this device; None if they can.
 
-    A CPU will do where TRITON_INTERPRET=1 is set: slow, for tests.
+    They run on a CPU if TRITON_INTERPRET=1 is set: slowly, for tests.
     """
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
@@ -117,7 +117,7 @@ def gradient_(
     n, V = check_chunk(logits, token_ids, head.bias)
     rows = {"logprob": logprob, "entropy": entropy, "lse": lse, "g": g} | ({} if h is None else {"h": h})
     for name, values in rows.items():
-        check_row_values(name, values, n, logits.device)
+        check_row_values(name, values, logits)
     overlap = False if out is None else check_out(out, logits)
     if n == 0:
         return

@@ -1,7 +1,7 @@
-"""What the kernels cost in registers, spills and shared memory, from an ahead-of-time compile that needs no GPU.
+"""Registers, spills and shared memory of the kernels, from an ahead-of-time compilation that needs no GPU.
 
 Run as `python -m dgpo.fused.triton.resources FILE` (`-` prints). A spilled register is a round trip to memory, so a
-test asks for none.
+test requires zero.
 """
 
 from __future__ import annotations
