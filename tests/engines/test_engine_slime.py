@@ -242,7 +242,7 @@ def test_a_rank_without_tokens_still_runs_backward(micro: MicroBatch, monkeypatc
     assert loss.item() == 0.0
     assert micro.logits.grad is not None
     assert all(value.isfinite() for value in log.values())
-    with pytest.raises(ValueError, match="context parallelism leaves parts"):
+    with pytest.raises(ValueError, match="context parallelism leaves only parts"):
         policy_loss_function(arguments("gspo"), micro.batch, micro.logits, lambda flat: (flat * 1).sum())
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
+RESOURCES = ROOT / "benchmarks" / "triton_resources.py"
 REPORT = ROOT / "benchmarks" / "results" / "triton_resources.json"
 
 
@@ -59,7 +60,7 @@ def test_the_kernels_interpreted(tmp_path: Path) -> None:
 def test_the_kernels_compile_without_spills(tmp_path: Path) -> None:
     """For A100 and H100/H200; the recorded report is of the same kernels."""
     pytest.importorskip("triton")
-    now = json.loads(run("-m", "dgpo.fused.triton.resources", "-", folder=tmp_path, interpret=False))
+    now = json.loads(run(str(RESOURCES), "-", folder=tmp_path, interpret=False))
     assert {row["sm"] for row in now["kernels"]} == {80, 90}
     assert [row for row in now["kernels"] if row["spill_bytes"]] == []
     recorded = json.loads(REPORT.read_text(encoding="utf-8"))
@@ -72,7 +73,8 @@ def test_blocks_are_read_in_whole_vectors(tmp_path: Path) -> None:
     """The main loop of each kernel moves 16 bytes per instruction, and no lane waits for another one in it."""
     pytest.importorskip("triton")
     code = (
-        "from dgpo.fused.triton.resources import compiled\n"
+        f"import sys; sys.path.insert(0, {str(RESOURCES.parent)!r})\n"
+        "from triton_resources import compiled\n"
         "for name in ('stats', 'gradient'): print(compiled(name, 'bf16', 'bf16', {}, 90).asm['ptx'])\n"
         "print(compiled('gradient', 'fp32', 'bf16', {}, 90).asm['ptx'])\n"
     )

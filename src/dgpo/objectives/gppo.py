@@ -73,11 +73,12 @@ class GPPO(Objective):
 
     @property
     def beta1(self) -> float:
-        """Scale of the weight on the left, a field of `CEGPPO`; likewise `beta2` on the right."""
+        """Scale of the weight on the left: 1, or a field of `CEGPPO`."""
         return 1.0
 
     @property
     def beta2(self) -> float:
+        """Scale of the weight on the right: 1, or a field of `CEGPPO`."""
         return 1.0
 
     def _clipped(self, tokens: TokenBatch) -> tuple[Tensor, Tensor]:

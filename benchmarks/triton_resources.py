@@ -1,6 +1,6 @@
 """Registers, spills and shared memory of the kernels, from an ahead-of-time compilation that needs no GPU.
 
-Run as `python -m dgpo.fused.triton.resources FILE` (`-` prints). A spilled register is a round trip to memory, so a
+Run `python benchmarks/triton_resources.py FILE` (`-` prints). A spilled register is a round trip to memory, so a
 test requires zero.
 """
 
@@ -103,7 +103,7 @@ def report() -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the report."""
-    parser = argparse.ArgumentParser(prog="python -m dgpo.fused.triton.resources", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", help="where to write the JSON; - prints it")
     target = parser.parse_args(arguments).file
     text = json.dumps(report(), indent=1) + "\n"
