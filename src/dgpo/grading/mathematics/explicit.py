@@ -17,19 +17,11 @@ def _braced_first(match: re.Match[str]) -> str:
     return rf"\frac{{{match[1]}}}" + (match[2] if match[2] == "{" else f"{{{match[2]}}}")
 
 
-def _root(match: re.Match[str]) -> str:
-    return rf"\sqrt{match[1] or ''}{{{match[2]}}}"
-
-
 def _mixed(match: re.Match[str]) -> str:
     whole, over, under = (int(part) for part in match.groups())
     if not 0 < over < under:  # 2 3/2 is not a mixed number but a product
         return rf"{whole}{_SIGN}\frac{{{over}}}{{{under}}}" if "\\frac" in match.group() else match.group()
     return rf"\frac{{{whole * under + over}}}{{{under}}}"
-
-
-def _with_sign(match: re.Match[str]) -> str:
-    return match[1] + _SIGN
 
 
 def _behind_group(match: re.Match[str]) -> str:
@@ -40,7 +32,7 @@ _ARGUMENTS: list[Rule] = [
     (re.compile(r"\\frac\s*(\d)\s*(\{|\d)"), _braced_first),
     (re.compile(r"\\frac(\{[^{}]*\})\s*(\d)"), r"\\frac\1{\2}"),
     # in braces only before something that it could be confused with: each brace costs the parser time
-    (re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*(\d)(?=\s*(?:\\frac|[\d(]))"), _root),
+    (re.compile(r"\\sqrt\s*(\[[^\[\]{}]*\])?\s*(\d)(?=\s*(?:\\frac|[\d(]))"), r"\\sqrt\1{\2}"),
     (re.compile(r"\^\s*-\s*(\d+(?:\.\d+)?|[A-Za-z](?![A-Za-z]))"), r"^{-\1}"),
     (re.compile(r"([\^_])\s*(-?\d+)(?=\s*(?:\\frac|\s\d|\())"), r"\1{\2}"),
 ]
@@ -56,12 +48,12 @@ _PRODUCTS: list[Rule] = [
         r"\\frac{\1}{\2}",
     ),
     (re.compile(r"(?<![A-Za-z\]}^_\s])\{\s*(\d+(?:\.\d+)?)\s*\}"), r"\1"),  # {42}1 is set as 421
-    (re.compile(r"(\(\s*[\d.]+\s*\))\s*(?=[({\d])"), _with_sign),
+    (re.compile(r"(\(\s*[\d.]+\s*\))\s*(?=[({\d])"), r"\1\\cdot "),
     (re.compile(r"(?<=\d)\s*(?=\()"), r"\\cdot "),
     (re.compile(r"(?<=\))\s*(?=\d|\{|\(\s*[\d.]+\s*\))"), r"\\cdot "),
     # not after the base of a logarithm or the power of a function: \log_{2} 8 is not a product
     (re.compile(r"(\\[A-Za-z]+\s*[\^_]\{[^{}]*\}|\})\s*(?=\d)"), _behind_group),
-    (re.compile(r"(?<![A-Za-z\\])([ie])\s*(?=\()"), _with_sign),
+    (re.compile(r"(?<![A-Za-z\\])([ie])\s*(?=\()"), r"\1\\cdot "),
 ]
 
 

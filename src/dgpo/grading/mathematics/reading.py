@@ -210,11 +210,7 @@ def _signs(item: Expression) -> tuple[Expression, ...]:
     else:
         choices = product("+-", repeat=len(pieces) - 1)
         texts = [pieces[0] + "".join(map("".join, zip(signs, pieces[1:], strict=True))) for signs in choices]
-    return tuple(replace(item, latex=_plus(text)) for text in texts)
-
-
-def _plus(text: str) -> str:
-    return text.strip().removeprefix("+").strip()
+    return tuple(replace(item, latex=text.strip().removeprefix("+").strip()) for text in texts)
 
 
 def _strip_quantifier(text: str, trusted: bool) -> str:

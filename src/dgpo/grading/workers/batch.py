@@ -49,8 +49,10 @@ class Batch:
         most = self.pool.settings.workers
         try:
             while self.todo or self.held:
-                if not self.todo:
-                    self._release_unused()
+                if not self.todo:  # workers without a job go back to the other threads
+                    for worker in [worker for worker in self.held.values() if worker.job is None]:
+                        self._let_go(worker)
+                        self.pool.release(worker)
                 starting = sum(worker.job is None for worker in self.held.values())
                 wanted = min(most - len(self.held), len(self.todo) - starting)
                 if wanted > 0:
@@ -67,11 +69,6 @@ class Batch:
         self.poller.register(worker.fd, select.POLLIN)
         if worker.pid is not None:
             self._next(worker)
-
-    def _release_unused(self) -> None:
-        for worker in [worker for worker in self.held.values() if worker.job is None]:
-            self._let_go(worker)
-            self.pool.release(worker)
 
     def _wait(self) -> None:
         """Wait until a worker answers or exceeds its deadline."""
