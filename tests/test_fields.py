@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def values_of(name: str, field: str) -> tuple[list[Any], list[Any]]:
         if math.isfinite(end):
             good.append(math.nextafter(end, inside))
             bad.append(math.nextafter(end, -inside))
-    return good, [*bad, -math.inf, *([10**400] if high < math.inf else [])]
+    return good, [*bad, -math.inf, 10**400, 1e39]
 
 
 # --- all that is registered -------------------------------------------------------------------------------------------
@@ -142,6 +143,8 @@ def expected(cls: type, values: Mapping[str, Any]) -> bool:
 def _inside(value: float, text: str, values: Mapping[str, Any]) -> bool:
     low, high = (sum(_float(values.get(term, term)) for term in end.split(" + ")) for end in text[1:-1].split(", "))
     size = _float(value)
+    if 3.4e38 < abs(size) < math.inf or abs(value) == 10**400:
+        return False
     return low <= size <= high and not (size == low and text[0] == "(") and not (size == high and text[-1] == ")")
 
 
@@ -209,9 +212,64 @@ def test_an_error_names_class_field_value_and_range(fields: dict[str, Any], mess
 
 
 def test_what_is_allowed_stays_as_it_was_given() -> None:
-    made = Toy(size=np.float32(2), start=1, end=1, cap=math.inf, free="anything", shuffle=False)
-    assert (made.size, made.start, made.cap, made.free, made.shuffle) == (2, 1, math.inf, "anything", False)
-    assert type(made.start) is int
+    made = Toy(size=2.0, start=1, end=1, cap=math.inf, free=np.float32(3), shuffle=False)
+    assert (made.size, made.start, made.cap, made.shuffle) == (2, 1, math.inf, False)
+    assert (type(made.start), type(made.size), type(made.free)) == (int, float, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.float64(0.5), 0.5),
+        (np.int64(2), 2),
+        (Fraction(1, 2), 0.5),
+        (10**20, 1e20),
+    ],
+)
+def test_numbers_of_other_kinds_become_those_that_tensors_and_json_take(value: Any, plain: float) -> None:
+    size = Toy(size=value).size
+    assert (type(size), size) == (type(plain), plain)
+    steps = Toy(size=1, steps=np.int64(4)).steps
+    assert (type(steps), steps) == (int, 4)
+
+
+def test_a_finite_number_that_a_float32_does_not_hold_is_refused() -> None:
+    for value in (1e39, 10**400, Fraction(10**400)):
+        with pytest.raises(
+            ValueError, match=r"is not allowed; expected a number in \(0, inf\), and a finite one up to"
+        ):
+            Toy(size=value)
+    with pytest.raises(ValueError, match=r"expected a number in \(0, 1\]$"):
+        Toy(size=1, end=1e39)
+
+
+def test_a_range_may_end_at_a_field_that_is_none_and_names_only_fields() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Capped(Checked):
+        cap: float | None = number(None, "[1, inf]")
+        low: float = number(0.5, "[0, cap]")
+
+    @dataclass(frozen=True, kw_only=True)
+    class Misspelt(Checked):
+        cap: float = number(1, "[1, inf]")
+        low: float = number(0.5, "[0, kap]")
+
+    assert Capped(low=9).low == 9
+    with pytest.raises(ValueError, match=re.escape("low = 9 is not allowed; expected a number in [0, cap] = [0, 2]")):
+        Capped(low=9, cap=2)
+    with pytest.raises(TypeError, match="'kap', which is not a field"):
+        Misspelt()
+
+
+def test_the_ends_of_a_class_with_slots_are_its_fields() -> None:
+    @dataclass(frozen=True, kw_only=True, slots=True)
+    class Slotted(Checked):
+        end: float = number(1.0, "[0, 5]")
+        start: float = number(0.5, "[0, end]")
+
+    with pytest.raises(ValueError, match=re.escape("start = 3 is not allowed; expected a number in [0, end] = [0, 1]")):
+        Slotted(start=3)
 
 
 def test_ranges_in_words() -> None:

@@ -12,11 +12,17 @@ import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, cast
 
 REQUIRED = dataclasses.MISSING
 """Default of a field that has to be given."""
+
+LARGEST = 3.4e38
+"""A finite number of more than this does not fit a float32, in which most tensors are."""
+
+_EXACT = 2**53
+"""Up to here a float holds every int, and a tensor takes it as one."""
 
 _METADATA = "allowed"
 _INTERVAL = re.compile(r"[\[(]([^,]+), ([^,]+)[\])]")
@@ -25,7 +31,8 @@ _INTERVAL = re.compile(r"[\[(]([^,]+), ([^,]+)[\])]")
 def number(default: Any, interval: str) -> Any:
     """A field for a number in an interval, such as "[0, 1)" or "(0, inf]"; None is allowed where it is the default.
 
-    An end may name other fields: "[1 + eps_high, inf]". NaN is in no interval, and a bool is not a number.
+    An end may name other fields: "[1 + eps_high, inf]"; one of them that is None is no limit. NaN is in no interval, a
+    finite number beyond `LARGEST` neither, and a bool is not a number. numpy's numbers and fractions become plain ones.
     """
     return _field(default, Interval(interval))
 
@@ -54,24 +61,28 @@ class Checked:
 
     Raises:
         ValueError: if a value is outside its range; names class, field, value and range.
+        TypeError: if a range names something that is not a field.
     """
 
     def __post_init__(self) -> None:
-        declared = [(field, rule) for field in dataclasses.fields(cast(Any, self)) if (rule := allowed(field))]
+        fields = dataclasses.fields(cast(Any, self))
         # every value by itself first, so that an end that names another field is known to be a number
-        for others in ({}, vars(self)):
-            for field, rule in declared:
-                value = getattr(self, field.name)
-                if not rule.allows(value, others) and not (value is None and optional(field)):
-                    expected = rule.expected(others) + (", or None" if optional(field) else "")
+        for others in ({}, {field.name: getattr(self, field.name) for field in fields}):
+            for field in fields:
+                value, rule = getattr(self, field.name), allowed(field)
+                if rule is None or (value is None and optional(field)):
+                    continue
+                if not rule.allows(value, others):
+                    expected = rule.expected(others, value) + (", or None" if optional(field) else "")
                     raise ValueError(_refusal(f"{type(self).__name__}: {field.name}", value, expected))
+                object.__setattr__(self, field.name, rule.plain(value))
 
 
 def check_value(label: str, value: object, interval: str) -> None:
     """Raise ValueError unless `value`, which the error calls `label`, is a number in the interval."""
     rule = Interval(interval)
     if not rule.allows(value, {}):
-        raise ValueError(_refusal(label, value, rule.expected({})))
+        raise ValueError(_refusal(label, value, rule.expected({}, value)))
 
 
 def allowed(field: dataclasses.Field[Any]) -> Interval | Choice | None:
@@ -113,29 +124,47 @@ class Interval:
         return f"an integer in {self.text}" if self.whole else f"in {self.text}"
 
     def ends(self, others: Mapping[str, Any]) -> tuple[float, float]:
-        """Both ends, with the values of the fields that they name; infinite where `others` lacks one of these."""
+        """Both ends, with the values of the fields that they name; infinite for one that is None, or without `others`.
+
+        Raises:
+            TypeError: a name that `others` does not have.
+        """
         low, high = _INTERVAL.fullmatch(self.text).groups()  # type: ignore[union-attr]
         return _sum(low, others, -math.inf), _sum(high, others, math.inf)
 
     def allows(self, value: object, others: Mapping[str, Any]) -> bool:
         """Whether the value is such a number; `others` are the values of the fields that an end may name."""
-        if not isinstance(value, int if self.whole else Real) or isinstance(value, bool):
+        if not isinstance(value, Integral if self.whole else Real) or isinstance(value, bool):
             return False
-        try:
-            size = float(cast(float, value))
-        except OverflowError:  # an int with hundreds of digits
-            size = -math.inf if cast(int, value) < 0 else math.inf
+        size = _size(value)
+        if size is None:
+            return False
         low, high = self.ends(others)
         above = low < size if self.text.startswith("(") else low <= size
         below = size < high if self.text.endswith(")") else size <= high
         return above and below
 
-    def expected(self, others: Mapping[str, Any]) -> str:
+    def plain(self, value: Any) -> int | float:
+        """An allowed number as an int or a float, which tensors and JSON take."""
+        return int(value) if isinstance(value, Integral) and (self.whole or abs(int(value)) <= _EXACT) else float(value)
+
+    def expected(self, others: Mapping[str, Any], value: object) -> str:
         """The range as an error states it; if an end names a field that `others` has, its value follows."""
         low, high = self.ends(others)
         words = f"{'an integer' if self.whole else 'a number'} in {self.text}"
-        value = f"{self.text[0]}{low:.12g}, {high:.12g}{self.text[-1]}"
-        return f"{words} = {value}" if self.ends(others) != self.ends({}) else words
+        if self.ends(others) != self.ends({}):
+            words += f" = {self.text[0]}{low:.12g}, {high:.12g}{self.text[-1]}"
+        too_large = isinstance(value, Real) and _size(value) is None and high > LARGEST
+        return f"{words}, and a finite one up to {LARGEST:g}" if too_large else words
+
+
+def _size(value: Real) -> float | None:
+    """As a float; None for one that is finite and beyond `LARGEST`."""
+    try:
+        size = float(value)
+    except OverflowError:  # an int with hundreds of digits
+        return None
+    return None if LARGEST < abs(size) < math.inf else size
 
 
 def _sum(text: str, others: Mapping[str, Any], missing: float) -> float:
@@ -144,7 +173,10 @@ def _sum(text: str, others: Mapping[str, Any], missing: float) -> float:
         try:
             total += float(term)
         except ValueError:
-            total += others.get(term, missing)
+            if others and term not in others:
+                raise TypeError(f"the range of a field ends at {term!r}, which is not a field") from None
+            found = others.get(term)
+            total += missing if found is None else found
     return total
 
 
@@ -161,7 +193,11 @@ class Choice:
         """Whether the value is one of them; 1 is not True."""
         return any(type(value) is type(known) and value == known for known in self.values)
 
-    def expected(self, others: Mapping[str, Any]) -> str:
+    def plain(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def expected(self, others: Mapping[str, Any], value: object) -> str:
         """The choice as an error states it."""
         return str(self)
 

@@ -76,6 +76,12 @@ def test_the_boundaries_of_dppo_kl_are_where_its_divergence_is_delta(old: float,
             assert divergence(end) < delta
 
 
+def test_a_delta_of_dppo_kl_that_rounds_to_0_ends_at_ratio_1() -> None:
+    tokens = TokenBatch(torch.zeros(1, 1) - 1, torch.zeros(1, 1) - 1, torch.ones(1), torch.ones(1, 1))
+    _, low, high = DPPOKL(delta_low=1e-50, delta_high=1e-50).boundaries(tokens)
+    assert (low.item(), high.item()) == (0, 0)
+
+
 def test_an_unbounded_trust_region_of_dppo_kl_has_no_boundary() -> None:
     """A token so rare that 20 nats do not reach delta, and an infinite delta."""
     rare = DPPOKL().boundaries(column(torch.zeros(1, dtype=torch.float64), 1.0, -25.0))

@@ -212,7 +212,8 @@ def _fallen(logprob: Tensor, delta: float) -> Tensor:
     x = -(2 * delta * _log_complement(logprob).exp() / p).sqrt().clamp(max=MAX_LOG_RATIO)
     for _ in range(NEWTON_STEPS):
         slope = p * torch.expm1(x) / _log_complement(logprob + x).exp()
-        x = (x - (_divergence(x, logprob) - delta) / slope).clamp(min=-MAX_LOG_RATIO)
+        step = (_divergence(x, logprob) - delta) / slope
+        x = torch.where(slope == 0, x, x - step).clamp(min=-MAX_LOG_RATIO)  # at x = 0, of a delta that rounds to 0
     reached = _divergence(torch.full_like(x, -MAX_LOG_RATIO), logprob) > delta
     return torch.where(reached, x, -math.inf)
 

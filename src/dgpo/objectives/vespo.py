@@ -98,7 +98,7 @@ class VESPO(Objective):
     @staticmethod
     def _log_peak(k: float, rate: float) -> float:
         """Log of the largest weight over the range of log W, reached at W = k/λ."""
-        x = min(max(math.log(k / rate) if k > 0 else -math.inf, MIN_LOG_PRODUCT), MAX_LOG_RATIO)
+        x = min(max(math.log(k) - math.log(rate) if k > 0 else -math.inf, MIN_LOG_PRODUCT), MAX_LOG_RATIO)
         return k * x - rate * math.expm1(x)
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
