@@ -255,3 +255,12 @@ def test_all_ranks_find_the_same_bounds(
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda sums: sums.copy_(total))
     for rows_of_rank in (slice(0, 3), slice(3, 8)):
         assert objective.calibrate(part(rows_of_rank)) == whole
+
+
+def test_a_step_that_makes_too_many_bounds_is_refused() -> None:
+    said = r"BAPO: c_high_step = 1e-06 makes too many bounds from 1.2 to 3; expected at least 0.00018"
+    with pytest.raises(ValueError, match=said):
+        BAPO(c_high_step=1e-6)
+    with pytest.raises(ValueError, match="too many bounds from 1.2 to 1e"):
+        BAPO(c_high_max=1e9)
+    assert BAPO(c_high_max=1e9, c_high_step=1e6).c_high_max == 1e9

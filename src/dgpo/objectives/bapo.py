@@ -18,6 +18,9 @@ from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
+MOST_STEPS = 10_000
+"""Bounds that a search may try on one side: each is a sum over the whole batch."""
+
 _SLACK = 1e-9
 """Tolerance at the end of a range of bounds, so that rounding in 0.6, 0.65, ... does not add 0.9 twice."""
 
@@ -66,6 +69,15 @@ class AdaptiveClip(HardClip):
             raise ValueError(
                 f"{type(self).__name__}: c_low = {self.c_low!r} and c_high = {self.c_high!r}; expected both or neither"
             )
+        for side, start, end, step in (
+            ("low", self.c_low_start, self.c_low_max, self.c_low_step),
+            ("high", self.c_high_start, self.c_high_max, self.c_high_step),
+        ):
+            if end - start > MOST_STEPS * step:
+                raise ValueError(
+                    f"{type(self).__name__}: c_{side}_step = {step!r} makes too many bounds from {start:g} to {end:g}; "
+                    f"expected at least {(end - start) / MOST_STEPS:g}"
+                )
 
     @property
     def reads(self) -> frozenset[Read]:
