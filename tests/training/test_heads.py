@@ -317,7 +317,7 @@ def test_a_subclass_with_log_probs_of_its_own_is_heard(build, caplog):
     with caplog.at_level(logging.WARNING, logger="dgpo"):
         trainer = build(Tempered, max_steps=6)
     assert not trainer._step_loss.heads.fused
-    assert "Tempered has a _get_per_token_logps_and_entropies of its own" in caplog.text
+    assert "Tempered overrides _get_per_token_logps_and_entropies" in caplog.text
     trainer.train()  # the pass for log π_old runs too, and its result goes through the subclass
     assert all(row["objective/weight/mean"] > 0 for row in trainer.state.log_history if "loss" in row)
 

@@ -31,7 +31,7 @@ REPORTED_ROWS = {
     ("open-r1/DAPO-Math-17k-Processed", "cn"): 3_282,
 }
 """(hub data set, configuration) -> rows of its train split, from public notes that quote the data card; the data set
-itself was not within reach. Those of the benchmarks stand in `dgpo.tasks`."""
+itself could not be reached. Those of the benchmarks are in `dgpo.tasks`."""
 
 DOES_NOT_FIT = 3
 """Exit code of a plan that does not fit on its GPU."""
@@ -121,10 +121,11 @@ def _unlaunched() -> Iterator[None]:
 def world_of(accelerate_config: str | None, num_gpus: int | None, launched: str | None = None) -> World:
     """The ranks: of `--num_gpus`, else of the accelerate file, else of WORLD_SIZE, else one.
 
-    Sharding is the file's; without one several ranks are taken to be DDP, and the plan says so.
+    The file sets the sharding. Without one, DDP is assumed for several ranks, and the plan notes it.
 
     Raises:
-        ValueError: fewer than one GPU, a file that is none of accelerate's, a sharding that is not estimated.
+        ValueError: fewer than one GPU, a file that is not a configuration of accelerate, a sharding that is not
+            estimated.
     """
     if num_gpus is not None and num_gpus < 1:
         raise ValueError(f"num_gpus = {num_gpus} is not allowed; expected >= 1")

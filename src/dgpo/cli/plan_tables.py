@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dgpo.objectives import Objective
-from dgpo.plan.arithmetic import Quantity, duration, quantity
+from dgpo.plan.arithmetic import Quantity, counted, duration, quantity
 from dgpo.plan.memory import GIB
 from dgpo.plan.plan import Plan
 from dgpo.plan.weights import OLD_PROBABILITY, weight_table
@@ -63,27 +63,27 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
             f"{s.intermediate:,}, vocabulary {s.vocabulary:,}, head {'tied' if s.tied else 'untied'}",
         )
     world, config = plan.world, plan.config
-    ranks = _count(world.processes, "process", "es")
-    yield "world", ranks + f", {world.sharding}" * (world.processes > 1) + f" ({world.source})"
+    ranks = counted(world.processes, "process", "es")
+    yield "world", f"{ranks}" + f", {world.sharding}" * (world.processes > 1) + f" ({world.source})"
     yield (
         "a generation",
-        f"{_count(plan.prompts, 'prompt')} x {_count(config.num_generations, 'completion')} = "
+        f"{counted(plan.prompts, 'prompt')} x {counted(config.num_generations, 'completion')} = "
         f"{config.generation_batch_size:,}; up to {plan.tokens_per_generation:,} tokens of "
         f"{config.max_completion_length:,} each",
     )
     yield (
         "an update",
-        f"{_count(config.per_device_train_batch_size, 'row')} x "
-        f"{_count(config.gradient_accumulation_steps, 'micro-batch', 'es')} x {ranks} = "
-        f"{_count(plan.completions_per_update, 'completion')} ({_worth(plan)}); up to "
+        f"{counted(config.per_device_train_batch_size, 'row')} x "
+        f"{counted(config.gradient_accumulation_steps, 'micro-batch', 'es')} x {ranks} = "
+        f"{counted(plan.completions_per_update, 'completion')} ({_worth(plan)}); up to "
         f"{plan.tokens_per_update:,} tokens",
     )
     yield "updates per generation", f"{config.updates_per_generation:g}"
-    rows = "unknown size" if plan.data_rows is None else f"{_count(plan.data_rows, 'prompt')}, {plan.data_source}"
+    rows = "unknown size" if plan.data_rows is None else f"{counted(plan.data_rows, 'prompt')}, {plan.data_source}"
     run = "unknown"
     if plan.updates is not None:
         generations = f"{plan.generations:,.4g} generation" + "s" * (plan.generations != 1)
-        run = f"{_count(plan.updates, 'update')}, {generations}"
+        run = f"{counted(plan.updates, 'update')}, {generations}"
     yield "data", rows
     yield "the run", run
     yield "objective", str(config.make_objective())
@@ -101,10 +101,6 @@ def _trl_correction(config: DGPOConfig) -> str:
     if config.use_vllm and config.vllm_importance_sampling_correction:
         return f"TRL's, {config.vllm_importance_sampling_mode}, at most {config.vllm_importance_sampling_clip_max}"
     return "none"
-
-
-def _count(number: int, noun: str, plural: str = "s") -> str:
-    return f"{number:,} {noun}{plural * (number != 1)}"
 
 
 def _worth(plan: Plan) -> str:

@@ -155,7 +155,7 @@ def held_out(args: TrainArguments, config: DGPOConfig) -> tuple[str, str]:
 def _set_weights(config: DGPOConfig, weights: list[float]) -> None:
     """Take over the weights that the mappings of `rewards` give. Raises ValueError if reward_weights are set too."""
     if set(weights) == {1.0}:
-        return  # TRL's default, or what --reward_weights says
+        return  # TRL's default, or --reward_weights
     if config.reward_weights is not None:
         raise ValueError(
             f"reward_weights = {config.reward_weights} and the weights {weights} in rewards are both set; set one of "

@@ -66,7 +66,7 @@ class MemorySetting:
         attention: "sdpa", "flash" or "eager".
         fused: the loss is `linear_policy_loss`; otherwise TRL's tiled head gives log-probs.
         device: "cuda" or "cpu", for the loss's budget.
-        vllm_share: of this GPU's memory that vLLM takes; 0 without it or where it has GPUs of its own.
+        vllm_share: of this GPU's memory that vLLM takes; 0 without it or where it runs on other GPUs.
         vllm_gib: that memory.
         vllm_sleeps: it gives that back while the trainer updates.
         generated_rows: completions that transformers generates at once on this GPU; 0 with vLLM.

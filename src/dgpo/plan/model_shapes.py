@@ -84,7 +84,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All parameters, L · layer + V·H + H, and V·H again for a head of its own."""
+        """All parameters, L · layer + V·H + H, and V·H again for an untied head."""
         return self.layers * self.layer + self.head * (1 if self.tied else 2) + self.hidden
 
     def lora_parameters(self, rank: int, targets: tuple[str, ...]) -> int:

@@ -1,9 +1,9 @@
-"""Whether a checkpoint is whole: the list of its files that it carries, and what the files themselves say without one.
+"""Whether a checkpoint is complete: by the list of its files, or by the files themselves where it has no list.
 
 A checkpoint of `DGPOTrainer` holds `dgpo_checkpoint.json`: what run it belongs to (`resuming.py`), and the size and
-CRC-32 of every other file. Of a checkpoint without it (TRL's own, or an older one) every file is looked at by its
-kind: JSON must parse, safetensors must be as long as their header says, archives of torch must pass their own
-checksums, shards must be there.
+CRC-32 of every other file. In a checkpoint without it (TRL's own, or an older one) every file is checked according to
+its type: JSON must parse, safetensors must be as long as their header says, archives of torch must pass their own
+checksums, and no shard may be missing.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def flush_folder(folder: Path) -> None:
 def damage(checkpoint: str | os.PathLike[str]) -> str | None:
     """What is wrong with the files of a checkpoint, in a few words; None if it is whole.
 
-    States that are not there at all are no damage: whether the run needs them, `resuming.py` knows.
+    A missing state is not damage: `resuming.py` decides whether the run needs it.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -106,7 +106,7 @@ def damage(checkpoint: str | os.PathLike[str]) -> str | None:
 
 
 def run_of(checkpoint: Path) -> dict[str, Any] | None:
-    """What the checkpoint says of the run that wrote it; None for one without `dgpo_checkpoint.json`."""
+    """The run that wrote the checkpoint, as recorded there; None for one without `dgpo_checkpoint.json`."""
     file = checkpoint / MANIFEST
     return dict(loads(file.read_text(encoding="utf-8"))["run"]) if file.exists() else None
 

@@ -271,7 +271,7 @@ class DGPOConfig(GRPOConfig):
 
     @property
     def on_policy(self) -> bool:
-        """Whether every update has a generation of its own: all ratios are then 1, and all objectives alike."""
+        """Whether every generation serves one update: all ratios are then 1, and all objectives are alike."""
         return self.schedule.on_policy
 
     def eval_benchmark_options(self) -> dict[str, Any]:
@@ -322,7 +322,7 @@ class DGPOConfig(GRPOConfig):
         """Raise ValueError if a correction is set: for a run whose sampler gives no log-probs."""
         if self.correction is not None:
             raise ValueError(
-                f"correction = {self.correction!r} needs the sampler's log-probs: use vLLM (use_vllm = True), or a "
+                f"correction = {self.correction!r} needs the sampler's log-probs: set use_vllm = True, or pass a "
                 "rollout_func that returns 'logprobs'"
             )
 
@@ -349,11 +349,11 @@ class DGPOConfig(GRPOConfig):
             )
         return made
 
-    def why_not_fused(self) -> str | None:
-        """Which option other than `fused_loss` rules the fused loss out, whatever the model; None if none does."""
+    def why_not_fused(self, *, float16: bool = False) -> str | None:
+        """What rules the fused loss out, of the options and float16 weights; None if nothing does."""
         advantage = self.make_advantage()
         reasons = {
-            "float16 gradients vanish before the loss is scaled": self.fp16,
+            "float16 gradients vanish before the loss is scaled": self.fp16 or float16,
             "torch_compile would compile a new forward for every micro-batch": self.torch_compile,
             "positive_nll_coef differentiates the log-probs by itself": self.positive_nll_coef > 0,
             "off_policy_mask_threshold masks by the current log-probs": self.off_policy_mask_threshold is not None,

@@ -79,7 +79,7 @@ def _check_prompts(where: str, data: Any, conversations: bool) -> None:
 def images_of(data: Any) -> str | None:
     """The column of a data set that holds images, in words; None without any.
 
-    A column of images that is empty throughout is none. Streams are judged by their first row.
+    An image column without any image does not count. A stream is judged by its first row.
     """
     columns = _columns(data)
     for name in IMAGE_COLUMNS:

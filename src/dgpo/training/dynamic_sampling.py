@@ -76,7 +76,8 @@ class DynamicSampler:
         sources = [(0, group) for group in range(self._groups) if informative[group]]
         rest = [(0, group) for group in range(self._groups) if not informative[group]]
         generations = 1
-        while generations < self._config.max_num_gen_batches and self._any_rank(len(sources) < self._groups):
+        # TRL gathers while it generates, so all ranks continue until every one has enough groups
+        while generations < self._config.max_num_gen_batches and self._sum_over_ranks(len(sources) < self._groups):
             batch, informative = self._generate_groups(self._draw(update, generations))
             sources += [(len(kept), group) for group in range(self._groups) if informative[group]]
             kept.append(batch)
@@ -107,10 +108,6 @@ class DynamicSampler:
                 "leave the option unset"
             )
         return batch, scores.informative[:: self._size].tolist()
-
-    def _any_rank(self, condition: bool) -> bool:
-        """Ranks generate together (TRL gathers inside), so all go on until none is short of groups."""
-        return self._sum_over_ranks(condition) > 0
 
     def _sum_over_ranks(self, value: float) -> float:
         mine = torch.tensor([float(value)], device=self._accelerator.device)

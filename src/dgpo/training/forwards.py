@@ -91,8 +91,18 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
     model.forward = types.MethodType(forward, model)
 
 
+def apply_to_hidden(model: Any, inputs: dict[str, Any], policy_loss: LossOfHidden) -> Any:
+    """What `policy_loss` makes of the hidden states of a micro-batch's completions; see `add_policy_loss`."""
+    return model(
+        input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
+        attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
+        policy_loss=policy_loss,
+        completions=inputs["completion_ids"].size(1),
+    )
+
+
 def _gathered(parameter: Tensor | None) -> Tensor | None:
-    """A parameter that FSDP2 holds in shards of its own, whole; its gradient is averaged over the ranks."""
+    """The full tensor of a parameter that FSDP2 shards by itself; its gradient is averaged over the ranks."""
     if not isinstance(parameter, DTensor):
         return parameter
     # without placements DTensor takes the gradients of all ranks for equal, and drops all but a slice of each

@@ -149,7 +149,6 @@ def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: boo
     adapters = getattr(model, "peft_config", {}).values()
     reasons = {
         "the model reads images": images,
-        "float16 gradients vanish before the loss is scaled": causal.dtype == torch.float16,
         "ZeRO-3 has released the head when its gradient is computed": is_deepspeed_zero3_enabled()
         and any(parameter.requires_grad for parameter in head.parameters()),
         f"the output head is a {type(head).__name__}, not a torch.nn.Linear": type(head) is not torch.nn.Linear,
@@ -157,7 +156,8 @@ def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: boo
         "prompt-learning adapters lengthen the sequence": any(a.is_prompt_learning for a in adapters),
         "the auxiliary loss of a mixture of experts is computed beside the log-probs": aux_loss,
     }
-    return config.why_not_fused() or next((reason for reason, holds in reasons.items() if holds), None)
+    of_options = config.why_not_fused(float16=causal.dtype == torch.float16)
+    return of_options or next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def why_bypassed(model: Any) -> str | None:

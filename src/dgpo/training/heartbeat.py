@@ -40,7 +40,7 @@ class Heartbeat:
 
     def __enter__(self) -> Heartbeat:
         if self.limit > 0 and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            # a connection of its own: the trainer's may wait in it for minutes
+            # a separate connection: the trainer may block the other one for minutes
             store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]
             store.set_timeout(timedelta(seconds=self.limit))
             self._thread = threading.Thread(target=self._watch, args=(store,), name="dgpo heartbeat", daemon=True)
@@ -77,7 +77,7 @@ class Heartbeat:
                         return
             store.set(f"dgpo/heartbeat/{me}", f"{_DONE} {who}")
         except dist.DistNetworkError:
-            return  # the process that holds the store has ended: its launcher, or the next collective, says so
+            return  # the process that holds the store has ended: its launcher, or the next collective, reports it
         except dist.DistStoreError as error:
             if not self._stop.is_set():
                 self._end(f"the process that holds the store of the process group hangs ({error}); rank {me} exits")

@@ -54,7 +54,7 @@ class StepMetrics:
     def reduce(self, accelerator: Any) -> dict[str, float]:
         """The metrics of everything added since the last call, on all ranks; every rank must call it.
 
-        NaN for a part that stands for no token at all: TRL leaves NaN out of the mean that it logs, where a 0 would
+        NaN for a part without any token: TRL leaves NaN out of the mean that it logs, where a 0 would
         pass for a measurement.
         """
         rows = accelerator.gather(torch.stack(self._rows)).cpu().double()

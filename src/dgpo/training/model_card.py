@@ -15,7 +15,6 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 import dgpo
 from dgpo.installation import versions
-from dgpo.objectives import Paper
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
 from dgpo.training.config import DGPOConfig
@@ -49,13 +48,13 @@ class Base:
 
     Attributes:
         name: the model's name or path; empty for a model that was built from a configuration.
-        local: whether that is a folder here, or one that was there, and no name on the hub.
+        hub: the name, where it is one on the hub; None for a folder, also one that is gone.
         cls: class of the model, without adapters.
         adapters: whether adapters were trained on it.
     """
 
     name: str
-    local: bool
+    hub: str | None
     cls: str
     adapters: bool
 
@@ -65,12 +64,8 @@ class Base:
         adapters = is_peft_model(model)
         name = model.config._name_or_path or ""
         inner = model.get_base_model() if adapters else model
-        return cls(name=name, local=bool(name) and _is_folder(name), cls=type(inner).__name__, adapters=adapters)
-
-    @property
-    def hub(self) -> str | None:
-        """The name on the hub, if it is one."""
-        return self.name if self.name and not self.local else None
+        hub = name if name and not _is_folder(name) else None
+        return cls(name=name, hub=hub, cls=type(inner).__name__, adapters=adapters)
 
     def __str__(self) -> str:
         if self.hub:
@@ -147,7 +142,9 @@ def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> st
     base, config = run.base, run.config
     title = model_name or os.path.basename(os.path.normpath(config.output_dir))
     how = "Adapters (PEFT) trained on" if base.adapters else "Trained from"
-    cited = papers(run)
+    cited = run.factors.spec.objective.papers
+    if config.preset:
+        cited = (preset(config.preset).paper, *cited)
     parts = [
         f"# Model Card for {title}",
         f"{how} {base} by reinforcement learning with the objective `{config.objective}`, using dgpo and "
@@ -168,12 +165,6 @@ def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> st
         f"{TRL}\n```",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def papers(run: Trained) -> tuple[Paper, ...]:
-    """The preset's, if there is one, and those that the objective declares."""
-    of_preset = (preset(run.config.preset).paper,) if run.config.preset else ()
-    return of_preset + run.factors.spec.objective.papers
 
 
 def settings(run: Trained) -> list[tuple[str, str]]:

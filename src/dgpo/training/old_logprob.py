@@ -1,4 +1,4 @@
-"""log π_old without a forward pass of its own, where the pass of the loss gives it exactly."""
+"""log π_old without an extra forward pass, where the pass of the loss gives it exactly."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class OldLogProbs:
     columns that the loss will read.
 
     TRL's pass stays where that would not be exact, or the log-probs are needed earlier: with dropout (two passes
-    differ), under a subclass with a forward of its own, for TRL's own sampler correction, and with `dynamic_sampling`,
+    differ), under a subclass with its own forward, for TRL's own sampler correction, and with `dynamic_sampling`,
     which assembles a batch from several generations.
 
     Args:

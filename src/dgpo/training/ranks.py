@@ -29,8 +29,3 @@ def on_main(work: Callable[[], _T]) -> _T:
 def shards_with_fsdp(accelerator: Any) -> bool:
     """Whether FSDP shards the model, as `Trainer.is_fsdp_enabled` has it."""
     return getattr(accelerator.state, "fsdp_plugin", None) is not None
-
-
-def runs_deepspeed(accelerator: Any) -> bool:
-    """Whether DeepSpeed runs the model, as `Trainer.is_deepspeed_enabled` has it."""
-    return getattr(accelerator.state, "deepspeed_plugin", None) is not None

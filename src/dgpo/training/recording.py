@@ -13,7 +13,6 @@ import subprocess
 import uuid
 from collections.abc import Callable
 from itertools import islice
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +30,7 @@ from dgpo.runs.recorder import Recorder
 from dgpo.tokens import TokenBatch
 from dgpo.training.config import DGPOConfig
 from dgpo.training.factors import Factors
+from dgpo.training.forwards import HeadOutput, apply_to_hidden
 from dgpo.training.head import Heads
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,8 @@ class Recording(TrainerCallback, ExportableState):
     """Writes `run.json`, every log line, and the tokens of every `record_every`-th update.
 
     The files of an update appear when it has ended; of an update that a non-finite token ends, what came before and
-    that micro-batch. A checkpoint says which folder its run is recorded to (`ExportableState`), so that another run is
-    not continued there.
+    that micro-batch. A checkpoint stores the id of its recorded run (`ExportableState`), so that another run is not
+    continued in its folder.
 
     Args:
         config: of the run, with `record`.
@@ -117,19 +117,13 @@ class Recording(TrainerCallback, ExportableState):
         """[B, T] Σ_v π(v)², from hidden states in chunks."""
 
         def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
-            value = sum_pi_squared(hidden, lm_head, bias, self._heads.head)
-            return SimpleNamespace(value=value, weight=None, logprob=None, entropy=None, statistics=None)
+            return HeadOutput(value=sum_pi_squared(hidden, lm_head, bias, self._heads.head))
 
         device = self._accelerator.device
         # dropout must not draw from the numbers that the training draws from
         random = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with random, torch.no_grad(), self._accelerator.autocast():
-            found = model(
-                input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-                policy_loss=of_hidden,
-                completions=inputs["completion_ids"].size(1),
-            ).value
+            found = apply_to_hidden(model, inputs, of_hidden).value
         assert isinstance(found, Tensor)
         return found
 

@@ -22,7 +22,7 @@ from dgpo.training import reference
 from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_folder, seal
 from dgpo.training.config import DGPOConfig
 from dgpo.training.heartbeat import Heartbeat
-from dgpo.training.ranks import on_main, runs_deepspeed, shards_with_fsdp
+from dgpo.training.ranks import on_main
 from dgpo.training.resuming import Resume, ThisRun, describe_run, find
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ STAGING = "_saving"
 """In the output folder: what is being written. The underscore keeps it out of uploads to a model hub."""
 _REPLACED = "replaced-"
 _TORCH_WRITES = ("inline_container.cc", "PytorchStreamWriter", "iostream error")
-"""In what torch says when a file of its own cannot be written."""
+"""Parts of the messages that torch raises when it cannot write a file."""
 
 
 class CheckpointNotWritten(OSError):
@@ -47,8 +47,8 @@ class ResumableTrainer(GRPOTrainer):
 
     Raises:
         FolderInUse: from `train()`: another process trains into `output_dir`, or records into `record`.
-        CheckpointError: from `train(resume_from_checkpoint=...)`: nothing whole to continue from, a state that is
-            missing, or a checkpoint of another run.
+        CheckpointError: from `train(resume_from_checkpoint=...)`: no complete checkpoint to continue from, a missing
+            state, or a checkpoint of another run.
         CheckpointNotWritten: during training: the disk is full, or fails otherwise.
     """
 
@@ -86,7 +86,7 @@ class ResumableTrainer(GRPOTrainer):
         return self._resume
 
     def _describe(self) -> ThisRun:
-        fsdp, deepspeed = shards_with_fsdp(self.accelerator), runs_deepspeed(self.accelerator)
+        fsdp, deepspeed = self.is_fsdp_enabled, self.is_deepspeed_enabled
         model = self.accelerator.unwrap_model(self.model)
         described = describe_run(self.args, model, self.train_dataset, self.reward_funcs, sharded=fsdp or deepspeed)
         self._run = described
@@ -199,7 +199,7 @@ class ResumableTrainer(GRPOTrainer):
 
     @contextmanager
     def _writing(self, what: str, folder: Path) -> Iterator[None]:
-        """Around writing below `_saving`, which is gone afterwards; an error of the disk says so in one line."""
+        """For writing into `_saving`, which is removed afterwards; a disk error becomes a `CheckpointNotWritten`."""
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:

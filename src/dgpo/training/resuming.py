@@ -1,4 +1,4 @@
-"""Which checkpoint a run may continue from: a whole one, of this very run, with every state that the run has."""
+"""Which checkpoint a run may continue from: a complete one, of this very run, with every state that the run needs."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _peft(config: Any) -> dict[str, Any]:
 
 
 def _reward(reward: Any) -> Any:
-    """A reward by its name, with the plain values it was made with."""
+    """A reward: its name and the plain values of its options."""
     options: dict[str, Any] = {}
     if isinstance(reward, functools.partial):
         options, reward = dict(reward.keywords), reward.func

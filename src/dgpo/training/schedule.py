@@ -37,7 +37,7 @@ class Schedule:
 
     @property
     def on_policy(self) -> bool:
-        """Whether every update has a generation of its own: all ratios are then 1, and all objectives alike."""
+        """Whether every generation serves one update: all ratios are then 1, and all objectives are alike."""
         return self.updates_per_generation == 1
 
     @property

@@ -24,7 +24,7 @@ class Scores:
         total: [N] what the advantage is made of (`total_rewards`); NaN where no reward was given.
         spread: [N] bool: its group has spread in the total, without which the advantage is 0.
         advantages: [N] those of the configuration; None where TRL's stand.
-        correct: [N] bool: the weighted sum of the rewards that are no shaping terms is above 0.
+        correct: [N] bool: the weighted sum of the rewards that are not shaping terms is above 0.
         informative: [N] bool: its group has what dynamic sampling asks for, spread in the total and in the weighted sum
             of the rewards that decide.
     """
@@ -41,7 +41,7 @@ class Scores:
         return Scores(**values)
 
     def in_place_of(self, given: Tensor) -> Tensor:
-        """The advantages, on the device and in the dtype of TRL's; of those what has spread, where they stand.
+        """The advantages, on the device and in the dtype of TRL's; or TRL's, set to 0 in groups without spread.
 
         Args:
             given: [N, ...] TRL's advantages of these responses.
@@ -58,7 +58,7 @@ class Scoring:
     rounding has left of a constant reward.
 
     The rewards that decide about a group in dynamic sampling are those of `dynamic_sampling_rewards`, or else all that
-    are no shaping terms (`dgpo.rewards.is_shaping`): a group of wrong answers of different lengths has spread in the
+    are not shaping terms (`dgpo.rewards.is_shaping`): a group of wrong answers of different lengths has spread in the
     total, and no gradient from it is about the task. Their sum is weighted as in the total.
 
     Args:

@@ -17,6 +17,7 @@ from dgpo.loss import loss_of
 from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch
 from dgpo.training.factors import Factors, Terms
+from dgpo.training.forwards import apply_to_hidden
 from dgpo.training.head import Heads
 from dgpo.training.micro_batches import loss_mask
 
@@ -109,12 +110,7 @@ class StepLoss:
             statistics="full",
         )
         with self._accelerator.autocast():
-            return model(
-                input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
-                attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),
-                policy_loss=loss,
-                completions=inputs["completion_ids"].size(1),
-            )
+            return apply_to_hidden(model, inputs, loss)
 
     def _of_logprob(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
         logprob, entropies, aux_loss = self._forward(model, inputs)
@@ -141,7 +137,7 @@ class StepLoss:
         )
 
     def _kept(self, tokens: TokenBatch, terms: Terms) -> Tensor:
-        """[B, T] bool: the tokens with the highest entropies on all ranks, as many as `top_entropy_quantile` says."""
+        """[B, T] bool: of the tokens of all ranks the share `top_entropy_quantile` with the highest entropies."""
         if terms.high_entropy_mask is None:
             return tokens.mask
         assert tokens.entropy is not None
@@ -200,7 +196,7 @@ class StepLoss:
         if terms.off_policy_mask is not None:
             advantages = inputs["advantages"]
             advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
-            # with its NaN: a token that the sampler could not score is no evidence of drift
+            # with its NaN: a token that the sampler could not score is not evidence of drift
             sampler = inputs.get("sampling_per_token_logps", tokens.old_logprob)
             factors.append(terms.off_policy_mask(advantages, tokens.logprob, sampler, tokens.mask.to(tokens.dtype)))
         if terms.high_entropy_mask is not None:

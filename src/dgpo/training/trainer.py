@@ -59,11 +59,11 @@ class DGPOTrainer(ResumableTrainer):
     normaliser is ours: totals of the whole optimiser step over all ranks (TRL divides by a share of the generation
     batch's tokens), so splitting into micro-batches or ranks changes nothing.
 
-    The loss is computed straight from hidden states (`fused_loss`); where that cannot be, one line in the log says why,
-    and log-probs are computed first. Of every micro-batch the policy sees what the gradient needs: responses whose
-    advantage is 0 are left out in training (not with a KL term, an entropy bonus, or anything else that reads them),
-    columns of padding too, and log π_old is computed by a pass of its own only where the policy has moved. Neither
-    changes the gradient beyond rounding.
+    The loss is computed straight from hidden states (`fused_loss`); where that is not possible, one log line gives the
+    reason, and log-probs are computed first. The policy sees only what the gradient needs: in training, responses with
+    advantage 0 are left out (unless a KL term, an entropy bonus or something else reads them), and so are columns of
+    padding; log π_old is computed by a separate pass only where the policy has moved. Neither changes the gradient
+    beyond rounding.
 
     Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`, and `objective/rows_dropped`,
     the share of responses left out. `entropy` and `objective/` are over the responses that were not left out, except
@@ -96,7 +96,7 @@ class DGPOTrainer(ResumableTrainer):
             training, a NaN or infinity at a valid token (see `dgpo.check`).
         RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
 
-    `train()` also raises what `ResumableTrainer` says, about the output folder and its checkpoints.
+    `train()` also raises the errors of `ResumableTrainer` about the output folder and its checkpoints.
     """
 
     _tag_names = ["trl", "dgpo"]  # noqa: RUF012 - TRL's convention
@@ -226,7 +226,7 @@ class DGPOTrainer(ResumableTrainer):
         theirs = GRPOTrainer._get_per_token_logps_and_entropies
         if name is None and (theirs is not _TRL_LOGPROB or theirs.__module__ != GRPOTrainer.__module__):
             name = "_get_per_token_logps_and_entropies"
-        return name and f"{type(self).__name__} has a {name} of its own, which the fused loss would not call"
+        return name and f"{type(self).__name__} overrides {name}, which the fused loss would not call"
 
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
@@ -356,7 +356,7 @@ class DGPOTrainer(ResumableTrainer):
             check(found.tokens, batch.inputs.get("ref_per_token_logps"))
         except ValueError:
             if self._recording is not None:
-                self._recording.finish()  # so that the token can be looked at
+                self._recording.finish()  # so that the token can be inspected
             raise
         if self.model.training:
             self._old.record(inputs, batch, found.tokens.logprob)
@@ -473,7 +473,7 @@ class DGPOTrainer(ResumableTrainer):
 
         Args:
             model_name: in the title; the name of the output folder if not given.
-            dataset_name: of the data on the hub; `data_name` says what other data is called.
+            dataset_name: of the data on the hub; for other data set `data_name`.
             tags: beside TRL's and ours.
         """
         super().create_model_card(model_name, dataset_name, tags)

@@ -67,7 +67,7 @@ class Meaning:
 
     Attributes:
         fields: of the objective.
-        aggregation: its name; None where neither side says it.
+        aggregation: its name; None where neither side sets it.
         aggregation_fields: its fields.
     """
 
@@ -94,8 +94,8 @@ def meaning(
         aggregation_fields: its fields, as set.
 
     Raises:
-        ValueError: an option that says something else than the objective or the aggregation, with what to write
-            instead; two settings of one quantity that differ.
+        ValueError: an option that contradicts the objective or the aggregation, with what to write instead;
+            two settings of one quantity that differ.
     """
     name, given = _average(options, objective, fields, aggregation, dict(aggregation_fields))
     if LEVEL in options:
@@ -304,7 +304,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _with_its_fields(options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> str:
-    """The objective as it is written with its fields, those that the options set among them."""
+    """The objective as text, with the fields that are set, by the options too."""
     found = {field: options[option] for field, option in _setters(options, objective).items() if field != "cap"}
     return label(objectives.make(objective, **found | dict(fields)))
 
