@@ -41,7 +41,7 @@ def lines(*rows: dict[str, Any]) -> str:
         (["--objective_kwargs", "[1]"], ["objective_kwargs = '[1]' is not a mapping"]),
         (["--aggregation", "token-men"], ["unknown aggregation 'token-men'", "did you mean 'token-mean'?"]),
         (["--advantage", "leave_1_out"], ["unknown advantage 'leave_1_out'", "did you mean 'leave_one_out'?"]),
-        (["--correction", "truncate"], ["correction = 'truncate'", "set use_vllm"]),
+        (["--correction", "truncate"], ["correction = 'truncate'", "use_vllm = True"]),
         (["--loss_type", "bnpo"], ["loss_type = 'bnpo' has no meaning here", "aggregation"]),
         (["--delta", "3"], ["delta = 3.0 has no meaning here", "dual_clip"]),
         (["--num_generations", "5"], ["generation_batch_size (32)", "divisible by num_generations (5)"]),
