@@ -6,6 +6,7 @@ method fail and say which formula is missing. See "Adding a method" in CONTRIBUT
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 import sys
@@ -72,17 +73,21 @@ test_closed_form = by_region(METHODS)
 
 def refusal(name: str, root: Path) -> str | None:
     """Why no method can have this name; None if one can."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or keyword.iskeyword(class_name(name)):
         return f"NAME={name!r} is not a name for a method and a module; {USAGE}"
     if name in objectives.OBJECTIVES:
         return f"the objective {name!r} exists: {objectives.OBJECTIVES[name].__module__}; choose another NAME"
     if name in objectives.ELSEWHERE:
         return f"{name!r} is known: here it is {objectives.ELSEWHERE[name]}; choose another NAME"
-    if class_name(name) in objectives.__all__:
-        return f"dgpo.objectives has a {class_name(name)}, the class of {name!r}; choose another NAME"
-    for path in files(name):
-        if (root / path).exists():
-            return f"{path} exists; choose another NAME"
+    source, test = (root / path for path in files(name))
+    # pytest needs another name for every module of tests, whatever folder it is in
+    for path in (source, *(root / "tests").rglob(test.name)):
+        if path.exists():
+            return f"{path.relative_to(root).as_posix()} exists; choose another NAME"
+    # the package would see the new module or class under this name in place of what it uses itself
+    for taken in (name, class_name(name)):
+        if hasattr(objectives, taken) or hasattr(builtins, taken) or taken in ("Tensor", "TokenBatch"):
+            return f"{taken!r} has a meaning in dgpo.objectives already; choose another NAME"
     return None
 
 

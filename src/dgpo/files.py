@@ -150,7 +150,7 @@ def printable(text: str) -> str:
     return "".join(c if c in "\t\n" or not _acts(c) else c.encode("unicode_escape").decode() for c in text)
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an exception on one printable line; its class if the message is empty."""
     return printable(" ".join(str(error).split())) or type(error).__name__
 

@@ -50,7 +50,7 @@ def imported(kind: str, path: str) -> Any:
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"cannot import the {kind} {path!r}: {_why(error, name, here)}") from error
     finally:
         sys.path.remove(here)
@@ -80,7 +80,7 @@ def path_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _why(error: Exception, module: str, here: str) -> str:
+def _why(error: BaseException, module: str, here: str) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return f"there is no module {error.name!r} in the working directory {here!r} or among the installed packages"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]

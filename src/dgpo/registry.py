@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from dgpo.imports import SYNTAX as PATH_SYNTAX
 from dgpo.imports import is_path
 
 T = TypeVar("T")
@@ -77,6 +78,8 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
     for part in given.split(",") if colon else []:
         field, equals, value = (text.strip() for text in part.partition("="))
         if not (field and equals and value):
+            if part == given and re.search(r"[^\w.: ]", name):  # a path of a file, or a module with a dash in it
+                raise ValueError(f"{kind} {spec!r}: {name!r} is not a name; expected {SYNTAX} or {PATH_SYNTAX}")
             lacks = "value" if field else "field"
             raise ValueError(f"{kind}: {part.strip()!r} in {spec!r} has no {lacks}; expected {SYNTAX}")
         pairs.append((field, as_value(value)))

@@ -7,14 +7,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+import torch
 from torch import Tensor
 
 from dgpo import TokenBatch, objectives, policy_loss
 from dgpo.diagnostics.naming import label
-from dgpo.objectives import Objective, table
+from dgpo.objectives import Boundaries, Objective, Read, table
 from dgpo.registry import parse
 
 PATH = "my_package.my_module:MyObjective"
@@ -28,6 +29,18 @@ class OfThisTest(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return self.scale * tokens.ratio
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uncertain(OfThisTest):
+    """w = r / (1 + H)."""
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        return frozenset({"ratio", "entropy"})
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio / (1 + cast(Tensor, tokens.entropy))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +86,7 @@ def test_names_of_ours_and_of_classes() -> None:
 
 
 WRONG = """
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from dgpo.objectives import Objective
 
 a_number = 3
@@ -102,6 +115,11 @@ class Good(Objective):
 class Needs(Good):
     cap: float
 
+@dataclass(frozen=True)
+class Derives(Good):
+    cap: float = 2.0
+    log_cap: float = field(default=0.7, init=False)
+
 instance = Good()
 """
 
@@ -121,6 +139,10 @@ instance = Good()
         ("my_package.wrong:Below", "Below is not a frozen dataclass"),
         ("my_package.wrong:NoWeight", "NoWeight does not define weight"),
         ("my_package.wrong:Needs", "needs 'cap'"),
+        ("my_package.wrong:Derives", "the class Derives has fields with init=False (log_cap); a run is recorded"),
+        ("my_package.exits:X", "importing 'my_package.exits' raised SystemExit: usage: tool ("),
+        ("my_package/wrong.py:Good", "'my_package/wrong.py' is not a name; expected NAME:FIELD=VALUE,FIELD=VALUE or "),
+        ("my-package.wrong:Good", "'my-package.wrong' is not a name; expected NAME:FIELD=VALUE,FIELD=VALUE or package"),
         ("my_package.wrong:Good:cap=2", "has no field 'cap'; its fields: none"),
         (f"{PATH}:capp=2", "has no field 'capp', did you mean 'cap'?; its fields: cap, n"),
         (f"{PATH}:cap", "'cap' in "),
@@ -131,10 +153,41 @@ instance = Good()
 )
 def test_errors_name_what_was_expected(my_package: Path, spec: str, said: str) -> None:
     (my_package / "wrong.py").write_text(WRONG)
+    (my_package / "exits.py").write_text("import sys\nsys.exit('usage: tool')\n")
     with pytest.raises(ValueError) as error:
         objectives.make(spec)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["weight", "potential", "boundaries"])
+def test_what_would_broadcast_into_a_wrong_loss_is_refused(make_batch: Callable[..., Any], method: str) -> None:
+    """One number per response, where B = T; a number in place of a tensor."""
+    batch = make_batch(B=4, T=4)
+    given = (batch.logprob, batch.old_logprob, batch.advantage, batch.mask)
+
+    def objective(returned: Any) -> Objective:
+        def other(self: Objective, tokens: TokenBatch) -> Any:
+            return returned
+
+        return type("Other", (OfThisTest,), {method: other})()
+
+    odd: Any = torch.ones(4)
+    number: Any = 1.0
+    if method == "boundaries":
+        odd, number = (Boundaries(batch.logprob, *[value] * 2) for value in (odd, number))
+    with pytest.raises(ValueError, match=rf"Other.{method} returned the shape \[4\]; expected \[B, T\] = \[4, 4\]"):
+        policy_loss(*given, objective=objective(odd))
+    with pytest.raises(TypeError, match=rf"Other.{method} returned 1.0; expected a tensor \[B, T\]"):
+        policy_loss(*given, objective=objective(number))
+
+
+def test_a_weight_that_reads_entropies_refuses_a_batch_without_them(make_batch: Callable[..., Any]) -> None:
+    batch = make_batch()
+    given = (batch.logprob, batch.old_logprob, batch.advantage, batch.mask)
+    assert policy_loss(*given, objective=Uncertain(), entropy=batch.entropy).value.isfinite()
+    with pytest.raises(ValueError, match=r"Uncertain\(scale=1.0\) needs entropy \[B, T\], got None"):
+        policy_loss(*given, objective=Uncertain())
 
 
 # --- entry points -----------------------------------------------------------------------------------------------------
@@ -168,19 +221,25 @@ def test_a_published_name_is_used_like_ours(installed: Callable[[str], None]) ->
         objectives.make("mine:cap")
 
 
-def test_ours_wins_and_a_broken_one_is_an_error_when_it_is_asked_for(installed: Callable[[str], None]) -> None:
-    installed(f"grpo = {PATH}\nbroken = my_package.nothing:X\nplain = pathlib:Path\nmine = {PATH}")
+def test_ours_wins_and_a_broken_one_is_an_error_when_it_is_asked_for(
+    installed: Callable[[str], None], my_package: Path
+) -> None:
+    (my_package / "exits.py").write_text("import sys\nsys.exit()\n")
+    installed(
+        f"grpo = {PATH}\nbroken = my_package.nothing:X\nplain = pathlib:Path\nexits = my_package.exits:X\nmine = {PATH}"
+    )
     assert isinstance(objectives.make("grpo"), objectives.GRPO)
+    assert objectives.name_of(objectives.find(PATH)) == "mine"
     with pytest.raises(ValueError, match="'broken' of the package my-dist .* cannot be imported: ModuleNotFoundError"):
         objectives.make("broken")
     with pytest.raises(ValueError, match="'plain' of the package my-dist .*Path does not inherit from"):
         objectives.make("plain")
     rows, refused = table.published()
     assert [row.name for row in rows] == ["mine"]
-    assert len(refused) == 3
+    assert len(refused) == 4
     assert "dgpo has an objective of this name, which is used; expected another name" in refused[0]
     text = table.as_text(100)
-    assert text.count("left out: objective ") == 3
+    assert text.count("left out: objective ") == 4
     assert any(line.startswith("mine  ") for line in text.splitlines())
     assert objectives.find_recorded("broken") is None
 

@@ -459,6 +459,15 @@ def test_a_checkpoint_of_another_run(trained, build, options, difference):
     assert other.find_checkpoint(True).checkpoint.endswith("checkpoint-4")
 
 
+def test_a_field_without_a_bound_is_saved_and_compared(build, tmp_path):
+    options = {**SAVING, "save_steps": 1, "max_steps": 1, "objective": "dgpo:m=inf"}
+    build(DGPOTrainer, **options).train()
+    again = build(DGPOTrainer, **options)
+    assert again.find_checkpoint(True).checkpoint.endswith("checkpoint-1")
+    with pytest.raises(CheckpointError, match='objective.m: "inf" -> 2'):
+        build(DGPOTrainer, **{**options, "objective": "dgpo:m=2"}).find_checkpoint(True)
+
+
 def test_other_data_another_model_another_reward(trained, build, prompts, tiny_folder, tmp_path):
     from dgpo.rewards import make
     from dgpo.training.starter import character_tokenizer, tiny_model

@@ -113,7 +113,8 @@ def name_of(cls: type[Objective]) -> str:
     if (found := next((name for name, known in OBJECTIVES.items() if known is cls), None)) is not None:
         return found
     path = path_of(cls)
-    return next((name for name, entry in third_party.published().items() if entry.value == path), path)
+    others = {name: entry for name, entry in third_party.published().items() if name not in OBJECTIVES}
+    return next((name for name, entry in others.items() if f"{entry.module}:{entry.attr}" == path), path)
 
 
 def _discovered() -> dict[str, type[Objective]]:

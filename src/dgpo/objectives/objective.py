@@ -6,11 +6,12 @@ model and no other method.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -108,6 +109,9 @@ class Objective(Checked, ABC):
         for fact in ("name", "papers", "elsewhere", "aliases"):
             if fact not in cls.__dict__:
                 setattr(cls, fact, getattr(Objective, fact))
+        for name in ("weight", "potential", "boundaries"):
+            if name in cls.__dict__:
+                setattr(cls, name, _held_to_the_contract(name, getattr(cls, name)))
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
         for name in ("weight", "boundaries"):
             if name in cls.__dict__:
@@ -135,14 +139,22 @@ class Objective(Checked, ABC):
 
     @abstractmethod
     def weight(self, tokens: TokenBatch) -> Tensor:
-        """w [B, T]: float32 (float64 for float64 tokens), detached, finite for every finite log ratio."""
+        """w [B, T]: float32 (float64 for float64 tokens), detached, finite for every finite log ratio.
+
+        Raises:
+            ValueError: the weight reads entropies and the tokens carry none; or a subclass returns another shape.
+            TypeError: a subclass returns something else than a tensor.
+        """
 
     def potential(self, tokens: TokenBatch) -> Tensor:
         """φ [B, T], which gives the logged value. Where a method declares one, dφ/dlogprob = w; otherwise φ = w."""
         return self.weight(tokens)
 
     def calibrate(self, tokens: TokenBatch) -> Self:
-        """The objective to use for this batch. Adaptive methods return a new one; all others return themselves."""
+        """The objective to use for this batch. Adaptive methods return a new one; all others return themselves.
+
+        What an adaptive one returns is fixed: it returns itself for every further batch.
+        """
         return self
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
@@ -159,3 +171,30 @@ class Objective(Checked, ABC):
             limit_negative=None,
             limit_positive=None,
         )
+
+
+_Found = TypeVar("_Found", Tensor, Boundaries)
+
+
+def _held_to_the_contract(
+    name: str, method: Callable[[Objective, TokenBatch], _Found]
+) -> Callable[[Objective, TokenBatch], _Found]:
+    """A method of a subclass that refuses a batch without the entropies that `reads` declares, and a result that is not
+    one number per token: another shape may broadcast into a wrong loss."""
+
+    @functools.wraps(method)
+    def call(self: Objective, tokens: TokenBatch) -> _Found:
+        if tokens.entropy is None and "entropy" in self.reads:
+            raise ValueError(f"{self!r} needs entropy [B, T], got None")
+        found = method(self, tokens)
+        for value in found if name == "boundaries" else (found,):
+            where = f"{type(self).__name__}.{name} returned"
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{where} {value!r}; expected a tensor [B, T]")
+            if value.shape != tokens.log_ratio.shape:
+                raise ValueError(
+                    f"{where} the shape {list(value.shape)}; expected [B, T] = {list(tokens.log_ratio.shape)}"
+                )
+        return found
+
+    return call

@@ -52,7 +52,7 @@ def of_package(entry: EntryPoint, taken: Container[str] = ()) -> type[Objective]
         raise ValueError(f"objective {where}: dgpo has an objective of this name, which is used; expected another name")
     try:
         found = entry.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"objective {where} cannot be imported: {type(error).__name__}: {one_line(error)}; expected {SYNTAX}"
         ) from error
@@ -78,6 +78,11 @@ def checked(found: object, where: str) -> type[Objective]:
         raise ValueError(
             f"objective {where}: the class {found.__name__} is not a frozen dataclass; decorate it with "
             "@dataclass(frozen=True, kw_only=True)"
+        )
+    if fixed := [field.name for field in dataclasses.fields(found) if not field.init]:
+        raise ValueError(
+            f"objective {where}: the class {found.__name__} has fields with init=False ({', '.join(fixed)}); a run is "
+            "recorded and resumed by its fields, so each has to be an argument"
         )
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))

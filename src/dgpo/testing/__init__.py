@@ -40,6 +40,7 @@ def check_objective(objective: Objective) -> None:
     Raises:
         AssertionError: for the first property that is violated, with the numbers.
         TypeError: if `objective` is not an instance of `Objective`.
+        Exception: whatever the objective itself raises, such as the ValueError for a weight that is not [B, T].
     """
     if not isinstance(objective, Objective):
         kind = "the class itself" if isinstance(objective, type) else f"of type {type(objective).__name__}"

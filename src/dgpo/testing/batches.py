@@ -131,10 +131,10 @@ class Parts:
             mask=torch.rand(6, 8, generator=generator) < 0.8,
         )
 
-    def tokens(self, *, entropy: bool = True) -> TokenBatch:
+    def tokens(self) -> TokenBatch:
         """As an objective sees them."""
         old, advantage = self.old_logprob, self.advantage_sign * self.advantage_size
-        return TokenBatch(old + self.ratio, old, advantage, self.mask, entropy=self.entropy if entropy else None)
+        return TokenBatch(old + self.ratio, old, advantage, self.mask, entropy=self.entropy)
 
     def but(self, other: Parts, where: Tensor) -> Parts:
         """With all values of the other batch where the mask is True."""

@@ -16,6 +16,7 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME
 from dgpo.evaluation.folder import differences
 from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean
+from dgpo.runs.schema import in_words
 from dgpo.training.checkpoint_files import ENTROPY_FILE, HISTORY_FILE, REFERENCE_FILE, checkpoints, damage, run_of
 from dgpo.training.config import DGPOConfig
 from dgpo.training.recording import data_of
@@ -133,7 +134,7 @@ def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[An
         "completions_per_generation": config.generation_batch_size,
         **options,
     }
-    plain = without_secrets(json.loads(json.dumps(run, default=str)))
+    plain = without_secrets(in_words(json.loads(json.dumps(run, default=str))))
     return {"compared": plain, "ranks": config.world_size}
 
 
