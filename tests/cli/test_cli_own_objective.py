@@ -54,6 +54,20 @@ def test_it_trains_and_is_recorded_by_import_path(
     dgpo(*go_on, "--objective", f"{PATH}:cap=1.02", "--max_steps", 8).one_error("objective", "1.02")
 
 
+def test_a_base_that_changed_is_noticed_when_the_run_resumes(
+    trained: Path, dgpo: Callable[..., Any], quick: list[str], my_package: Path
+) -> None:
+    """A run is compared by what its file and bases come to, not by the file."""
+    Path("child.yaml").write_text("base: run.yaml\n")
+    go_on = ["train", "--config", "child.yaml", "--task", "addition", *quick, *REWARD, "--resume", "--max_steps", 6]
+    Path("run.yaml").write_text(Path("run.yaml").read_text().replace("1.01", "1.02"))
+    dgpo(*go_on).one_error("belongs to another run", "objective.cap: 1.01 -> 1.02")
+    Path("run.yaml").write_text(Path("run.yaml").read_text().replace("1.02", "1.01"))
+    again = dgpo(*go_on)
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[-1].startswith("done: 6 updates")
+
+
 def test_a_recording_is_read_without_importing_what_it_names(trained: Path, dgpo: Callable[..., Any]) -> None:
     record = trained / "record"
     found = dgpo("replay", record, "--objectives", "grpo", "is")

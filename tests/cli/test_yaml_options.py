@@ -327,6 +327,24 @@ def test_where_every_setting_comes_from(tmp_path: Path) -> None:
     }
 
 
+def test_no_secret_of_a_mapping_or_a_list_is_printed(tmp_path: Path) -> None:
+    content = "env: {WANDB_API_KEY: abcdefgh, A: b}\nmapping: {token: abcdefgh, n: 1}\nwords: [hf_abcdefgh12, x]\n"
+    folder_of(tmp_path, first=content, second="base: first.yaml\n")
+    (found,) = settings_of(["--config", str(tmp_path / "second.yaml")]).values()
+    assert found == {
+        "env": '{"WANDB_API_KEY": "***", "A": "b"}',
+        "mapping": '{"token": "***", "n": 1}',
+        "words": '["***", "x"]',
+    }
+
+
+def test_a_base_that_is_a_link_to_itself(tmp_path: Path) -> None:
+    folder_of(tmp_path, run="base: loop.yaml\n")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with pytest.raises(UserError, match="base = 'loop.yaml' in .*run.yaml', line 1: no such file"):
+        parse("x", [Options], ["--config", str(tmp_path / "run.yaml")])
+
+
 @pytest.mark.parametrize(
     ("files", "parts"),
     [

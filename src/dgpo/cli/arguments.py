@@ -109,7 +109,7 @@ def settings(argv: list[str]) -> dict[str, dict[str, str]]:
 def _written(entry: Entry) -> str:
     """A value on one line."""
     simple = entry.kind == "text" and entry.text.isprintable()
-    return entry.text if simple else json.dumps(entry.value(), ensure_ascii=False)
+    return entry.text if simple else json.dumps(without_secrets(entry.value()), ensure_ascii=False)
 
 
 _NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")

@@ -153,11 +153,11 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
         what = "has no value" if base.kind in ("nothing", "text") else f"is a {base.kind}"
         raise UserError(f"base in {base.where} {what}; expected a file, such as base: other.yaml")
     file, chain = path.parent / base.text, (*above, path)
+    if not file.is_file():
+        raise UserError(f"base = {base.text!r} in {base.where}: no such file: {str(file)!r}")
     if file.resolve() in [one.resolve() for one in chain]:
         circle = " -> ".join(str(one) for one in (*chain, file))
         raise UserError(f"base in {base.where} is circular: {circle}")
-    if not file.is_file():
-        raise UserError(f"base = {base.text!r} in {base.where}: no such file: {str(file)!r}")
     return _read(file, chain) | entries
 
 
