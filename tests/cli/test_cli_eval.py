@@ -314,7 +314,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
         (["--task", "addition", "--timeout", "5"], ["timeout = 5.0", "--backend openai"]),
         (
             ["--task", "addition", "--backend", "openai", "--base-url", "http://x/v1", "--timeout", "0"],
-            ["timeout = 0; expected a finite number of seconds > 0"],
+            ["timeout = 0.0 is not allowed; expected a number in (0, inf)"],
         ),
         (["--task", "addition", "--backend", "openai", "--base-url", "x"], ["base_url = 'x'", "http://127.0.0.1:8000"]),
         (["--task", "addition", "--generations", "g.jsonl"], ["model = ", "--generations grades existing completions"]),

@@ -426,11 +426,11 @@ def test_differences_to_an_older_run_hide_what_it_recorded():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"base_url": "http://x", "timeout": 0}, "timeout = 0; expected a finite number of seconds > 0"),
-        ({"base_url": "http://x", "timeout": float("nan")}, "timeout = nan; expected"),
-        ({"base_url": "http://x", "retries": -1}, "retries = -1; expected at least 0"),
+        ({"base_url": "http://x", "timeout": 0}, "timeout = 0 is not allowed"),
+        ({"base_url": "http://x", "timeout": float("nan")}, "timeout = nan is not allowed"),
+        ({"base_url": "http://x", "retries": -1}, "retries = -1 is not allowed"),
         ({"base_url": "localhost:8000"}, "base_url = 'localhost:8000'; expected an address such as http://"),
-        ({"base_url": "http://x", "concurrency": 0}, "concurrency = 0; expected at least 1"),
+        ({"base_url": "http://x", "concurrency": 0}, "concurrency = 0 is not allowed"),
     ],
 )
 def test_refuses(options, message):

@@ -122,7 +122,10 @@ def test_two_ranks_share_the_problems(tiny_folder, tmp_path, monkeypatch):
             {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"limit": 0}},
             "limit = 0; expected a whole number",
         ),
-        ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"batch_size": 0}}, "batch_size = 0; expected at"),
+        (
+            {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"batch_size": 0}},
+            "batch_size = 0 is not allowed",
+        ),
         (
             {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"batch_size": "9"}},
             "batch_size = '9'; expected a",

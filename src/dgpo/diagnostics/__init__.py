@@ -1,6 +1,6 @@
-"""Diagnostics: what happened in a run, from what it recorded. Needs torch; files of tokens need pyarrow.
+"""Diagnostics: analysis of recorded runs. Needs torch; token files need pyarrow.
 
-Beside the names below: `replay.replay` (other objectives on recorded tokens) and `doctor.diagnose`.
+See also `replay.replay` (other objectives on recorded tokens) and `doctor.diagnose`.
 """
 
 from dgpo.diagnostics.bias import PointwiseBias, pointwise_bias

@@ -38,7 +38,7 @@ class RegionBias:
     """abs(w - r) over the tokens of one region.
 
     Attributes:
-        tokens: how many.
+        tokens: number of tokens.
         mean: mean of abs(w - r); 0 without tokens.
         mass: Σ abs(A · (w - r))·N.
         share: of that sum over all regions; 0 if that is 0.
@@ -70,16 +70,16 @@ class PointwiseBias:
 def pointwise_bias(
     tokens: TokenBatch, objective: str | Objective, *, norm: Tensor | None = None, reference: str | Objective = "is"
 ) -> PointwiseBias:
-    """abs(w - r) of a batch, and in which regions of the objective it lies.
+    """abs(w - r) of a batch, by region of the objective.
 
     Args:
         tokens: the batch; an adaptive objective is calibrated on it.
-        objective: a name of the registry, or an objective.
-        norm: [B, T] N, the length of ∇log π of each token in the logits; None counts every token as 1.
-        reference: whose weight stands for r.
+        objective: a registered name, or an objective.
+        norm: [B, T] N, the length of ∇log π in the logits; None means 1 for every token.
+        reference: objective whose weight is used as r.
 
     Raises:
-        ValueError: an unknown name, or a norm of another shape.
+        ValueError: if a name is unknown, or `norm` has another shape.
     """
     method, yardstick = (made(which).calibrate(tokens) for which in (objective, reference))
     w, r = method.weight(tokens), yardstick.weight(tokens)
@@ -115,5 +115,5 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def made(which: str | Objective) -> Objective:
-    """An objective, or the one of that name."""
+    """The objective itself, or the one of that name."""
     return objectives.make(which) if isinstance(which, str) else which

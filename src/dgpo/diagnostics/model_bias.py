@@ -9,27 +9,28 @@ import torch
 from torch import Tensor
 
 from dgpo.diagnostics.bias import made
+from dgpo.fields import check_value
 from dgpo.objectives import Objective
 
 INTERVAL = (0.025, 0.975)
-"""Quantiles of the bootstrap that an interval goes between."""
+"""Bootstrap quantiles at the ends of an interval."""
 
 CHUNK = 1 << 22
-"""Elements of a gradient that are held in float64 at a time."""
+"""Number of gradient elements converted to float64 at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """What the prompts of a batch say about bias and variance. All in units of ‖H‖², H the batch's reference gradient.
+    """Bias and variance, estimated from the prompts of a batch, in units of ‖H‖² (H: reference gradient).
 
     A batch gradient is a sum over P prompts. If they are independent, P/(P-1)·Σ‖g_p - ḡ‖² estimates its variance
-    without bias; the bootstrap's variance is the same without the factor P/(P-1), which is why no resampling stands in
-    these values. The intervals are quantiles (0.025 and 0.975) of the bootstrap over prompts.
+    without bias. The bootstrap estimate is the same without the factor P/(P-1), so these
+    values need no resampling. The intervals are quantiles (0.025 and 0.975) of the bootstrap over prompts.
 
     Attributes:
         prompts: P.
-        bias_squared: ‖G - H‖² less the variance of G - H: an estimate of the squared bias that noise does not raise.
-            It may come out below 0, where bias and noise cannot be told apart.
+        bias_squared: ‖G - H‖² minus the variance of G - H: an estimate of the squared bias that noise does not inflate.
+            It can be negative where bias and noise cannot be told apart.
         variance: of the objective's gradient G.
         reference_variance: of H. The reference has this and, by definition, no bias.
         cosine, norm_ratio, relative_bias: intervals of the values of `GradientBias`.
@@ -45,7 +46,7 @@ class Spread:
 
     @property
     def mse(self) -> float:
-        """bias² + variance, to hold against `reference_variance`."""
+        """bias² + variance, to compare with `reference_variance`."""
         return self.bias_squared + self.variance
 
 
@@ -78,9 +79,9 @@ def gradient_bias(
 ) -> GradientBias:
     """Cosine and ratio of two gradients of a real model, with their spread over prompts.
 
-    Without groups this costs two forward and backward passes over the batch. With P groups it costs two over each, and
-    memory for 2·P gradients: pass the parameters of one block, or of an adapter, and the values are of those. Every
-    resample is exact: it is a sum of gradients that are already there. `.grad` is left alone.
+    Without groups this costs two forward and backward passes over the batch. With P groups it costs two per group, and
+    memory for 2·P gradients: to save memory, pass the parameters of one block or of an adapter only. Resamples are
+    exact, since they are sums of gradients already computed. `.grad` is left unchanged.
 
     Args:
         loss_of: (objective, rows) -> scalar loss of these rows of the batch, as their part of one sum: the same totals
@@ -88,11 +89,11 @@ def gradient_bias(
             two gradients differ by its noise.
         parameters: what to differentiate.
         groups: for every prompt the rows of its responses, disjoint; at least 2. None compares the batch as a whole.
-        objective: a name of the registry, or an objective. Pass an adaptive one calibrated, or it calibrates itself on
-            every group apart.
-        reference: what it is compared with; unclipped importance sampling.
-        resamples: of the bootstrap, >= 1.
-        seed: of the bootstrap.
+        objective: a registered name, or an objective. Calibrate an adaptive one first; otherwise it calibrates itself
+            on each group separately.
+        reference: the objective to compare with (default unclipped importance sampling).
+        resamples: number of bootstrap resamples, >= 1.
+        seed: bootstrap seed.
 
     Raises:
         ValueError: fewer than 2 groups, an empty or a shared one; no parameters; a loss that is not a scalar or has no
@@ -102,8 +103,7 @@ def gradient_bias(
     chosen, weights = made(objective), list(parameters)
     if not weights:
         raise ValueError("parameters is empty; expected the tensors to differentiate")
-    if resamples < 1:
-        raise ValueError(f"resamples = {resamples}; expected at least 1")
+    check_value("resamples", resamples, "[1, inf)")
     parts: list[Tensor | None] = [None] if groups is None else list(_checked(groups))
     gradients = [_gradient(loss_of, which, rows, weights) for which in (chosen, made(reference)) for rows in parts]
     products = _products(gradients)
@@ -163,7 +163,7 @@ def _products(gradients: list[list[Tensor]]) -> Tensor:
 
 
 def _compared(counts: Tensor, GG: Tensor, GH: Tensor, HH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[R] cosine, ‖G‖/‖H‖ and ‖G - H‖/‖H‖ of the sums in which prompt p stands counts[:, p] times."""
+    """[R] cosine, ‖G‖/‖H‖ and ‖G - H‖/‖H‖ of the sums in which prompt p appears counts[:, p] times."""
 
     def quadratic(products: Tensor) -> Tensor:
         return ((counts @ products) * counts).sum(1)
@@ -186,9 +186,9 @@ def _spread(GG: Tensor, GH: Tensor, HH: Tensor, resamples: int, seed: int) -> Sp
 
     drawn = torch.randint(P, (resamples, P), generator=torch.Generator().manual_seed(seed))
     counts = torch.zeros(resamples, P, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
-    usable = ((counts @ HH) * counts).sum(1) > 0  # a resample of prompts without gradient has nothing to compare
+    usable = ((counts @ HH) * counts).sum(1) > 0  # a resample in which no prompt has a gradient cannot be compared
     if not usable.any():
-        raise ValueError(f"none of {resamples} resamples holds a prompt with a gradient; expected more resamples")
+        raise ValueError(f"none of {resamples} resamples contains a prompt with a gradient; expected more resamples")
     limits = [
         values.quantile(torch.tensor(INTERVAL, dtype=torch.float64)).tolist()
         for values in _compared(counts[usable], GG, GH, HH)

@@ -1,4 +1,4 @@
-"""What objectives are called in tables and files."""
+"""Names of objectives in tables and files."""
 
 from __future__ import annotations
 
@@ -12,15 +12,10 @@ from dgpo.registry import written
 
 def label(objective: Objective) -> str:
     """`name:field=value,...`, as `dgpo.registry.parse` reads it, with the fields that differ from their defaults."""
-    return written(name_of(objective), objective)
-
-
-def name_of(objective: Objective) -> str:
-    """What `dgpo.objectives.find` takes for its class: a name, or an import path."""
-    return objectives.name_of(type(objective))
+    return written(objectives.name_of(type(objective)), objective)
 
 
 def unregistered(info: Mapping[str, Any]) -> str | None:
-    """The name of the objective in a `run.json`, if it is not known here (`find_recorded`); else None."""
+    """The name of the objective in a `run.json`, if it is not known here (`find_recorded`); otherwise None."""
     name = (info.get("objective") or {}).get("name")
     return None if name is None or objectives.find_recorded(str(name)) is not None else str(name)

@@ -1,7 +1,7 @@
-"""What-if replay: what other objectives would have made of the updates that a run recorded, without running it again.
+"""What-if replay: other objectives on the recorded updates of a run, without running it again.
 
-The first order only: the policies and responses are those of the run, so this says how the methods differ on the same
-tokens, not where a run with another method would have gone.
+First order only: the policies and responses are those of the run. Replay shows how the methods differ on the same
+tokens, not how a run with another method would have continued.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dgpo import objectives as registry
-from dgpo.diagnostics.naming import label, name_of, unregistered
+from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.weighed import QUANTILES, Valid, statistics
 from dgpo.files import write_json_atomic
 from dgpo.kl import k3
@@ -26,6 +26,7 @@ from dgpo.objectives import OBJECTIVES, Objective
 from dgpo.regions import REGIONS
 from dgpo.runs.info import objective_of
 from dgpo.runs.run import Run
+from dgpo.runs.schema import in_words
 from dgpo.runs.tokens import complete, whole
 
 SCHEMA = "dgpo.replay/1"
@@ -34,22 +35,22 @@ Choice = Objective | str | tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One objective on all replayed updates. Statistics are means over updates unless they say otherwise.
+    """One objective on all replayed updates. Statistics are means over updates unless stated otherwise.
 
     With n the valid tokens of an update, N the norm of ∇log π in the logits (`logit_norm`), r the ratio and Σ over the
     tokens::
 
         bias               Σ|A|·|w - r| / Σ|A|·r             distance to unclipped importance sampling, the unbiased one
         bias_by_region     Σ_R |A|·|w - r| / Σ|A|·r          adds up to `bias`
-        bias_equal_step    Σ|p_w - p_r|,  p_w = |A|·w·N / Σ|A|·|w|·N    the same at equal steps: where the step goes
+        bias_equal_step    Σ|p_w - p_r|,  p_w = |A|·w·N / Σ|A|·|w|·N    the same with both scaled to equal steps
         cosine             Σ w·r·A²·N² / √(Σ(w·A·N)² · Σ(r·A·N)²)       as if the gradients of tokens were orthogonal
         step_size          E[|A|·|w|·N] = Σ|A|·|w|·N / tokens of the optimiser step
 
     Attributes:
-        label: name, and the fields that are not the defaults.
-        name: in `objectives.OBJECTIVES`, or the class of an objective that is not registered.
+        label: name, and the fields that differ from their defaults.
+        name: registered name, or import path of an unregistered objective.
         fields: all fields.
-        own: whether it is what the run was trained with.
+        own: whether the run was trained with it.
         adaptive: whether its weights depend on the batch that it is calibrated on: here all tokens of an update, in the
             trainer those of a micro-batch, so that with several of them its statistics are not those of the log.
         weight: quantile -> w, the weight on ∇log π.
@@ -62,9 +63,9 @@ class Row:
             micro-batches.
         gradient: region -> share of Σ|A·w|·N.
         bias, bias_by_region, bias_equal_step, cosine, step_size: above.
-        factor: what the learning rate (or w) is to be multiplied with so that the mean step is the reference's; None
-            if one of the two takes no step at all.
-        top_percent_share: share of Σ|A·w|·N that the largest 1 % of the tokens hold.
+        factor: multiplier of the learning rate (or of w) that makes the mean step equal to the reference's; None if one
+            of the two takes no step.
+        top_percent_share: share of Σ|A·w|·N in the largest 1 % of the tokens.
         series: the same statistics by update, in the order of `Replay.updates`; names such as "mass/left". Not in JSON.
     """
 
@@ -95,8 +96,7 @@ class Row:
         found = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "series"}
         for name in ("weight", "weight_on_prob"):
             found[name] = {str(q): value for q, value in found[name].items()}
-        words = {key: str(v) if v in (float("inf"), float("-inf")) else v for key, v in self.fields.items()}
-        return found | {"fields": words}
+        return found | {"fields": in_words(self.fields)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,14 +105,14 @@ class Replay:
 
     Attributes:
         rows: one per objective, the least biased first.
-        updates: which were replayed.
-        skipped: updates without a token whose advantage is not 0, which give no gradient under any objective.
-        incomplete: updates that are left out, because what a rank recorded of them is missing or damaged.
+        updates: the replayed updates.
+        skipped: updates in which every advantage is 0; they have no gradient under any objective.
+        incomplete: updates that are left out because the file of a rank is missing or damaged.
         tokens: valid tokens of the replayed updates.
         exact: whether N is the norm of ∇log π everywhere, or the bound 1 - π.
-        reference: label of the run's own objective, whose step `factor` refers to; None where it is not known, and
-            `factor` refers to unclipped importance sampling.
-        unregistered: name of the run's own objective where `run.json` has one that cannot be made here.
+        reference: label of the run's own objective, whose step `factor` refers to. None if it is not known; `factor`
+            then refers to unclipped importance sampling.
+        unregistered: name of the run's own objective, if `run.json` names one that is not registered here.
         eps_low, eps_high: the regions, the same for every row, are those of the run's own objective, or of the ratios
             0.8 to 1.2 where it is not known. None where a boundary is not the same for all tokens, or there is none.
         fraction: region -> share of the valid tokens, mean over updates.
@@ -157,22 +157,22 @@ def replay(
     updates: Iterable[int] | None = None,
     own: Choice | None = None,
 ) -> Replay:
-    """Weigh the recorded tokens of a run by every objective, calibrated on each update where it adapts.
+    """Compute the weights of every objective on the recorded tokens of a run; adaptive ones are calibrated per update.
 
-    What several ranks recorded of an update is put together again; files that are damaged end up in `run.damaged`.
-    ρ is 1 and every token counts the same, as under `token-mean`.
+    The parts of an update on several ranks are joined; damaged files are listed in `run.damaged`. ρ is 1 and every
+    token counts the same, as under `token-mean`.
 
     Args:
-        run: of `load`.
-        objectives: "all" for the whole registry with its defaults; or one or several of: a name, (name, fields), an
-            `Objective`. The run's own is always among the rows.
-        updates: which; None for all that were recorded.
-        own: what the run was trained with; None reads it from `run.json`, where there is one. An objective of the
-            user's own that is not registered here cannot be read: no row is the run's own then.
+        run: a run, from `load`.
+        objectives: "all" for every registered objective with its defaults; or one or several of: a name, (name,
+            fields), an `Objective`. The run's own objective is always included.
+        updates: updates to replay; None for all recorded ones.
+        own: the objective that the run was trained with; None reads it from `run.json`. If that names one that is
+            not registered here, no row is the run's own.
 
     Raises:
-        ValueError: unknown objective or field; an update that was not recorded; no whole update with an advantage; a
-            NaN or infinity at a valid token.
+        ValueError: if an objective or field is unknown, an update was not recorded, no complete update has an
+            advantage, or a valid token has a NaN or infinity.
     """
     mine = _make(own) if own is not None else objective_of(run.info)
     chosen = _chosen(objectives, mine)
@@ -209,9 +209,9 @@ def replay(
             series.append(statistics(valid, valid.weight(objective), step_tokens))
     if not kept:
         raise ValueError(
-            f"none of the updates {wanted} in {str(run.folder)!r} is whole and has a token whose advantage is not 0: "
-            f"there is nothing to replay ({len(skipped)} without an advantage, {len(incomplete)} incomplete; damaged "
-            f"files: {', '.join(run.damaged) or 'none'})"
+            f"none of the updates {wanted} in {str(run.folder)!r} is complete and has a token whose advantage is not "
+            f"0: there is nothing to replay ({len(skipped)} without an advantage, {len(incomplete)} incomplete; "
+            f"damaged files: {', '.join(run.damaged) or 'none'})"
         )
     shared = _series(common)
     step = fmean((shared if mine is None else _series(measured[0]))["step_size"])
@@ -236,13 +236,13 @@ def replay(
 
 
 def _offset(edges: set[float]) -> float | None:
-    """Of a ratio from 1, for boundaries in nats."""
+    """abs(boundary - 1) as a ratio, for boundaries in nats; None if they differ or one is infinite."""
     found = [round(abs(math.expm1(edge)), 6) for edge in edges if math.isfinite(edge)]
     return found[0] if len(found) == len(edges) == 1 else None
 
 
 def _common(valid: Valid, step_tokens: float) -> dict[str, Tensor]:
-    """What does not depend on the objective."""
+    """Statistics that do not depend on the objective."""
     found = {f"fraction/{name}": mask.float().mean() for name, mask in valid.regions.items()}
     found["kl/old"] = k3(valid.old_logprob, valid.logprob).mean()
     found["step_size"] = statistics(valid, valid.ratio, step_tokens)["step_size"]
@@ -262,7 +262,7 @@ def _row(objective: Objective, series: dict[str, tuple[float, ...]], reference: 
 
     return Row(
         label=label(objective),
-        name=name_of(objective),
+        name=registry.name_of(type(objective)),
         fields={field.name: getattr(objective, field.name) for field in fields(objective)},
         own=own,
         adaptive="batch" in objective.reads,
@@ -293,7 +293,7 @@ def _make(choice: Choice) -> Objective:
 
 
 def _chosen(objectives: str | Objective | Iterable[Choice], mine: Objective | None) -> list[Objective]:
-    """Each once; the run's own first."""
+    """The objectives without duplicates; the run's own first."""
     wanted: Iterable[Choice] = [objectives] if isinstance(objectives, str | Objective) else objectives
     if objectives == "all":
         wanted = OBJECTIVES

@@ -1,4 +1,4 @@
-"""The valid tokens of a batch as flat vectors, and what an objective makes of them: what all token statistics read."""
+"""The valid tokens of a batch as flat vectors, and their statistics under an objective."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dgpo.tokens import TokenBatch, check
 QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0)
 TOP_FRACTION = 0.01
 LOWEST_LOGPROB = -600.0
-"""w/π is computed with a log π of at least this many nats, so that it stays finite in float64."""
+"""Lower bound on log π in nats when computing w/π, so that it stays finite in float64."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,7 +28,7 @@ class Valid:
         response, position: [N] row and column of each token.
         logprob, old_logprob, advantage, ratio: [N] detached; `ratio` is within e^±20.
         norm: [N] `logit_norm`.
-        exact: whether `norm` is the norm, or its bound.
+        exact: whether `norm` is the norm itself, or its bound.
         low, high: [N] boundaries of the regions, in nats.
         regions: region -> [N] bool.
     """
@@ -60,10 +60,10 @@ class Valid:
         Args:
             tokens: the batch.
             sum_pi_squared: [B, T] Σ_v π_θ(v)², or None.
-            objective: whose boundaries the regions have, as `boundaries_of`.
+            objective: the regions use its boundaries, see `boundaries_of`.
 
         Raises:
-            ValueError: a shape that does not fit; a NaN or infinity at a valid token.
+            ValueError: if a shape does not match, or a valid token has a NaN or infinity.
         """
         check(tokens)
         where = tokens.mask
@@ -142,12 +142,12 @@ def per_probability(weight: Tensor, logprob: Tensor) -> Tensor:
 
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 of nothing."""
+    """part / whole; 0 where `whole` is 0."""
     return torch.where(whole == 0, 0.0, part / torch.where(whole == 0, 1.0, whole))
 
 
 def largest_share(size: Tensor, fraction: float) -> Tensor:
-    """0-d: share of Σ size that the largest `fraction` of its entries hold, at least one of them."""
+    """0-d: share of Σ size in its largest `fraction` of entries (at least one entry)."""
     if not len(size):
         return size.new_zeros(())
     return share(size.topk(max(1, math.ceil(fraction * len(size)))).values.sum(), size.sum())
@@ -155,10 +155,10 @@ def largest_share(size: Tensor, fraction: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """What one class of tokens holds.
+    """The share of one class of tokens.
 
     Attributes:
-        tokens: how many there are (a mean, where it is one over updates).
+        tokens: number of tokens (the mean number, if averaged over updates).
         fraction: of the valid tokens.
         mass: of Σ|A·w|, as `mass/` of `PolicyLoss.statistics`.
         gradient: of Σ|A·w|·N.
@@ -188,7 +188,7 @@ class Holders:
 
 @torch.no_grad()
 def statistics(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]:
-    """What `replay.Row` explains, of one update: name -> 0-d tensor, the same names for every objective.
+    """The statistics of `replay.Row` for one update: name -> 0-d tensor; every objective has the same names.
 
     Args:
         valid: the tokens.

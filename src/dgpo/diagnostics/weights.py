@@ -1,4 +1,4 @@
-"""Token statistics: which tokens hold the gradient of an update, under any objective.
+"""Token statistics: where the gradient of an update is, token by token, under any objective.
 
 For one token the gradient in the logits has the size |A·w|·N with N the norm of ∇log π there (`logit_norm`). Here every
 token counts the same (c uniform, as under `token-mean`) and ρ = 1.
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo import objectives
+from dgpo.diagnostics.bias import made
 from dgpo.diagnostics.weighed import (
     QUANTILES,
     TOP_FRACTION,
@@ -26,6 +26,7 @@ from dgpo.diagnostics.weighed import (
     quantiles,
     share,
 )
+from dgpo.fields import check_value
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
 from dgpo.runs.tokens import Recorded
@@ -34,7 +35,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class Decile(Share):
-    """A tenth of the tokens by π_old, which lies in [low, high]."""
+    """A tenth of the tokens by π_old, with π_old in [low, high]."""
 
     low: float
     high: float
@@ -46,7 +47,7 @@ class TopToken:
 
     Attributes:
         response, position: row and column in the batch.
-        token_id: None where the ids are not known.
+        token_id: None if the ids are not known.
         old_prob: π_old.
         ratio, advantage, weight: r, A, w.
         share: of Σ|A·w|·N.
@@ -72,13 +73,13 @@ class Description:
         step_size: mean over the valid tokens of |A·w|·N.
         weight: quantile -> w, the weight on ∇log π.
         weight_on_prob: quantile -> w/π, the weight on ∇π.
-        regions: region -> what its tokens hold, by the objective's own boundaries. The trainer logs the same of each
-            micro-batch, which an adaptive objective is calibrated on there, and their mean over an update.
-        signs: "negative", "zero", "positive" -> the same by sign of A.
-        deciles: the same by tenths of the tokens in the order of π_old, rarest first; empty tenths are left out.
+        regions: region -> the share of its tokens, by the objective's own boundaries. The trainer computes the same per
+            micro-batch (and calibrates an adaptive objective on each), and logs the mean over an update.
+        signs: "negative", "zero", "positive" -> the share by sign of A.
+        deciles: shares by deciles of π_old, rarest first; empty ones are left out.
         top: the tokens with the largest |A·w|·N, largest first.
-        top_share: what the tokens of `top` hold of Σ|A·w|·N together.
-        top_percent_share: what the largest 1 % of the tokens hold of it.
+        top_share: share of Σ|A·w|·N in the tokens of `top`.
+        top_percent_share: its share in the largest 1 % of the tokens.
     """
 
     tokens: int
@@ -108,21 +109,21 @@ def describe(
     sum_pi_squared: Tensor | None = None,
     top: int = 10,
 ) -> Description:
-    """Which tokens hold the gradient of a batch under an objective, which is calibrated on it first.
+    """Describe which tokens carry the gradient of a batch; the objective is calibrated on it first.
 
     Args:
         tokens: [B, T] with at least one valid token.
         objective: a name of `objectives.OBJECTIVES`, or an `Objective`.
         token_ids: [B, T] sampled tokens.
         sum_pi_squared: [B, T] Σ_v π_θ(v)²; without it N is the bound 1 - π.
-        top: tokens to name, >= 0.
+        top: number of top tokens to list, >= 0.
 
     Raises:
-        ValueError: no valid token, a NaN or infinity at one, a shape that does not fit, an unknown objective.
+        ValueError: if there is no valid token, one has a NaN or infinity, a shape does not match, or the objective is
+            unknown.
     """
-    chosen = objectives.make(objective) if isinstance(objective, str) else objective
-    if top < 0:
-        raise ValueError(f"top = {top} is not allowed; expected >= 0")
+    chosen = made(objective)
+    check_value("top", top, "[0, inf)")
     if token_ids is not None and token_ids.shape != tokens.mask.shape:
         raise ValueError(f"token_ids has shape {tuple(token_ids.shape)}; expected {tuple(tokens.mask.shape)}")
     valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, objective=chosen)
@@ -171,8 +172,8 @@ class Stage:
 
     Attributes:
         index: k, from 0.
-        updates: which they are.
-        regions: region -> means over the updates of what its tokens hold.
+        updates: the updates.
+        regions: region -> share of its tokens, mean over the updates.
     """
 
     index: int
@@ -183,11 +184,11 @@ class Stage:
 def over_generation(
     recorded: Iterable[Recorded], objective: str | Objective, *, updates_per_generation: float
 ) -> tuple[Stage, ...]:
-    """How tokens leave the boundaries of an objective while a batch of completions is used again and again.
+    """How tokens leave the boundaries of an objective while a batch of completions is reused.
 
     Args:
-        recorded: updates, for example `run.recorded()`; the parts of several ranks count as updates of their own.
-            Those without a valid token are left out.
+        recorded: updates, for example `run.recorded()`; the parts of several ranks count as separate updates.
+            Updates without a valid token are left out.
         objective: a name of `objectives.OBJECTIVES`, or an `Objective`.
         updates_per_generation: as in `run.json`, for updates whose index was not recorded.
 
@@ -195,10 +196,9 @@ def over_generation(
         One stage for every index that occurs, in order.
 
     Raises:
-        ValueError: `updates_per_generation` is not positive; as `describe`.
+        ValueError: if `updates_per_generation` is not positive; as `describe`.
     """
-    if not updates_per_generation > 0:
-        raise ValueError(f"updates_per_generation = {updates_per_generation} is not allowed; expected > 0")
+    check_value("updates_per_generation", updates_per_generation, "(0, inf]")
     found: dict[int, list[tuple[int, dict[str, Share]]]] = {}
     for part in recorded:
         if bool(part.tokens.mask.any()):
@@ -222,8 +222,8 @@ class Histogram:
     """Tokens over the log ratio.
 
     Attributes:
-        edges: of the bins in nats, ascending; one more than bins.
-        negative, positive: tokens with A < 0 and with A > 0, by bin.
+        edges: bin edges in nats, ascending; one more than bins.
+        negative, positive: number of tokens with A < 0 and with A > 0, by bin.
     """
 
     edges: tuple[float, ...]
@@ -233,15 +233,15 @@ class Histogram:
 
 @torch.no_grad()
 def histogram(tokens: TokenBatch, bins: int | Sequence[float] = 60) -> Histogram:
-    """Count tokens by log π_θ - log π_old and by the sign of A; those with A = 0 are in no bin.
+    """Count tokens by log π_θ - log π_old and by the sign of A; tokens with A = 0 are not counted.
 
     Args:
         tokens: the batch.
-        bins: how many, over a range that is symmetric around 0 and just holds every token (at least ±0.01 nats); or
-            their edges in nats. A token beyond the outermost edges counts in the outermost bin.
+        bins: number of bins, over the smallest range symmetric around 0 that covers all tokens (at least ±0.01 nats);
+            or the edges in nats. Tokens beyond the edges count in the outermost bins.
 
     Raises:
-        ValueError: no bin, or edges that do not ascend; a NaN or infinity at a valid token.
+        ValueError: if there is no bin, the edges do not ascend, or a valid token has a NaN or infinity.
     """
     valid = Valid.of(tokens)
     x = tokens.log_ratio.detach()[tokens.mask].double()
@@ -269,7 +269,7 @@ def histogram(tokens: TokenBatch, bins: int | Sequence[float] = 60) -> Histogram
 
 def _deciles(valid: Valid, holders: Holders) -> tuple[Decile, ...]:
     found = []
-    # stable: which of several equal tokens belongs to a tenth does not depend on the machine
+    # stable, so that ties are assigned to deciles alike on every machine
     for members in valid.old_logprob.sort(stable=True).indices.tensor_split(10):
         if len(members):
             of = torch.zeros_like(valid.ratio, dtype=torch.bool)

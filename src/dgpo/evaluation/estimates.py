@@ -18,8 +18,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dgpo.evaluation.intervals import interval, interval_of_differences, require_confidence
+from dgpo.evaluation.intervals import interval, interval_of_differences
 from dgpo.evaluation.votes import Same, majority
+from dgpo.fields import check_value
 from dgpo.runs.results import Estimate
 
 RESAMPLED_VALUES = 2_000_000
@@ -140,7 +141,7 @@ def interval_two_level(
     Raises:
         ValueError: not one-dimensional, empty, counts outside 0..n, a confidence outside (0, 1).
     """
-    require_confidence(confidence)
+    check_value("confidence", confidence, "(0, 1)")
     models = [_counts(successes, samples)] + ([] if baseline is None else [_counts(*baseline)])
     size = models[0][0].size
     if models[-1][0].size != size:

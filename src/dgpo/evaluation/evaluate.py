@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -99,12 +99,10 @@ def _generate(
         bar.update(len(group))
 
 
-@contextmanager
-def _bar(slots: Sequence[Slot], rows: Mapping[int, Any], progress: bool) -> Iterator[tqdm]:
+def _bar(slots: Sequence[Slot], rows: Mapping[int, Any], progress: bool) -> tqdm:
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 
     label = ", ".join(dict.fromkeys(slot.suite.name for slot in slots))
-    with tqdm(
+    return tqdm(
         total=len(slots), initial=len(rows), desc=label, unit="completion", disable=not progress, smoothing=0.05
-    ) as bar:
-        yield bar
+    )

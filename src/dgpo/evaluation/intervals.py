@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dgpo.fields import check_value
 from dgpo.runs.results import Estimate
 
 POWER = 0.8
@@ -119,12 +120,6 @@ def standard_error(values: Values) -> float:
     return float(values.std(ddof=1) / math.sqrt(values.size)) if values.size > 1 else 0.0
 
 
-def require_confidence(confidence: float) -> None:
-    """Raise ValueError for a confidence outside (0, 1)."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence = {confidence}; expected a value in (0, 1), such as 0.95")
-
-
 def _checked(values: ArrayLike, confidence: float, least: float, name: str) -> Values:
     found = np.asarray(values, dtype=np.float64)
     if found.ndim != 1 or found.size == 0:
@@ -134,5 +129,5 @@ def _checked(values: ArrayLike, confidence: float, least: float, name: str) -> V
     if wrong.any():
         place = int(np.argmax(wrong))
         raise ValueError(f"{name}[{place}] = {found[place]}; expected values in [{least:g}, 1]")
-    require_confidence(confidence)
+    check_value("confidence", confidence, "(0, 1)")
     return found

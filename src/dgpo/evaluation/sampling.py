@@ -61,14 +61,12 @@ def generate(
     )
     times = 1 if greedy else sampling.samples
     requests = [Request(prompt, seed, greedy) for prompt in prompts for _ in range(times)]
-    found: list[Completion | None] = [None] * len(requests)
+    found: dict[int, Completion] = {}
     backend = TransformersBackend(model, tokenizer, batch_size=batch_size)
     bar = tqdm(total=len(requests), desc="greedy" if greedy else "samples", unit="completion", disable=not progress)
     with bar:
         for group in backend.complete(requests, sampling):
-            for position, completion in group:
-                found[position] = completion
+            found.update(group)
             bar.update(len(group))
-    whole = [completion for completion in found if completion is not None]
-    rows = [whole[start : start + times] for start in range(0, len(whole), times)]
+    rows = [[found[start + i] for i in range(times)] for start in range(0, len(requests), times)]
     return [row * (samples or 1) for row in rows] if greedy else rows

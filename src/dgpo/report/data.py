@@ -15,7 +15,6 @@ from dgpo.report import evaluations, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
 from dgpo.runs.info import objective_of
-from dgpo.runs.log import Log
 from dgpo.runs.run import Run, load
 
 SCHEMA = "dgpo.report/1"
@@ -118,7 +117,7 @@ def _run(
         "unregistered": unregistered(info),
         "info": {key: value for key, value in info.items() if key != "config"},
         "config": info.get("config") or {},
-        "summary": summary(run, log),
+        "summary": summary(run),
         "resumed": list(log.resumed),
         "charts": series.charts(log),
         "evaluations": series.evaluations(log),
@@ -151,9 +150,10 @@ def _replay(part: Sample, found: tokens.Moved) -> tuple[Replay | None, str]:
     return replay(part, updates=found.updates), ""
 
 
-def summary(run: Run, log: Log) -> dict[str, Any]:
+def summary(run: Run) -> dict[str, Any]:
     """What happened, in a few numbers; None for what is not known."""
-    info, config = run.info, run.info.get("config") or {}
+    log, info, config = run.log, run.info, run.info.get("config") or {}
+    model = (info.get("model") or {}).get("name")
     events = [row for row in run.metrics if "event" in row]
     steps = [*(step for step, _ in log.rows), *run.updates, *(row.get("step", row.get("_step", 0)) for row in events)]
     seconds = log.series("train_runtime")
@@ -163,7 +163,7 @@ def summary(run: Run, log: Log) -> dict[str, Any]:
         "planned": planned if isinstance(planned, int) and planned > 0 else None,
         "finished": events[-1]["event"] == "end" if events else None,
         "seconds": series.rounded(seconds.values[-1]) if len(seconds) else None,
-        "model": _text(info.get("model"), "name"),
+        "model": None if model is None else str(model),
         "parameters": (info.get("model") or {}).get("parameters"),
         "data_rows": (info.get("data") or {}).get("rows"),
         "engine": info.get("engine"),
@@ -176,8 +176,3 @@ def summary(run: Run, log: Log) -> dict[str, Any]:
             )
         },
     }
-
-
-def _text(about: Mapping[str, Any] | None, key: str) -> str | None:
-    value = (about or {}).get(key)
-    return None if value is None else str(value)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import math
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dgpo.diagnostics.naming import label
 from dgpo.diagnostics.replay import replay
+from dgpo.files import write_bytes_atomic
 from dgpo.installation import require
 from dgpo.objectives import Objective
 from dgpo.report import series, tokens, weight_curves
@@ -258,11 +258,4 @@ def _save(figure: Figure, out: Path) -> Path:
     # the ids in an SVG are random without a salt
     with matplotlib.rc_context({"svg.hashsalt": "dgpo", "font.size": 9}):
         figure.savefig(drawn, format=out.suffix[1:].lower(), dpi=200, metadata=METADATA[out.suffix.lower()])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(drawn.getvalue())
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return out
+    return write_bytes_atomic(out, drawn.getvalue())

@@ -12,7 +12,7 @@ from dgpo.report.sample import Sample
 from dgpo.report.series import line, rounded
 from dgpo.runs.log import Log
 
-KINDS = {"fraction": "fraction", "mass": "mass"}
+KINDS = ("fraction", "mass")
 """What is drawn: share of the tokens, share of Σ|A·w|."""
 
 

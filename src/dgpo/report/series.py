@@ -76,7 +76,7 @@ def evaluations(log: Log) -> list[dict[str, Any]]:
         if key.startswith(EVALUATION) and ("@" in words or words in ("greedy", "eval_reward")) and key[-3:] != "_se":
             series, errors = log.series(key), log.series(f"{key}_se")
             if len(series):
-                at = dict(zip(errors.steps, errors.values, strict=True))
+                at = errors.at
                 drawn = line(series, key.removeprefix("eval/"))
                 found.append({**drawn, "se": [rounded(at.get(x)) for x in drawn["x"]]})
     return found
@@ -93,7 +93,7 @@ def first(log: Log, names: Iterable[str]) -> Series:
 
 def line(series: Series, name: str) -> dict[str, Any]:
     """A curve as JSON, with gaps where a value was not finite."""
-    points = sorted([*zip(series.steps, series.values, strict=True), *((step, None) for step in series.broken)])
+    points = sorted([*series.at.items(), *((step, None) for step in series.broken)])
     kept = thinned(points)
     return {"name": name, "key": series.key, "x": [x for x, _ in kept], "y": [rounded(y) for _, y in kept]}
 

@@ -1,1 +1,1 @@
-"""Runs: what happened in one, written, read and described."""
+"""Run folders: what happened in a run, written, read and described."""

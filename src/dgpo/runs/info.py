@@ -1,4 +1,4 @@
-"""Reading `run.json`: entries of the wrong kind are left out, so that nobody who reads one has to check it."""
+"""Reading `run.json`. Entries of the wrong type are left out, so that callers need not check them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,19 @@ from dgpo.registry import build
 from dgpo.runs.schema import INFO, in_numbers
 
 UNREADABLE = {"name": None}
-"""An objective that is there and cannot be read: not the same as none, for which the weight is r."""
+"""An objective that is recorded but cannot be read. Without any objective the weight would be r."""
 
 
 def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _count(value: Any) -> bool:
-    return _number(value) and value >= 1 and value == int(value)
-
-
-def _positive(value: Any) -> bool:
-    return _number(value) and value > 0
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _object(value: Any) -> bool:
-    return isinstance(value, Mapping)
-
-
 Kind = tuple[str, Callable[[Any], bool]]
-OBJECT: Kind = ("an object", _object)
-TEXT: Kind = ("a string", _text)
+OBJECT: Kind = ("an object", lambda value: isinstance(value, Mapping))
+TEXT: Kind = ("a string", lambda value: isinstance(value, str))
 NUMBER: Kind = ("a finite number", _number)
-POSITIVE: Kind = ("a finite number above 0", _positive)
-COUNT: Kind = ("an integer >= 1", _count)
+POSITIVE: Kind = ("a finite number above 0", lambda value: _number(value) and value > 0)
+COUNT: Kind = ("an integer >= 1", lambda value: _number(value) and value >= 1 and value == int(value))
 SWITCH: Kind = ("true or false", lambda value: isinstance(value, bool))
 
 KINDS: dict[str, Kind] = {
@@ -71,10 +55,10 @@ KINDS: dict[str, Kind] = {
 
 
 def recorded_info(folder: Path) -> dict[str, Any] | None:
-    """The `run.json` of a run that is to be continued; None where there is none.
+    """The `run.json` of a run to resume; None if there is no such file.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: if the file cannot be read.
     """
     file = folder / INFO
     if not file.exists():
@@ -123,10 +107,10 @@ def checked(info: Any) -> tuple[dict[str, Any], list[str]]:
 
 
 def objective_of(info: Mapping[str, Any]) -> Objective | None:
-    """The objective in a `run.json`; None where there is none, or one that is not known here (`find_recorded`).
+    """The objective in a `run.json`; None if there is none, or none of that name is known here (`find_recorded`).
 
     Raises:
-        ValueError, TypeError: a field that the objective of this name does not have, or a value that it does not allow.
+        ValueError, TypeError: if the objective has no field of that name, or does not allow its value.
     """
     fields = dict(info.get("objective") or {})
     name = fields.pop("name", None)
@@ -135,7 +119,7 @@ def objective_of(info: Mapping[str, Any]) -> Objective | None:
 
 
 def aggregation_of(info: Mapping[str, Any]) -> Aggregation | None:
-    """The aggregation in a `run.json`; None where there is none that is known here. Raises as `objective_of`."""
+    """The aggregation in a `run.json`; None if there is none, or it is not known here. Raises as `objective_of`."""
     fields = dict(info.get("aggregation") or {})
     name = fields.pop("name", None)
     return aggregation.make(name, **fields) if isinstance(name, str) and name in aggregation.AGGREGATIONS else None

@@ -1,4 +1,4 @@
-"""The log of a run: one vocabulary for the metrics of several trainers, and their values as series over steps."""
+"""The log of a run: common names for the metrics of several trainers, and their values over steps."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ KEYS: dict[str, tuple[str, ...]] = {
     "kl_sampler_and_old": ("mismatch_kl/all/mean",),
     "timeout": ("math_reward/timeout", "*/timeout", "*/timeout_rate"),
 }
-"""Quantity -> the names under which trainers log it; the first that is there counts, and `*` matches any text.
+"""Quantity -> the names under which trainers log it. The first one in the log is used; `*` matches any text.
 
 TRL 1.16 and ours: `trl.GRPOTrainer`, `DGPOTrainer`. verl 0.9.1: `compute_data_metrics`, `ppo_loss`,
 `compute_offpolicy_metrics`, `calculate_debug_metrics`. prime-rl 559b4477: `trainer/rl/train.py`,
-`orchestrator/metrics.py`, whose `mismatch_kl` is that of the policy at hand against the sampler, staleness included.
+`orchestrator/metrics.py`, whose `mismatch_kl` is between sampler and current policy, so that it includes staleness.
 """
 
 MUST_BE_FINITE = ("loss", "grad_norm", "entropy", "kl_old", "mean_log_ratio", "kl_sampler", "weight_max")
@@ -74,10 +74,10 @@ class Series:
     """One quantity over a run.
 
     Attributes:
-        key: the name under which it was logged; empty where it was not.
-        steps: of the optimiser, rising.
-        values: as many finite numbers.
-        broken: steps at which it was logged as NaN, infinite or, by verl, null.
+        key: its name in the log; empty if it was not logged.
+        steps: optimiser steps, ascending.
+        values: one finite number per step.
+        broken: steps at which it was logged as NaN, infinite or (verl) null.
     """
 
     key: str = ""
@@ -93,13 +93,18 @@ class Series:
         return Series(key=self.key, steps=self.steps[first:last], values=self.values[first:last])
 
     @property
+    def at(self) -> dict[int, float]:
+        """Step -> value."""
+        return dict(zip(self.steps, self.values, strict=True))
+
+    @property
     def head(self) -> Series:
-        """Where the run started: the first tenth, at least three points."""
+        """The start of the run: the first tenth, at least three points."""
         return self.part(0, max(3, len(self) // 10))
 
     @property
     def tail(self) -> Series:
-        """Where the run is now: the last third, at least three points."""
+        """The current state of the run: the last third, at least three points."""
         return self.part(-max(3, len(self) // 3))
 
     @property
@@ -108,14 +113,14 @@ class Series:
 
     def since(self, found: Callable[[float], bool]) -> int | None:
         """The first step whose value satisfies `found`."""
-        return next((step for step, value in zip(self.steps, self.values, strict=True) if found(value)), None)
+        return next((step for step, value in self.at.items() if found(value)), None)
 
     def share(self, found: Callable[[float], bool]) -> float:
         """Share of the points that satisfy `found`; 0 without points."""
         return sum(map(found, self.values)) / len(self) if len(self) else 0.0
 
     def __str__(self) -> str:
-        """As evidence: `entropy 0.58 at steps 1-30`, a median where there are several points."""
+        """As evidence: `entropy 0.58 at steps 1-30`; the median if there are several points."""
         where = f"at step {self.steps[0]}" if len(self) == 1 else f"at steps {self.steps[0]}-{self.steps[-1]} (median)"
         return f"{self.key} {self.median:.3g} {where}"
 
@@ -125,8 +130,8 @@ class Log:
     """The log lines of a run, one per step, and its events.
 
     Attributes:
-        rows: (step, key -> value), steps rising.
-        resumed: steps after which training was started again from a checkpoint.
+        rows: (step, key -> value), by step.
+        resumed: steps at which training was resumed from a checkpoint.
     """
 
     rows: tuple[tuple[int, Mapping[str, Any]], ...] = ()
@@ -134,10 +139,10 @@ class Log:
 
     @classmethod
     def of(cls, lines: Iterable[Mapping[str, Any]]) -> Log:
-        """From lines with a `step`, and events; lines of the same step are one (prime-rl writes several).
+        """Build from lines with a `step`, and events; merges lines of the same step (prime-rl writes several).
 
         Raises:
-            ValueError: a line without a step; names its number.
+            ValueError: if a line has no step; names its number.
         """
         rows: dict[int, dict[str, Any]] = {}
         resumed = []
@@ -147,7 +152,7 @@ class Log:
                     resumed.append(step)
                 continue
             data = line.get("data")
-            # orjson, which verl writes with, has null for NaN; TRL has null where there was nothing to take a mean of
+            # verl writes null for NaN (orjson does); TRL writes null for a mean over nothing
             if not isinstance(data, Mapping):
                 data = {key: value for key, value in line.items() if value is not None}
             rows.setdefault(step, {}).update(data)
@@ -168,7 +173,7 @@ class Log:
         return Series()
 
     def series(self, key: str) -> Series:
-        """What was logged under one name."""
+        """The values logged under one name."""
         points = [(step, row[key]) for step, row in self.rows if key in row]
         numbers = [(s, float(v)) for s, v in points if isinstance(v, int | float) and math.isfinite(v)]
         return Series(
@@ -180,9 +185,9 @@ class Log:
 
 
 def aligned(first: Series, second: Series) -> list[tuple[int, float, float]]:
-    """(step, value, the latest value of `second` until then): some metrics are logged once per generation."""
+    """(step, value, latest value of `second` up to that step): some metrics are logged once per generation."""
     pairs, at, latest = [], 0, None
-    for step, value in zip(first.steps, first.values, strict=True):
+    for step, value in first.at.items():
         while at < len(second) and second.steps[at] <= step:
             latest, at = second.values[at], at + 1
         if latest is not None:

@@ -17,13 +17,13 @@ def read_log(path: str | os.PathLike[str]) -> list[Line]:
     """The log lines of a file: the `log_history` of a `trainer_state.json`, or the lines of a JSONL.
 
     Raises:
-        ValueError: the file is neither, or damaged; names the file and the line.
-        OSError: the file cannot be read.
+        ValueError: if the file is neither, or damaged; names the file and the line.
+        OSError: if the file cannot be read.
     """
     try:
         whole = read_json(path)
     except ValueError:
-        whole = None  # not one object but one per line, which the reader of lines checks
+        whole = None  # not a single JSON document; `read_metrics` reports what is wrong with a line
     if not isinstance(whole, dict) or not isinstance(whole.get("log_history"), list):
         return read_metrics(path)
     try:
@@ -35,8 +35,8 @@ def read_log(path: str | os.PathLike[str]) -> list[Line]:
 def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str], None] | None = None) -> list[Line]:
     """The lines of a `metrics.jsonl`, in order.
 
-    Where a run was resumed from a checkpoint, the lines of later steps that were logged before it are left out. So is
-    a last line that was cut off because the writer was killed.
+    After a resume from a checkpoint, lines of later steps that were logged before it are dropped. So is an incomplete
+    last line, which a killed writer leaves behind.
 
     Args:
         path: the file.
@@ -44,8 +44,8 @@ def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str]
             line is then left out. Without it, such a line is an error.
 
     Raises:
-        ValueError: the file is not UTF-8; or such a line, which is named, without `leave_out`.
-        OSError: the file cannot be read.
+        ValueError: if the file is not UTF-8, or has such a line and there is no `leave_out`; names the line.
+        OSError: if the file cannot be read.
     """
     try:
         lines = read_text(path).splitlines()
@@ -62,7 +62,7 @@ def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str]
                 raise ValueError(f"{str(path)!r}, line {number} {error}") from error
             leave_out(number, f"{str(path)!r}, line {number} {error}")
             continue
-        if row.get("event") == "begin":  # what came after the checkpoint that this continues from did not happen
+        if row.get("event") == "begin":  # drop the steps after the checkpoint that training resumes from
             rows = [old for old in rows if "event" in old or step_of(old) <= step_of(row)]
         rows.append(row)
     return rows
@@ -97,7 +97,7 @@ def step_of(row: Mapping[str, Any]) -> int:
     """The optimiser step of a log line: `step`, or `_step` as W&B writes it.
 
     Raises:
-        ValueError: it is not an integer; says what it is.
+        ValueError: if it is not an integer; names the value.
     """
     step = row.get("step", row.get("_step"))
     number = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)

@@ -1,11 +1,12 @@
-"""Writing a run folder while training, within a limit on its size; never a reason for training to stop."""
+"""Writing a run folder while training, within a size limit. A failed write never stops training."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -14,22 +15,22 @@ from torch import Tensor
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic
 from dgpo.runs.schema import INFO, METRICS, RUN_SCHEMA, in_words, token_files
-from dgpo.runs.tokens import footer
+from dgpo.runs.tokens import Part, footer
 from dgpo.runs.write import TokenTable
 from dgpo.tokens import TokenBatch
 
 
 class Recorder:
-    """Writes a run folder while training, and never stops it: an error of the disk is one warning, and then silence.
+    """Writes a run folder while training. A disk error gives one warning and turns recording off; training continues.
 
     Args:
         folder: the run folder.
         every: record the tokens of every `every`-th update.
-        limit: bytes that the token files of this rank may take. Beyond it, every other generation is deleted, and from
-            then on half as many are recorded: what stays covers the whole run evenly. Where one generation alone takes
-            more, its files stay, and a warning says that no more are recorded.
-        updates_per_generation: updates that one batch of completions serves.
-        rank, world_size: of this process; metrics are written by rank 0.
+        limit: maximum size of the token files of this rank, in bytes. Beyond it, every other generation is deleted and
+            half as many are recorded from then on, so that the remaining files cover the run evenly. If a single
+            generation exceeds it, its files stay, and a warning says that no more are recorded.
+        updates_per_generation: number of updates per batch of completions.
+        rank, world_size: of this process; rank 0 writes the metrics.
         warn: called with the one warning.
     """
 
@@ -54,7 +55,7 @@ class Recorder:
         self._warn = warn
         self._full = False
         self._table = TokenTable()
-        # those of a run that is continued count too
+        # the files of a resumed run count too
         self._files = {
             path: _File(update, path.stat().st_size, _generation_of(path))
             for update, rank, path in token_files(self.folder)
@@ -63,20 +64,20 @@ class Recorder:
 
     @property
     def last(self) -> int:
-        """The last update of which this rank has a file, also from a run that is continued; 0 without one."""
+        """The last update that this rank has a file of, including files of a resumed run; 0 without files."""
         return max((file.update for file in self._files.values()), default=0)
 
     def begin(self, step: int) -> None:
         """Training starts after `step` updates, with a new generation.
 
-        What was recorded of later updates, on a way not taken, is deleted.
+        Files of later updates, from before the resume, are deleted.
         """
         self._table = TokenTable()
         self._origin = step
         if self.on:
-            with _Guarded(self):
+            with self.guard():
                 self._keep(lambda file: file.update <= step)
-        # completions of a generation that was cut are sampled again, as a generation of their own
+        # the completions of an interrupted generation are sampled again, as a new generation
         self.first = max(
             [math.ceil(step / self._per), *(file.generation + 1 for file in self._files.values())], default=0
         )
@@ -87,7 +88,7 @@ class Recorder:
 
     @property
     def taking(self) -> bool:
-        """Whether tokens are still recorded at all."""
+        """Whether tokens are still recorded."""
         return self.on and not self._full
 
     def wants(self, update: int) -> bool:
@@ -95,11 +96,11 @@ class Recorder:
         return self.taking and (update - 1) % self.every == 0 and self.generation(update) % self.stride == 0
 
     def agree(self, taking: bool, stride: int, first: int) -> None:
-        """Do as all ranks do: stop where one has stopped, keep every `stride`-th generation, count them alike."""
+        """Adopt the state of all ranks: whether any has stopped, the stride, and the first generation."""
         self._full |= not taking
         self.first = first
         if stride > self.stride and self.on:
-            with _Guarded(self):
+            with self.guard():
                 self._thin(stride)
 
     def generation(self, update: int) -> int:
@@ -111,21 +112,13 @@ class Recorder:
         self._table.add(tokens, **more)
 
     def finish(self, update: int, totals: StepTotals | None = None) -> None:
-        """Write the micro-batches that were added as this update's file."""
+        """Write the added micro-batches as the file of this update."""
         table, self._table = self._table, TokenTable()
         if not table or not self.on:
             return
-        with _Guarded(self):
-            generation = self.generation(update)
-            path = table.write(
-                self.folder,
-                update=update,
-                generation=generation,
-                index=int((update - 1 - self._origin) % self._per),
-                totals=totals,
-                rank=self.rank,
-                world_size=self.world_size,
-            )
+        with self.guard():
+            generation, index = self.generation(update), int((update - 1 - self._origin) % self._per)
+            path = table.write(self.folder, Part(update, generation, totals, index, self.rank, self.world_size))
             self._files[path] = _File(update, path.stat().st_size, generation)
             while sum(file.size for file in self._files.values()) > self.limit and not self._full:
                 if len({file.generation for file in self._files.values()}) == 1:
@@ -149,23 +142,28 @@ class Recorder:
     def info(self, about: dict[str, Any]) -> None:
         """Write `run.json`; NaN and infinities as words."""
         if self.on:
-            with _Guarded(self):
+            with self.guard():
                 write_json_atomic(self.folder / INFO, in_words({"schema": RUN_SCHEMA, **about}))
 
     def metrics(self, row: dict[str, Any]) -> None:
-        """Append one line to `metrics.jsonl`; NaN and infinities, for which JSON has no form, as words."""
+        """Append one line to `metrics.jsonl`; NaN and infinities, which JSON does not have, as words."""
         if not self.on:
             return
-        with _Guarded(self):
+        with self.guard():
             self.folder.mkdir(parents=True, exist_ok=True)
             line = json.dumps(in_words(row)) + "\n"
             with open(self.folder / METRICS, "ab+") as file:
                 _drop_half_a_line(file)
                 file.write(line.encode())
 
-    def guard(self) -> _Guarded:
-        """Around other writing into the folder: what it raises because of the disk is the one warning."""
-        return _Guarded(self)
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Turn an OSError into the one warning, and the recorder off; also for other writes to the folder."""
+        try:
+            yield
+        except OSError as error:
+            self.on = False
+            self._warn(f"recording to {str(self.folder)!r} failed and is off from here on; training continues: {error}")
 
 
 class _File(NamedTuple):
@@ -175,7 +173,7 @@ class _File(NamedTuple):
 
 
 def _generation_of(path: Path) -> int:
-    """The generation that a file of tokens belongs to; -1 where its footer cannot be read."""
+    """The generation of a token file; -1 if its footer cannot be read."""
     try:
         return footer(path).generation
     except ValueError:
@@ -183,7 +181,7 @@ def _generation_of(path: Path) -> int:
 
 
 def _drop_half_a_line(file: IO[bytes]) -> None:
-    """Cut off what a writer that was killed left behind the last line feed."""
+    """Truncate an incomplete last line, which a killed writer leaves behind."""
     end = file.seek(0, os.SEEK_END)
     start = end
     while start > 0:
@@ -195,22 +193,3 @@ def _drop_half_a_line(file: IO[bytes]) -> None:
             break
     if start < end:
         file.truncate(start)
-
-
-class _Guarded:
-    """Turns an OSError into one warning, and the recorder off."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.recorder = recorder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if not isinstance(error, OSError):
-            return False
-        self.recorder.on = False
-        self.recorder._warn(
-            f"recording to {str(self.recorder.folder)!r} failed and is off from here on; training continues: {error}"
-        )
-        return True

@@ -1,4 +1,4 @@
-"""`results.json` of `dgpo eval`: what it holds, as objects, and reading it."""
+"""`results.json` of `dgpo eval`: its contents as objects, and how to read it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from dgpo.files import read_json, shortened
 
 SCHEMA = "dgpo.evaluation/1"
 RESULTS, GENERATIONS, CONFIGURATION = "results.json", "generations.jsonl", "run.json"
-"""The files of an evaluation: what was found; one completion per line; what was evaluated, and how."""
+"""The files of an evaluation: results; one completion per line; configuration."""
 
 ENDS = ("value", "low", "high")
 RATES = ("no_answer", "unparsed", "guarded", "timeout", "bad_gold")
-"""Reasons of a grade whose rates say something about the evaluation rather than about the model's mathematics."""
+"""Reasons of grades whose rates tell about the evaluation rather than about the model."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """What was found on one benchmark.
+    """The results on one benchmark.
 
     Attributes:
         problems: P.
         grader: version of the grader.
-        data: where the problems come from, and a hash of them.
+        data: source and hash of the problems.
         estimates: "greedy", "avg@n", "pass@k", "best@n", "maj@n" -> fraction with standard error and 95 % interval over
             problems; empty if no reference answer could be used.
         rates: over all completions: "truncated" (no end token within the budget), "mean_tokens" (per completion whose
             length is known) and the share of each reason in `RATES`; None for what is not known.
         per_problem: per counted problem `id`, `n` samples, `correct` ones, and `greedy` (0, 1, or None).
-        excluded: ids of the problems whose reference answer the grader cannot use; they count in no estimate.
+        excluded: ids of the problems whose reference answer the grader cannot use; no estimate includes them.
         detectable: the smallest true difference to another model that accuracy here would have shown (two-sided test at
             5 %, power 80 %), of `metric` ("avg@n", or "greedy" without samples): `unpaired`, a model on problems of its
             own; `paired`, on the same problems, if both solve each with the same chance, so that the noise of the
@@ -73,16 +73,16 @@ class BenchmarkResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found, and what it takes to get the same values again.
+    """The results of `evaluate`, and everything needed to reproduce them.
 
     Attributes:
         model: its name.
         backend: settings of the backend.
         sampling: samples, temperature, top_p, max_new_tokens, seed, greedy; None for what is not known.
-        prompt: what the problems' texts were put into.
+        prompt: the prompt template.
         versions: of dgpo, Python and the backend's libraries.
         benchmarks: name -> what was found there.
-        average: estimate -> unweighted mean over the benchmarks, `value` and `se`; of the estimates that all have.
+        average: estimate -> `value` and `se` of the unweighted mean over the benchmarks, if all of them have it.
         timing: `completions` that the last session generated and graded, in `seconds` of wall-clock time.
         generations: one row per completion in canonical order; see `graded_rows`.
     """
@@ -110,13 +110,13 @@ def results_file(path: str | os.PathLike[str]) -> Path:
 
 
 def read_results(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a `results.json` holds, as `Evaluation.document` wrote it, also in an older version.
+    """The contents of a `results.json`, as `Evaluation.document` or an older version wrote it.
 
     Args:
         path: the file, or its folder.
 
     Raises:
-        ValueError: there is no such file, or it is not one; says what was expected.
+        ValueError: if the file does not exist, or is not a `results.json`.
     """
     file, expected = results_file(path), f"expected a {RESULTS} of `dgpo eval`, or its folder"
     try:
@@ -135,7 +135,7 @@ def checked(document: Any, where: str) -> Mapping[str, Any]:
     """The content of a `results.json`, if it has the right schema and benchmarks.
 
     Raises:
-        ValueError: it has not.
+        ValueError: if it does not.
     """
     schema = document.get("schema") if isinstance(document, Mapping) else None
     if schema != SCHEMA:
@@ -153,7 +153,7 @@ def summary_of(benchmark: Mapping[str, Any], where: str) -> tuple[int, dict[str,
     """The number of problems and the estimates of one benchmark.
 
     Raises:
-        ValueError: they are missing, or hold something that is not a number; `where` begins the message.
+        ValueError: if they are missing or not numbers; the message begins with `where`.
     """
     problems, given = benchmark.get("problems"), benchmark.get("estimates")
     if not isinstance(problems, int):
@@ -172,15 +172,15 @@ def summary_of(benchmark: Mapping[str, Any], where: str) -> tuple[int, dict[str,
 
 
 def problems_of(benchmark: Mapping[str, Any], where: str) -> dict[Any, Mapping[str, Any]]:
-    """Id -> its row of `per_problem`; of a problem that was excluded, a row without samples.
+    """Id -> its row of `per_problem`; for an excluded problem, a row without samples.
 
     Raises:
-        ValueError: there are none, or a row is not as expected; `where` begins the message.
+        ValueError: if there are none, or a row is malformed; the message begins with `where`.
     """
     rows, excluded = benchmark.get("per_problem"), benchmark.get("excluded", [])
     if not isinstance(rows, list) or not isinstance(excluded, list) or not rows + excluded:
         raise ValueError(f"{where}.per_problem is missing or empty; expected one entry for each problem")
-    # a grader of another version may exclude others; they are problems nevertheless
+    # another version of the grader may exclude other problems; they belong to the benchmark all the same
     problems: dict[Any, Mapping[str, Any]] = {identity: {"n": 0} for identity in excluded}
     for place, row in enumerate(rows):
         n, correct = (row.get("n"), row.get("correct")) if isinstance(row, Mapping) else (None, None)

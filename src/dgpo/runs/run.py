@@ -1,4 +1,4 @@
-"""A run: what it recorded, from its folder, or its log alone."""
+"""A run, read from its folder or from its log alone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Run:
 
     Attributes:
         folder: where it was recorded to; for a log alone, the file.
-        info: `run.json`; empty where there is none. An entry that `info.KINDS` does not allow is left out.
-        metrics: the log lines, in order; of a step that occurs twice, because the run was resumed from a checkpoint
-            before it, only the last. Events have a key `event`.
-        damaged: names of the files, or of their parts, that could not be read so far.
+        info: `run.json`; empty if there is none. Entries that `info.KINDS` does not allow are left out.
+        metrics: the log lines, in order. If a step occurs twice, because the run was resumed from an earlier
+            checkpoint, only the last. Events have a key `event`.
+        damaged: names of the files, or parts of files, that could not be read so far.
     """
 
     folder: Path
@@ -41,7 +41,7 @@ class Run:
 
     @cached_property
     def files(self) -> dict[int, list[Path]]:
-        """Update -> its files, one per rank that recorded, in order; as they were when first asked for."""
+        """Update -> its files, one per recording rank, in order; listed once, at the first access."""
         found: dict[int, list[Path]] = {}
         for update, _, path in token_files(self.folder):
             found.setdefault(update, []).append(path)
@@ -53,13 +53,13 @@ class Run:
         return list(self.files)
 
     def footers(self) -> dict[int, list[Footer]]:
-        """Update -> what its files say before their tokens are read; files that cannot be read are left out."""
+        """Update -> the footers of its files; files that cannot be read are left out."""
         found: dict[int, list[Footer]] = {update: [] for update in self.files}
         for update, paths in self.files.items():
             for path in paths:
                 try:
                     found[update].append(footer(path))
-                except ValueError:  # `recorded` names the file
+                except ValueError:  # `recorded` warns about the file
                     continue
         return found
 
@@ -67,8 +67,8 @@ class Run:
         """What one rank recorded of an update.
 
         Raises:
-            KeyError: it recorded nothing of it.
-            ValueError: the file is damaged.
+            KeyError: if it recorded no tokens of it.
+            ValueError: if the file is damaged.
         """
         for path in self.files.get(update, []):
             name = named(path)
@@ -77,9 +77,9 @@ class Run:
         raise KeyError(f"no tokens of update {update} of rank {rank} in {self.folder}; recorded: {self.updates}")
 
     def recorded(self, updates: Iterable[int] | None = None) -> Iterator[Recorded]:
-        """The recorded updates one by one, all ranks of each one after the other.
+        """The recorded updates in order, rank by rank.
 
-        A file that cannot be read is left out, with a warning that names it, and is in `damaged` from then on.
+        A file that cannot be read is skipped with a warning that names it, and added to `damaged`.
         """
         files = self.files
         for update in files if updates is None else updates:
@@ -93,7 +93,7 @@ class Run:
 
 
 def _leave_out(damaged: list[str], name: str, why: str) -> None:
-    """Note, and say once, that a file or a part of one is not read."""
+    """Record that a file, or a part of one, is not read; warn the first time."""
     if name not in damaged:
         damaged.append(name)
         warnings.warn(f"left out: {why}", stacklevel=3)
@@ -102,11 +102,11 @@ def _leave_out(damaged: list[str], name: str, why: str) -> None:
 def load(folder: str | os.PathLike[str]) -> Run:
     """Open a run folder.
 
-    What is damaged is left out, with a warning that names it, and is in `Run.damaged`: `run.json` or entries of it,
-    lines of `metrics.jsonl`, files of tokens as they are read.
+    Damaged parts are left out with a warning and listed in `Run.damaged`: `run.json` or entries of it, lines of
+    `metrics.jsonl`, and token files as they are read.
 
     Raises:
-        ValueError: it is not a folder, or nothing was recorded there; says so if it is a log.
+        ValueError: if it is not a folder, or nothing was recorded there.
     """
     folder = Path(folder)
     info, metrics, state = folder / INFO, folder / METRICS, folder / TRAINER_STATE
@@ -140,8 +140,8 @@ def load_any(source: str | os.PathLike[str]) -> Run:
     """A run from its folder, or from its log alone: a JSONL of metrics, or a `trainer_state.json` or its checkpoint.
 
     Raises:
-        ValueError: it is none of these, or the log is damaged; says which line.
-        FileNotFoundError: it does not exist.
+        ValueError: if it is none of these, or the log is damaged; names the line.
+        FileNotFoundError: if it does not exist.
     """
     path = Path(source)
     if path.is_dir() and not (path / TRAINER_STATE).is_file():

@@ -1,7 +1,7 @@
 """The files of a run folder: names, columns, versions.
 
 A run folder holds `run.json` (what ran), `metrics.jsonl` (one log line per line, and events) and, for every recorded
-update, `tokens/update-000012.parquet` with one row per valid response token; what a rank other than 0 recorded is in
+update, `tokens/update-000012.parquet` with one row per valid response token; ranks other than 0 write
 `tokens/update-000012-rank3.parquet`.
 
 | column | type | |
@@ -17,7 +17,7 @@ update, `tokens/update-000012.parquet` with one row per valid response token; wh
 The key `dgpo` of the parquet metadata is JSON: `schema`, `update`, `generation`, `index` (of the update within its
 generation), `rank`, `world_size`, `totals`.
 
-JSON has no form for NaN and infinities: `run.json` and `metrics.jsonl` hold "nan", "inf" and "-inf".
+JSON has no NaN or infinity: `run.json` and `metrics.jsonl` have the strings "nan", "inf" and "-inf".
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TOKENS_SCHEMA = "dgpo.tokens/1"
 RUN_SCHEMA = "dgpo.run/1"
 TOKENS, METRICS, INFO = "tokens", "metrics.jsonl", "run.json"
 TRAINER_STATE = "trainer_state.json"
-"""What transformers' trainer writes into every checkpoint; its `log_history` is the log up to there."""
+"""Written by transformers' trainer into every checkpoint; its `log_history` is the log up to that step."""
 
 FLOATS = ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy", "sum_pi_squared")
 INTEGERS = ("response", "group", "position", "token_id")
@@ -42,7 +42,7 @@ _TOKEN_FILE = re.compile(r"update-([0-9]{1,15})(?:-rank([0-9]{1,9}))?\.parquet$"
 
 
 class TokenFile(NamedTuple):
-    """A file of tokens, by its name."""
+    """A token file, as described by its name."""
 
     update: int
     rank: int
@@ -55,13 +55,13 @@ def token_file(folder: Path, update: int, rank: int) -> Path:
 
 
 def named(path: Path) -> TokenFile | None:
-    """What the name of a file of tokens says; None for any other name."""
+    """Parse the name of a token file; None for any other name."""
     match = _TOKEN_FILE.fullmatch(path.name)
     return None if match is None else TokenFile(int(match[1]), int(match[2] or 0), path)
 
 
 def token_files(folder: Path) -> Iterator[TokenFile]:
-    """The files of tokens in a run folder, in the order of updates and ranks."""
+    """The token files of a run folder, by update and rank."""
     found = map(named, (folder / TOKENS).glob("update-*.parquet"))
     return iter(sorted(file for file in found if file is not None))
 

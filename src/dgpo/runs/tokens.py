@@ -1,4 +1,4 @@
-"""Reading files of tokens."""
+"""Reading token files."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from dgpo.runs.schema import FLOATS, INTEGERS, NEVER_NULL, TOKENS_SCHEMA, named
 from dgpo.tokens import TokenBatch
 
 MOST_ROWS = (2_000_000, 1)
-"""Limit on the rows of a file: so many, and so many more for each of its bytes. Compression turns a run of equal values
-into nothing, and a file of a kilobyte could ask for all of the memory."""
+"""Limit on the rows of a file: a constant, plus a number per byte. Equal values compress to almost nothing, so that a
+file of one kilobyte could otherwise expand to fill the memory."""
 
 MOST_CELLS = (2**22, 256)
-"""Limit on the rectangle that the tokens of a file are padded to: so many cells, and so many more for each token. One
-token at position 2³⁰ is no reason to ask for gigabytes."""
+"""Limit on the rectangle that the tokens of a file are padded to: a number of cells, plus a number per token. A single
+token at position 2³⁰ must not allocate gigabytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
+NUMBERS = ("update", "generation", "index", "rank", "world_size")
+"""Fields of `Part` that a file has as integers."""
+
+
+@dataclass(frozen=True)
 class Part:
-    """Which part of a run one file of tokens holds.
+    """Which part of a run a token file contains.
 
     Attributes:
         update: the optimiser update, from 1.
@@ -50,7 +54,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Footer(Part):
-    """What a file says before its tokens are read. `rows`: how many tokens it holds."""
+    """The metadata of a token file. `rows`: its number of tokens."""
 
     rows: int
 
@@ -60,8 +64,8 @@ class Recorded(Part):
     """The tokens of one update, on one rank.
 
     Attributes:
-        tokens: [B, T] as the loss saw them, padded on the right. Responses with advantage 0, which a trainer leaves
-            out of the pass through the policy, are not there.
+        tokens: [B, T] as the loss saw them, padded on the right. Responses with advantage 0, which the
+            trainer does not pass through the policy, are missing.
         token_ids: [B, T] int64, or None.
         group: [B] int64, which responses share a prompt.
         sum_pi_squared: [B, T] Σ_v π_θ(v)², or None.
@@ -75,7 +79,7 @@ class Recorded(Part):
 
 
 def pyarrow() -> tuple[Any, Any]:
-    """pyarrow and pyarrow.parquet, or an error that says how to get them."""
+    """pyarrow and pyarrow.parquet, or an error that says how to install them."""
     require("recorded tokens are parquet files, which need", "report", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -84,11 +88,11 @@ def pyarrow() -> tuple[Any, Any]:
 
 
 def footer(path: str | os.PathLike[str]) -> Footer:
-    """The footer of a file of tokens, checked; the tokens are not read.
+    """Read and check the footer of a token file, without its tokens.
 
     Raises:
-        ValueError: it is not a file of tokens, or damaged; names the file and what is wrong with it.
-        ModuleNotFoundError: pyarrow is not installed.
+        ValueError: if it is not a token file, or damaged; names the file and the fault.
+        ModuleNotFoundError: if pyarrow is not installed.
     """
     pa, parquet = pyarrow()
     where = repr(str(path))
@@ -103,8 +107,7 @@ def footer(path: str | os.PathLike[str]) -> Footer:
     if not isinstance(about, dict) or about.get("schema") != TOKENS_SCHEMA:
         schema = about.get("schema") if isinstance(about, dict) else None
         raise ValueError(f"{where} has schema {schema!r}; expected {TOKENS_SCHEMA!r}")
-    names = ("update", "generation", "index", "rank", "world_size")
-    numbers: dict[str, Any] = {name: about.get(name) for name in names}
+    numbers: dict[str, Any] = {name: about.get(name) for name in NUMBERS}
     for name, value in numbers.items():
         fits = isinstance(value, int) and not isinstance(value, bool) and int(name == "world_size") <= value < 2**31
         if not fits and not (name == "index" and value is None):
@@ -133,23 +136,21 @@ def _totals(given: Any, where: str) -> StepTotals | None:
 
 
 def read(path: str | os.PathLike[str]) -> Recorded:
-    """The tokens of one file that `record` wrote.
+    """Read a token file that `record` wrote.
 
     Raises:
-        ValueError: it is not such a file, or damaged; names the file and what is wrong with it.
-        ModuleNotFoundError: pyarrow is not installed.
+        ValueError: if it is not a token file, or damaged; names the file and the fault.
+        ModuleNotFoundError: if pyarrow is not installed.
     """
     pa, parquet = pyarrow()
     about = footer(path)
     try:
-        # read as one file: by its path alone, pyarrow takes names of folders such as update=5 for columns
+        # ParquetFile, not read_table: that would turn folder names such as update=5 into columns
         table = parquet.ParquetFile(path).read()
-        columns = {name: _column(table, name, pa) for name in (*INTEGERS, *FLOATS)}
+        columns: dict[str, Any] = {name: _column(table, name, pa) for name in (*INTEGERS, *FLOATS)}
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
     response, position = columns["response"], columns["position"]
-    assert response is not None
-    assert position is not None
     # responses without a valid token leave no row behind
     rows = torch.unique(response, return_inverse=True)[1]
     shape = (int(rows.max()) + 1, int(position.max()) + 1) if len(rows) else (0, 0)
@@ -160,9 +161,9 @@ def read(path: str | os.PathLike[str]) -> Recorded:
     if len(torch.unique(rows * shape[1] + position)) < len(rows):
         raise ValueError(f"{str(path)!r} has two tokens at one position of a response")
 
-    def padded(name: str) -> Tensor | None:
-        values = columns[name]
-        if values is None:
+    def padded(name: str) -> Any:
+        """[B, T], or None for a column of nulls."""
+        if (values := columns[name]) is None:
             return None
         whole = values.new_zeros(shape)
         whole[rows, position] = values
@@ -170,17 +171,13 @@ def read(path: str | os.PathLike[str]) -> Recorded:
 
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[rows, position] = True
-    logprob, old_logprob, advantage = padded("logprob"), padded("old_logprob"), padded("advantage")
-    assert logprob is not None
-    assert advantage is not None
-    group, prompts = torch.zeros(shape[0], dtype=torch.long), columns["group"]
-    assert prompts is not None
-    group[rows] = prompts
+    group = torch.zeros(shape[0], dtype=torch.long)
+    group[rows] = columns["group"]
     return Recorded(
         tokens=TokenBatch(
-            logprob,
-            old_logprob,
-            advantage,
+            padded("logprob"),
+            padded("old_logprob"),
+            padded("advantage"),
             mask,
             rollout_logprob=padded("rollout_logprob"),
             entropy=padded("entropy"),
@@ -193,7 +190,7 @@ def read(path: str | os.PathLike[str]) -> Recorded:
 
 
 def _column(table: Any, name: str, pa: Any) -> Tensor | None:
-    """Raises ValueError for a column that is not there once, or holds what it must not."""
+    """One column; None if all of it is null. Raises ValueError if it is missing, duplicate or malformed."""
     if (there := table.column_names.count(name)) != 1:
         raise ValueError(f"it has {there} columns {name!r}; expected one")
     values, whole = table.column(name), name in INTEGERS
@@ -211,36 +208,26 @@ def _column(table: Any, name: str, pa: Any) -> Tensor | None:
 
 
 def complete(parts: Sequence[Part]) -> bool:
-    """Whether these are the parts of all ranks of an update."""
+    """Whether these are the parts of an update on all its ranks."""
     size = max((part.world_size for part in parts), default=1)
     return len({part.rank for part in parts}) == size
 
 
 def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:
-    """What several ranks recorded of one update, as one batch.
+    """Join the parts of an update, one per rank, into one batch.
 
     Returns:
-        The tokens [B, T]; Σ_v π_θ(v)² [B, T], or None if a part has none; the tokens of the optimiser step, of which
-        each rank was given its share, or else the valid tokens that were recorded.
+        The tokens [B, T]; Σ_v π_θ(v)² [B, T], or None if a part has none; the number of tokens of the optimiser step
+        (the sum of the totals of the ranks, or else of the valid recorded tokens).
     """
     length = max(part.tokens.mask.shape[1] for part in parts)
 
-    def joined(values: Sequence[Tensor | None]) -> Tensor | None:
+    def joined(values: Sequence[Tensor | None]) -> Any:
+        """The values below each other, or None if a part has none."""
         present = [pad(one, (0, length - one.shape[1])) for one in values if one is not None]
         return torch.cat(present) if len(present) == len(values) else None
 
-    def needed(name: str) -> Tensor:
-        found = joined([getattr(part.tokens, name) for part in parts])
-        assert found is not None
-        return found
-
-    tokens = TokenBatch(
-        needed("logprob").detach(),
-        needed("old_logprob"),
-        needed("advantage"),
-        needed("mask"),
-        rollout_logprob=joined([part.tokens.rollout_logprob for part in parts]),
-        entropy=joined([part.tokens.entropy for part in parts]),
-    )
+    names = ("logprob", "old_logprob", "advantage", "mask", "rollout_logprob", "entropy")
+    tokens = TokenBatch(**{name: joined([getattr(part.tokens, name) for part in parts]) for name in names})
     given = [float(part.tokens.mask.sum()) if part.totals is None else float(part.totals.tokens) for part in parts]
     return tokens, joined([part.sum_pi_squared for part in parts]), sum(given)

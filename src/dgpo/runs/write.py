@@ -1,4 +1,4 @@
-"""Writing the tokens of an update as a file, so that questions about a run can be answered without running it again."""
+"""Writing the tokens of an update to a file, so that a run can be analysed without running it again."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
+from dgpo.fields import check_value
 from dgpo.files import write_bytes_atomic
 from dgpo.runs.schema import FLOATS, INTEGERS, TOKENS_SCHEMA, token_file
-from dgpo.runs.tokens import pyarrow
+from dgpo.runs.tokens import NUMBERS, Part, pyarrow
 from dgpo.tokens import TokenBatch
 
 
@@ -35,38 +36,30 @@ def record(
     Args:
         path: the run folder.
         tokens: what the loss read, [B, T].
-        update: number of the optimiser update, >= 0; a file of the same update is replaced.
+        update: number of the optimiser update, >= 0; an existing file of this update is replaced.
         token_ids: [B, T] the sampled tokens, so that reports can show them.
-        group: [B] integers, equal for responses to the same prompt; by default every response is its own.
+        group: [B] integers, equal for responses to the same prompt; by default every response is a group.
         sum_pi_squared: [B, T] Σ_v π_θ(v)², which makes the norm of a token's gradient in logits exact.
-        generation: number of the batch of completions that the update belongs to.
-        index: of the update within that batch, from 0, which is on-policy; None where it is not known.
-        totals: of the optimiser step, so that its loss can be computed again.
-        rank, world_size: of this process, where each records its own part.
+        generation: number of the batch of completions.
+        index: number of the update within that batch, from 0 (on-policy); None if unknown.
+        totals: totals of the optimiser step, from which its loss can be recomputed.
+        rank, world_size: of this process; every process records its part.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: a shape that does not fit, or a negative number.
-        ModuleNotFoundError: pyarrow is not installed.
-        OSError: the file cannot be written.
+        ValueError: if a shape does not match, or a number is negative.
+        ModuleNotFoundError: if pyarrow is not installed.
+        OSError: if the file cannot be written.
     """
     table = TokenTable()
     table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
-    return table.write(
-        Path(path),
-        update=update,
-        generation=generation,
-        index=index,
-        totals=totals,
-        rank=rank,
-        world_size=world_size,
-    )
+    return table.write(Path(path), Part(update, generation, totals, index, rank, world_size))
 
 
 class TokenTable:
-    """Rows of one file, micro-batch by micro-batch."""
+    """The rows of one token file, collected micro-batch by micro-batch."""
 
     def __init__(self) -> None:
         self._parts: list[dict[str, Tensor | None]] = []
@@ -106,25 +99,15 @@ class TokenTable:
         self._parts.append({name: None if values is None else values.cpu() for name, values in part.items()})
         self._responses += shape[0]
 
-    def write(
-        self,
-        folder: Path,
-        *,
-        update: int,
-        generation: int,
-        index: int | None,
-        totals: StepTotals | None,
-        rank: int,
-        world_size: int,
-    ) -> Path:
+    def write(self, folder: Path, part: Part) -> Path:
+        """Write the rows as the file of this part of a run."""
         pa, parquet = pyarrow()
-        for name, number in (("update", update), ("generation", generation), ("rank", rank)):
-            if number < 0:
-                raise ValueError(f"{name} = {number} is not allowed; expected >= 0")
-        columns, length = {}, sum(len(rows) for part in self._parts if (rows := part["response"]) is not None)
+        for name in ("update", "generation", "rank"):
+            check_value(name, getattr(part, name), "[0, inf)")
+        columns, length = {}, sum(len(rows) for added in self._parts if (rows := added["response"]) is not None)
         for name in (*INTEGERS, *FLOATS):
             kind = pa.int32() if name in INTEGERS else pa.float32()
-            parts = [part[name] for part in self._parts]
+            parts = [added[name] for added in self._parts]
             if any(values is None for values in parts):
                 columns[name] = pa.nulls(length, kind)
                 continue
@@ -132,16 +115,13 @@ class TokenTable:
             if name == "group":
                 values = torch.unique(values, return_inverse=True)[1]
             columns[name] = pa.array(values.to(torch.int32 if name in INTEGERS else torch.float32).numpy(), kind)
+        totals = part.totals
         about = {
             "schema": TOKENS_SCHEMA,
-            "update": update,
-            "generation": generation,
-            "index": index,
-            "rank": rank,
-            "world_size": world_size,
+            **{name: getattr(part, name) for name in NUMBERS},
             "totals": None if totals is None else {k: float(getattr(totals, k)) for k in ("tokens", "sequences")},
         }
         table = pa.table(columns).replace_schema_metadata({"dgpo": json.dumps(about)})
         content = pa.BufferOutputStream()
         parquet.write_table(table, content, compression="zstd")
-        return write_bytes_atomic(token_file(folder, update, rank), memoryview(content.getvalue()))
+        return write_bytes_atomic(token_file(folder, part.update, part.rank), memoryview(content.getvalue()))

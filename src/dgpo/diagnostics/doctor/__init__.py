@@ -33,18 +33,18 @@ RULES: tuple[Rule, ...] = (
 
 
 def diagnose(source: str | os.PathLike[str] | Run | Case) -> list[Finding]:
-    """What the rules find, errors first, without findings that another one explains.
+    """The findings of all rules, errors first, without findings that another one explains.
 
     Args:
         source: a run folder (`DGPOConfig(record=...)`), a `Run`, a JSONL of metrics (ours, verl's or prime-rl's file
             logger, any lines with a `step`), transformers' `trainer_state.json` or the checkpoint that holds it.
 
-    A rule that cannot tell from what is there says nothing.
+    A rule without the data that it needs reports nothing.
 
     Raises:
-        ValueError: the source is damaged or none of these; names the line.
-        FileNotFoundError: it does not exist.
-        ModuleNotFoundError: the run has recorded tokens, and pyarrow is not installed.
+        ValueError: if the source is damaged or none of these; names the line.
+        FileNotFoundError: if it does not exist.
+        ModuleNotFoundError: if the run has recorded tokens and pyarrow is not installed.
     """
     case = source if isinstance(source, Case) else Case.of(source)
     findings = [finding for rule in RULES if (finding := rule(case)) is not None]

@@ -1,4 +1,4 @@
-"""What the rules see of a run: its log, its settings, and measures of its recorded tokens."""
+"""The input of the rules: the log of a run, its settings, and measures of its recorded tokens."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class Case:
     updates: tuple[Measures, ...] = ()
 
     def setting(self, name: str) -> Any:
-        """A field of the trainer's config; None where it is not known."""
+        """A field of the trainer's config; None if unknown."""
         return (self.info.get("config") or {}).get(name)
 
     @property
     def objective(self) -> Objective | None:
-        """The objective that the run was trained with; None where it is not known."""
+        """The objective that the run was trained with; None if unknown."""
         return objective_of(self.info)
 
     @classmethod

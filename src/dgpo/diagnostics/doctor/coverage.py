@@ -1,4 +1,4 @@
-"""What the rules could read: without it, the doctor would find nothing wrong with an empty file."""
+"""What the rules could read, so that an empty file does not pass as a healthy run."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import os
 from collections.abc import Mapping
 
 from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.finding import FEWEST
 from dgpo.runs.log import KEYS
 from dgpo.runs.run import Run
 
 TOKENS = "tokens"
 """The name of the recorded tokens beside the quantities of `KEYS`."""
-
-FEWEST = 3
-"""Points below which no rule says anything of a curve."""
 
 NEEDED: dict[str, tuple[str, ...]] = {
     "reward": ("reward",),
@@ -27,13 +25,13 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "sampler mismatch": ("kl_sampler", "sampler_difference", "sampler_probability", "kl_sampler_and_old"),
     TOKENS: (TOKENS,),
 }
-"""What the rules ask for -> the quantities any of which serves."""
+"""What the rules need -> the quantities that provide it; any one is enough."""
 
 
 def seen(source: str | os.PathLike[str] | Run | Case) -> dict[str, int]:
-    """What of a run the rules can read: quantity of `KEYS` -> logged points, and `TOKENS` -> recorded updates.
+    """What the rules can read of a run: quantity of `KEYS` -> logged points, and `TOKENS` -> recorded updates.
 
-    Quantities that were never logged are not in it; it is empty where the rules have nothing to go by.
+    Without quantities that were never logged; empty if the rules can read nothing.
 
     Raises:
         ValueError, FileNotFoundError: as `diagnose`.
@@ -49,12 +47,12 @@ def seen(source: str | os.PathLike[str] | Run | Case) -> dict[str, int]:
 
 
 def can_tell(found: Mapping[str, int]) -> bool:
-    """Whether that is enough for a rule to say anything: recorded tokens, or some curve of `FEWEST` points."""
+    """Whether any rule can work with it: there are recorded tokens, or a curve of `FEWEST` points."""
     return TOKENS in found or max(found.values(), default=0) >= FEWEST
 
 
 def covered(found: Mapping[str, int]) -> str:
-    """One line: what was read, with its points, and what rules would need but is not there."""
+    """One line: what was read, with the number of points, and what the rules need but is missing."""
     if not can_tell(found):
         few = f"at most {max(found.values())} points of anything, and a rule needs {FEWEST}" if found else ""
         return f"cannot tell: {few or 'none of the quantities that the rules read is in this log'}"

@@ -1,4 +1,4 @@
-"""What a rule says, and the shape of a rule."""
+"""Rules and their findings."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from typing import Any, Literal
 from dgpo.diagnostics.doctor.case import Case
 
 Severity = Literal["error", "warning", "note"]
+FEWEST = 3
+"""Points that a rule needs to say anything about a curve: two may agree by chance."""
+
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that is wrong with a run, or worth knowing about it.
+    """A fault of a run, or something worth knowing about it.
 
     Attributes:
         rule: name of the rule, as in the table of the documentation.
         severity: "error": the run learns nothing or something false; "warning": it learns less than it could;
             "note": not a fault, but it explains a curve that users ask about.
         title: one sentence.
-        evidence: measurements, with the steps that they come from.
-        cause: what brings this about.
+        evidence: measurements, with their steps.
+        cause: why it happens.
         remedy: what to change.
-        step: where it begins; None where that is not known.
+        step: where it begins; None if unknown.
     """
 
     rule: str
@@ -44,7 +47,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the check of a rule returns; what is None is taken from the rule."""
+    """The result of a check; fields that are None are taken from the rule."""
 
     title: str
     evidence: Sequence[str]
@@ -56,15 +59,15 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One question to a run.
+    """A rule of the doctor.
 
     Attributes:
-        name: of the rule.
-        severity: of its finding, where the check does not say.
-        fires: what the evidence must be, with the limits.
-        cause, remedy: in general; a check may be more precise.
-        check: a pure function of the case; None where there is nothing to say or nothing to tell it by.
-        explains: names of rules whose findings are mere consequences of this one and are left out beside it.
+        name: name of the rule.
+        severity: severity of its finding, unless the check sets another.
+        fires: the condition, with its limits.
+        cause, remedy: general texts; a check may be more precise.
+        check: a pure function of the case; returns None if nothing is wrong or the data is missing.
+        explains: names of rules whose findings only follow from this one; they are dropped when it fires.
     """
 
     name: str
@@ -91,7 +94,7 @@ class Rule:
 
 
 def text(findings: Sequence[Finding], width: int = 100) -> str:
-    """The findings as plain text, most important first; one line saying so where there is none."""
+    """The findings as plain text, most important first; a single line if there are none."""
     if not findings:
         return "nothing found: no rule of the doctor fires on this run"
     return "\n\n".join(_paragraph(finding, width) for finding in findings)

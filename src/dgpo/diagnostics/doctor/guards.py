@@ -1,4 +1,4 @@
-"""What to advise where A < 0 and r >> 1: the fields of an objective that bound its weight there."""
+"""Advice for tokens with A < 0 and r >> 1: the fields of an objective that bound its weight there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAR = 100.0
 """A ratio that no trust region would allow."""
 
 CAP = 3.0
-"""The value that is recommended for a guard; verl's default for its dual clip."""
+"""Recommended value of a guard; verl's default for its dual clip."""
 
 
 def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
@@ -27,17 +27,17 @@ def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
 
 
 def guards(objective: Objective) -> tuple[str, ...]:
-    """The fields that, set to `CAP`, bring this weight down to `CAP` or below; none where it is bounded already."""
+    """The fields that reduce this weight to `CAP` or below when set to `CAP`; empty if it is bounded already."""
     return () if reverse_weight(objective) <= CAP else objective.guards
 
 
 def bounded() -> tuple[str, ...]:
-    """Methods whose weight there is bounded by `CAP` as they come."""
+    """Methods whose weight there is bounded by `CAP` with default fields."""
     return tuple(name for name, cls in OBJECTIVES.items() if reverse_weight(cls()) <= CAP)
 
 
 def advice(objective: Objective | None) -> str:
-    """What to set, for this objective."""
+    """The advice for this objective."""
     if objective is None:
         return (
             "Cap the weight of negative advantages: the dual clip of PPO (clip_ratio_c in verl, delta in TRL), or an "
@@ -45,13 +45,13 @@ def advice(objective: Objective | None) -> str:
         )
     if found := guards(objective):
         fields = " or ".join(f"{name}={CAP:g}" for name in found)
-        return f"Set {fields} (objective_kwargs): it bounds the weight where A < 0. Or a lower learning rate."
+        return f"Set {fields} (objective_kwargs): it bounds the weight where A < 0. Or use a lower learning rate."
     if reverse_weight(objective) <= CAP:
         return (
-            "This objective bounds the weight already; what is left comes from many such tokens: a lower learning "
+            "This objective bounds the weight already; the rest comes from many such tokens. Use a lower learning "
             "rate or fewer updates per generation."
         )
     return (
-        f"This objective has no field that bounds the weight where A < 0; these do as they come: "
-        f"{', '.join(bounded())}. Or a lower learning rate, or fewer updates per generation."
+        f"This objective has no field that bounds the weight where A < 0; these do by default: "
+        f"{', '.join(bounded())}. Or use a lower learning rate, or fewer updates per generation."
     )

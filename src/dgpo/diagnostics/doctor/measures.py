@@ -1,10 +1,9 @@
-"""Measures of one file of recorded tokens: what the rules need to know of it."""
+"""Measures of one token file, as the rules need them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,15 +17,15 @@ from dgpo.runs.tokens import Recorded
 from dgpo.tokens import TokenBatch
 
 TOP = 0.01
-"""The share of the tokens whose part of the gradient is looked at: one in a hundred."""
+"""Share of the tokens in `Measures.top_share`: the top 1 %."""
 
 ROUNDING = 0.02
-"""Nats that two forward passes of one model in bfloat16 may differ by on a token without meaning anything."""
+"""Nats by which two bfloat16 forward passes of the same model may differ on a token, from rounding alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bad:
-    """The first NaN or infinity at a valid token: in which tensor, where, which token, and how many there are."""
+    """The first NaN or infinity at a valid token: tensor, position, token id, value, and the number of such tokens."""
 
     tensor: str
     row: int
@@ -64,10 +63,10 @@ class Sampler:
     """δ = log μ - log π_old over the tokens of one file.
 
     Attributes:
-        moments: [4, 4] float64, Σ zzᵀ with z = (1, log π_old, H, δ); sums, so that files can be added.
+        moments: [4, 4] float64, Σ zzᵀ with z = (1, log π_old, H, δ); sums, so that files can be pooled.
         kl: k3 estimate of KL(μ ‖ π_old), nats per token.
         absolute: mean |δ|.
-        below: how many tokens have δ < -`ROUNDING`.
+        below: number of tokens with δ < -`ROUNDING`.
     """
 
     moments: Tensor
@@ -81,18 +80,18 @@ class Measures:
     """One update on one rank.
 
     Attributes:
-        update, generation: numbers of both.
-        count: valid tokens in the file, of which `with_advantage` have an advantage that is not 0.
-        totals: tokens of the optimiser step as the loss was given them; None where they were not recorded.
-        bad: the first value that is not finite; what follows is 0 or None where there is one.
+        update, generation: their numbers.
+        count: valid tokens in the file, of which `with_advantage` have an advantage other than 0.
+        totals: tokens of the optimiser step that the loss was given; None if not recorded.
+        bad: the first value that is not finite; if there is one, the following are 0 or None.
         largest: max |log r| over the tokens.
-        sampler: where log μ was recorded.
-        loss: the policy term of this rank, computed again from the tokens and the recorded totals; like what follows,
-            None or 0 where the weights are not known.
-        top_share: share of Σ|A·w| that the heaviest hundredth of the tokens holds.
+        sampler: None if log μ was not recorded.
+        loss: the policy term of this rank, recomputed from the tokens and the recorded totals. Like the following, it
+            is None or 0 if the weights are not known.
+        top_share: share of Σ|A·w| in the 1 % of the tokens with the largest |A·w|.
         reverse_right: share of Σ|A·w| in the region reverse_right: A < 0, above the upper boundary of the objective, or
             above 1.2 where it has none.
-        heaviest: the heaviest token.
+        heaviest: the token with the largest |A·w|.
     """
 
     update: int
@@ -116,36 +115,34 @@ def measure(
     """The measures of one file. Without an objective the weight is the ratio; without an aggregation there is no loss.
 
     Args:
-        weighed: False where there is an objective that is not known, so that nothing is said of weights.
+        weighed: False if the run has an objective that is not known; nothing that needs weights is measured.
     """
     tokens = recorded.tokens
     count = int(tokens.mask.sum())
     totals = None if recorded.totals is None else float(recorded.totals.tokens)
     bad = first_bad(tokens, recorded.token_ids)
     with_advantage = int(((tokens.advantage != 0) & tokens.mask).sum())
-    common: dict[str, Any] = {
-        "update": recorded.update,
-        "generation": recorded.generation,
-        "totals": totals,
-        "bad": bad,
-    }
-    common |= {"count": count, "with_advantage": with_advantage}
+    found = Measures(
+        update=recorded.update,
+        generation=recorded.generation,
+        count=count,
+        with_advantage=with_advantage,
+        totals=totals,
+        bad=bad,
+    )
     if bad is not None or count == 0:
-        return Measures(**common)
-    common |= {"largest": float(tokens.log_ratio[tokens.mask].abs().max()), "sampler": _sampler(tokens)}
+        return found
+    found = replace(found, largest=float(tokens.log_ratio[tokens.mask].abs().max()), sampler=_sampler(tokens))
     if not weighed:
-        return Measures(**common)
+        return found
     method = None if objective is None else objective.calibrate(tokens)
     weight = tokens.ratio if method is None else method.weight(tokens)
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
     loss = None
-    if (
-        objective is not None
-        and aggregation is not None
-        and recorded.totals is not None
-        and "batch" not in objective.reads
-    ):
+    # an adaptive objective was calibrated on micro-batches, which the file does not tell apart
+    adaptive = objective is not None and "batch" in objective.reads
+    if objective is not None and aggregation is not None and recorded.totals is not None and not adaptive:
         loss = float(
             policy_loss(
                 tokens.logprob,
@@ -160,14 +157,14 @@ def measure(
         )
     usual = usual_boundaries(tokens)
     bounds = usual if method is None else method.boundaries(tokens)
-    # a weight that nothing changes above is watched from where a clip would end
+    # without an upper boundary, count from where a usual clip would be
     bounds = bounds._replace(high=torch.where(bounds.high.isinf(), usual.high, bounds.high))
-    return Measures(
+    return replace(
+        found,
         loss=loss,
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
         reverse_right=float(mass[regions(tokens, bounds)["reverse_right"]].sum()) / total if total else 0.0,
         heaviest=_heaviest(tokens, weight, mass, recorded.token_ids),
-        **common,
     )
 
 

@@ -1,4 +1,4 @@
-"""Rules about curves that break: a reward or a length that falls, a gradient norm that jumps."""
+"""Rules about sudden changes: falling reward or length, jumps of the gradient norm."""
 
 from __future__ import annotations
 
@@ -10,39 +10,38 @@ from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.runs.log import Series, sample
 
 LONG_ENOUGH = 6
-"""Logged points that a fall needs, so that the best stretch and the last one do not overlap."""
+"""Minimum number of logged points, so that the best stretch and the last one do not overlap."""
 
 LOST, ALL_LOST = 0.25, 0.75
-"""Fall over the level that it fell from (or over the spread of the rewards, where that is larger: a level may be near
+"""Relative fall from the best level (or from the spread of the rewards if that is larger, since the level may be near
 0). The logged reward of the demo is never more than 0.08 of it below its best stretch."""
 
 SIGMAS = 5.0
 """... and standard errors of the difference of two medians; the largest of many medians is two or three too high."""
 
 SHORTER, FEWER = 0.2, 5.0
-"""Length now over length at the start, and tokens by which it fell: answers of a few tokens lose most of them by
-losing one."""
+"""Length now over length at the start, and minimum fall in tokens: short answers lose a large share with one token."""
 
 BEFORE, FEWEST_BEFORE = 10, 5
-"""Steps with a gradient whose median is the usual norm (or that of all until then, where it is larger), and how many
-there must be."""
+"""Number of preceding steps whose median is the usual norm (or the median of all of them, if larger), and the minimum
+number required."""
 
 SPIKE, EXPLODED = 10.0, 100.0
-"""Norm over the usual norm. In the demo 2.4 is the most; ten is not a batch that is a little odder than others, and one
-of a hundred is enough for a warning."""
+"""Norm over the usual norm. The maximum in the demo is 2.4; 10 is beyond an unusual batch, and a single spike of 100 is
+enough for a warning."""
 
 SPIKES = 3
-"""Spikes that make a warning; one or two, whose length the clip takes away, are a note."""
+"""Number of spikes for a warning. One or two, which the gradient clip handles, are a note."""
 
 
 def _best(series: Series, width: int) -> Series:
-    """The stretch of this many points with the highest median."""
+    """The stretch of `width` points with the highest median."""
     stretches = [series.part(i, i + width) for i in range(len(series) - width + 1)]
     return max(stretches, key=lambda part: part.median)
 
 
 def _noise(series: Series) -> float:
-    """Standard deviation of one point about its neighbours, of which a single break does not change the estimate."""
+    """Standard deviation of a point about its neighbours, estimated robustly against a single break."""
     steps = [b - a for a, b in zip(series.values, series.values[1:], strict=False)]
     return 1.4826 * statistics.median(map(abs, steps)) / math.sqrt(2)
 
@@ -58,7 +57,7 @@ def _reward_fell(case: Case) -> Found | None:
     if fall < LOST * scale or fall <= SIGMAS * error or fall <= 0:
         return None
     middle = (best.median + now.median) / 2
-    last = max(step for step, value in zip(reward.steps, reward.values, strict=True) if value > middle)
+    last = max(step for step, value in reward.at.items() if value > middle)
     others = (case.log[name] for name in ("entropy", "length", "kl_old", "learning_rate"))
     return Found(
         title=f"The reward has fallen from {best.median:.3g} to {now.median:.3g}.",
@@ -89,11 +88,11 @@ def _grad_spike(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     usual: list[float] = []
     spikes = []
-    for step, value in zip(norm.steps, norm.values, strict=True):
-        if value <= 0:  # nothing to learn from on that step
+    for step, value in norm.at.items():
+        if value <= 0:  # a step without a gradient
             continue
         if len(usual) >= FEWEST_BEFORE:
-            # where most groups are solved the norm is near 0 on many steps, and as usual on the others
+            # when most groups are solved, the norm is near 0 on many steps and usual on the others
             level = max(statistics.median(usual[-BEFORE:]), statistics.median(usual))
             if value >= SPIKE * level:
                 spikes.append((step, value, level))

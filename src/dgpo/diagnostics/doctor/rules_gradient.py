@@ -5,22 +5,19 @@ from __future__ import annotations
 import statistics
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
 from dgpo.diagnostics.doctor.rules_rewards import ZERO, groups_without_spread
 from dgpo.runs.log import MUST_BE_FINITE, aligned, sample
 
-FEWEST = 3
-"""Points that a statement about a run needs."""
-
 MOST = 0.5
-"""Share of the steps that is called most."""
+"""Share of the steps that counts as most of them."""
 
 FAR_BEYOND = 10.0
-"""Gradient norm over the clip threshold from which a step is scaled down tenfold or more: then the threshold, not the
-learning rate, sets its length. Below that a steady factor is absorbed by Adam; the demo runs at 4."""
+"""Gradient norm over the clip threshold: from a factor of ten, the threshold, not the learning rate, sets the step
+length. Adam absorbs a smaller constant factor; the demo has 4."""
 
 NO_LOSS = 1e-6
-"""The mean of advantages of size 1 in float32 cancels to this."""
+"""Rounding error of the mean of advantages of size 1 in float32."""
 
 
 def _not_finite(case: Case) -> Found | None:
@@ -75,7 +72,7 @@ def _zero_loss(case: Case) -> Found | None:
 
 
 def _zero_loss_alone(case: Case) -> Found | None:
-    """Without a gradient norm it cannot be told whether the run learns, but that there is something to learn from."""
+    """Without a logged gradient norm: whether the run learns is unknown, but rewards differ within groups."""
     loss, without = case.log["loss"], groups_without_spread(case)
     pairs = aligned(loss, without)
     zero = [step for step, value, share in pairs if abs(value) <= NO_LOSS and share < 1 - ZERO]

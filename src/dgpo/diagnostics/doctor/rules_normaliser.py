@@ -1,4 +1,4 @@
-"""Rule about the normaliser: what a step was divided by, against what the recorded tokens say."""
+"""Rule about the normaliser of the loss, checked against the recorded tokens."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.measures import Measures
 
 FEWEST = 3
-"""Updates that must agree."""
+"""Minimum number of wrong updates."""
 
 TOLERANCE = 0.05
-"""Relative. Both values repeat float32 arithmetic on the same numbers and agree to 1e-5; a wrong normaliser is off by
-an integer factor, 2 at least, or by the spread of lengths between micro-batches."""
+"""Relative tolerance. Both values come from float32 arithmetic on the same numbers and agree to 1e-5. A wrong
+normaliser is off by an integer factor >= 2, or by the spread of lengths between micro-batches."""
 
 SMALLEST_LOSS = 1e-4
-"""Losses below this are what cancellation has left, and their ratio is noise."""
+"""Smaller losses are cancellation error, and their ratio is noise."""
 
 ONLY_POLICY_TERM = {
     "beta": 0.0,
@@ -28,35 +28,28 @@ ONLY_POLICY_TERM = {
     "top_entropy_quantile": 1.0,
     "off_policy_mask_threshold": None,
 }
-"""Settings under which the loss is the policy term alone, which the recorded tokens give."""
+"""Settings with which the loss is the policy term alone, so that it can be recomputed from the recorded tokens."""
 
 
 def _check(case: Case) -> Found | None:
-    return _totals(case) or _loss(case)
+    # a line that averages over several steps cannot be compared with one of them
+    return (_totals(case) or _loss(case)) if case.setting("logging_steps") == 1 else None
 
 
 def _totals(case: Case) -> Found | None:
-    """The totals that the loss was given, against the tokens counted."""
-    kept = case.log["advantage_zero"]
-    zero = dict(zip(kept.steps, kept.values, strict=True))
+    """Compare the totals given to the loss with the counted tokens."""
+    zero = case.log["advantage_zero"].at
     ranks = case.info.get("world_size") or 1
     found = []
     for update, files in _by_update(case.updates).items():
-        given, share = files[0].totals, zero.get(update)
+        given, share = files[0].totals, zero.get(update, 1.0)
         with_advantage = sum(one.with_advantage for one in files)
-        if (
-            given is None
-            or share is None
-            or share >= 1
-            or not with_advantage
-            or len(files) != ranks
-            or _steps(case) != 1
-        ):
+        if given is None or share >= 1 or not with_advantage or len(files) != ranks:
             continue
-        # ranks average their gradients, so each is given the totals of all divided by their number
+        # ranks average their gradients, so each gets the totals of all ranks divided by their number
         found.append((update, given, with_advantage / (1 - share) / ranks))
-    wrong = [one for one in found if abs(one[1] / one[2] - 1) > TOLERANCE]
-    if len(wrong) < FEWEST or len(wrong) < len(found) / 2:
+    wrong = _wrong(found)
+    if not wrong:
         return None
     factor = statistics.median(counted / given for _, given, counted in wrong)
     update, given, counted = wrong[0]
@@ -72,22 +65,21 @@ def _totals(case: Case) -> Found | None:
 
 
 def _loss(case: Case) -> Found | None:
-    """The loss that was logged, against the loss computed again."""
+    """Compare the logged loss with the recomputed one."""
     logged = case.log["loss"]
-    if _steps(case) != 1 or any(case.setting(name) != value for name, value in ONLY_POLICY_TERM.items()):
+    if any(case.setting(name) != value for name, value in ONLY_POLICY_TERM.items()):
         return None
     if case.setting("use_vllm") or "aux_loss" in case.log.keys:
         return None
-    values = dict(zip(logged.steps, logged.values, strict=True))
-    found = []
+    values, found = logged.at, []
     for update, files in _by_update(case.updates).items():
         losses = [one.loss for one in files if one.loss is not None]
         if update not in values or len(losses) != (case.info.get("world_size") or 1):
             continue
         if abs(again := statistics.fmean(losses)) >= SMALLEST_LOSS:
             found.append((update, values[update], again))
-    wrong = [one for one in found if abs(one[1] / one[2] - 1) > TOLERANCE]
-    if len(wrong) < FEWEST or len(wrong) < len(found) / 2:
+    wrong = _wrong(found)
+    if not wrong:
         return None
     factor = statistics.median(value / again for _, value, again in wrong)
     update, value, again = wrong[0]
@@ -109,10 +101,10 @@ def _by_update(updates: Iterable[Measures]) -> dict[int, list[Measures]]:
     return found
 
 
-def _steps(case: Case) -> float | None:
-    """Steps that one log line averages over."""
-    value: float | None = case.setting("logging_steps")
-    return value
+def _wrong(found: list[tuple[int, float, float]]) -> list[tuple[int, float, float]]:
+    """The (update, given, expected) that differ, if most do."""
+    wrong = [one for one in found if abs(one[1] / one[2] - 1) > TOLERANCE]
+    return wrong if len(wrong) >= max(FEWEST, len(found) / 2) else []
 
 
 def _guess(case: Case, factor: float) -> str:

@@ -1,34 +1,31 @@
-"""Rules about rewards and responses: what there is to learn from."""
+"""Rules about rewards and responses."""
 
 from __future__ import annotations
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
 from dgpo.runs.log import Series
 
-FEWEST = 3
-"""Logged points that a statement about a run needs: two may agree by chance."""
-
 MOST_GROUPS = 0.5
-"""Share of groups without spread above which more than half of what was generated gives no gradient."""
+"""Share of groups without spread; above it, more than half of the completions give no gradient."""
 
 TREND = 0.2
-"""Rise of that share from the start to now that is called a trend; a healthy run moves by about 0.1 and back."""
+"""Rise of that share since the start that counts as a trend; in a healthy run it varies by about 0.1."""
 
 TRUNCATED, NEARLY_ALL = 0.2, 0.9
-"""Share of responses cut off at the limit: from a fifth on the reward measures length as much as answers, and from nine
-tenths on hardly any response can be right."""
+"""Share of responses truncated at the limit. From 20 % the reward measures length as much as answers; from 90 % hardly
+any response can be correct."""
 
 TIMEOUTS, MANY_TIMEOUTS = 0.01, 0.2
-"""Share of answers not graded in time. Math answers are graded in milliseconds, so one in a hundred is no accident."""
+"""Share of grading timeouts. Math answers are graded in milliseconds, so that even 1 % is not chance."""
 
 ZERO = 1e-6
-"""Advantages below this are rounding, and spreads below this times the rewards, where those are above 1: float32 has
-seven digits."""
+"""Advantages below this are rounding errors; so are spreads below this times the reward, for rewards above 1 (float32
+has seven digits)."""
 
 
 def _spread(case: Case) -> Series:
-    """The standard deviation of the rewards, or their range where only that is logged."""
+    """The standard deviation of the rewards, or their range if only that is logged."""
     if len(found := case.log["reward_std"]):
         return found
     high, low = case.log["reward_max"], case.log["reward_min"]
@@ -71,14 +68,14 @@ def _constant_reward(case: Case) -> Found | None:
 
 
 def groups_without_spread(case: Case) -> Series:
-    """Share of the groups whose responses all got the same reward, as far as the log tells."""
+    """Share of the groups whose responses all got the same reward, as far as it can be told from the log."""
     if len(found := case.log["zero_std"]):
         return found
     mixed = case.log["mixed_groups"]
     if len(mixed):
         return Series(key=f"1 - {mixed.key}", steps=mixed.steps, values=tuple(1 - value for value in mixed.values))
     high, low = case.log["advantage_max"], case.log["advantage_min"]
-    if len(high) and high.steps == low.steps:  # all or none is all that the extremes of the advantage can tell
+    if len(high) and high.steps == low.steps:  # extremes of the advantage can only tell all groups from none
         equal = _steps_of_equal_rewards(case)
         none = tuple(
             float(step in equal or max(abs(a), abs(b)) <= ZERO)
@@ -89,10 +86,9 @@ def groups_without_spread(case: Case) -> Series:
 
 
 def _steps_of_equal_rewards(case: Case) -> set[int]:
-    """Where rounding of their mean may have left advantages: verl divides it by a standard deviation of 0 + 1e-6."""
+    """Steps with equal rewards. There verl divides the rounding error of the mean by 1e-6, and advantages are not 0."""
     high, low = case.log["reward_max"], case.log["reward_min"]
-    lows = dict(zip(low.steps, low.values, strict=True))
-    return {step for step, value in zip(high.steps, high.values, strict=True) if lows.get(step) == value}
+    return {step for step, value in high.at.items() if low.at.get(step) == value}
 
 
 def _zero_variance(case: Case) -> Found | None:

@@ -9,12 +9,9 @@ from statistics import fmean
 import torch
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
 from dgpo.diagnostics.doctor.measures import ROUNDING
 from dgpo.runs.log import Series
-
-FEWEST = 3
-"""Points that a statement about a run needs."""
 
 MISMATCH = 0.02
 """KL(μ ‖ π_old) in nats per token: over a response of 100 tokens the two differ by a factor e². Kernels and bfloat16
@@ -113,8 +110,8 @@ def _cut_mass(case: Case) -> Series:
     if len(logged):
         return logged
     first, third = case.log["kl_sampler_k1"], case.log["kl_sampler"]
-    at = dict(zip(third.steps, third.values, strict=True))
-    points = {step: k1 - at[step] for step, k1 in zip(first.steps, first.values, strict=True) if step in at}
+    at = third.at
+    points = {step: k1 - at[step] for step, k1 in first.at.items() if step in at}
     return Series(key=f"{first.key} - {third.key}", steps=tuple(points), values=tuple(points.values()))
 
 

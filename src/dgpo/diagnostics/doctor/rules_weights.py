@@ -5,13 +5,10 @@ from __future__ import annotations
 import statistics
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
 from dgpo.diagnostics.doctor.measures import TOP, Measures
 from dgpo.runs.log import Series
-
-FEWEST = 3
-"""Points that a statement about a run needs."""
 
 SAME_POLICY = 1e-9
 """KL in nats per token below which two policies are one. A learning rate of 1e-7 gives about 1e-8; float32 rounding of
@@ -159,12 +156,8 @@ def _drift(case: Case) -> Found | None:
 
 def _reverse_right(case: Case) -> Found | None:
     mass, largest = case.log["reverse_right"], case.log["weight_max"]
-    heavy = dict(zip(largest.steps, largest.values, strict=True))
-    steps = [
-        step
-        for step, value in zip(mass.steps, mass.values, strict=True)
-        if value >= REVERSE_MASS and heavy.get(step, 0.0) >= REVERSE_WEIGHT
-    ]
+    heavy = largest.at
+    steps = [s for s, value in mass.at.items() if value >= REVERSE_MASS and heavy.get(s, 0.0) >= REVERSE_WEIGHT]
     seen = [
         one
         for one in case.updates
@@ -225,10 +218,10 @@ def _concentration(case: Case) -> Found | None:
 
 def _where_thin(ess: Series, zero: Series) -> list[int]:
     """Steps whose ess is below the limit among the tokens that have a weight: a hard clip is not concentration."""
-    without = dict(zip(zero.steps, zero.values, strict=True))
+    without = zero.at
     return [
         step
-        for step, value in zip(ess.steps, ess.values, strict=True)
+        for step, value in ess.at.items()
         if value > 0 and without.get(step, 0.0) < 1 and value / (1 - without.get(step, 0.0)) < ESS
     ]
 

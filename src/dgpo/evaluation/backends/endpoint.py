@@ -20,7 +20,7 @@ _PARAMETER = re.compile(r";[^/]*")
 """What may follow a part of a path."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # each is a log filter of its own, although two may be of one address
 class Endpoint:
     """An address, taken apart. Its password, parameters and key are in no `repr`.
 
@@ -82,29 +82,21 @@ class Endpoint:
             text = text.replace(secret, HIDDEN)
         return redacted(text)
 
-    def watch_logs(self) -> logging.Filter:
+    def watch_logs(self) -> None:
         """Hide the secrets from the logs of the client's libraries until `unwatch_logs`."""
-        filtering = _Hiding(self)
         for logger in _loggers():
-            logger.addFilter(filtering)
-        return filtering
+            logger.addFilter(self)
 
-    @staticmethod
-    def unwatch_logs(filtering: logging.Filter) -> None:
+    def unwatch_logs(self) -> None:
         for logger in _loggers():
-            logger.removeFilter(filtering)
+            logger.removeFilter(self)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hide the secrets in a log record, and let it pass."""
+        record.msg, record.args = self.hide(record.getMessage()), None
+        return True
 
 
 def _loggers() -> list[logging.Logger]:
     # those of them that are there: a filter does not reach the loggers below
     return [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LOGGERS)]
-
-
-class _Hiding(logging.Filter):
-    def __init__(self, endpoint: Endpoint) -> None:
-        super().__init__()
-        self._endpoint = endpoint
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._endpoint.hide(record.getMessage()), None
-        return True

@@ -10,6 +10,7 @@ from typing import Any
 from dgpo.evaluation.backends.answer import MalformedError, read_completion
 from dgpo.evaluation.backends.backend import Backend, Completion, IncompleteError, Request, Sampling
 from dgpo.evaluation.backends.endpoint import Endpoint
+from dgpo.fields import check_value
 from dgpo.installation import require
 
 TIMEOUT = 3600.0
@@ -58,12 +59,9 @@ class OpenAIBackend(Backend):
         timeout: float = TIMEOUT,
         retries: int = 5,
     ) -> None:
-        if concurrency < 1:
-            raise ValueError(f"concurrency = {concurrency}; expected at least 1")
-        if not 0 < timeout < float("inf"):
-            raise ValueError(f"timeout = {timeout:g}; expected a finite number of seconds > 0")
-        if retries < 0:
-            raise ValueError(f"retries = {retries}; expected at least 0")
+        check_value("concurrency", concurrency, "[1, inf)")
+        check_value("timeout", timeout, "(0, inf)")
+        check_value("retries", retries, "[0, inf)")
         self.endpoint = Endpoint.of(base_url, api_key_env)
         require("the backend 'openai' needs", "openai", "openai")
         import openai
@@ -81,7 +79,7 @@ class OpenAIBackend(Backend):
             timeout=timeout,
             max_retries=retries,
         )
-        self._log_filter = self.endpoint.watch_logs()
+        self.endpoint.watch_logs()
 
     def complete(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[int] = ()
@@ -143,7 +141,7 @@ class OpenAIBackend(Backend):
 
     def close(self) -> None:
         self._client.close()
-        self.endpoint.unwatch_logs(self._log_filter)
+        self.endpoint.unwatch_logs()
 
     def _insist(self, request: Request, sampling: Sampling, stopped: threading.Event) -> Completion:
         """`_ask`, again where there was no completion."""

@@ -12,6 +12,7 @@ import torch
 
 from dgpo.evaluation.backends.backend import Backend, Completion, Request, Sampling, template_fingerprint
 from dgpo.evaluation.prompts import drops_special_tokens, encode, left_padded
+from dgpo.fields import check_value
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -53,8 +54,7 @@ class TransformersBackend(Backend):
         batch_size: int = BATCH_SIZE,
         name: str | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size}; expected at least 1")
+        check_value("batch_size", batch_size, "[1, inf)")
         self.model = name if name is not None else str(model.name_or_path)
         self.batch_size = batch_size
         self._model = model

@@ -20,6 +20,7 @@ from dgpo.evaluation.backends.backend import (
     truncated_of,
 )
 from dgpo.evaluation.prompts import drops_special_tokens, encode
+from dgpo.fields import check_value
 from dgpo.installation import require
 
 
@@ -46,8 +47,7 @@ class VLLMBackend(Backend):
     def __init__(
         self, model: str, *, dtype: str = "auto", group_size: int = 2048, tensor_parallel_size: int = 1
     ) -> None:
-        if group_size < 1:
-            raise ValueError(f"group_size = {group_size}; expected at least 1")
+        check_value("group_size", group_size, "[1, inf)")
         require("the backend 'vllm' needs", "vllm", "vllm")
         import vllm  # type: ignore[import-not-found]
         from transformers import AutoTokenizer
