@@ -10,10 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from dgpo.objectives import OBJECTIVES
+from dgpo.objectives.hard_clip import HardClip
 from dgpo.tokens import TokenBatch
 from dgpo.training.step_loss import MicroBatchLoss
+from dgpo.training.trl_options import WEIGHTS
 
-HARD_CLIPS = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+HARD_CLIPS = tuple(loss for loss, names in WEIGHTS.items() if issubclass(OBJECTIVES[names[0]], HardClip))
 """TRL's `loss_type`s with the clipped surrogate, for which it logs `clip_ratio/...`."""
 
 
