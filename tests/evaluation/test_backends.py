@@ -127,7 +127,7 @@ def test_the_key(monkeypatch):
         monkeypatch.setenv("OTHER_KEY", "other")
         complete(OpenAIBackend("m", base_url=url, api_key_env="OTHER_KEY"), requests)
     assert [key for *_, key in asked] == ["Bearer none", "Bearer usual", "Bearer other"]
-    with pytest.raises(ValueError, match="api_key_env = 'NO_SUCH_KEY': there is no such environment variable"):
+    with pytest.raises(ValueError, match="api_key_env = 'NO_SUCH_KEY' is not set"):
         OpenAIBackend("m", base_url=url, api_key_env="NO_SUCH_KEY")
 
 
@@ -410,7 +410,9 @@ def test_an_address_that_is_none_keeps_its_password(address):
 
 def test_a_key_with_other_characters_is_not_shown(monkeypatch):
     monkeypatch.setenv("SOME_KEY", "abc\ndef")
-    with pytest.raises(ValueError, match="the key in SOME_KEY holds characters that no header can carry") as error:
+    with pytest.raises(
+        ValueError, match="the key in SOME_KEY contains characters that an HTTP header cannot have"
+    ) as error:
         Endpoint.of("http://x/v1", "SOME_KEY")
     assert "abc" not in str(error.value)
     monkeypatch.setenv("SOME_KEY", " abcdef\n")

@@ -175,7 +175,7 @@ def test_no_reference_can_be_used(backend):
             [PROBLEMS[0], {"prompt": "a", "solution": "b"}],
             r"vowels: problems\[1\] has no answer; its keys: prompt, solution",
         ),
-        ([{"id": 1, **PROBLEMS[0]}, {"id": "1", **PROBLEMS[1]}], "2 problems have the id '1'"),
+        ([{"id": 1, **PROBLEMS[0]}, {"id": "1", **PROBLEMS[1]}], "duplicate id '1' of 2 problems"),
     ],
 )
 def test_refuses_problems(problems, message):
@@ -206,7 +206,7 @@ def test_refuses_settings(settings, message):
     ("suites", "options", "message"),
     [
         ([], {}, "suites is empty"),
-        ([suite(), suite()], {}, "2 suites are called 'vowels'"),
+        ([suite(), suite()], {}, "duplicate name 'vowels' of 2 suites"),
         (suite(), {"ks": [1, 9]}, r"ks = \[1, 9\]: k = 9 with samples = 6"),
         (suite(), {"ks": [0]}, "k = 0"),
         (

@@ -116,7 +116,7 @@ def test_two_ranks_share_the_problems(tiny_folder, tmp_path, monkeypatch):
         ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"samples": -1}}, "samples = -1"),
         ({"eval_benchmarks": ["aime24"], "eval_benchmark_kwargs": {"data_dir": "nowhere"}}, "nowhere"),
         # what the first evaluation would find
-        ({"eval_benchmarks": ["addition", "addition"]}, "2 suites are called 'addition'"),
+        ({"eval_benchmarks": ["addition", "addition"]}, "duplicate name 'addition' of 2 suites"),
         ({"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"samples": 0}}, "samples = 0 with greedy = False"),
         (
             {"eval_benchmarks": ["addition"], "eval_benchmark_kwargs": {"limit": 0}},

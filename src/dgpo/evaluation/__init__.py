@@ -1,7 +1,7 @@
-"""Evaluation: completions of a model, graded, with avg@k, pass@k and others with intervals, and result files.
+"""Evaluation: generate and grade completions; avg@k, pass@k and more with intervals; result files.
 
-transformers, vllm, openai, scipy and rich are imported by the functions that need them, so that importing the room
-stays cheap.
+transformers, vllm, openai, scipy and rich are imported by the functions that need them, so that importing this package
+is cheap.
 """
 
 from dgpo.evaluation.backends import (

@@ -1,4 +1,4 @@
-"""compare: two results.json, problem by problem, and whether they may be compared at all."""
+"""Compare two results.json problem by problem, and check whether they are comparable."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MAY_DIFFER = (
     "sampling.seed",
     *(f"backend.{name}" for name in ("model", "weights", "base_url", "file", "sha256", "batch_size", "versions")),
 )
-"""Settings that differ between two models as a matter of course, or move nothing but the noise."""
+"""Settings that naturally differ between two models, or change only the noise."""
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Problems = Mapping[Any, Mapping[str, Any]]
@@ -39,7 +39,7 @@ Counts = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One comparison: a benchmark, a metric ("avg@32" or "greedy"), what was found, and p for all rows together."""
+    """One comparison: benchmark, metric ("avg@32" or "greedy"), result, and p corrected for all rows (Holm)."""
 
     benchmark: str
     metric: str
@@ -49,13 +49,13 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
         a: model of the first results.
         b: model of the second; differences are B - A.
-        rows: by benchmark, samples before greedy. Their number is the number of comparisons.
-        warnings: one line for each setting that differs, and for whatever was left out.
+        rows: one per comparison, by benchmark, samples before greedy.
+        warnings: one line for each setting that differs, and for everything that was left out.
     """
 
     a: str
@@ -64,7 +64,7 @@ class Comparison:
     warnings: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: fractions, and everything that the tables leave out (`two_level`, `generation_se`)."""
+        """For JSON: fractions, including what the tables omit (`two_level`, `generation_se`)."""
         rows = [asdict(row) for row in self.rows]
         flat = [{**row, **row.pop("paired")} for row in rows]
         return {
@@ -81,9 +81,9 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        # Text: a name with [brackets] in it is no markup
+        # Text: brackets in a name are not markup
         table = Table(title=Text(f"A = {self.a}\nB = {self.b}"), caption=self._caption(), min_width=64, show_lines=True)
-        # two lines to a row: ten columns side by side would be folded to pieces by a terminal of 80
+        # two lines per row: ten columns do not fit into a terminal of 80 characters
         for place, header in enumerate(_two_by_two(COLUMNS)):
             table.add_column(header, justify="right" if place else "left", no_wrap=True)
         for row in self.rows:
@@ -91,7 +91,7 @@ class Comparison:
         return table
 
     def as_markdown(self) -> str:
-        """The same table as Markdown, with the warnings below."""
+        """The same table as Markdown, followed by the warnings."""
         alignment = [":--" if place < 2 else "--:" for place, _ in enumerate(COLUMNS)]
         lines = [f"| {' | '.join(cells)} |" for cells in (COLUMNS, alignment, *map(_cells, self.rows))]
         notes = [f"* warning: {warning}" for warning in self.warnings]
@@ -110,17 +110,18 @@ class Comparison:
 def compare(a: Source, b: Source, *, resamples: int = 10_000, seed: int = 0) -> Comparison:
     """Paired per-problem differences B - A of every benchmark in both results: accuracy of the samples, and greedy.
 
-    That the results are of the same problems is required. That they were made in the same way (prompt, sampling,
-    budget, backend, grader) is not, since that may be the question; every such difference is a warning.
+    Both results must be on the same problems. They may differ in prompt, sampling, budget, backend or grader, since
+    that may be the question; every such difference is a warning.
 
     Args:
-        a: results.json of `dgpo eval`: its path, its folder, or what it holds.
+        a: results.json of `dgpo eval`: its path, its folder, or its content.
         b: the same of the other model.
         resamples: of the sign-flip test, and of the bootstrap of `two_level`.
         seed: the same results and seed give the same comparison.
 
     Raises:
-        ValueError: not such a file, no benchmark in both, a benchmark with different problems (ids, or data hash).
+        ValueError: if it is not such a file, no benchmark is in both, or a benchmark has different problems (ids or
+            data hash).
     """
     documents = {"A": _read(a, "A"), "B": _read(b, "B")}
     benchmarks = {side: document["benchmarks"] for side, document in documents.items()}
@@ -180,7 +181,7 @@ def _same_problems(name: str, problems: Mapping[str, Problems], data: Mapping[st
 
 
 def _common(name: str, problems: Mapping[str, Problems]) -> tuple[list[tuple[str, tuple[Counts, Counts]]], list[str]]:
-    """Metrics that both have, as (label, counts of A and of B), problems in A's order; and what was left out."""
+    """Metrics in both results, as (label, counts of A and of B), in A's order of problems; and what was left out."""
     metrics: list[tuple[str, tuple[Counts, Counts]]] = []
     left_out: list[str] = []
     for metric in ("samples", "greedy"):
@@ -200,7 +201,7 @@ def _common(name: str, problems: Mapping[str, Problems]) -> tuple[list[tuple[str
 
 
 def _graded(problems: Problems, metric: str) -> dict[Any, tuple[int, int]]:
-    """id -> (successes, samples), of those that have any."""
+    """id -> (successes, samples), for problems with samples."""
     if metric == "greedy":
         return {identity: (row["greedy"], 1) for identity, row in problems.items() if row.get("greedy") is not None}
     return {identity: (row["correct"], row["n"]) for identity, row in problems.items() if row["n"]}
@@ -218,7 +219,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         if first.get(key) == second.get(key) or any(f"{key}.".startswith(f"{one}.") for one in MAY_DIFFER):
             continue
         shown = redacted(f"A {first.get(key, 'not given')}, B {second.get(key, 'not given')}")
-        # two templates with the same beginning would look the same if cut
+        # two long templates may differ beyond the part that fits
         found.append(f"{key}: {shown if len(shown) <= 160 and shown.isprintable() else 'two long texts that differ'}")
     return found
 

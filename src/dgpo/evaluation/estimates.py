@@ -1,11 +1,11 @@
-"""avg@k, pass@k, best@k and maj@k over P problems with n graded samples each, and what their intervals mean.
+"""avg@k, pass@k, best@k and maj@k over P problems with n graded samples each, and the meaning of their intervals.
 
 Every estimate is a mean over problems of one value per problem. Its standard error and its interval answer: how much
-would it move with *other problems of the same kind*? The noise of the generations needs no second term: it is in the
-per-problem values, and so in their spread. Two models on the same problems share the problems' part of it;
-`dgpo.evaluation.compare` takes paired differences, which do not carry that part.
+would it change with *other problems of the same kind*? Sampling noise needs no second term: it is part of the
+per-problem values and of their spread. Two models on the same problems share the variation between problems;
+`dgpo.evaluation.compare` takes paired differences, in which it cancels.
 
-pass@k and best@k are different quantities: with and without replacement. One correct sample of 32 is pass@32 = 1 and
+pass@k and best@k are different quantities: without and with replacement. One correct sample of 32 is pass@32 = 1 and
 best@32 = 0.638. See `best_at_k` for which one a paper's P@32 is.
 """
 
@@ -24,7 +24,7 @@ from dgpo.fields import check_value
 from dgpo.runs.results import Estimate
 
 RESAMPLED_VALUES = 2_000_000
-"""Resampled problems held at once; bounds the memory of an interval at some tens of MB, whatever P is."""
+"""Number of resampled values in memory at a time; limits an interval to tens of MB for any P."""
 
 
 def avg_at_k(correct: ArrayLike) -> float:
@@ -34,13 +34,13 @@ def avg_at_k(correct: ArrayLike) -> float:
         correct: [P, k] bool or 0/1.
 
     Raises:
-        ValueError: not two-dimensional, empty, or values other than 0 and 1.
+        ValueError: if it is not two-dimensional, is empty, or has values other than 0 and 1.
     """
     return float(_graded(correct).mean())
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of a problem's n samples, drawn without replacement, hold a correct one::
+    """Probability that k of a problem's n samples, sampled without replacement, include a correct one::
 
         pass@k = 1 - C(n-c, k) / C(n, k) = 1 - prod_{j = n-c+1 .. n} (1 - k/j),    1 when n - c < k
 
@@ -49,11 +49,11 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
     Args:
         n: samples of the problem.
-        c: how many of them are correct.
-        k: samples that one may try.
+        c: number of correct samples.
+        k: number of tries.
 
     Raises:
-        ValueError: k < 1, k > n, c < 0 or c > n.
+        ValueError: if k < 1, k > n, c < 0 or c > n.
     """
     if not 1 <= k <= n:
         raise ValueError(f"k = {k} with n = {n} samples; expected 1 <= k <= n (pass@k needs at least k samples)")
@@ -64,7 +64,7 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def best_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k draws *with* replacement from a problem's n samples hold a correct one::
+    """Probability that k draws *with* replacement from a problem's n samples include a correct one::
 
         best@k = 1 - (1 - c/n)^k
 
@@ -77,11 +77,11 @@ def best_at_k(n: int, c: int, k: int) -> float:
 
     Args:
         n: samples of the problem, >= 1.
-        c: how many of them are correct.
+        c: number of correct samples.
         k: draws, >= 1; may exceed n.
 
     Raises:
-        ValueError: k < 1, n < 1, c < 0 or c > n.
+        ValueError: if k < 1, n < 1, c < 0 or c > n.
     """
     if k < 1 or n < 1:
         raise ValueError(f"k = {k} with n = {n} samples; expected k >= 1 and n >= 1")
@@ -92,9 +92,8 @@ def best_at_k(n: int, c: int, k: int) -> float:
 def maj_at_k(answers: Sequence[str | None], correct: ArrayLike, same: Same | None = None) -> float:
     """Expected grade of the most frequent answer among a problem's k samples.
 
-    Answers that are equal vote together; see `dgpo.evaluation.votes` for when they are. A sample without answer (None)
-    does not vote; if nobody votes, the grade is 0. Answers that tie for the most votes share: the value is the
-    expectation under a random tie break.
+    Equal answers vote together; `dgpo.evaluation.votes` defines equality. A sample without answer (None) does not vote;
+    without any vote the grade is 0. Ties are broken at random, and the value is the expectation.
 
     Args:
         answers: [k] the extracted answers.
@@ -102,7 +101,7 @@ def maj_at_k(answers: Sequence[str | None], correct: ArrayLike, same: Same | Non
         same: compares wrong answers with each other where the result depends on it; see `votes.same_by`.
 
     Raises:
-        ValueError: lengths that differ, no samples, grades other than 0 and 1.
+        ValueError: if the lengths differ, there are no samples, or grades are not 0 or 1.
     """
     grades = _graded(np.asarray(correct)[None])[0]
     if len(answers) != grades.size:
@@ -121,25 +120,25 @@ def interval_two_level(
 ) -> Estimate:
     """avg@n, or the difference of two, with an interval that resamples problems and then each problem's samples.
 
-    It is wider than `interval`, because it counts the noise of the samples twice: once in the spread of the per-problem
-    means, once in the second draw. Use it to stand beside tables that were made this way, or as a cautious bound;
-    `summarise` does not. It is there for means alone: a problem's samples drawn again hold fewer distinct ones, so that
-    a resampled pass@n is best@n, and the interval need not even hold the value.
+    It is wider than `interval`, because it counts sampling noise twice: in the spread of the per-problem means, and in
+    the second draw. Use it for comparison with tables made this way, or as a conservative bound; `summarise` does not
+    use it. It is for means only: resampled samples have fewer distinct members, so that a resampled pass@n is best@n,
+    and the interval may not even contain the value.
 
     Args:
-        successes: [P] correct samples of each problem; what a second draw gives depends on nothing else.
-        samples: [P] how many samples each has, >= 1, or one number for all.
-        baseline: (successes, samples) of another model on the same problems, to be subtracted. The problems drawn are
-            the same for both, their samples are not.
+        successes: [P] number of correct samples of each problem.
+        samples: [P] number of samples of each problem, >= 1, or one number for all.
+        baseline: (successes, samples) of another model on the same problems, to subtract. Both models share the
+            resampled problems, but not the resampled samples.
         confidence: in (0, 1).
         resamples: bootstrap resamples.
         seed: the same counts and seed give the same interval.
 
     Returns:
-        what `interval` has for the per-problem means or `interval_of_differences` for their difference, and these ends.
+        the `interval` of the per-problem means, or the `interval_of_differences`, with these ends.
 
     Raises:
-        ValueError: not one-dimensional, empty, counts outside 0..n, a confidence outside (0, 1).
+        ValueError: if it is not one-dimensional or empty, or counts or confidence are out of range.
     """
     check_value("confidence", confidence, "(0, 1)")
     models = [_counts(successes, samples)] + ([] if baseline is None else [_counts(*baseline)])
@@ -177,11 +176,11 @@ def summarise(
         same: see `maj_at_k`.
 
     Returns:
-        "greedy" (if given), "avg@n", "pass@k" for every k, "best@n" and "maj@n" (if there are answers), in this order;
+        "greedy" (if given), "avg@n", "pass@k" for every k, "best@n" and "maj@n" (if answers are given), in this order;
         n and k as digits ("avg@8").
 
     Raises:
-        ValueError: shapes that do not fit, values other than 0 and 1, a k outside 1..n, nothing to summarise.
+        ValueError: if shapes do not match, values are not 0 or 1, a k is outside 1..n, or nothing is given.
     """
     graded = _graded(correct, allow_empty=True)
     problems, n = graded.shape

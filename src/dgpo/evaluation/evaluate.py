@@ -1,4 +1,4 @@
-"""evaluate: generate, grade, summarise."""
+"""Generate, grade and summarise."""
 
 from __future__ import annotations
 
@@ -34,27 +34,26 @@ def evaluate(
     """Greedy accuracy, avg@n, pass@k and more of a model on some benchmarks, each with an interval over problems.
 
     A completion is correct when its score is exactly 1. Truncated completions are graded like all others; their rate
-    is reported, because a small `max_new_tokens` reads like a bad model. Problems whose reference answer the grader
-    cannot use count nowhere and are named in the result.
+    is reported, because a small `max_new_tokens` makes a good model look bad. Problems whose reference answer the
+    grader cannot use are excluded and listed in the result.
 
     With `out`, rows are written as soon as they are graded. Repeat the same call to resume after an interruption: no
-    completion is repeated or lost. When nothing is left to do, it reads the files. `results.json` is
-    written last.
+    completion is repeated or lost. If the run is complete, it reads the files. `results.json` is written last.
 
     Args:
         suites: what to evaluate on.
-        backend: what generates; it is not closed.
-        sampling: how.
+        backend: generates the completions; it is not closed.
+        sampling: the sampling settings.
         out: folder for `run.json`, `generations.jsonl`, `results.json` and `results.md`; None writes nothing.
-        greedy: generate one greedy completion per problem, too.
+        greedy: also generate one greedy completion per problem.
         ks: the k of pass@k; None takes the powers of two up to n, and n.
-        prompt: what the problems' texts were put into, for the records.
+        prompt: the prompt template, recorded in the results.
         progress: show a progress bar: completions, tokens per second, time left.
 
     Raises:
-        ValueError: a setting out of range, suites that do not fit together, a prompt without tokens, a folder that
-            holds another run or in which another process is at work.
-        OSError: the folder cannot be written to, an endpoint cannot be reached.
+        ValueError: if a setting is out of range, suites do not fit together, a prompt has no tokens, or the folder has
+            another run or is in use by another process.
+        OSError: if the folder cannot be written to, or an endpoint cannot be reached.
     """
     started = time.perf_counter()
     suites = [suites] if isinstance(suites, Suite) else list(suites)

@@ -1,4 +1,4 @@
-"""The folder of an evaluation, which can be interrupted at any moment and resumed."""
+"""The folder of an evaluation, which can be interrupted and resumed at any time."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from dgpo.redaction import redacted
 from dgpo.runs.results import CONFIGURATION, GENERATIONS, RESULTS, Evaluation, read_results, results_file
 
 ROW = ("completion", "extracted", "kind", "reason", "score", "tokens", "truncated")
-"""What every row has beside its place; see `graded_rows`."""
+"""Keys of every row besides its identity; see `graded_rows`."""
 
 
 def as_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Lines of JSON in ASCII: a U+2028 in a completion would end one for readers that split with str.splitlines."""
+    """JSON lines in ASCII: readers that use str.splitlines would split a line at a U+2028 in a completion."""
     return (json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 class RunFolder:
     """`run.json` and `generations.jsonl` of one run; a context manager that keeps other processes out.
 
-    `run.json` is written before the first completion and says what the run is. Rows are appended to
-    `generations.jsonl` and flushed to the disk as they come. A line that was cut off when the process died is removed
-    when the folder is opened again.
+    `run.json`, the configuration, is written before the first completion. Rows are appended to `generations.jsonl` and
+    flushed to the disk immediately. An incomplete last line, left by a killed process, is removed when the folder is
+    opened again.
 
     Args:
-        path: folder, which is created.
-        configuration: what the run is, as JSON.
-        slots: every completion of the run, in canonical order.
+        path: the folder; created if missing.
+        configuration: the configuration of the run, as JSON.
+        slots: all completions of the run, in canonical order.
 
     Attributes:
-        rows: position in `slots` -> row, of everything that is there.
+        rows: position in `slots` -> row, for the completions so far.
 
     Raises:
-        ValueError: on entering: another process is at work in the folder; it holds the generations of another
-            configuration (every difference is named), or a line that does not belong to the run.
-        OSError: the folder cannot be created or written to.
+        ValueError: on entering, if another process uses the folder, it contains completions of another configuration
+            (the error lists the differences), or a line does not belong to the run.
+        OSError: if the folder cannot be created or written to.
     """
 
     def __init__(self, path: str | os.PathLike[str], configuration: Mapping[str, Any], slots: Sequence[Slot]) -> None:
@@ -71,7 +71,7 @@ class RunFolder:
         self._open.close()
 
     def append(self, found: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        """Keep rows, each with its position in `slots`; on the disk when this returns."""
+        """Write rows with their positions in `slots`; they are on the disk when this returns."""
         assert self._file is not None
         self._file.write("".join(as_lines(row for _, row in found)).encode("ascii"))
         self._file.flush()
@@ -80,7 +80,7 @@ class RunFolder:
         self._in_file += [position for position, _ in found]
 
     def finish(self) -> list[dict[str, Any]]:
-        """All rows in canonical order, which is also that of the file from now on."""
+        """All rows in canonical order; sorts the file in the same way."""
         assert len(self.rows) == len(self._positions)
         rows = [self.rows[position] for position in range(len(self.rows))]
         if self._in_file != sorted(self._in_file):
@@ -130,7 +130,7 @@ class RunFolder:
 
 
 def read_configuration(file: Path) -> dict[str, Any]:
-    """A `run.json`. Raises ValueError for one that is damaged."""
+    """Read a `run.json`. Raises ValueError if it is damaged."""
     try:
         return dict(loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -152,17 +152,17 @@ def _short(value: Any) -> str:
 
 
 def write(evaluation: Evaluation, folder: str | os.PathLike[str]) -> tuple[Path, Path]:
-    """Write all files of an evaluation into `folder`, which is created; each file whole or not at all.
+    """Write all files of an evaluation into `folder`, which is created if missing; each file atomically.
 
-    `generations.jsonl` holds one completion per line and is written before `results.json`: results without their
-    generations do not occur. What was there is replaced.
+    `generations.jsonl` holds one completion per line and is written before `results.json`, so that results never
+    exist without their completions. Existing files are replaced.
 
     Returns:
-        the paths (results, generations).
+        The paths (results, generations).
 
     Raises:
-        ValueError: something holds NaN or an infinity.
-        OSError: the folder cannot be created or written to.
+        ValueError: if a value is NaN or infinite.
+        OSError: if the folder cannot be created or written to.
     """
     json.dumps(evaluation.document(), allow_nan=False)  # fail before any file is replaced
     path = write_lines_atomic(Path(folder) / GENERATIONS, as_lines(evaluation.generations))
@@ -183,7 +183,7 @@ def run_of(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def recorded_timing(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
-    """The timing in the `results.json` of a folder; empty if the process died before it was written."""
+    """The timing in the `results.json` of a folder; empty if there is none."""
     if folder is None or not results_file(folder).exists():
         return {}
     return dict(read_results(folder).get("timing") or {})

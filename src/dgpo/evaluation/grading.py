@@ -12,9 +12,9 @@ from dgpo.evaluation.suite import Slot
 def graded_rows(found: Sequence[tuple[Slot, Completion]]) -> list[dict[str, Any]]:
     """One row per completion, in the order given.
 
-    A row holds `benchmark`, `id`, `index` (of the problem), `kind` ("greedy" or "sample"), `sample` (its number; None
+    A row has `benchmark`, `id`, `index` (of the problem), `kind` ("greedy" or "sample"), `sample` (its number; None
     for greedy), `prompt`, `answer`, `completion`, `extracted` (the answer that the grader found in it, or None),
-    `score` (1.0, 0.0, or None where the reference answer cannot be used), `reason` (of `dgpo.rewards.Verdict`),
+    `score` (1.0, 0.0, or None if the reference answer cannot be used), `reason` (of `dgpo.rewards.Verdict`),
     `tokens` and `truncated`.
     """
     rows: list[dict[str, Any]] = [{} for _ in found]
@@ -25,7 +25,7 @@ def graded_rows(found: Sequence[tuple[Slot, Completion]]) -> list[dict[str, Any]
         verdicts = grader.grade_many([found[place][1].text for place in places], answers)
         for place, answer, verdict in zip(places, answers, verdicts, strict=True):
             slot, completion = found[place]
-            # decided for the problem, not for the completion: otherwise what counts would depend on the model
+            # decided per problem, not per completion: otherwise the set of counted problems would depend on the model
             unusable = slot.id in slot.suite.unusable
             rows[place] = {
                 "benchmark": name,

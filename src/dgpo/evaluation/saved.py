@@ -26,7 +26,7 @@ CHUNK = 4096
 LEFT_OUT = -1
 
 KIND = "file"
-"""In place of a backend's."""
+"""The kind of back end in the records of such an evaluation."""
 
 _PROBLEM = ("problem", "prompt")
 _TEXTS = ("completions", "responses")
@@ -138,7 +138,7 @@ class _Index:
             what += f" in benchmark {row['benchmark']!r}"
         if len(found) != 1:
             how = "no problem" if not found else f"{len(found)} problems"
-            raise ValueError(f"{where} has the {what}, which {how} of the benchmarks that were asked for has")
+            raise ValueError(f"{where} has the {what}, which {how} of the requested benchmarks has")
         suite, index = found[0]
         if index != LEFT_OUT:
             _require_same(row, suite.problems[index], f"{where} has the {what}")

@@ -1,4 +1,4 @@
-"""What is evaluated: problems with a grader, under a name."""
+"""Benchmarks: named sets of problems with a grader."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Suite:
     """One benchmark of an evaluation.
 
     Args:
-        name: of the benchmark, in every result.
-        problems: [P] mappings with "prompt" (text or chat messages), "answer" and, unless their number in the list
-            will do, "id"; rows of a `datasets.Dataset` will do.
-        grader: what grades the completions.
-        provenance: where the problems come from, for the records.
-        left_out: problems of the benchmark that are not evaluated; completions of theirs in a file are passed over.
+        name: name of the benchmark in all results.
+        problems: [P] mappings with "prompt" (text or chat messages), "answer" and optionally "id"
+            (default their index); rows of a `datasets.Dataset` also work.
+        grader: grades the completions.
+        provenance: source of the problems, recorded in the results.
+        left_out: problems of the benchmark that are not evaluated; their completions in a file are skipped.
 
     Raises:
-        ValueError: no problems, a problem without prompt or answer, an id that occurs twice.
+        ValueError: if there are no problems, one has no prompt or answer, or an id is duplicate.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Suite:
             )
         identifier, times = Counter(self.ids).most_common(1)[0]
         if times > 1:
-            raise ValueError(f"{self.name}: {times} problems have the id {identifier!r}; expected an id of their own")
+            raise ValueError(f"{self.name}: duplicate id {identifier!r} of {times} problems; expected unique ids")
 
     @cached_property
     def ids(self) -> list[str]:
@@ -57,7 +57,7 @@ class Suite:
 
     @cached_property
     def unusable(self) -> frozenset[str]:
-        """Ids of the problems whose reference answer the grader cannot use, whatever a completion says."""
+        """Ids of the problems whose reference answer the grader cannot use, independent of completions."""
         usable = self.grader.usable([str(problem["answer"]) for problem in self.problems])
         return frozenset(name for name, can in zip(self.ids, usable, strict=True) if not can)
 
@@ -73,13 +73,13 @@ class Suite:
 
 @dataclass(frozen=True)
 class Slot:
-    """One completion that belongs to a run: which problem of which suite, and which of its completions."""
+    """One completion of a run: suite, problem and sample number."""
 
     suite: Suite
     id: str
     index: int
     number: int | None
-    """Of the sample; None for the greedy completion."""
+    """Number of the sample; None for the greedy completion."""
 
     @property
     def problem(self) -> Mapping[str, Any]:
@@ -91,7 +91,7 @@ class Slot:
         return self.suite.name, self.id, self.number
 
     def request(self, seed: int) -> Request:
-        """To the backend. Its seed is 31 bits wide, which every server takes."""
+        """The request for the back end, with a seed of 31 bits, which every server accepts."""
         text = json.dumps([seed, *self.key])
         derived = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
         return Request(self.problem["prompt"], derived, greedy=self.number is None)
@@ -101,7 +101,7 @@ def plan(suites: Sequence[Suite], sampling: Sampling, greedy: bool) -> list[Slot
     """Every completion of a run in canonical order: by suite, by problem, the greedy one first.
 
     Raises:
-        ValueError: nothing to generate, no suites, two suites of one name.
+        ValueError: if there is nothing to generate, there are no suites, or two have the same name.
     """
     if sampling.samples == 0 and not greedy:
         raise ValueError("samples = 0 with greedy = False; expected samples >= 1, or 0 with greedy = True")
@@ -109,7 +109,7 @@ def plan(suites: Sequence[Suite], sampling: Sampling, greedy: bool) -> list[Slot
         raise ValueError("suites is empty; expected at least one Suite")
     name, times = Counter(suite.name for suite in suites).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"{times} suites are called {name!r}; expected every name once")
+        raise ValueError(f"duplicate name {name!r} of {times} suites; expected unique names")
     numbers = [*([None] if greedy else []), *range(sampling.samples)]
     return [
         Slot(suite, identifier, index, number)

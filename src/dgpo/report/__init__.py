@@ -1,6 +1,6 @@
 """The report: figures and one HTML page from what runs recorded.
 
-`collect` reads runs into plain JSON, `page` makes one self-contained HTML page of it, `write_report` does both.
+`collect` reads runs into plain JSON, `page` renders it as one self-contained HTML page, `write_report` does both.
 Needs plotly (the page) or matplotlib (static figures), and pyarrow for recorded tokens.
 """
 

@@ -1,4 +1,4 @@
-"""The head of the page: a card per run and the first results of evaluations, from what `collect` returns."""
+"""The header of the page: a card per run, and the main evaluation results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dgpo.report.sections import SIGNS, mark, unregistered
 
 
 def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
-    """What happened, in one card per run, and the first estimate of every benchmark."""
+    """One card per run, and the first estimate of every benchmark."""
     cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
     first: dict[tuple[str, str], str] = {}
     for row in results:
@@ -85,7 +85,7 @@ def _verdict(run: Mapping[str, Any], number: int) -> Markup:
 
 
 def _three(value: float) -> str:
-    """Three digits, zeros included."""
+    """Three significant digits, with trailing zeros."""
     return f"{value:#.3g}".rstrip(".").replace("-", "−")
 
 

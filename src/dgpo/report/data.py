@@ -1,4 +1,4 @@
-"""Runs as plain JSON: everything that the page and the figures show, and nothing that a browser could not compute."""
+"""Runs as plain JSON: the data of the page and the figures."""
 
 from __future__ import annotations
 
@@ -24,18 +24,17 @@ NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while t
 def collect(
     runs: Sequence[str | os.PathLike[str]], evaluation: Sequence[str | os.PathLike[str]] = ()
 ) -> dict[str, Any]:
-    """Read runs and evaluations into what the page shows.
+    """Read runs and evaluations into the data of the page.
 
-    The same input gives the same output. Of a long run not every recorded token is read (see `sample`), but by the
-    doctor.
+    The same input gives the same output. Of a long run, only the doctor reads all recorded tokens (see `sample`).
 
     Args:
         runs: folders that were recorded to.
         evaluation: folders of `dgpo eval`, or their results.json.
 
     Raises:
-        ValueError: not a run folder, or one given twice; a run without metrics and tokens; a damaged file.
-        ModuleNotFoundError: pyarrow is not installed, and a run has recorded tokens.
+        ValueError: if a folder is not a run, is given twice, or has neither metrics nor tokens; or a file is damaged.
+        ModuleNotFoundError: if pyarrow is not installed and a run has recorded tokens.
     """
     folders = [Path(path) for path in runs]
     results = evaluations.readable(evaluation)
@@ -78,10 +77,10 @@ def collect(
 
 
 def labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell them apart; a folder called `record` goes by the one that it is in.
+    """The shortest distinct ends of the paths; a folder called `record` is named by its parent.
 
     Raises:
-        ValueError: two are the same folder.
+        ValueError: if two are the same folder.
     """
     parts = [folder.resolve().parts for folder in folders]
     for i, path in enumerate(parts):
@@ -144,14 +143,14 @@ def _replay(part: Sample, found: tokens.Moved) -> tuple[Replay | None, str]:
     if not part.updates:
         return None, NO_TOKENS
     if not part.chosen or len(found.incomplete) == len(part.chosen):
-        return None, "of no recorded update there is a readable file of every rank"
+        return None, "no recorded update has a readable file of every rank"
     if not len(found.log_ratio):
-        return None, "no token that was recorded has an advantage other than 0 and finite log-probabilities"
+        return None, "no recorded token has an advantage other than 0 and finite log-probabilities"
     return replay(part, updates=found.updates), ""
 
 
 def summary(run: Run) -> dict[str, Any]:
-    """What happened, in a few numbers; None for what is not known."""
+    """The main numbers of a run; None if unknown."""
     log, info, config = run.log, run.info, run.info.get("config") or {}
     model = (info.get("model") or {}).get("name")
     events = [row for row in run.metrics if "event" in row]

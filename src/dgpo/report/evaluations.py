@@ -12,10 +12,10 @@ from dgpo.runs.results import read_results, results_file, summary_of
 
 
 def readable(paths: Sequence[str | os.PathLike[str]]) -> dict[Path, list[dict[str, Any]]]:
-    """Folder -> the `rows` of its results; results that are damaged are left out, with a warning that names them.
+    """Folder -> the `rows` of its results; damaged results are left out, with a warning that names them.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: if a file does not exist.
     """
     found = {}
     for path in paths:
@@ -33,7 +33,7 @@ def rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """One row per benchmark and estimate: fractions with the ends of their 95 % interval.
 
     Raises:
-        ValueError: as `read_results`; or an entry that the page shows is damaged.
+        ValueError: as `read_results`; or if an entry that the page shows is damaged.
     """
     document = read_results(path)
     found = []

@@ -35,7 +35,7 @@ METADATA: dict[str, dict[str, Any]] = {
     ".pdf": {"CreationDate": None},
     ".png": {"Software": None},
 }
-"""File ending -> what keeps the time and the version out of the file."""
+"""File ending -> metadata that keep time and version out of the file."""
 
 RATIOS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10, 20, 100, 1000)
 
@@ -57,8 +57,8 @@ def plot(
         methods: for "weights" and "histogram"; those of the runs if none are given.
 
     Raises:
-        ValueError: an unknown kind or ending; a run without what the figure shows, which is named.
-        OSError: the file cannot be written.
+        ValueError: if the kind or ending is unknown, or a run lacks the data of the figure; names the run.
+        OSError: if the file cannot be written.
     """
     out = Path(out)
     if kind not in KINDS:
@@ -70,7 +70,7 @@ def plot(
 
 
 def curves(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figure:
-    """Reward, groups without spread, entropy, KL, gradient norm and response length, as far as they were logged."""
+    """Reward, groups without spread, entropy, KL, gradient norm and response length, if logged."""
     found = {name: series.charts(run.log) for name, run in runs.items()}
     drawn = [chart for chart in series.CHARTS if any(lines[chart] for lines in found.values())]
     if not drawn:
@@ -183,7 +183,7 @@ def _weights(runs: Mapping[str, Run], methods: Sequence[Objective], *, bases: Se
                 axes.set_ylim(0, 1.05 * min(highest, 5))
             if row == column == 0 and len(chosen) <= 8:
                 axes.legend(fontsize=7)
-            elif row == column == 0:  # more than there is room for among the curves
+            elif row == column == 0:  # too many for a legend inside the axes
                 figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=7)
             if bars:
                 shares = {name: tokens.counts(found, widest) for name, found in read.items()}
@@ -236,7 +236,7 @@ def _some(found: tokens.Moved) -> bool:
 
 
 def _plain(text: str) -> str:
-    """A name as it is: matplotlib reads $ as mathematics, and leaves labels with a leading _ out of legends."""
+    """Escape a name: matplotlib reads $ as mathematics, and omits labels with a leading _ from legends."""
     return text.replace("$", r"\$") if not text.startswith("_") else f" {text}".replace("$", r"\$")
 
 

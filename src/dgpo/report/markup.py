@@ -1,4 +1,4 @@
-"""HTML from text that a run wrote: everything is escaped here, and nowhere else."""
+"""HTML from untrusted text of a run. All escaping happens here."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterable, Sequence
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """Text that is already HTML."""
 
     __slots__ = ()
 
 
 def escaped(text: object) -> Markup:
-    """Any text as HTML; what is `Markup` stays as it is."""
+    """Escape a text for HTML; `Markup` stays unchanged."""
     return text if isinstance(text, Markup) else Markup(html.escape(str(text)))
 
 
 def tag(name: str, *children: object, **attributes: object) -> Markup:
-    """An element. Attributes that are None or False are left out, True has no value; `class_` is `class`."""
+    """An element. Attributes that are None or False are omitted, True has no value; `class_` means `class`."""
     words = [name]
     for key, value in attributes.items():
         if value is None or value is False:
@@ -29,7 +29,7 @@ def tag(name: str, *children: object, **attributes: object) -> Markup:
 
 
 def joined(children: Iterable[object]) -> Markup:
-    """Elements and texts, one after the other."""
+    """Concatenate elements and texts."""
     return Markup("".join(escaped(child) for child in children))
 
 
@@ -43,16 +43,16 @@ def table(
     marked: int | None = None,
     name: str,
 ) -> Markup:
-    """A table whose first column heads its rows, in a box that scrolls sideways by keyboard, too.
+    """A table with row headers in its first column, in a box that scrolls horizontally, also by keyboard.
 
     Args:
-        caption: above the table.
-        head: of the columns.
+        caption: text above the table.
+        head: column headers.
         rows: cells; a cell (text, number) is sorted by the number.
-        numeric: columns with numbers, aligned on the right.
-        sortable: whether the heads are buttons that sort.
-        marked: a row that stands out.
-        name: what assistive software calls the box.
+        numeric: indices of right-aligned columns.
+        sortable: whether the headers are sort buttons.
+        marked: index of a highlighted row.
+        name: label of the box for assistive software.
     """
 
     def column(i: int) -> str | None:
@@ -92,7 +92,7 @@ def table(
 
 
 def shown(value: float | None, digits: int = 3) -> str:
-    """A number for a person; a dash for None."""
+    """A number as readable text; a dash for None."""
     if value is None:
         return "–"
     text = f"{value:.{digits}g}"
@@ -100,5 +100,5 @@ def shown(value: float | None, digits: int = 3) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in percent."""
+    """A share as percentage; a dash for None."""
     return "–" if value is None else f"{100 * value:.{digits}f} %"

@@ -1,4 +1,4 @@
-"""The page: one HTML file that holds its script, its style, plotly and the data, and reaches for nothing else."""
+"""The page: one HTML file with its script, style, plotly and data, which makes no network request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dgpo.report.data import collect
 from dgpo.report.markup import escaped
 
 SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls")
-"""Parts of the page's script, in the order in which they run; what one declares, those after it use."""
+"""Parts of the page's script, in execution order; later parts use declarations of earlier ones."""
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -40,20 +40,20 @@ def write_report(
 
     Raises:
         ValueError: as `collect`.
-        ModuleNotFoundError: plotly is not installed, or pyarrow and a run has tokens.
-        OSError: the file cannot be written.
+        ModuleNotFoundError: if plotly is not installed, or pyarrow is not and a run has tokens.
+        OSError: if the file cannot be written.
     """
     return write_text_atomic(out, page(collect(runs, evaluation)))
 
 
 def page(data: Mapping[str, Any]) -> str:
-    """The page of what `collect` returned.
+    """Render the data of `collect`.
 
-    What a run wrote gets in as escaped HTML or as JSON in a data block, and the policy of the page lets no script run
-    but the two whose hashes it names, and no request leave.
+    Text from a run is included as escaped HTML, or as JSON in a data block. The content security policy of the page
+    allows only the two scripts whose hashes it lists, and no network request.
 
     Raises:
-        ModuleNotFoundError: plotly is not installed.
+        ModuleNotFoundError: if plotly is not installed.
     """
     plotly, script, runs = _plotly(), _script(), data["runs"]
     title = "dgpo report: " + ", ".join(run["label"] for run in runs)
@@ -72,12 +72,12 @@ def page(data: Mapping[str, Any]) -> str:
         "plotly": plotly,
         "script": script,
     }
-    # one pass: a place that stands in what a run wrote is not filled
+    # a single pass, so that placeholders in text of a run are not filled
     return PLACE.sub(lambda place: parts[place[1]], _asset("page.html"))
 
 
 def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Without what is in the page as text already."""
+    """The data without what the page has as text."""
     keys = ("label", "objective", "summary", "charts", "evaluations", "regions", "histogram", "resumed", "no_tokens")
     runs = [
         {key: run[key] for key in (*keys, "read", "recorded", "every", "broken", "incomplete", "damaged")}
@@ -87,7 +87,7 @@ def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _json(data: Mapping[str, Any]) -> str:
-    """JSON that may stand between script tags: no character in it means anything to an HTML parser."""
+    """JSON that is safe between script tags: without characters that an HTML parser interprets."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
@@ -95,7 +95,7 @@ def _json(data: Mapping[str, Any]) -> str:
 def _policy(scripts: Sequence[str]) -> str:
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     allowed = " ".join(f"'sha256-{one}'" for one in hashes)
-    # plotly writes style rules at run time, and downloads a figure through an image of its own making
+    # plotly adds style rules at run time, and exports figures through a data or blob image
     return (
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"

@@ -13,14 +13,14 @@ from dgpo.report.series import line, rounded
 from dgpo.runs.log import Log
 
 KINDS = ("fraction", "mass")
-"""What is drawn: share of the tokens, share of Σ|A·w|."""
+"""Share of the tokens, share of Σ|A·w|."""
 
 
 def drawn_regions(part: Sample, log: Log, replayed: Replay | None) -> dict[str, Any]:
-    """JSON: `over` the run and `within` a generation, each {kind: {"x": [...], region: [...]}}; where it is `from`.
+    """JSON: `over` the run and `within` a generation, each {kind: {"x": [...], region: [...]}}; and `from`.
 
-    From the recorded tokens where there are some, and else from the log, which knows no generations. A kind that is
-    not known, because the run's objective is not, is left out.
+    From the recorded tokens if there are any, otherwise from the log, which has no generations. Masses are left out if
+    the run's objective is not known.
     """
     per = float(part.info.get("updates_per_generation") or 0)
     if replayed is None:
@@ -41,7 +41,7 @@ def drawn_regions(part: Sample, log: Log, replayed: Replay | None) -> dict[str, 
 def _means(
     series: Mapping[str, Sequence[float]], kind: str, key: Sequence[int], place: Sequence[int]
 ) -> dict[str, list[float | None]]:
-    """Means of the values with the same key, at the mean of their places."""
+    """Means of values with equal keys, at the mean of their places."""
     keys = sorted(set(key))
 
     def mean(values: Sequence[float], of: int) -> float | None:
@@ -59,7 +59,7 @@ def _logged(log: Log) -> dict[str, dict[str, list[Any]]]:
         lines = {region: log.series(f"objective/{kind}/{region}") for region in REGIONS}
         steps = {series.steps for series in lines.values()}
         if len(steps) == 1 and steps != {()}:
-            # thinned each for itself they would no longer share their x
+            # curves that are thinned separately may not share their x
             drawn = {region: line(series, region) for region, series in lines.items()}
             if len({tuple(one["x"]) for one in drawn.values()}) == 1:
                 found[kind] = {"x": drawn[REGIONS[0]]["x"], **{region: one["y"] for region, one in drawn.items()}}

@@ -1,4 +1,4 @@
-"""Which part of a run's recorded tokens the report reads, so that a run of any size is read in bounded time."""
+"""Sampling of recorded tokens, so that the report reads a run of any size in bounded time."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from dgpo.tokens import TokenBatch
 
 MAX_UPDATES = 100
 MAX_TOKENS = 4_000_000
-"""Bounds on what is read of a run."""
+"""Limits on the data that is read of a run."""
 
 FEWEST_GENERATIONS = 3
-"""The first, the middle and the last one, whatever their size."""
+"""The first, the middle and the last generation, regardless of their size."""
 
 FEWEST_UPDATES = 2
-"""Of a generation: the first, which is on-policy, and the last."""
+"""Per generation: the first update, which is on-policy, and the last."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Run):
-    """A run of whose tokens a part is read.
+    """A run of which a sample of the tokens is read.
 
     Attributes:
         chosen: updates to read, in order.
-        every: of the responses of an update, one in so many is read.
-        incomplete: updates of which the part of a rank was not recorded.
+        every: one in `every` responses of an update is read.
+        incomplete: updates for which a rank recorded no file.
         places: update -> its generation, and its index within it.
     """
 
@@ -43,17 +43,17 @@ class Sample(Run):
     places: dict[int, tuple[int, int]]
 
     def recorded(self, updates: Iterable[int] | None = None) -> Iterator[Recorded]:
-        """As `Run.recorded`, for the chosen updates if none are named, and with one in `every` responses of each."""
+        """As `Run.recorded`, by default for the chosen updates, with one in `every` responses of each."""
         for part in super().recorded(self.chosen if updates is None else updates):
             yield part if self.every == 1 else thinned(part, self.every)
 
 
 def sample(run: Run, also: Iterable[int] = ()) -> Sample:
-    """Choose what to read: everything, if it is within the bounds.
+    """Choose what to read: everything, if it is within the limits.
 
-    Otherwise generations spread evenly over the run, the first and the last among them, and of each of them updates
-    that are spread in the same way, about as many as there are generations. If even two updates of three generations
-    are beyond `MAX_TOKENS`, a part of the responses of each. The updates in `also` are read in any case.
+    Otherwise evenly spaced generations, including the first and the last, and in each of them evenly spaced updates,
+    about as many as there are generations. If even two updates of three generations exceed `MAX_TOKENS`, only some
+    responses of each. The updates in `also` are always included.
     """
     rows, places, incomplete = _contents(run)
     chosen = list(rows)
@@ -66,7 +66,7 @@ def sample(run: Run, also: Iterable[int] = ()) -> Sample:
         within = min(longest, max(within, most // count))
         chosen = [update for one in spread(whole, count) for update in spread(one, within)]
         chosen = sorted({*chosen, *(update for update in also if update in rows)})
-    # an update may be larger than the mean that the number was chosen by
+    # updates can be larger than the mean that determined their number
     every = max(1, math.ceil(sum(rows[update] for update in chosen) / MAX_TOKENS))
     return Sample(
         folder=run.folder,
@@ -81,14 +81,14 @@ def sample(run: Run, also: Iterable[int] = ()) -> Sample:
 
 
 def spread(values: Sequence[T], count: int) -> list[T]:
-    """At most `count` of them, evenly, the first and (from two on) the last among them."""
+    """At most `count` evenly spaced values, including the first and (from two on) the last."""
     if len(values) <= count:
         return list(values)
     return [values[round(i * (len(values) - 1) / max(count - 1, 1))] for i in range(count)]
 
 
 def thinned(part: Recorded, every: int) -> Recorded:
-    """One in `every` responses, with as large a part of the totals as they have of the tokens."""
+    """One in `every` responses, with the totals scaled by their share of the tokens."""
     tokens = part.tokens
 
     def kept(name: str) -> object:
@@ -111,8 +111,7 @@ def thinned(part: Recorded, every: int) -> Recorded:
 
 
 def _contents(run: Run) -> tuple[dict[int, int], dict[int, tuple[int, int]], tuple[int, ...]]:
-    """From the files' footers: update -> its tokens, where all ranks recorded theirs; its place; and those that lack a
-    rank."""
+    """From the footers: update -> tokens and update -> place, for complete updates; and the incomplete updates."""
     rows: dict[int, int] = {}
     places: dict[int, tuple[int, int]] = {}
     incomplete = []

@@ -1,4 +1,4 @@
-"""The parts of the page that are text and tables, from what `collect` returns."""
+"""The text and tables of the page, from the data of `collect`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ADAPTIVE_NOTE = " Adaptive, so calibrated here on each update as a whole, in tra
 
 
 def mark(run: Mapping[str, Any], number: int) -> Markup:
-    """A run's colour and name."""
+    """The colour and name of a run."""
     return tag("span", tag("span", class_=f"swatch run-{number % 8}", aria_hidden="true"), run["label"], class_="run")
 
 
 def each(runs: Sequence[Mapping[str, Any]], part: Any) -> Markup:
-    """The same part for every run, under its name where there are several."""
+    """One section per run, with its name as heading if there are several."""
     found = []
     for number, run in enumerate(runs):
         heading = tag("h3", mark(run, number)) if len(runs) > 1 else Markup("")
@@ -35,23 +35,23 @@ def each(runs: Sequence[Mapping[str, Any]], part: Any) -> Markup:
 
 
 def empty(why: object) -> Markup:
-    """What stands where there is nothing to show."""
+    """The text of an empty section."""
     return tag("p", why, class_="empty")
 
 
 def unregistered(run: Mapping[str, Any]) -> str | None:
-    """The run's own objective in words, where it is not in the registry."""
+    """Description of the run's own objective if it is not registered; otherwise None."""
     name = run["unregistered"]
     return None if name is None else f"{name} (not registered where this page was written)"
 
 
 def findings(run: Mapping[str, Any], number: int) -> Markup:
-    """What the doctor says about a run."""
+    """The findings of the doctor for a run."""
     found = run["findings"]
     what = tag("p", f"{run['covered'][:1].upper()}{run['covered'][1:]}.", class_="aside")
     if found:
         return tag("div", *(_finding(one) for one in found), what, id=f"findings-{number}")
-    words = "No rule of the doctor fires on this run." if run["can_tell"] else "The rules have nothing to go by."
+    words = "No rule of the doctor fires on this run." if run["can_tell"] else "The rules found no data to check."
     return tag("div", tag("p", words), what, id=f"findings-{number}")
 
 
@@ -142,7 +142,7 @@ def evaluations(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def top_tokens(run: Mapping[str, Any], number: int) -> Markup:
-    """The tokens that hold most of an update's gradient."""
+    """The tokens with the largest share of an update's gradient."""
     found = run["top_tokens"]
     if not found:
         name = unregistered(run)
@@ -175,12 +175,12 @@ def top_tokens(run: Mapping[str, Any], number: int) -> Markup:
 
 
 def visible(text: str) -> str:
-    """Text on one line, with signs for what one would not see."""
+    """Text on one line, with symbols for invisible characters."""
     return "".join({"\n": "⏎", "\t": "⇥", "\r": "␍"}.get(c, c if c.isprintable() else "�") for c in text)
 
 
 def config(runs: Sequence[Mapping[str, Any]]) -> Markup:
-    """Every setting of every run, with what it was run on."""
+    """The settings of all runs, including hardware and versions."""
     flat = [_flat(run) for run in runs]
     names = list(dict.fromkeys(name for one in flat for name in one))
     if not names:

@@ -1,4 +1,4 @@
-"""Curves of a run: what was logged, thinned so that a page of many runs stays small."""
+"""Curves of a run's log, thinned so that the page stays small."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from dgpo.runs.log import KEYS, Log, Series
 
 MAX_POINTS = 1000
-"""Points of one curve; of longer ones the smallest and the largest value of each stretch stay."""
+"""Maximum number of points of a curve; longer ones keep the minimum and maximum of each stretch."""
 
 EVALUATION = ("eval/", "eval_")
-"""How the names of metrics that an evaluation during training logged begin."""
+"""Prefixes of metrics from evaluation during training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One chart of the section on curves.
+    """A chart in the section of curves.
 
     Attributes:
-        title, unit: of the chart and of its vertical axis.
-        lines: (what it is in words, names): quantities of the doctor's `KEYS`, or metrics; the first that is there.
+        title, unit: title of the chart, unit of its vertical axis.
+        lines: (description, names): quantities of `KEYS`, or metrics; the first logged one is drawn.
     """
 
     title: str
@@ -69,7 +69,7 @@ def charts(log: Log) -> dict[str, list[dict[str, Any]]]:
 
 
 def evaluations(log: Log) -> list[dict[str, Any]]:
-    """The lines of evaluations during training: accuracies and rewards; `se`, their standard errors, where known."""
+    """The curves of evaluations during training: accuracies and rewards, with standard errors `se` if known."""
     found = []
     for key in log.keys:
         words = key.rpartition("/")[2]
@@ -83,7 +83,7 @@ def evaluations(log: Log) -> list[dict[str, Any]]:
 
 
 def first(log: Log, names: Iterable[str]) -> Series:
-    """The first of several quantities or metrics that was logged; empty if none was."""
+    """The first of several quantities or metrics that was logged; empty if there is none."""
     for name in names:
         series = log[name] if name in KEYS else log.series(name)
         if len(series):
@@ -99,7 +99,7 @@ def line(series: Series, name: str) -> dict[str, Any]:
 
 
 def thinned(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float | None]]:
-    """At most `MAX_POINTS` of them: of each stretch the smallest and the largest value, so that spikes stay."""
+    """At most `MAX_POINTS` points: the minimum and maximum of each stretch, so that spikes remain."""
     if len(points) <= MAX_POINTS:
         return list(points)
     size = math.ceil(2 * len(points) / MAX_POINTS)

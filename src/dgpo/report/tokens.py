@@ -1,4 +1,4 @@
-"""What the report shows of recorded tokens: how far they moved, and which of them hold the gradient."""
+"""Recorded tokens in the report: how far they moved, and which of them carry the gradient."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dgpo.tokens import TokenBatch
 BINS = 81
 TOP = 15
 CONTEXT = 24
-"""Tokens of a response that are shown before and after one that holds much of the gradient."""
+"""Number of tokens shown before and after a top token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +33,9 @@ class Moved:
     """The tokens with an advantage of the updates that were read, as flat vectors.
 
     Attributes:
-        updates: those that were read and are whole.
-        broken: those with a NaN or an infinity at a valid token, which no statistic of tokens includes.
-        incomplete: those of which the part of a rank is missing, which are left out as well.
+        updates: the complete updates that were read.
+        broken: updates with a NaN or infinity at a valid token; excluded from all token statistics.
+        incomplete: updates for which the file of a rank is missing; also excluded.
         log_ratio, old_logprob, advantage: [N].
         outside: [N] bool, beyond a boundary of the run's objective.
     """
@@ -87,13 +87,13 @@ def _flat(tokens: TokenBatch, objective: Objective | None) -> tuple[Tensor, ...]
 
 
 def reach(found: Sequence[Moved]) -> float:
-    """Half the width of the axis of log ratios: all but one token in a thousand of every run, at least a factor 2.5."""
+    """Half the width of the log-ratio axis: covers 99.9 % of the tokens of every run, and at least a factor of 2.5."""
     widest = max((_quantile(one.log_ratio.abs(), 0.999) for one in found if len(one.log_ratio)), default=0.0)
     return min(max(1.05 * widest, math.log(2.5)), 20.0)
 
 
 def counts(found: Moved, widest: float) -> dict[str, Any]:
-    """Shares of the tokens by log ratio, for A < 0 and A > 0; both add up to 1 together."""
+    """Shares of the tokens by log ratio, for A < 0 and A > 0; together they sum to 1."""
     edges = torch.linspace(-widest, widest, BINS + 1, dtype=torch.float64).tolist()
     bins = histogram(found.batch(), edges)
     total = max(sum(bins.negative) + sum(bins.positive), 1)
@@ -106,7 +106,7 @@ def counts(found: Moved, widest: float) -> dict[str, Any]:
 
 
 def old_probs(found: Sequence[Moved]) -> list[tuple[str, float]]:
-    """π_old at which weight curves that depend on it may be drawn: (what it is, π_old), of all runs together."""
+    """Values of π_old for weight curves that depend on it: (description, π_old), pooled over the runs."""
     old = torch.cat([torch.zeros(0), *(one.old_logprob for one in found)])
     outside = torch.cat([torch.zeros(0, dtype=torch.bool), *(one.outside for one in found)])
     chosen = []
@@ -118,7 +118,7 @@ def old_probs(found: Sequence[Moved]) -> list[tuple[str, float]]:
 
 
 def _quantile(values: Tensor, q: float) -> float:
-    """The lower one of two; without the limit that torch.quantile has on the number of values."""
+    """Quantile without interpolation, and without the size limit of torch.quantile."""
     return float(values.double().kthvalue(max(1, min(len(values), math.ceil(q * len(values))))).values)
 
 
@@ -126,7 +126,7 @@ def _quantile(values: Tensor, q: float) -> float:
 def top_tokens(
     run: Run, updates: Sequence[int], objective: Objective, decode: Callable[[Sequence[int]], str] | None
 ) -> list[dict[str, Any]]:
-    """The tokens that hold the largest share of their own update's Σ|A·w|·N, one per place in a response, as JSON."""
+    """The tokens with the largest share of Σ|A·w|·N in their update, as JSON."""
     found: list[tuple[float, int, TopToken, Recorded]] = []
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
         parts = [part for part in recorded if bool((part.tokens.advantage != 0).any())]
@@ -151,7 +151,7 @@ def top_tokens(
 
 
 def _context(part: Recorded, token: TopToken, decode: Callable[[Sequence[int]], str] | None) -> dict[str, str]:
-    """The token as text, and the text of the response around it."""
+    """The token as text, with the surrounding text of the response."""
     if part.token_ids is None or token.token_id is None or decode is None:
         return {"before": "", "text": "–" if token.token_id is None else f"#{token.token_id}", "after": ""}
     row, mask = part.token_ids[token.response], part.tokens.mask[token.response]
@@ -166,7 +166,7 @@ def _context(part: Recorded, token: TopToken, decode: Callable[[Sequence[int]], 
 
 
 def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:
-    """What turns token ids into text, from the tokenizer that was saved beside the run; or None, and why."""
+    """A function from token ids to text, by the tokenizer saved with the run; or None and the reason."""
     name = run.info.get("tokenizer")
     if not isinstance(name, str):
         return None, "no tokenizer was saved with the run"
@@ -182,15 +182,15 @@ def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:
     except ModuleNotFoundError:
         return None, "transformers, which reads the tokenizer, is not installed"
     try:
-        # never code that came with a run: without an answer here, transformers asks for one at the terminal
+        # never run code from a run folder; the explicit False also keeps transformers from asking at the terminal
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself, and a damaged file anything
+    except Exception as error:  # noqa: BLE001 - tokenizers raises Exception itself, and a damaged file can raise anything
         return None, f"the tokenizer in {name!r} cannot be read: {one_line(error)}"
     return lambda ids: _decoded(tokenizer, list(ids)), ""
 
 
 def _decoded(tokenizer: Any, ids: list[int]) -> str:
-    """The text; numbers where the tokenizer, which may be damaged or of another model, has none."""
+    """The text; the ids if the tokenizer, which may be damaged or of another model, fails."""
     try:
         return str(tokenizer.decode(ids))
     except Exception:  # noqa: BLE001 - as above

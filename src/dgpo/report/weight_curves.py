@@ -1,4 +1,4 @@
-"""w over the ratio for any objective: the curves that the tokens of a run are drawn on."""
+"""Curves of w over the ratio for any objective."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dgpo.report.series import rounded
 POINTS = 161
 OLD_PROBS = (0.5, 0.1, 0.01)
 EXPLORED = ("dgpo", "maspo")
-"""The objectives whose formula the page evaluates itself."""
+"""Objectives whose formula the script of the page evaluates."""
 
 
 def grid(reach: float) -> list[float]:
@@ -45,7 +45,7 @@ def curves(
     Args:
         chosen: label -> objective.
         log_ratio: the grid, in nats.
-        old_probs: (what it is, π_old).
+        old_probs: (description, π_old).
     """
     return {
         "log_ratio": [rounded(x, 7) for x in log_ratio],
@@ -69,5 +69,5 @@ def registered() -> dict[str, Objective]:
 
 
 def explored() -> dict[str, dict[str, Any]]:
-    """The defaults that the explorer starts from."""
+    """The initial field values of the explorer."""
     return {name: dict(vars(objectives.make(name))) for name in EXPLORED}

@@ -1,4 +1,4 @@
-"""The body of a server's answer: a completion, or what is wrong with it."""
+"""Parse the body of a server's answer."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from dgpo.files import loads
 from dgpo.grading import text_of
 
 REASONING = ("reasoning_content", "reasoning")
-"""Fields in which servers keep the reasoning apart from what is said."""
-
+"""Fields in which servers return the reasoning separately from the answer."""
 
 MOST_TOKENS = 1 << 31
-"""No completion is as long."""
+"""Upper bound on a plausible token count."""
 
 
 class MalformedError(ValueError):
-    """The answer is not what the protocol says."""
+    """The answer violates the protocol."""
 
 
 def read_completion(body: str, kind: str, *, chat: bool) -> Completion:
-    """The completion in the body of an answer with the content type `kind`.
+    """The completion in the body of an answer.
 
     Args:
-        body: of the HTTP response.
+        body: body of the HTTP response.
         kind: its content type.
-        chat: of `chat/completions`; otherwise of `completions`.
+        chat: whether it comes from `chat/completions` rather than `completions`.
 
     Raises:
-        MalformedError: no JSON, no such fields, fields of another type.
-        IncompleteError: no choice, one that did not end by itself or at its limit of tokens, or one without text.
+        MalformedError: if it is not JSON, or fields are missing or of the wrong type.
+        IncompleteError: if there is no choice, or it has no text or ended neither by itself nor at the token limit.
     """
     try:
         document = loads(body)
@@ -66,7 +65,7 @@ def _text(choice: dict[str, Any], chat: bool, truncated: bool) -> str:
     if content is None and not truncated and not any(message.get(name) for name in REASONING):
         raise IncompleteError("its answer has content = null, and no reasoning")
     try:
-        # null beside reasoning: the budget ended, or the model did, before it said anything
+        # null beside reasoning: the budget or the model ended before the answer began
         return text_of({"content": content})
     except TypeError as error:
         raise MalformedError(f"content = {content!r:.80} in its answer; expected text") from error

@@ -1,4 +1,4 @@
-"""What generates completions for an evaluation: requests in, completions out, in the order in which they finish."""
+"""The interface of back ends: requests in, completions out, in the order in which they finish."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dgpo.fields import REQUIRED, Checked, integer, number
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote after a prompt.
+    """The completion of a prompt.
 
     Attributes:
-        text: decoded up to the end token, without special tokens unless they tell thinking from the answer.
-        tokens: generated tokens, the end token included; None where a server does not say.
-        truncated: no end token within `max_new_tokens`; None where it is not known.
+        text: decoded up to the end token, without special tokens unless they separate thinking from the answer.
+        tokens: number of generated tokens, including the end token; None if a server does not report it.
+        truncated: whether there is no end token within `max_new_tokens`; None if unknown.
     """
 
     text: str
@@ -33,10 +33,10 @@ class Request:
     """One completion to generate.
 
     Attributes:
-        prompt: a text to continue, or the messages of a chat to answer.
-        seed: of this completion alone, for backends that seed every request; it depends on the run's seed, the
-            benchmark, the problem's id and the number of the sample, not on what else is evaluated.
-        greedy: the most likely token at every step, whatever temperature and top_p say.
+        prompt: a text to continue, or chat messages to answer.
+        seed: seed of this completion, for back ends that seed every request. It depends on the seed of the run, the
+            benchmark, the problem id and the sample number only.
+        greedy: take the most likely token at every step, regardless of temperature and top_p.
     """
 
     prompt: Prompt
@@ -46,17 +46,17 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Checked):
-    """How completions are drawn.
+    """How completions are sampled.
 
     Args:
         samples: n completions per problem; 0 for greedy accuracy alone.
-        temperature: of the samples, > 0 if there are any.
-        top_p: nucleus of the samples; 1 is the whole distribution.
-        max_new_tokens: budget of one completion, its end token included.
-        seed: of the samples.
+        temperature: sampling temperature, > 0 if there are samples (default 1).
+        top_p: nucleus sampling; 1 is the full distribution (default 1).
+        max_new_tokens: maximum length of a completion, including its end token.
+        seed: sampling seed (default 0).
 
     Raises:
-        ValueError: a value out of range, with the name of the setting.
+        ValueError: if a value is out of range.
     """
 
     samples: int = integer(8, "[0, inf)")
@@ -75,14 +75,14 @@ class Sampling(Checked):
 
 
 class IncompleteError(ConnectionError):
-    """What came back for a request is no completion: it ended neither by itself nor at its limit of tokens."""
+    """The answer to a request is not a complete response: it ended neither by itself nor at the token limit."""
 
 
 def truncated_of(finish_reason: Any) -> bool:
-    """Whether a completion was cut off at its limit, by its `finish_reason`: `stop` or `length`.
+    """Whether a completion was truncated at its limit, by its `finish_reason`: `stop` or `length`.
 
     Raises:
-        IncompleteError: anything else, such as `abort`, `error`, `content_filter`, `tool_calls` or null.
+        IncompleteError: for any other reason, such as `abort`, `error`, `content_filter`, `tool_calls` or null.
     """
     if finish_reason not in ("stop", "length"):
         raise IncompleteError(f"finish_reason = {finish_reason!r}; a completion ends by 'stop' or 'length'")
@@ -90,10 +90,10 @@ def truncated_of(finish_reason: Any) -> bool:
 
 
 class Backend(ABC):
-    """A model that completes requests; a context manager that lets go of the model.
+    """A model that completes requests; a context manager that releases the model.
 
     Attributes:
-        model: name of the model, for the records.
+        model: name of the model, recorded in the results.
     """
 
     model: str
@@ -102,24 +102,23 @@ class Backend(ABC):
     def complete(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Completion]]]:
-        """Completions of all requests that are not done, as (position in `requests`, completion).
+        """Complete all requests that are not done, as (position in `requests`, completion).
 
         Args:
-            requests: all requests of the run, also those that are done: what is generated side by side may depend on
-                the whole.
-            sampling: how; `samples` and `seed` are in the requests already.
-            done: positions to leave out.
+            requests: all requests of the run, including those that are done, since batches may depend on all of them.
+            sampling: the settings; the requests already contain `samples` and `seed`.
+            done: positions to skip.
 
         Yields:
-            what has finished since the last time, so that it can be kept. Every position comes once.
+            the completions finished since the last yield, so that they can be saved. Every position occurs once.
         """
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Everything about the backend that decides its completions, as JSON: recorded, and compared on resumption."""
+        """Everything about the back end that affects its completions, as JSON: recorded, and compared on resuming."""
 
-    def close(self) -> None:  # noqa: B027  (most have nothing to let go of)
-        """Let go of the model. Nothing can be generated afterwards."""
+    def close(self) -> None:  # noqa: B027  (most have nothing to release)
+        """Release the model. Nothing can be generated afterwards."""
 
     def __enter__(self) -> Backend:
         return self
@@ -129,7 +128,7 @@ class Backend(ABC):
 
 
 def files_fingerprint(folder: str) -> str | None:
-    """Digest of the names, sizes and times of the files of a local model; None for a name of the hub."""
+    """Digest of the names, sizes and times of the files of a local model; None for a hub name."""
     path = Path(folder)
     if not path.is_dir():
         return None

@@ -1,4 +1,4 @@
-"""The address of a server: what a client needs of it, and what may be shown."""
+"""The address of a server: the parts that a client needs, and the part that may be shown."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dgpo.redaction import HIDDEN, redacted
 
 API_KEY_ENV = "OPENAI_API_KEY"
 LOGGERS = ("openai", "httpx", "httpcore")
-"""What the loggers of the client and of its transport start with; they log addresses, where somebody asks for it."""
+"""Prefixes of the loggers of the client and its transport, which can log addresses."""
 
 
 _PARAMETER = re.compile(r";[^/]*")
-"""What may follow a part of a path."""
+"""Parameters of a path segment."""
 
 
 @dataclass(frozen=True, eq=False)  # each is a log filter of its own, although two may be of one address
 class Endpoint:
-    """An address, taken apart. Its password, parameters and key are in no `repr`.
+    """A parsed address. Its `repr` shows neither password nor parameters nor key.
 
     Attributes:
         shown: for records, logs and errors: without user and password, the values of parameters as `***`.
         url: for the client: without user, password and parameters.
         query: the parameters, sent with every request.
-        headers: user and password as HTTP's basic authorization, which takes the place of the key.
-        key: of the server; `none` where there is none, because the client wants one.
-        secrets: every text that must not be shown.
+        headers: user and password as HTTP basic authorization, in place of the key.
+        key: API key; `none` without one, because the client requires a value.
+        secrets: all texts that must not be shown.
     """
 
     shown: str
@@ -42,7 +42,7 @@ class Endpoint:
 
     @classmethod
     def of(cls, base_url: str, api_key_env: str | None) -> Endpoint:
-        """Raises ValueError for an address without http(s) or host, or an environment variable that is not there."""
+        """Raises ValueError for an address without http(s) or host, or an environment variable that is not set."""
         given = repr(redacted(HIDDEN + "@" + base_url.rpartition("@")[2] if "@" in base_url else base_url))
         expected = "expected an address such as http://127.0.0.1:8000/v1"
         try:
@@ -53,10 +53,12 @@ class Endpoint:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"base_url = {given}; {expected}")
         if api_key_env is not None and api_key_env not in os.environ:
-            raise ValueError(f"api_key_env = {api_key_env!r}: there is no such environment variable")
+            raise ValueError(f"api_key_env = {api_key_env!r} is not set; expected an environment variable with the key")
         key = os.environ.get(api_key_env or API_KEY_ENV, "").strip()
         if not (key.isascii() and key.isprintable()):
-            raise ValueError(f"the key in {api_key_env or API_KEY_ENV} holds characters that no header can carry")
+            raise ValueError(
+                f"the key in {api_key_env or API_KEY_ENV} contains characters that an HTTP header cannot have"
+            )
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         netloc = host if port is None else f"{host}:{port}"
         url = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
@@ -72,7 +74,7 @@ class Endpoint:
         shown = _PARAMETER.sub(f";{HIDDEN}", url)
         if query:
             shown += "?" + "&".join(f"{name}={HIDDEN}" if value else HIDDEN for name, value in query.items())
-        # short ones, such as a version or a user "me", would cut up every text
+        # not short ones: replacing a version or a user "me" would garble every text
         hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
         return cls(shown, url, query, headers, key or "none", tuple(hidden))
 
@@ -98,5 +100,5 @@ class Endpoint:
 
 
 def _loggers() -> list[logging.Logger]:
-    # those of them that are there: a filter does not reach the loggers below
+    # every existing one: a filter does not apply to child loggers
     return [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LOGGERS)]

@@ -15,7 +15,7 @@ from dgpo.installation import require
 
 TIMEOUT = 3600.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
-"""Seconds before a request is sent again because of its answer; they double from one try to the next."""
+"""Seconds before a request is retried because of its answer; doubled after each try."""
 MOST_FAILURES = 10
 """Requests without a completion after which a run gives up; fewer are named when all others are done."""
 
@@ -23,30 +23,29 @@ MOST_FAILURES = 10
 class OpenAIBackend(Backend):
     """An OpenAI-compatible endpoint: chats through `chat/completions`, texts through `completions`.
 
-    One request per completion, with its own `seed`. What else decides a completion is the server's: a request names
-    temperature, top_p and the budget, and nothing that not every server knows. In particular vLLM's server takes
+    One request per completion, with its own `seed`. A request sets only temperature, top_p and the budget, which every
+    server supports; everything else is up to the server. In particular vLLM's server takes
     `top_k` and penalties from the model's `generation_config` unless started with `--generation-config vllm`, and
-    `transformers serve` ignores temperature unless that file says `do_sample: true`. Whether a seed is honoured is up
-    to the server, too, so a run that is repeated need not give the same completions; one that is continued keeps those
-    that it has.
+    `transformers serve` ignores temperature unless that file says `do_sample: true`. A server may also ignore
+    seeds, so that a repeated run can give other completions; a resumed run keeps the existing ones.
 
     A completion counts only if it ended by itself (`finish_reason` "stop") or at the limit ("length"). A request that
-    was aborted, filtered, answered with a call of a tool or not answered at all is sent again, `retries` times. If that
-    does not help, the others are finished first and the error names it; it is asked again when the run is continued.
+    was aborted, filtered, or answered with a tool call or not at all is retried `retries` times. If that fails, the
+    other requests are finished first, and the error names it; resuming the run sends it again.
 
     Args:
-        model: the name by which the server knows the model.
-        base_url: of the server, with the version: `http://127.0.0.1:8000/v1`. A user and password in it are sent as
-            basic authorization and its parameters with every request; neither is shown or recorded.
-        api_key_env: environment variable with the key. None takes `OPENAI_API_KEY` if there is one, and otherwise a
-            key that says nothing: servers of one's own do not ask for it.
-        concurrency: requests under way at a time.
-        timeout: seconds for one request, which waits in the server's queue as well.
-        retries: for lost connections, rate limits and errors of the server, and for answers that are no completion.
+        model: name of the model on the server.
+        base_url: address of the server, with the version: `http://127.0.0.1:8000/v1`. A user and password in it are
+            sent as basic authorization and its parameters with every request; neither is shown or recorded.
+        api_key_env: environment variable with the key. None takes `OPENAI_API_KEY` if it is set, and otherwise a
+            dummy key: self-hosted servers do not require one.
+        concurrency: number of concurrent requests (default 32).
+        timeout: seconds per request, including its time in the server's queue (default 3600).
+        retries: number of retries after lost connections, rate limits, server errors and incomplete answers.
 
     Raises:
-        ImportError: the package `openai` is not installed; says what to install.
-        ValueError: no such environment variable, or a setting out of range.
+        ImportError: if the package `openai` is not installed.
+        ValueError: if the environment variable is not set, or a setting is out of range.
     """
 
     def __init__(
@@ -84,11 +83,11 @@ class OpenAIBackend(Backend):
     def complete(
         self, requests: Sequence[Request], sampling: Sampling, done: Collection[int] = ()
     ) -> Iterator[list[tuple[int, Completion]]]:
-        """As in `Backend`; whatever has come back.
+        """As in `Backend`; yields completions as they arrive.
 
         Raises:
-            ConnectionError: the server cannot be reached, refuses a request, does not speak the protocol, or gives no
-                completion for some requests; says what it said.
+            ConnectionError: if the server cannot be reached, refuses a request, violates the protocol, or gives no
+                completion for some requests; quotes the server.
         """
         left = sorted(set(range(len(requests))).difference(done))
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -110,7 +109,7 @@ class OpenAIBackend(Backend):
                     if not isinstance(error, IncompleteError):
                         return
 
-        # daemons, unlike those of an executor: Ctrl-C must not wait for a long answer
+        # daemon threads, unlike those of an executor: Ctrl-C must not wait for a long answer
         for _ in range(min(self.concurrency, len(left))):
             threading.Thread(target=work, daemon=True).start()
         failed: list[tuple[int, IncompleteError]] = []
@@ -126,7 +125,7 @@ class OpenAIBackend(Backend):
                     if isinstance(found, IncompleteError):
                         failed.append((position, found))
                     elif isinstance(found, Exception):
-                        # the cause may hold the address as it was given
+                        # the cause may contain the address with its secrets
                         raise self._explained(found) from None
                 if len(failed) >= MOST_FAILURES:
                     break
@@ -144,7 +143,7 @@ class OpenAIBackend(Backend):
         self.endpoint.unwatch_logs()
 
     def _insist(self, request: Request, sampling: Sampling, stopped: threading.Event) -> Completion:
-        """`_ask`, again where there was no completion."""
+        """`_ask`, retried while there is no completion."""
         wait = FIRST_WAIT
         for left in range(self.retries, -1, -1):
             try:
@@ -161,7 +160,7 @@ class OpenAIBackend(Backend):
             options |= {"temperature": 0.0}
         else:
             options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed}
-        # the raw response: the client takes whatever comes for what it should be
+        # the raw response, since the client does not validate the answer
         if isinstance(request.prompt, str):
             raw: Any = self._client.completions.with_raw_response.create(prompt=request.prompt, **options)
         else:
@@ -189,7 +188,7 @@ def _named(position: int, request: Request, failed: int) -> str:
 
 
 def _drain(finished: queue.SimpleQueue[Any]) -> Iterator[Any]:
-    """What is there, and at least one."""
+    """All queued items; waits for at least one."""
     yield finished.get()
     while True:
         try:

@@ -25,25 +25,24 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 class TransformersBackend(Backend):
     """A causal language model on the device that it is on, in its precision, with a KV cache.
 
-    Only the arguments decide how tokens are drawn: whatever else the model's saved `generation_config` says
-    (temperature, top_k, min_p, repetition penalty, ...) is set aside while it generates. Its end tokens are kept; a
-    completion ends at any end token that the model *or* the tokenizer names, as in vLLM. The state of torch's
-    generators (CPU, and CUDA where the model is), the train/eval mode and the configuration of the model are after
-    every batch what they were.
+    Only the arguments determine the sampling: other settings in the model's saved `generation_config` (temperature,
+    top_k, min_p, repetition penalty, ...) are ignored. Its end tokens are kept; a completion ends at any end token of
+    the model *or* the tokenizer, as in vLLM. Every batch leaves the state of torch's generators (CPU, and CUDA if the
+    model is there), the train/eval mode and the configuration of the model unchanged.
 
     Batches are a function of all requests and of `batch_size`: sorted once by length of the prompt, longest first
-    (like lengths waste little on padding, and running out of memory shows at once), then cut. Every batch has a
-    generator state of its own, from the seed and its number. So a run that was interrupted draws the same
-    completions as one that was not: same hardware, same versions. Another `batch_size` draws other samples.
+    (like lengths waste little on padding, and running out of memory shows at once), then cut. Every batch has its
+    own generator state, from the seed and its number. So an interrupted run gives the same completions as an
+    uninterrupted one, on the same hardware and versions. Another `batch_size` gives other samples.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer; prompts are padded on the left, whatever its `padding_side` says.
-        batch_size: completions generated side by side.
-        name: what the records call the model; where it was loaded from by default.
+        batch_size: number of completions per batch (default 256).
+        name: recorded name of the model; by default the path it was loaded from.
 
     Raises:
-        ValueError: a batch size below 1.
+        ValueError: if the batch size is below 1.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class TransformersBackend(Backend):
         """As in `Backend`; one batch at a time, greedy ones first.
 
         Raises:
-            ValueError: a prompt without tokens, a chat for a tokenizer without chat template.
+            ValueError: if a prompt has no tokens, or is a chat and the tokenizer has no chat template.
         """
         prompts = {id(request.prompt): request.prompt for request in requests}  # samples of a problem share theirs
         tokens = dict(zip(prompts, encode(self._tokenizer, list(prompts.values())), strict=True))
@@ -80,7 +79,7 @@ class TransformersBackend(Backend):
                 batch = order[start : start + self.batch_size]
                 if pending.isdisjoint(batch):
                     continue
-                # a batch of which a part is done is drawn again as a whole: its completions depend on each other
+                # a partly finished batch is regenerated completely: its completions depend on each other
                 drawn = self._generate([encoded[position] for position in batch], config, sampling.seed, number)
                 yield [(at, completion) for at, completion in zip(batch, drawn, strict=True) if at in pending]
 
@@ -107,7 +106,7 @@ class TransformersBackend(Backend):
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """Digest of all weights, so that a folder whose model was trained on is not taken for the model that it held.
+    """Digest of all weights, so that a model trained further is not mistaken for the earlier one in the same folder.
 
     Exact sums of the bits of every tensor: one pass at the speed of the memory, the same on every device.
     """
@@ -147,18 +146,18 @@ def _completion(tokenizer: PreTrainedTokenizerBase, generated: list[int], end_to
 
 @contextmanager
 def _set_up(model: PreTrainedModel, seed: int) -> Iterator[None]:
-    """Eval mode, a blank saved configuration and a seeded generator; all as they were afterwards."""
+    """Eval mode, an empty saved configuration and a seeded generator; restores all of them afterwards."""
     from transformers import GenerationConfig
 
     modes = {module: module.training for module in model.modules()}  # model.train() would thaw frozen parts
-    # an adapter and the model inside it each have one, and the adapter copies its own inwards
+    # an adapter and the model inside it each have one, and the adapter copies its own to the model
     saved = {module: module.generation_config for module in modes if "generation_config" in vars(module)}
     devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         torch.manual_seed(seed)
         try:
             model.eval()
-            # generate() fills whatever its argument leaves at None from here, min_p and penalties included
+            # generate() takes settings that are None in its argument from here, including min_p and penalties
             for module in saved:
                 module.generation_config = GenerationConfig()
             yield

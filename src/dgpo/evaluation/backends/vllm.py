@@ -27,21 +27,21 @@ from dgpo.installation import require
 class VLLMBackend(Backend):
     """vLLM in this process. The engine starts with the first completion, not before.
 
-    Prompts go in as the token ids that `transformers` would get: the tokenizer's own chat template, no second BOS.
-    Parameters are given in full, so that the sampling defaults in a model's `generation_config` do not apply (vLLM
-    takes its end tokens from there). Every request has its own seed; completions still depend a little on what is
-    generated side by side, because sums in floating point do.
+    Prompts are the same token ids as for `transformers`: the tokenizer's own chat template, no second BOS. All sampling
+    parameters are set, so that the defaults in a model's `generation_config` do not apply (vLLM takes the end tokens
+    from there). Every request has its own seed; completions still depend slightly on the batch, because floating-point
+    sums do.
 
     Args:
         model: folder or hub name.
         dtype: `auto` (vLLM's choice), `bfloat16`, `float16` or `float32`.
-        group_size: requests handed over together; rows are kept when their group has finished. The engine schedules
-            within a group, and waits for its longest completion at the end: do not make it small.
-        tensor_parallel_size: GPUs to split the model over.
+        group_size: number of requests submitted together; rows are saved when their group has finished. The engine
+            waits for the longest completion of a group, so it should not be small (default 2048).
+        tensor_parallel_size: number of GPUs to split the model over.
 
     Raises:
-        ImportError: vLLM is not installed; says what to install.
-        ValueError: a group size below 1.
+        ImportError: if vLLM is not installed.
+        ValueError: if the group size is below 1.
     """
 
     def __init__(
@@ -66,8 +66,8 @@ class VLLMBackend(Backend):
         """As in `Backend`; one group at a time, in the order of the requests.
 
         Raises:
-            ValueError: a prompt without tokens, a chat for a tokenizer without chat template.
-            IncompleteError: vLLM aborted a request; what else its group gave has come before.
+            ValueError: if a prompt has no tokens, or is a chat and the tokenizer has no chat template.
+            IncompleteError: if vLLM aborted a request; the other completions of its group are yielded first.
         """
         encoded = encode(self._tokenizer, [request.prompt for request in requests])
         left = sorted(set(range(len(requests))).difference(done))
