@@ -237,7 +237,7 @@ def test_every_class_of_an_actor_is_known() -> None:
 
 def test_an_actor_that_we_cannot_make_is_refused() -> None:
     class_of_actor = "actor_rollout_ref.actor._target_=dgpo.engines.verl.actor_config"
-    with pytest.raises(InstantiationException, match="loss_mode = 'vanilla' is no loss of dgpo"):
+    with pytest.raises(InstantiationException, match="loss_mode = 'vanilla' is not a loss of dgpo"):
         omega_conf_to_dataclass(compose_config(class_of_actor).actor_rollout_ref.actor)
     with pytest.raises(InstantiationException, match="actor.strategy = 'deepspeed'; expected one of fsdp, fsdp2"):
         actor_config("actor_rollout_ref.actor.strategy=deepspeed")
