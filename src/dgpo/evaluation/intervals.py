@@ -1,7 +1,7 @@
-"""Intervals of means over problems, of one model and of the difference of two, and what they can detect.
+"""Intervals of means over problems, for one model and for the difference of two, and what they can detect.
 
-Both add two problems that nobody has seen to those that there are, so that a benchmark on which every problem came out
-alike is not taken for one on which every problem must; then Student's t. Chosen by simulation:
+Both add two pseudo-problems, so that equal results on all problems do not give an interval of width 0; then
+Student's t. Chosen by simulation:
 `studies/intervals/README.md` has the candidates, the grid and every cell.
 """
 
@@ -17,7 +17,7 @@ from dgpo.fields import check_value
 from dgpo.runs.results import Estimate
 
 POWER = 0.8
-"""Chance with which a difference as large as `Estimate.detectable` is found."""
+"""Probability of detecting a difference as large as `Estimate.detectable`."""
 
 Values = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ def interval(per_problem: ArrayLike, confidence: float = 0.95) -> Estimate:
     with t(P+1) the quantile of Student's distribution. It is Miller's clustered formula (arXiv 2411.00640, section
     2.2: the standard error of the per-problem means) with two pseudo-problems, one that is never solved and one that
     always is, as Agresti and Coull (1998) add successes and failures to a proportion. `value` is the plain mean, which
-    the interval always holds.
+    the interval always contains.
 
     Args:
         per_problem: [P] one value in [0, 1] per problem, e.g. its mean over samples or its pass@k.
@@ -49,8 +49,8 @@ def interval_of_differences(differences: ArrayLike, confidence: float = 0.95) ->
 
         y = (d_1, ..., d_P, -h, h),    mean(y) ± t(P+1) · sd(y) / sqrt(P+2),    within [-1, 1]
 
-    with h the root mean square of the differences that are not 0, and 1 if all are 0. h = 1 throughout would hold rare
-    large differences that no problem shows, and would hide half of what a test finds (`studies/intervals`).
+    with h the root mean square of the differences that are not 0, and 1 if all are 0. h = 1 throughout would cover rare
+    large differences that no problem shows, but would hide half of what a test finds (`studies/intervals`).
 
     Args:
         differences: [P] one value in [-1, 1] per problem.

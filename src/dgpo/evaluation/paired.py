@@ -1,4 +1,4 @@
-"""Two models on the same problems: the paired difference, its noise, and whether it could be nothing."""
+"""Two models on the same problems: the paired difference, its noise and its significance."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Paired:
         b: accuracy of B.
         difference: mean of d_i with its standard error over problems and `interval_of_differences`. For other problems
             of the same kind. Its `detectable` is the smallest true difference that such a comparison finds.
-        two_level: the same difference with the interval that draws each problem's samples again, too; wider, see
-            `interval_two_level`; much wider where the models are alike and the noise of the samples is all there is.
-        generation_se: the part of the standard error that comes from the samples, and that more samples would take
-            away; on exactly these problems it is the whole error. None where a problem has a single sample.
+        two_level: the same difference with the interval that also resamples each problem's samples. It is wider
+            (see `interval_two_level`), and much wider if the models are alike and sampling noise dominates.
+        generation_se: the part of the standard error due to sampling, which more samples would reduce; on exactly these
+            problems it is the total error. None if a problem has a single sample.
         better: problems with d_i > 0.
         worse: problems with d_i < 0.
         equal: the others.
@@ -56,9 +56,9 @@ def paired(
 ) -> Paired:
     """Compare two models on P problems, problem by problem.
 
-    The problems' part of the noise, by far the larger one, is in both models alike and leaves the difference (Miller,
-    arXiv 2411.00640, section 4.2). Two intervals that overlap do not say that two models are equal; this does say how
-    far they may differ.
+    The variation between problems, by far the largest part of the noise, is common to both models and cancels in the
+    difference (Miller, arXiv 2411.00640, section 4.2). Overlapping intervals of two models do not mean that they are
+    equal; this interval says how far they may differ.
 
     Args:
         a: (successes [P], samples [P] or one number) of the first model.
@@ -99,8 +99,8 @@ def sign_flip_p_value(differences: ArrayLike, *, resamples: int = 10_000, seed: 
 
     Exact if each problem's difference is as likely as its opposite; so it is for two equal models with the same number
     of samples. All sign patterns are tried if there are no more than `resamples`, else as many at random; then the
-    smallest value is 2 / (resamples + 1). Differences of 0 have no sign and say nothing; a single other one is as far
-    from 0 with either sign, and gives 1.
+    smallest value is 2 / (resamples + 1). Differences of 0 have no sign and are ignored; a single other one is equally
+    far from 0 with either sign, and gives 1.
 
     Args:
         differences: [P].

@@ -1,4 +1,4 @@
-"""Completions of a model that is loaded already, as one call."""
+"""Completions of a loaded model, in one call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def generate(
     seed: int = 0,
     progress: bool = True,
 ) -> list[list[Completion]]:
-    """`samples` completions of every prompt, on the device that the model is on; see `TransformersBackend`.
+    """`samples` completions of every prompt, on the device of the model; see `TransformersBackend`.
 
     Args:
         model: a causal language model.
@@ -36,16 +36,16 @@ def generate(
         samples: completions per prompt; None gives one greedy completion.
         temperature: 0 means greedy: `samples` times the same completion.
         top_p: nucleus; 1 is the whole distribution.
-        max_new_tokens: budget of one completion, its end token included.
-        batch_size: completions generated side by side.
-        seed: of the sampling.
+        max_new_tokens: maximum length of a completion, including its end token.
+        batch_size: number of completions per batch.
+        seed: sampling seed.
         progress: show a progress bar.
 
     Returns:
         [P][samples] completions, in the order of `prompts`.
 
     Raises:
-        ValueError: a setting out of range, a prompt without tokens, a chat for a tokenizer without chat template.
+        ValueError: if a setting is out of range, a prompt has no tokens, or is a chat and there is no chat template.
     """
     from tqdm.auto import tqdm  # type: ignore[import-untyped]
 

@@ -53,7 +53,7 @@ def evaluate_saved(
     `finish_reason` ("stop" or "length"). A completion is text, a message or messages. An id or a text that several of
     the benchmarks have needs `benchmark`. Samples are numbered in the order of the file.
 
-    What is not in the file is not known: model, temperature and the rest are taken from a `run.json` beside our own
+    The file does not contain model, temperature and other settings: they come from a `run.json` beside our own
     `generations.jsonl`, and are None otherwise.
 
     Args:
@@ -67,8 +67,9 @@ def evaluate_saved(
     Raises:
         ValueError: a line that is not understood or occurs twice, an id or text that no benchmark has (the first one is
             named), a problem other than the one with that id, a problem without completion, problems with different
-            numbers of samples (avg@n wants equal ones), a folder with a run of its own or the grades of another file.
-        OSError: the file is not there, or cannot be read.
+            numbers of samples (avg@n wants equal ones), or a folder that contains a generated run or the
+            grades of another file.
+        OSError: if the file does not exist, or cannot be read.
     """
     started = time.perf_counter()
     suites = [suites] if isinstance(suites, Suite) else list(suites)
@@ -104,7 +105,7 @@ def evaluate_saved(
 
 
 def _require_own(folder: Path, path: Path) -> None:
-    """The folder holds nothing yet, or the grades of this file (which may have changed), or the file itself."""
+    """Check that the folder is empty, or contains this file or grades of it (the file may have changed)."""
     there = _recorded(folder).get("backend", {})
     if there.get("kind", KIND) != KIND:
         raise ValueError(f"{str(folder)!r} holds an evaluation that generated its own completions; use another folder")
@@ -202,7 +203,7 @@ def _read(path: Path, index: _Index) -> Iterator[tuple[Suite, int, bool, Complet
                     ) from error
                 truncated = cut if truncated is None else truncated
             texts = _texts(row, where)
-            if len(texts) > 1:  # what is said of all of them is not the length of each
+            if len(texts) > 1:  # the length of all of them together is not that of each
                 tokens = truncated = None
             for text in texts:
                 yield suite, problem, kind == "greedy", Completion(text, tokens, truncated)

@@ -120,7 +120,7 @@ def _rates(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
 
 
 def _average(estimates: Sequence[Mapping[str, Estimate]]) -> dict[str, dict[str, float]]:
-    """Benchmarks are independent: the variances of their estimates add up."""
+    """The mean over benchmarks; they are independent, so their variances add up."""
     names = [name for name in estimates[0] if all(name in others for others in estimates)]
     return {
         name: {

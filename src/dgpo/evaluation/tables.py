@@ -16,7 +16,7 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table without a form: the first column is text, all others are numbers."""
+    """A table in no particular format: the first column is text, all others are numbers."""
 
     title: str
     columns: Sequence[str]
@@ -33,7 +33,7 @@ def table(evaluation: Evaluation) -> Table:
     grid = metrics_grid(evaluation, next(iter(evaluation.benchmarks))) if single else benchmarks_grid(evaluation)
     # rich folds a caption to the width of its table
     drawn = Table(title=grid.title, min_width=64, caption="\n".join(grid.caption))
-    if not single:  # so that its columns fit into 80 characters
+    if not single:  # to fit into 80 characters
         drawn.box, drawn.show_edge, drawn.pad_edge = box.SIMPLE_HEAD, False, False
         drawn.padding = (0, 1, 0, 0)
     for place, column in enumerate(grid.columns):
@@ -86,7 +86,7 @@ def metrics_grid(evaluation: Evaluation, benchmark: str) -> Grid:
 
 
 def caption(evaluation: Evaluation, benchmark: str | None = None) -> list[str]:
-    """How the results were obtained, and what is wrong with them; with the lengths of `benchmark`, if it is named."""
+    """How the results were obtained, and their caveats; with the lengths of `benchmark`, if given."""
     sampling = evaluation.sampling
     if sampling["samples"] == 0:
         drawn = "greedy only"
@@ -121,7 +121,7 @@ def caption(evaluation: Evaluation, benchmark: str | None = None) -> list[str]:
 
 
 def detectable(found: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What a benchmark can tell apart, as a line; none where nothing was counted."""
+    """The smallest detectable difference of a benchmark as a line; none if nothing was counted."""
     if found.get("unpaired") is None:
         return []
     shown = [f"{_points(found['unpaired'])} unpaired (other problems)"]

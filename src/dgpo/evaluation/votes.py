@@ -1,4 +1,4 @@
-r"""Majority votes: which answers of a problem's samples are one answer.
+r"""Majority votes: which answers of a problem's samples count as the same.
 
 A class of answers is, in this order,
 
@@ -23,7 +23,7 @@ Same = Callable[[Sequence[tuple[str, str]]], Sequence[bool]]
 
 
 def majority(answers: Sequence[str | None], grades: Sequence[float], same: Same | None = None) -> float:
-    """Chance that the class with the most votes, under a random tie break, is the right one; 0 if nobody votes.
+    """Probability that the class with the most votes, with random tie-breaking, is correct; 0 without votes.
 
     Args:
         answers: [k] the extracted answers; None and a blank do not vote.

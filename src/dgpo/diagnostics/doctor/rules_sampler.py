@@ -1,4 +1,4 @@
-"""Rules about a sampler that is not the trainer's old policy: how it differs tells where from."""
+"""Rules about a sampler that differs from the trainer's old policy; the kind of difference shows the cause."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ MISMATCH = 0.02
 alone give about 0.001."""
 
 MISMATCH_DIFFERENCE = 0.1
-"""The same as mean |log μ - log π_old|: 0.015 is reported for a healthy vLLM, 0.2 for one with old weights."""
+"""The limit for mean |log μ - log π_old|: 0.015 is reported for a healthy vLLM, 0.2 for one with old weights."""
 
 MISMATCH_PROBABILITY = 0.05
-"""The same as mean |μ - π_old|, which is what verl logs: a tenth of a nat at a probability of one half."""
+"""The limit for mean |μ - π_old|, which verl logs: 0.1 nats at a probability of one half."""
 
 ENOUGH = 200
-"""Tokens that a regression needs."""
+"""Minimum number of tokens for a regression."""
 
 EXPLAINED = 0.8
-"""R² from which a formula is said to explain the difference: a temperature gives 0.99 with recorded entropies and about
+"""R² from which a formula explains the difference: a temperature gives 0.99 with recorded entropies and about
 0.9 without, a cut-off, noise or old weights below 0.2."""
 
 SLOPE = 0.03
-"""Smallest |1/T - 1| that is called a temperature."""
+"""Smallest |1/T - 1| that counts as a temperature."""
 
 NEVER_BELOW = 0.99
-"""Share of the tokens that μ does not make less likely, under a μ that is π_old cut off and normalised again. A small
-part may fall below by rounding."""
+"""Minimum share of tokens that are not less likely under μ, if μ is π_old truncated and renormalised. Rounding can
+make a few less likely."""
 
 CUT = 0.01
-"""Mass of π_old outside of μ that is called a cut. Rounding gives none; at 0.01 the policy itself would leave what μ
+"""Mass of π_old outside μ that counts as a cut. Rounding gives none; at 0.01 the policy itself would leave what μ
 can write within 100 tokens in 63 % of its responses."""
 
 JUMP = 4.0
-"""Factor between the level of the mismatch before and after; that of the staleness stays below half of it."""
+"""Minimum growth factor of the mismatch; the staleness must grow by less than half of it."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def fit(case: Case) -> Fit | None:
 
 
 def _mismatch_series(case: Case) -> tuple[Series, float]:
-    """The mismatch over the run and its limit: from the log, otherwise from the recorded tokens."""
+    """The mismatch over the run and its limit, from the log or else from the recorded tokens."""
     for name, limit in (
         ("kl_sampler", MISMATCH),
         ("sampler_difference", MISMATCH_DIFFERENCE),
@@ -119,7 +119,7 @@ def _cut(case: Case) -> tuple[Series, float] | None:
     """The logged cut mass and its mean over the tail of the log, where it is more than noise of another mismatch.
 
     Under a μ that covers π_old it is 0 in expectation, whatever μ is, and its noise goes with k3; under a μ that is cut
-    off by a mass m, k3 is about m²/2. A mean and no median: with a sharper μ single tokens make up for many.
+    off by a mass m, k3 is about m²/2. A mean rather than a median: with a sharper μ, single tokens compensate for many.
     """
     series, third = _cut_mass(case), case.log["kl_sampler"]
     if len(series) < FEWEST or len(third) < FEWEST:

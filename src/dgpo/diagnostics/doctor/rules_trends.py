@@ -1,4 +1,4 @@
-"""Rules about curves: entropy that goes one way, and a break where training was resumed."""
+"""Rules about trends of the entropy, and about breaks at a resume."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.runs.log import Series
 
 LONG_ENOUGH = 6
-"""Logged points that a trend needs, so that start and end do not overlap."""
+"""Minimum number of logged points, so that start and end do not overlap."""
 
 FALLEN, COLLAPSED = 0.25, 0.05
 """Entropy now over entropy at the start. In the demo, which learns well for 800 updates, it falls to 0.6; below a
 quarter e^H, the number of tokens that the policy chooses between, is within a few per cent of 1 for usual models."""
 
 RISEN, RISEN_NATS = 1.5, 0.1
-"""A healthy run sharpens. Half as much again, and by more than the noise of a small value, is the other direction."""
+"""In a healthy run the entropy falls. A rise by half, and by more than the noise of a small value, is the opposite."""
 
 AROUND = 3
-"""Points on either side of a resume whose median is compared."""
+"""Number of points on either side of a resume whose medians are compared."""
 
 SIGMAS = 6.0
 """A jump counts from this many standard deviations of the usual difference between neighbouring medians."""
 
 RELATIVE = 0.1
-"""... and from this much of the value before; less changes no conclusion."""
+"""... and this fraction of the value before; a smaller jump changes no conclusion."""
 
 
 def _falling(case: Case) -> Found | None:

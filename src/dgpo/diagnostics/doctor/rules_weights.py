@@ -1,4 +1,4 @@
-"""Rules about the ratio and the weights: how far the policy has moved, and which tokens hold the gradient."""
+"""Rules about ratios and weights: how far the policy has moved, and which tokens carry the gradient."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dgpo.diagnostics.doctor.measures import TOP, Measures
 from dgpo.runs.log import Series
 
 SAME_POLICY = 1e-9
-"""KL in nats per token below which two policies are one. A learning rate of 1e-7 gives about 1e-8; float32 rounding of
-a ratio of 1 gives exactly 0."""
+"""KL in nats per token below which two policies are the same. A learning rate of 1e-7 gives about 1e-8; float32
+rounding of a ratio of 1 gives exactly 0."""
 
 ROUNDING = 1e-3
-"""... and up to this much where log π_old comes from a pass of its own in bfloat16; then the clip fraction decides."""
+"""... and up to this much if log π_old comes from a separate bfloat16 pass; then the clip fraction decides."""
 
 FAR_FROM_OLD = 0.1
 """KL(π_old ‖ π) in nats per token, as a mean over steps. The demo, off-policy by up to three updates, has 0.008; the
 one token of `REVERSE_MASS` makes 0.33 of a single line of its log, which a mean survives."""
 
 CLIPPED = 0.3
-"""Share of the tokens beyond a clip bound from which the bound, not the reward, decides the update."""
+"""Share of tokens beyond a clip bound, from which the bound rather than the reward determines the update."""
 
 REVERSE_MASS, REVERSE_WEIGHT = 0.3, 5.0
 """In the log of the demo the share is 0.02 and the largest weight of ten updates 1.3 (median); up to 0.09 and 62, from
@@ -30,21 +30,21 @@ one update of 800 in which one token at r = 607 has 85 % of Σ|A·w|. Usual dual
 what any of them would let through."""
 
 EXPLOSION = 20.0
-"""A weight from which a single step is enough for a finding: it moves the policy as far as twenty usual ones."""
+"""A weight at which a single step is enough for a finding: it moves the policy as far as twenty usual steps."""
 
 SOME, SOME_SHARE = 3, 0.01
-"""Such steps, or their share, that make a warning. One of hundreds is a note: the demo went on to learn after its own,
+"""Number or share of such steps for a warning. One in hundreds is a note: the demo continued to learn after its own,
 because the gradient clip and later updates undo a single step."""
 
 TOP_SHARE, FEWEST_TOKENS = 0.5, 100
-"""One token in a hundred outweighs all others; with fewer than a hundred tokens that would be any one token."""
+"""1 % of the tokens outweigh all others; with fewer than 100 tokens that could be any single token."""
 
 ESS = 0.25
 """Effective share of the tokens, (Σ|w|)²/(N·Σw²); the demo has 0.89 to 1. A quarter means that the step is as noisy as
 one with a quarter of the tokens."""
 
 FEW = 0.1
-"""Share of the updates on which something must be seen, so that one odd batch is not called a fault."""
+"""Minimum share of updates with a symptom, so that one odd batch is not a fault."""
 
 
 STANDS_STILL = (
@@ -56,7 +56,7 @@ STANDS_STILL = (
 def _on_policy(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     if len(norm) and norm.median == 0:
-        return None  # a policy that is not trained stays where it is
+        return None  # without a gradient the policy cannot move
     for name in ("kl_old", "mean_log_ratio"):
         series = case.log[name]
         if len(series) < FEWEST:
@@ -94,7 +94,7 @@ def _several_updates(case: Case) -> bool:
 
 
 def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
-    """One update per generation makes the ratio 1; more than one, and the policy stands still."""
+    """With one update per generation the ratio is 1 by design; with more, the policy does not move."""
     if not _several_updates(case):
         return Found(
             title=f"The ratio is 1 at every token of every {where}: all objectives give the same gradient here, that "
@@ -217,7 +217,7 @@ def _concentration(case: Case) -> Found | None:
 
 
 def _where_thin(ess: Series, zero: Series) -> list[int]:
-    """Steps whose ess is below the limit among the tokens that have a weight: a hard clip is not concentration."""
+    """Steps with a low ess among tokens with a nonzero weight: zeros of a hard clip are not concentration."""
     without = zero.at
     return [
         step
