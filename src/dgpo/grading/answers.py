@@ -15,11 +15,13 @@ from dgpo.grading.responses import Completion, said, text_of
 # braces, dollars, spaces and fonts around nothing; but models write the empty set as braces alone
 _NOTHING = re.compile(r"\\(?:text\w*|math\w*|operatorname|quad|qquad|[,;:! ])|[{}$~]")
 _EMPTY_SET = re.compile(r"\{\s*\}")
+# characters; only contents up to this length are checked for showing nothing
 _SHORT = 200
 
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])")
 # TeX boxes one token without braces; a model means the number or formula up to the next space. If an operator
 # follows, the end is ambiguous.
+# the possessive `++` keeps hostile text from backtracking
 _BARE_BOX = (
     r"(?=[-+−\w\\(.])(?:[^\s$\\{}]|\\(?!boxed|fbox)[A-Za-z]+|\\%|\{[^{}]{0,200}\})++(?!\s*(?:[-+*/=^_<>{]|\\[A-Za-z]))"
 )
@@ -64,6 +66,7 @@ def boxes(text: str) -> list[slice | None]:
             opened.append(match.end())
         elif match["bare"]:
             start, end = match.span("bare")
+            # the full stop of `\boxed 5.` ends the sentence
             found.append((start, start + len(text[start:end].rstrip(".,;:"))))
         elif match["box"]:
             found.append((match.end(), None))
@@ -82,6 +85,7 @@ def last_box(text: str) -> Box | None:
         last = match.start()
     if last < 0:
         return None
+    # nothing before the last box decides where it ends
     rest = text[last:]
     place = boxes(rest)[0]
     return Box(None if place is None else rest[place])

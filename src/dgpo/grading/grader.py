@@ -150,13 +150,16 @@ class MathGrader:
         answer = boxed_answer(response)
         if answer is None and self.answer_marker is not None:
             answer = marked_answer(response, self.answer_marker)
+        # first: which problems are excluded must not depend on the response
         if not _usable(expected):
             return verdict("bad_gold", answer)
         if answer is None:
             return verdict("no_answer", None)
+        # before the guards: equal text needs no parser, however large it is
         if numbers.squeeze(answer) == numbers.squeeze(expected):
             return verdict("match", answer)
         bare = _bare(expected), _bare(answer)
+        # long numbers are settled here exactly; the guard below refuses them
         values = numbers.number(bare[0]), numbers.number(bare[1])
         if values[0] is not None and values[1] is not None:
             same = numbers.equal(bare[0], values[0], bare[1], values[1])
@@ -186,6 +189,7 @@ class MathGrader:
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
+            # 4: the caller of grade_many
             warnings.warn(f"{text}. This warning is shown once", RuntimeWarning, stacklevel=4)
 
     def close(self) -> None:

@@ -56,6 +56,7 @@ for _opens, _closes in THINKING:
 
 
 def _fixed(first: str) -> str:
+    # without the first character, which the pattern below factors out
     return "|".join(re.escape(token[1:]) for token in _FIXED if token[0] == first)
 
 
@@ -167,18 +168,23 @@ def said(response: str) -> str:
     if "<|" not in response and (bare := _BARE_CHANNELS.match(response)):
         if _BARE_FINAL in response:
             return response.rpartition(_BARE_FINAL)[2]
+        # cut off in its thinking: a plain text would not continue with a capital at once
         if bare["glued"]:
             return ""
     marks = [_Mark.of(match) for match in _MARK.finditer(response)]
     if not marks:
         return response
+    # state: the current message is response[start:end]; `speaks`: it is the model's; `closed`: its thinking has ended;
+    # `began`: something other than a prompt was seen, so that a header of the user ends the response
     start, end = 0, len(response)
     speaks, thinks, closed, began = True, False, False, False
     for mark, following, closes in zip(marks, [*marks[1:], None], _closing_ahead(marks), strict=True):
         if mark.kind == "opens":
             thinks = thinks or speaks
         elif mark.kind == "closes" and speaks:
+            # also without an opening mark, which the chat template may have put into the prompt
             thinks, closed, start, end = False, True, mark.end, len(response)
+        # with a closing mark ahead, this end token still lies within thinking
         elif mark.kind == "end" and speaks and not thinks and (closed or not closes):
             end = mark.start
             if following is None or following.kind != "header":
@@ -187,6 +193,7 @@ def said(response: str) -> str:
                 break
         elif mark.kind == "header":
             end = min(end, mark.start)
+            # headers before any text are those of a prompt in front of the response
             began = began or bool(_BEGIN_OF_TEXT.sub("", response[start:end]))
             if mark.role in _OTHERS and began and not response.startswith(_TOOL_RESULT, mark.end):
                 break
@@ -218,7 +225,9 @@ class _Mark(NamedTuple):
         if match.group() != "<|message|>":
             return cls(kind, *match.span(), role, channel, False)
         start = match.start()
+        # a window of fixed size keeps the whole scan linear
         header = _BARE_HEADER.search(match.string, max(0, start - _HEADER_LENGTH), start)
+        # every part of the pattern is optional
         assert header is not None
         return cls(kind, header.start(), match.end(), header["role"] or "", header["channel"] or "", True)
 

@@ -79,6 +79,7 @@ class MathReward:
         verdicts = self.grader.grade_many(texts_of(completions), [_gold(gold) for gold in golds])
         if truncated is not None and self.truncated == "zero":
             verdicts = [
+                # a bad gold stays None: that the response was cut off does not make it usable
                 replace(verdict, score=0.0, reason="no_answer") if cut and verdict.score is not None else verdict
                 for verdict, cut in zip(verdicts, truncated, strict=True)
             ]
@@ -201,6 +202,7 @@ def _well_formed(text: str, opened: bool) -> bool:
     if text.count("<think>") != 1 or text.count("</think>") != 1 or not text.startswith("<think>"):
         return False
     thinking, _, rest = text.removeprefix("<think>").partition("</think>")
+    # another message or an end token in `rest` would hide a part of it
     if not visible(thinking) or said(text) != rest:
         return False
     found = boxes(rest)

@@ -45,6 +45,7 @@ def make(name: str, **options: Any) -> RewardFunction:
             )
     try:
         made = cast(RewardFunction, reward(**options))
+    # a required option is missing, such as `buffer`
     except TypeError as error:
         raise ValueError(f"reward {name!r}: {error}") from error
     return made

@@ -136,6 +136,7 @@ class GymTask(Checked):
         check_split(self.name, split, self.splits)
         # questions of the test set occur in no other split, those of the validation set not in training
         held_out = {"test": (), "validation": ("test",), "train": ("test", "validation")}[split]
+        # generates the other splits first; `_generate` caches them
         seen = frozenset(question for other in held_out for _, question, _ in self._make(other).items)
         size = int(getattr(self, f"{split}_size"))
         return _generate(self.task, self.config, self._first(split), size, seen)
@@ -158,6 +159,7 @@ def _generate(task: str, config: tuple[tuple[str, Any], ...], first: int, size: 
 
     try:
         data = reasoning_gym.create_dataset(task, seed=first, size=size, **dict(config))
+    # TypeError: an unknown key; AssertionError: the package checks configurations by assert
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(f"reasoning-gym rejects {task} with {dict(config)}: {error}") from error
     items: dict[str, tuple[int, str, str]] = {}

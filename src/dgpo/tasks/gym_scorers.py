@@ -56,6 +56,7 @@ def reduced(response: Completion, answer: str) -> float:
     gold = _FRACTION.fullmatch(answer.strip())
     if given is None or gold is None:
         return 0.0
+    # the pattern has two groups for each notation; those of the other one are None
     a, b = (int(digits) for digits in given.groups() if digits is not None)
     p, q = (int(digits) for digits in gold.groups() if digits is not None)
     return float(gcd(a, b) == 1 and (a, b) == (p, q))
@@ -125,6 +126,7 @@ def _walk(node: ast.expr, numbers: list[int]) -> Fraction | None:
             a, b = _walk(left, numbers), _walk(right, numbers)
             if a is None or b is None:
                 return None
+            # `**` and `//` pass the pattern and are refused here: a power could be of any size
             match operator:
                 case ast.Add():
                     return a + b

@@ -45,6 +45,7 @@ def split(text: str, separator: str) -> list[str]:
             depth = max(0, depth - 1)
         elif depth == 0 and not words and text.startswith(separator, place):
             follows = text[place + len(separator) : place + len(separator) + 1]
+            # with a letter behind it, it is the start of a longer command
             if not (separator[0] == "\\" and follows.isalpha()):
                 parts.append(text[start:place])
                 place += len(separator)

@@ -60,4 +60,5 @@ _PRODUCTS: list[Rule] = [
 def explicit(latex: str) -> str:
     """The formula with explicit arguments and products."""
     latex = rewrite(latex, _ARGUMENTS)
+    # the entries of a matrix are not factors: `\begin{pmatrix} 1` would get a sign
     return latex if r"\begin" in latex else rewrite(latex, _PRODUCTS)

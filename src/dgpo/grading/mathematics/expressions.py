@@ -42,6 +42,7 @@ def same_expressions(gold: Expression, answer: Expression) -> bool:
         return False
     if answer.unit and answer.unit not in _BEHIND_SIGNS and _SIGN_LAST.search(answer.latex):  # 42 % cm
         return False
+    # 2 radians and 2 degrees are different angles
     if "radian" in (gold.unit, answer.unit) and _DEGREE in gold.latex + answer.latex:
         return False
     return equal_latex(gold.latex, answer.latex)
@@ -76,6 +77,7 @@ def equal_latex(gold: str, answer: str) -> bool:
     gold_sides, answer_sides = _CHAIN.split(gold), _CHAIN.split(answer)
     gold_label, answer_label = (label_of(sides) for sides in (gold_sides, answer_sides))
     if gold_label and answer_label and not compatible(gold_label, answer_label):
+        # y = 2 and x = 2: as equations, not as two values
         return _equal_equations(gold_sides, answer_sides)
     equations = [list(gold_sides), list(answer_sides)]
     if gold_label:

@@ -95,6 +95,7 @@ def _equal_constants(first: Any, second: Any) -> bool:
     first, second = first.doit(), second.doit()
     if isinstance(first, Rational) and isinstance(second, Rational):
         return bool(first == second)
+    # ten of the 60 digits are left to rounding
     values = [value.evalf(60) for value in (first, second)]
     if not all(value.is_number and value.is_finite for value in values):
         return bool(first == second)
@@ -127,11 +128,13 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
         if not difference.free_symbols:
             return _equal_constants(difference, difference * 0)
     symbols = sorted(first.free_symbols | second.free_symbols, key=str)
+    # a fixed seed: the same two formulas get the same verdict in every run
     dice, ratio, agreed = random.Random(0), None if proportional else 1, 0
     for attempt in range(ATTEMPTS):
         negative = attempt % 2 == 1
         signs = [-1 if negative and (place == 0 or dice.random() < 0.5) else 1 for place in range(len(symbols))]
         dice.shuffle(signs)
+        # a denominator of 97 gives coordinates below 4, one of 7 up to 30
         scale = 97 if attempt % 4 < 2 else 7
         # never integers, where different formulas often vanish or coincide
         point = {
@@ -147,6 +150,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
             if abs(values[0]) < 1e-9 or abs(values[1]) < 1e-9:
                 continue
             ratio = values[1] / values[0]
+        # of evalf's 20 digits, eight are left to cancellation; the last term allows noise beside an exact zero
         if abs(values[0] * ratio - values[1]) > 1e-12 * abs(values[1]) + 1e-15 * (values[0] == 0):
             return False
         agreed += 1
@@ -202,6 +206,7 @@ def _parsed(latex: str) -> Any:
     latex = _DECIMAL.sub(_exactly, explicit(latex))
     if _MISREAD.search(latex):
         raise ValueError(f"{latex!r} would be misread")
+    # the i of a sum or a product is its index
     imaginary = "i" in _COMMAND.sub("", latex) and r"\sum" not in latex and r"\prod" not in latex
     parsed = latex2sympy(
         latex,

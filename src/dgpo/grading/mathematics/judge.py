@@ -40,6 +40,7 @@ def judge(gold: str, answer: str | None = None) -> str:
         verdict = "match" if _same(expected, read(answer, known=words_of(gold))) else "mismatch"
     except Unreadable as unreadable:
         verdict = "bad_gold" if unreadable.gold else "unparsed"
+    # a mismatch with a gold of which a part cannot be read says nothing
     return verdict if verdict == "match" or _readable(expected) else "bad_gold"
 
 
@@ -168,6 +169,7 @@ def _in_order(golds: Sequence[Reading], answers: Sequence[Reading]) -> bool:
 def _in_any_order(golds: Sequence[Reading], answers: Sequence[Reading]) -> bool:
     if len(golds) != len(answers):
         return False
+    # greedy matching suffices because equality is transitive, up to tolerances
     left = list(answers)
     for gold in golds:
         place = next((i for i, answer in enumerate(left) if _same(gold, answer)), None)

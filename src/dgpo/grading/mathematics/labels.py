@@ -88,14 +88,17 @@ def renamed(
     arguments = [[squeeze(name) for name in label["arguments"].split(",")] for label in (gold, answer)]
     if arguments[0] == arguments[1] or len(arguments[0]) != len(arguments[1]):
         return gold_sides, answer_sides
+    # `_SYMBOL` does not find x_1 or x' as one name
     if any("_" in name or "'" in name for name in arguments[0] + arguments[1]):
         return gold_sides, answer_sides
     used = {match.group() for side in gold_sides + answer_sides for match in _SYMBOL.finditer(side)}
+    # without e and i, which are constants, and f and g, which are functions
     fresh = [letter for letter in "uvwpqrsxyzabcdhjklmnt" if letter not in used.union(*arguments)]
     if len(fresh) < len(arguments[0]):
         return gold_sides, answer_sides
 
     def with_new(sides: list[str], names: list[str]) -> list[str]:
+        # spaces, because a command in front would swallow the letter
         new = {name: f" {letter} " for name, letter in zip(names, fresh, strict=False)}
         return [_SYMBOL.sub(lambda match: new.get(match.group(), match.group()), side) for side in sides]
 

@@ -90,6 +90,7 @@ def within_tolerance(gold: Fraction, answer: Fraction) -> bool:
 def rounds_to(gold: str, gold_value: Fraction, answer: Fraction) -> bool:
     """Whether an exact answer, rounded to the decimals of the gold, equals it."""
     decimals = squeeze(gold).partition(".")[2]
+    # leading zeros are not significant
     digits = re.sub(r"\D", "", gold).lstrip("0")
     half = Fraction(1, 2 * 10 ** len(decimals))
     return len(digits) >= ROUNDED_DIGITS and decimals.isdigit() and abs(gold_value - answer) <= half

@@ -63,6 +63,7 @@ def latex_of(text: str) -> str:
     """The text with its plain names and functions as LaTeX; words are unchanged."""
     tokens = _TOKEN.findall(text)
     partner = _partners(tokens)
+    # tokens are read, `out` is written: a translation never sees what another one wrote
     out = list(tokens)
     for place, token in enumerate(tokens):
         if token == "^" and tokens[place + 1 : place + 2] == ["("] and place + 1 in partner:  # x^(n+1)
@@ -92,6 +93,7 @@ def _translate(tokens: list[str], partner: dict[int, int], out: list[str], place
     elif name == "log" and following in ("2", "10") and after == place + 1 and tokens[after + 1 : after + 2] == ["("]:
         out[place], out[after] = r"\log", f"_{{{following}}}"
     elif name in _TAKING and _starts_argument(following):
+        # `10 sec^2` is in seconds
         if not (name == "sec" and following == "^" and place and tokens[place - 1].strip().isdigit()):
             out[place] = " " + _TAKING[name]
     elif name in _NAMES:

@@ -91,6 +91,7 @@ class _Reader:
             endless = _ENDLESS.fullmatch(parts[-1])
             if endless is not None:  # 1, 2, 3\ldots
                 parts[-1:] = [endless[1], "\\ldots"]
+            # words with commas between them are one answer in words
             if all(_FUNCTIONS.search(part) is None and "\x02" in part and not re.search(r"\d", part) for part in parts):
                 return Expression(text)
             items = [self.item(part, depth + 1) for part in unlabelled(parts)]
@@ -155,6 +156,7 @@ class _Reader:
         if len({sign in _RISING for sign in signs}) == 2:
             return None
         if signs[0] not in _RISING:
+            # from here on every relation rises
             sides, signs = sides[::-1], [_RISING[_FALLING.index(sign)] for sign in signs[::-1]]
         names = [is_variable(side) for side in sides]
         if len(signs) == 2 and names[1]:

@@ -177,10 +177,12 @@ _AND_SO_ON = re.compile(r"(?<![\d.,^_])(?P<whole>\d{1,20})\.(?P<digits>\d{3,40})
 
 def clean(text: str) -> str:
     """The text in one spelling. Words are between \\x02 and \\x03 afterwards."""
+    # a text must not bring marks of its own
     text = text.replace("\x02", "").replace("\x03", "")
     for damaged, meant in _DAMAGED.items():
         text = text.replace(damaged, meant)
     text = _unwrapped(_LEADING_EQUALS.sub("", text))
+    # before the powers: the digits of ²⁄₃ are neither exponent nor index
     text = _SMALL_FRACTION.sub(
         lambda match: rf"\frac{{{match[1].translate(_SUPERSCRIPTS)}}}{{{match[2].translate(_SUBSCRIPTS)}}}", text
     )
@@ -190,6 +192,7 @@ def clean(text: str) -> str:
     if r"\begin" in text:  # rows and columns keep their meaning inside
         return _SPACES.sub(" ", latex_of(rewrite(text, _IN_MATRICES))).strip()
     text = _TIGHT_COMMA.sub(",", text)
+    # before the rewrites, which drop every dollar sign
     text = _WORDED_MONEY.sub(r"\1", text)
     text = _MONEY_FIRST.sub(lambda match: rf"{match['amount']} \text{{{_CURRENCIES[match['sign']]}}}", text)
     text = _CODE_FIRST.sub(lambda match: rf"{match['amount']} \text{{{match['code'].rstrip('.')}}}", text)
@@ -267,6 +270,7 @@ def _repeated(match: re.Match[str]) -> str:
 
 
 def _periodic(whole: str, lead: str, period: str) -> str:
+    # 0.1(6) = (16 - 1) / (10 · 9): the digits up to the end of one period, less those before it
     value = Fraction(
         int((whole + lead or "0") + period) - int(whole + lead or "0"), 10 ** len(lead) * (10 ** len(period) - 1)
     )

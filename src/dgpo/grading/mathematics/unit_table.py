@@ -140,6 +140,7 @@ _ALTERNATIVES = (
     "dollar cent euro penny yen yuan rupee won ruble peso franc krona krone real canadian-dollar australian-dollar "
     "shilling dime nickel GBP",
 )
+# places in `_ALTERNATIVES`
 UNMULTIPLIED = frozenset((6, 7))
 """Kinds that are not multiplied with any other: times of day and money."""
 _LONGEST_PREFIX = re.compile(f"(?:{'|'.join(_PREFIXES.values())})(?=.)")

@@ -81,6 +81,7 @@ def take_unit(text: str, *, trusted: bool, known: frozenset[str] = frozenset()) 
     tail = tokens[start:]
     if trusted and _VARIABLE.search(head):  # x \text{ odd} is not x
         trusted = False
+    # behind an operator, the words are an operand
     if not head or head[-1] in "/^_=<>+-*,;:(" or not _fits(head, tokens[start - 1], tail):
         return text, ""
     unit = _unit(tail, trusted, known)
@@ -120,6 +121,7 @@ def _start(tokens: list[str], trusted: bool, known: frozenset[str]) -> int | Non
         elif not (token.isspace() or token in ("/", r"\cdot", "*", ".") or token[0] == "^"):
             break
         place -= 1
+    # a unit at index 0 has no number in front
     return first if first else None
 
 
@@ -158,6 +160,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
     """The unit in one spelling; None if the text is more than a unit."""
     upright = any(token[0] == "\x02" for token in tail)
     text = "".join(tail)
+    # apart from powers, a digit among the words is a second number
     if upright and re.search(r"\d", re.sub(r"\^\s*\{?\s*-?\s*\d\s*\}?|[A-Za-z][23](?!\d)", "", text)):
         return None
     text = text.replace("\x02", " ").replace("\x03", " ").replace("light year", "light-year")
@@ -167,6 +170,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
     if len(atoms) > 4 * MAX_WORDS:
         return None
     powers: dict[str, int] = {}
+    # sign: -1 behind a slash; square: power of the next unit; last: what an exponent applies to; micro: a prefix alone
     sign, square, last, micro = 1, 0, "", ""
     for place, atom in enumerate(atoms):
         lower = atom.casefold()
@@ -191,6 +195,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
         elif atom == r"\mu":
             micro = "micro"
         else:
+            # cm2 is cm^2
             exponent = int(atom[-1]) if atom[-1] in "23" else 1
             name = _name(atom.rstrip("23"), trusted, known)
             if name is None:
@@ -200,6 +205,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
             for part, power in _parts(micro + name):
                 powers[part] = powers.get(part, 0) + sign * power * exponent * (square or 1)
                 last = part
+            # a slash applies to one unit
             sign, square, micro = 1, 0, ""
     if micro or (atoms and not powers):
         return None

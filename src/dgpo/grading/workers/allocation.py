@@ -65,6 +65,7 @@ class Allocation:
     def take(self, holder: object, most: int, *, wait: bool) -> list[Worker]:
         """Up to `most` free workers, ready or starting; at least one if `wait`."""
         with self._lock:
+            # a call that holds a worker already does not overtake those that wait for their first
             if not wait and self._line:
                 return []
             self._line.append(holder)
@@ -76,10 +77,12 @@ class Allocation:
                 self._lock.notify_all()
             if self._closed:
                 raise ValueError("the pool is closed")
+            # others wait behind this one: leave workers for them
             if self._line:
                 most = 1
             while len(self._free()) < most and len(self._workers) < self.settings.workers:
                 self._spawn()
+            # those that are ready before those that start
             taken = sorted(self._free(), key=lambda worker: worker.pid is None)[:most]
             for worker in taken:
                 worker.take(holder)
@@ -119,6 +122,7 @@ class Allocation:
 
     def others_wait(self) -> bool:
         """Whether another thread waits for a worker."""
+        # without the lock: a stale answer costs at most one job
         return bool(self._line)
 
     def replace(self, worker: Worker, *, kills: int = 0, deaths: int = 0, recycled: int = 0) -> None:
@@ -129,6 +133,7 @@ class Allocation:
             worker.close()
             self._workers.remove(worker)
             if self._closed:
+                # only after the kill: the worker ends even if another thread has closed the pool meanwhile
                 raise ValueError("the pool was closed while it was running")
             # a new fork server takes a while: it is started when a job needs it
             if not worker.server.lost():

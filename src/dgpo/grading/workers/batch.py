@@ -48,6 +48,7 @@ class Batch:
     def finish(self) -> list[Outcome]:
         most = self.pool.settings.workers
         try:
+            # a held worker has a job or is starting; `_next` returns one that is ready and has none
             while self.todo or self.held:
                 if not self.todo:  # workers without a job go back to the other threads
                     for worker in [worker for worker in self.held.values() if worker.job is None]:
@@ -56,6 +57,7 @@ class Batch:
                 starting = sum(worker.job is None for worker in self.held.values())
                 wanted = min(most - len(self.held), len(self.todo) - starting)
                 if wanted > 0:
+                    # block only while holding none: the answers of held workers have to be read
                     for worker in self.pool.take(self, wanted, wait=not self.held):
                         self._hold(worker)
                 if self.held:
@@ -80,6 +82,7 @@ class Batch:
         for fd, event in events:
             worker = self.held[fd]
             # read before deadlines are checked: an answer counts even if this process was slow
+            # POLLHUP and POLLERR too: the read finds the end of the worker
             if event & ~select.POLLOUT:
                 self._read(worker)
             else:
@@ -148,6 +151,7 @@ class Batch:
     def _lost(self, worker: Worker) -> None:
         """The worker ended by itself, or with the fork server."""
         index = worker.job
+        # killed with the fork server, which is no fault of the job: run it again, but only once
         if worker.server.lost() and index not in self.repeated:
             if index is not None:
                 self.repeated.add(index)

@@ -54,6 +54,7 @@ Judge = Callable[..., str]
 def main(control: socket.socket, parent: int) -> None:
     """Load the judge, report it, and serve until the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # the mask of the parent's thread is inherited through exec, and could block the alarm below
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     hello = receive(control)
     if hello is None:
@@ -77,6 +78,7 @@ def main(control: socket.socket, parent: int) -> None:
 
 def load(path: list[str], file: str) -> Judge:
     """The function `judge` of a file, after its `warm_up()`."""
+    # the parent's, so that the judge imports the same packages
     sys.path[:] = path
     # as a package over its folder: the judge can import the files beside it, and the package above is not run
     spec = importlib.util.spec_from_file_location(
@@ -100,6 +102,7 @@ def serve(control: socket.socket, judge: Judge, memory: int, parent: int) -> Non
     poller.register(control, select.POLLIN)
     try:
         while os.getppid() == parent:
+            # ms: soon if a killed worker has to be reaped, otherwise often enough to notice a lost parent
             if poller.poll(10 if dying else 1000):
                 data, descriptors, _, _ = socket.recv_fds(control, FRAME.size, 1)
                 if len(data) < FRAME.size:  # the parent writes a frame at once: this is its end
@@ -129,9 +132,11 @@ def spawn(children: dict[int, int], number: int, fd: int, control: socket.socket
     else:
         if pid == 0:
             try:
+                # the parent sees the end of the fork server only if no worker keeps this socket open
                 control.close()
                 work(connection, judge, memory, server)
             finally:
+                # no exit handlers and no buffers of the fork server
                 os._exit(0)
         children[number] = pid
     connection.close()
@@ -186,6 +191,7 @@ def confine(fd: int, memory: int, server: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     if LINUX:
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        # a cap above the hard limit would be refused
         cap = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
         resource.setrlimit(resource.RLIMIT_AS, (cap, cap))
         if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0):

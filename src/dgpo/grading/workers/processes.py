@@ -81,6 +81,7 @@ class Worker:
         """Begin to send a job; True if all of it is written. OSError: the worker has ended, and got nothing."""
         self._outgoing = memoryview(fork_server.packed(strings))
         written = self.flush()
+        # only now: if the write raised, the worker has no job and nothing is repeated
         self.job = job
         return written
 
@@ -128,15 +129,19 @@ class ForkServer:
         self._numbers = count()
         with theirs, tempfile.TemporaryFile() as messages:
             self._process = subprocess.Popen(
+                # -P: the folder of the script must not shadow modules of the standard library
                 [sys.executable, "-P", fork_server.__file__, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=(theirs.fileno(),),
+                # Ctrl-C goes to the terminal's process group: the parent decides when the workers end
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
                 stderr=messages,
                 env={**os.environ, **ENVIRONMENT},
             )
+            # a function and not a method, which would keep this object alive
             self.end = weakref.finalize(self, _end, self._process, self._control, os.getpid())
+            # with our copy open, the end of the fork server would not end the stream
             theirs.close()
             try:
                 self._start(settings)
@@ -153,6 +158,7 @@ class ForkServer:
 
     def _start(self, settings: PoolSettings) -> None:
         hello = {
+            # absolute: "" means the working directory, which may change
             "path": [os.path.abspath(entry) for entry in sys.path],
             "judge": settings.judge_file,
             "memory": settings.memory,
@@ -197,6 +203,7 @@ class ForkServer:
         """Whether the fork server has ended. Detected before the ends of its workers."""
         if self.end.alive and self._process.poll() is None:
             try:
+                # it sends nothing after its start: readable means closed
                 return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return False
