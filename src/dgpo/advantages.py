@@ -72,12 +72,15 @@ def total_rewards(rewards: Tensor, weights: Tensor, group_size: int, aggregation
     values = torch.where(given.isnan(), 0.0, given)
     if aggregation == "normalize_then_sum":
         centred, std, _ = _moments(given)
+        # without spread, `centred` is the rounding of the mean, which 1 / 1e-4 would amplify
         weight = torch.where(_without_spread(given).unsqueeze(-1), 0.0, weight / (std + COLUMN_EPSILON))
         parts = weight * torch.where(given.isnan(), 0.0, centred)
     else:
+        # a missing reward adds 0, and the ranges below compare it as 0
         parts = weight * values
     scored = ~given.isnan().all(0)
     lowest, highest = _range(parts, scored)
+    # [K, B/G, 1]: which rewards differ within a group
     varies = (highest > lowest).unsqueeze(-1)
     # a single varying reward is compared exactly: no sum, no rounding
     summed = torch.where(varies, weight.abs() * values.abs().amax(-1, keepdim=True), 0.0).sum(0)
@@ -119,7 +122,9 @@ def group_advantage(rewards: Tensor, group_size: int, scale: str = "std") -> Ten
     if scale == "std":
         centred = centred / (std + STD_EPSILON)
     elif scale == "leave_one_out":
+        # R - mean of the other n - 1 is (R - mean of all n) · n / (n - 1)
         centred = centred * count / (count - 1).clamp(min=1)
+    # exactly 0, not the rounding of a mean of equal rewards: consumers test for A == 0
     return torch.where(~groups.isnan() & ~_without_spread(groups).unsqueeze(-1), centred, 0.0).flatten()
 
 
@@ -187,6 +192,7 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
             continue
         values = groups[row]
         own = values[scored[row]].double()
+        # without spread the mean of equal rewards may differ from them by rounding, their maximum does not
         new_mean, new_std = (float(own.mean()), float(std[row])) if spread[row] else (float(own.amax()), 0.0)
         steps, mean, deviation = history.get(prompt, [0, 0.0, 0.0])
         i = steps + 1
@@ -326,6 +332,7 @@ def _moments(groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     scored = ~groups.isnan()
     values = torch.where(scored, groups, 0.0)
     count = scored.sum(-1, keepdim=True)
+    # finite also where a reward is NaN (minus the mean): callers mask those places
     centred = values - values.sum(-1, keepdim=True) / count.clamp(min=1)
     squares = torch.where(scored, centred, 0.0).square().sum(-1, keepdim=True)
     return centred, (squares / (count - 1).clamp(min=1)).sqrt(), count

@@ -85,6 +85,7 @@ class SeqMeanTokenMean(Aggregation):
     """Every response counts the same: c = 1 / (sequences · length of the response). GRPO's paper, GSPO, SAPO."""
 
     def coefficient(self, mask: Tensor, totals: StepTotals, dtype: torch.dtype = torch.float32) -> Tensor:
+        # a response without a valid token gets 0, not 0/0
         return mask.to(dtype) / mask.sum(-1, keepdim=True).clamp(min=1) / totals.sequences
 
 
@@ -101,6 +102,7 @@ class SeqMeanTokenSumNorm(Aggregation):
         return mask.to(dtype) / self.length / totals.sequences
 
 
+# eq=False: == of tensors is a tensor, so dataclass equality would raise an error
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fixed(Aggregation):
     """Given coefficients c [B, T], such as another framework's, already normalised over the step.

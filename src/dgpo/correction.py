@@ -46,6 +46,7 @@ def _mismatch(tokens: TokenBatch, level: str) -> Tensor:
     log_mismatch = torch.where(tokens.mask, tokens.old_logprob - _sampler_logprob(tokens), 0.0)
     if level == "sequence":
         log_mismatch = log_mismatch.sum(-1, keepdim=True).expand_as(log_mismatch)
+    # after the sum: a product over thousands of tokens overflows, one token hardly does
     return log_mismatch.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
@@ -66,6 +67,7 @@ class Truncate(Correction):
     Source: verl verl/trainer/ppo/rollout_corr_helper.py:522 @1dda039b.
     """
 
+    # a field, in the place of the property of the base class
     level: Literal["token", "sequence"] = choice("token", "token", "sequence")
     cap: float = number(2.0, "(0, inf]")
 

@@ -75,6 +75,7 @@ class Checked:
                 if not rule.allows(value, others):
                     expected = rule.expected(others, value) + (", or None" if optional(field) else "")
                     raise ValueError(_refusal(f"{type(self).__name__}: {field.name}", value, expected))
+                # the dataclass is frozen, which __setattr__ enforces
                 object.__setattr__(self, field.name, rule.plain(value))
 
 
@@ -140,6 +141,7 @@ class Interval:
         if size is None:
             return False
         low, high = self.ends(others)
+        # NaN fails both comparisons, so no interval contains it
         above = low < size if self.text.startswith("(") else low <= size
         below = size < high if self.text.endswith(")") else size <= high
         return above and below
@@ -173,6 +175,7 @@ def _sum(text: str, others: Mapping[str, Any], missing: float) -> float:
         try:
             total += float(term)
         except ValueError:
+            # without `others`, in the first pass, an end that names a field is no limit yet
             if others and term not in others:
                 raise TypeError(f"the range of a field ends at {term!r}, which is not a field") from None
             found = others.get(term)

@@ -41,6 +41,7 @@ def write_lines_atomic(path: str | os.PathLike[str], lines: Iterable[str]) -> Pa
     with _replacing(path) as (target, temporary), open(temporary, "x", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
         file.flush()
+        # before the rename: after a crash, the new name must not lead to an empty file
         os.fsync(file.fileno())
     return target
 
@@ -162,14 +163,17 @@ def shortened(value: object) -> str:
 
 
 def _acts(character: str) -> bool:
+    # control characters, and lone surrogates, which no UTF-8 terminal can print
     return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTIONS
 
 
+# Unicode's embeddings, overrides and isolates, and the two directional marks
 _DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
 
 
 def move_files(source: Path, target: Path) -> None:
     """Move every file of a folder into another one of the same file system, replacing existing files atomically."""
+    # listed before the first move, which changes the folder that is walked
     for path in [path for path in source.rglob("*") if path.is_file()]:
         to = target / path.relative_to(source)
         to.parent.mkdir(parents=True, exist_ok=True)
@@ -209,6 +213,7 @@ class FolderLock:
 
     def __enter__(self) -> FolderLock:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # not "w", which would erase the holder's name before the lock is ours
         file = open(self.folder / self.name, "a+b")
         try:
             self._take(file)
@@ -221,6 +226,7 @@ class FolderLock:
 
     def __exit__(self, *_: object) -> None:
         assert self._file is not None
+        # the file stays: if it were removed, two processes could hold locks on two files of this name
         del _held[self._file]
         self._file.close()
         self._file = None

@@ -47,9 +47,11 @@ def imported(kind: str, path: str) -> Any:
     """
     name, attribute = split(path)
     here = os.getcwd()
+    # a console script has its own folder first on the path, not the working directory
     sys.path.insert(0, here)
     try:
         module = importlib.import_module(name)
+    # SystemExit too: a script without a main guard may call sys.exit
     except (Exception, SystemExit) as error:
         raise ValueError(f"cannot import the {kind} {path!r}: {_why(error, name, here)}") from error
     finally:
@@ -81,8 +83,10 @@ def path_of(cls: type) -> str:
 
 
 def _why(error: BaseException, module: str, here: str) -> str:
+    # the module itself or a parent of it is missing, not something that it imports
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         return f"there is no module {error.name!r} in the working directory {here!r} or among the installed packages"
+    # without the frames of importlib, the last one is in the user's code
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     # the text of a SyntaxError has file and line in it
     where = "" if isinstance(error, SyntaxError) else f" ({frames[-1].filename}:{frames[-1].lineno})"

@@ -78,8 +78,10 @@ def require(what: str, extra: str, *modules: str, imported: bool = False) -> Non
 
 def is_installed(module: str) -> bool:
     """Whether a module can be found, without importing it."""
+    # find_spec raises ValueError for a loaded module without a __spec__
     if sys.modules.get(module) is not None:
         return True
+    # find_spec imports the parent packages of a dotted name, which may be missing
     try:
         return find_spec(module) is not None
     except ImportError:

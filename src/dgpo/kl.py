@@ -96,4 +96,5 @@ def reference_kl(tokens: TokenBatch, ref_logprob: Tensor, kl: str) -> Tensor:
 
 
 def _bounded(d: Tensor) -> Tensor:
+    # straight-through: the value is clamped, the gradient is that of d
     return d + (d.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO) - d).detach()

@@ -123,14 +123,17 @@ def loss_of(
     c = spec.aggregation.coefficient(tokens.mask, totals, tokens.dtype)
 
     with torch.no_grad():
+        # first: w, φ and the regions below are those of the calibrated bounds
         objective = spec.objective.calibrate(tokens)
         w = torch.where(tokens.mask, objective.weight(tokens), 0.0)
         phi = torch.where(tokens.mask, objective.potential(tokens), 0.0)
         scale = -(c * tokens.advantage)
         if spec.correction is not None:
             scale = scale * spec.correction.factor(tokens)
+    # exp(0) - 1 = 0 leaves the value φ, and the gradient is w · ∇logprob
     surrogate = phi + w * ((tokens.logprob - tokens.logprob.detach()).exp() - 1)
     value = (scale * surrogate).sum()
+    # checked even if kl_coef is 0 and nothing reads it
     reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob)
     if spec.kl_coef != 0 and reference is not None:
         value = value + spec.kl_coef * (c * reference_kl(tokens, reference, spec.kl)).sum()
@@ -152,16 +155,19 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     total_mass = mass.sum()
     tiny = torch.finfo(w.dtype).tiny  # an empty share is 0, not 0/0
 
+    # 0-d tensors from here on: reading one on the host would wait for the device
     where = regions(tokens, objective.boundaries(tokens))
     statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
     statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
     statistics["weight/mean"] = w.sum() / count
+    # amax refuses an empty tensor, and of masked positions alone it would be -inf
     largest = torch.where(valid, w, -torch.inf).amax() if w.numel() else w.sum()
     statistics["weight/max"] = torch.where(valid.any(), largest, 0.0)
     statistics["weight/zero_fraction"] = ((w == 0) & valid).sum() / count
     # in units of the largest weight: the square of one above 1e19 is more than a float32 holds
     relative = size / size.amax().clamp(min=tiny) if size.numel() else size
     statistics["weight/ess"] = relative.sum().square() / (count * relative.square().sum()).clamp(min=tiny)
+    # the estimators take the policy that the tokens are sampled from first
     statistics["kl/old"] = estimators.k3(tokens.old_logprob, tokens.logprob).sum() / count
     statistics["advantage/zero_fraction"] = ((tokens.advantage == 0) & valid).sum() / count
     if tokens.rollout_logprob is not None:

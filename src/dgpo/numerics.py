@@ -20,6 +20,7 @@ def expm1_minus(d: Tensor) -> Tensor:
     Near 0 it is about d²/2, while even expm1(d) - d has an error of the last bit of d.
     """
     small = d.abs() < SERIES
+    # each branch gets a harmless number where the other is taken: autograd would multiply its inf by 0, which is NaN
     near, far = torch.where(small, d, 0.0), torch.where(small, 1.0, d)
     # Horner: d²/2 · (1 + d/3 · (1 + d/4 · (...)))
     series = torch.ones_like(near)
@@ -30,6 +31,7 @@ def expm1_minus(d: Tensor) -> Tensor:
 
 def log1m_exp(logprob: Tensor) -> Tensor:
     """log(1 - p) of log p <= 0, near p = 1 from -expm1(log p) and elsewhere from log1p(-p); -inf at p = 1."""
+    # the switch is at p = 1/2, where both forms are accurate
     near = logprob > -math.log(2)
     return torch.where(
         near,

@@ -8,6 +8,7 @@ from typing import Any
 HIDDEN = "***"
 
 _NAME = re.compile(r"(^|_)(token|secret|password|passwd|credentials?|api_key|access_key)$", re.IGNORECASE)
+# options of tokenizers, which end in _token as well
 _SPECIAL_TOKEN = re.compile(r"(eos|bos|pad|unk|sep|cls|mask|image|stop)_token$", re.IGNORECASE)
 # up to the last @ before a space: a password may hold a slash
 _LOOK = re.compile(

@@ -35,6 +35,7 @@ def regions(tokens: TokenBatch, boundaries: Boundaries) -> dict[str, Tensor]:
     """
     x, low, high = boundaries
     negative, positive = tokens.advantage < 0, tokens.advantage > 0
+    # strict: at a boundary itself a clip does not act yet
     below, above = x < low, x > high
     found = {
         "left": negative & below,

@@ -30,6 +30,7 @@ def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Seque
     names = {plain(name): name for name in known}
     asked = plain(word)
     of_alias = [name for name in (aliases or {}).get(asked, ()) if name in names.values()]
+    # one or two letters begin too many names to be a hint
     begins = sorted((name for name in names if name.startswith(f"{asked}_")), key=len) if len(asked) > 2 else []
     near = get_close_matches(asked, names, n=1, cutoff=_SIMILAR)
     found = of_alias or [names[name] for name in (*([asked] if asked in names else []), *begins[:1], *near)]
@@ -59,6 +60,7 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
     """
     if isinstance(spec, str) and spec.strip().startswith("{"):
         try:
+            # without the hook json.loads silently keeps the last of two equal keys
             spec = json.loads(spec, object_pairs_hook=lambda pairs: once(pairs, kind))
         except json.JSONDecodeError as error:
             raise ValueError(f"{kind} {spec!r} is not valid JSON ({error}); expected {SYNTAX}") from error
@@ -71,6 +73,7 @@ def parse(kind: str, spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]
             )
         return name, fields
     name, colon, given = str(spec).partition(":")
+    # an import path has a colon of its own: its fields follow the second one
     attribute, another, rest = given.partition(":")
     if is_path(path := f"{name.strip()}:{attribute.strip()}"):
         name, colon, given = path, another, rest
@@ -107,6 +110,7 @@ def as_value(text: str) -> Any:
     """None, true, false, inf or a number where the text is one; else the text."""
     if text.lower() in _WORDS:
         return _WORDS[text.lower()]
+    # JSON first, so that 2 stays an int
     try:
         return json.loads(text)
     except json.JSONDecodeError:

@@ -86,11 +86,13 @@ class TokenBatch:
                 f"{name} has shape {tuple(values.shape)}; expected {tuple(self.mask.shape)}, the shape of logprob"
             )
         # where(), not a product: 0 * NaN is NaN, in the value and in the gradient
+        # contiguous, since where() keeps strides and the fused loss takes flat views
         return torch.where(self.mask, values.to(self.dtype), 0.0).contiguous()
 
     @property
     def log_ratio(self) -> Tensor:
         """[B, T] log π_θ - log π_old, clamped to ±`MAX_LOG_RATIO`; 0 where masked."""
+        # beyond the clamp its gradient is 0, at no cost: weights are detached, and the loss reaches logprob directly
         return (self.logprob - self.old_logprob).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
     @property
@@ -121,6 +123,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
         "ref_logprob": None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob),
     }
     present = {name: values.detach() for name, values in named.items() if values is not None}
+    # one stacked tensor: `any` below is the only synchronisation
     bad = torch.stack([~torch.isfinite(values) for values in present.values()])
     if not bad.any():
         return

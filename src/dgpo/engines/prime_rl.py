@@ -49,6 +49,7 @@ def loss(inputs: LossInputs, *, objective: str, objective_kwargs: Mapping[str, A
 
     weights = inputs.loss_weights
     result = policy_loss(
+        # [T] -> [1, T]: a batch of one response
         inputs.trainer_logprobs.unsqueeze(0),
         inputs.inference_logprobs.unsqueeze(0),
         inputs.advantages.unsqueeze(0),

@@ -115,6 +115,7 @@ def policy_loss_function(
         log_probs,
         old_log_probs,
         advantages,
+        # not `kept`: a token that SkyRL's correction drops still counts in the statistics, with c = 0
         mask != 0,
         objective,
         Fixed(values=kept.to(log_probs.dtype)),

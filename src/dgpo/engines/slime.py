@@ -96,6 +96,7 @@ def policy_loss_function(
         _rows(logprob),
         _rows(old),
         _rows(batch["advantages"]),
+        # c is 0 for padding and for what slime's loss mask leaves out
         _rows(c) != 0,
         objective,
         Fixed(values=_rows(c)),
@@ -111,6 +112,7 @@ def policy_loss_function(
         loss = loss + args.kl_loss_coef * logged["kl_loss"]
     if not sum(map(len, logprob)):
         loss = loss + 0 * logits.sum()  # a rank without tokens must still take part in the backward pass
+    # slime divides what is logged afterwards: a mean enters times its micro-batch's sum of c
     share = torch.cat(c).sum()
     logged |= {"loss": loss} | {f"objective/{key}": value * share for key, value in result.statistics.items()}
     return loss, {key: value.detach() for key, value in logged.items()}

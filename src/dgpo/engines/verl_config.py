@@ -57,6 +57,7 @@ class DGPOPolicyLossConfig(PolicyLossConfig):
 
     def __post_init__(self) -> None:
         make_objective("verl", self.objective, self.objective_kwargs)
+        # before the lookup: the driver and every worker register an import path only here
         register(self.objective)
         if LOSS_MODES.get(self.loss_mode) != self.objective:
             raise ValueError(

@@ -30,6 +30,7 @@ def register(name: str) -> None:
         name: of `dgpo.objectives.OBJECTIVES`, of an entry point, or an import path. It is looked up by the loss.
     """
     for mode in (PREFIX + name, *([name] if name in OBJECTIVES else [])):
+        # taken by verl's own loss, or by ours when a configuration is built again
         if mode not in POLICY_LOSS_REGISTRY:
             register_policy_loss(mode)(loss_of(name))
             LOSS_MODES[mode] = name
@@ -96,6 +97,7 @@ def coefficients(loss_agg_mode: str, mask: Tensor, dtype: torch.dtype, global_ba
     Raises:
         ValueError: from verl: an unknown mode, or several ranks without the total that the mode divides by.
     """
+    # the derivative is needed also where the caller computes no gradient
     with torch.enable_grad():
         losses = torch.zeros(mask.shape, dtype=dtype, device=mask.device, requires_grad=True)
         total = agg_loss(loss_mat=losses, loss_mask=mask, loss_agg_mode=loss_agg_mode, **global_batch_info)

@@ -32,6 +32,7 @@ def objective_of(name: str, config: ActorConfig) -> Objective:
     refuse_changes(chosen, PolicyLossConfig, "actor.policy_loss", OWN_SETTINGS)
     refuse_changes(config, ActorConfig, "actor", ACTOR_SETTINGS)
     objective = make_objective("verl", name, chosen.get("objective_kwargs"))
+    # 1 where there is no Megatron
     stages = getattr(config.get("megatron"), "pipeline_model_parallel_size", 1)
     if "batch" in objective.reads and stages > 1:
         raise ValueError(

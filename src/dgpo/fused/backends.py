@@ -31,6 +31,7 @@ than 6 % on Hopper."""
 def tokens_per_chunk(lm_head: Tensor) -> int:
     """How many tokens' logits fit the budget, for the operand lm_head [V, H]."""
     kind = "cpu" if lm_head.device.type == "cpu" else "cuda"
+    # bytes of a logit, which is float32 where the product can write it
     size = 4 if wide_products(lm_head.device, lm_head.dtype) else lm_head.element_size()
     return max(LEAST_TOKENS[kind], min(CHUNK_TOKENS[kind], CHUNK_BYTES[kind] // (len(lm_head) * size)))
 
@@ -49,6 +50,7 @@ def make_middle(backend: str, inputs: Inputs, operands: Operands) -> Middle:
     if reason is None and dtype == torch.float64:
         reason = "the kernels compute in float32, the operands are float64"
     if backend == "auto":
+        # TRITON_INTERPRET=1 also runs the kernels on a CPU, too slowly to be chosen automatically
         return TritonMiddle(head) if reason is None and device.type == "cuda" else TorchMiddle(head, dtype, device)
     if reason is not None:
         raise ValueError(f"backend 'triton' cannot run here: {reason}; 'chunked' runs anywhere")
@@ -92,6 +94,7 @@ class TritonMiddle:
             logprob,
             entropy,
             lse,
+            # the kernels get pointers, without strides
             g.contiguous(),
             None if h is None else h.contiguous(),
             head=self._head,

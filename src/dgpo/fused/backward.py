@@ -23,6 +23,7 @@ class _Attached(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor | None) -> Tensor:
         ctx.count = count
+        # the inputs too: `_Scaled` makes them part of the graph, so that a second derivative raises an error
         ctx.save_for_backward(*tensors)
         return value.clone()
 
@@ -30,6 +31,7 @@ class _Attached(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         gradients, inputs = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
         scaled = _Scaled.apply(grad_output, ctx.count, *gradients, *inputs)  # type: ignore[no-untyped-call]
+        # none for value, count and the gradients themselves
         return None, None, *([None] * ctx.count), *scaled
 
 
@@ -46,6 +48,7 @@ def _times(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
     result = torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
     if gradient.dtype not in (torch.bfloat16, torch.float16):
         return torch.mul(gradient, factor.to(gradient.dtype), out=result)
+    # in parts: a float32 copy of all of lm_head's gradient would be the largest tensor of the backward
     for start in range(0, len(gradient), ROWS):
         part = gradient[start : start + ROWS]
         torch.mul(part.float(), factor.float(), out=result[start : start + ROWS])

@@ -102,19 +102,23 @@ class _Run:
         """Fills logprob, entropy, computed and, where wanted, gradients."""
         inputs, spec, tokens = self._inputs, self._inputs.spec, self._inputs.tokens
         needs = reach(spec.correction, on_policy=inputs.on_policy)
+        # the two reasons to wait: for the other tokens of the response, or for the complete batch
         whole = spec.reads_response or needs == "sequence"
         ahead = "batch" in spec.objective.reads or needs == "batch"
+        # --- which tokens: A = 0 gives g = 0, but a token that reads its response needs all of it
         if spec.policy_term_only and not (full or ahead):
             signed = tokens.mask & (tokens.advantage != 0)
             self.computed = tokens.mask & signed.any(-1, keepdim=True) if whole else signed
         rows = Rows.of(self.computed, inputs.layout, kept)
 
+        # --- one sweep: three products
         spans: list[Span] | None = spans_of_tokens(len(rows), self._chunk_tokens)
         if whole and not ahead and any(wanted):
             spans = spans_of_sequences(self.computed, self._chunk_tokens)
         if spans is not None and not ahead and any(wanted):
             self._differentiate(rows, spans, wanted)
             return
+        # --- two sweeps: all log-probs, then the gradients that are not 0; without gradients the first one alone
         for span in spans_of_tokens(len(rows), self._chunk_tokens):
             self._read(self._chunk(rows, span))
         if "batch" in spec.objective.reads:
@@ -147,10 +151,12 @@ class _Run:
 
     def _write_tokens(self, chunk: _Chunk) -> None:
         """A token's signal needs its own log-prob only: block by block, where the middle gains from what it holds."""
+        # where nothing is held, one loss over the whole chunk is cheaper than one per block
         for i in self._blocks(chunk) if self._middle.holds else (slice(0, len(chunk.places)),):
             part = chunk.part(i)
             self._read(part)
             pick = at(part.places)
+            # as [1, n]: to an objective at token level, how tokens form responses does not matter
             g, h = self._derivatives(pick)
             self._write_rows(part, g[0], None if h is None else h[0])
 
@@ -200,6 +206,7 @@ class _Run:
         if self._buffer is None or len(self._buffer) < len(X):
             dtype = torch.float32 if wide_products(W.device, W.dtype) else W.dtype
             self._buffer = torch.empty(len(X), len(W), dtype=dtype, device=W.device)
+        # the middle knows its rows by their address, which the next product reuses
         self._middle.forget()
         logits = mm(X, W.t(), out=self._buffer[: len(X)])
         return _Chunk(X, logits, rows.take(self._inputs.token_ids, span.rows), rows.places[span.rows])

@@ -28,6 +28,7 @@ class Gradients:
         self._operand, self._rows = operand, rows
         self._exact = inputs.tokens.dtype
         hidden, bias = inputs.hidden, inputs.bias
+        # zeros for the rows that are not computed; contiguous, because products write into slices of it
         self._hidden = torch.zeros_like(hidden, memory_format=torch.contiguous_format) if wanted[0] else None
         self._head = HeadGradient(operand, chunks) if wanted[1] else None
         self._bias = torch.zeros_like(bias, dtype=self._exact) if bias is not None and wanted[2] else None

@@ -70,6 +70,7 @@ class Head:
     def pull_back_(self, gradient: Tensor, z: Tensor) -> None:
         """d loss/d product in the place of d loss/dz, where z has these values; with a softcap z is overwritten."""
         if self.cap is not None:
+            # (1 - tanh²) of the cap, with tanh from z itself: the product is overwritten by now
             z.mul_(self.divisor / self.cap).square_()  # tanh²
             gradient.addcmul_(gradient, z, value=-1)
         if self.divisor != 1:

@@ -119,6 +119,7 @@ def check_inputs(
     valid = per_token("mask", mask, "mask")
     if per_sequence:
         check_tensor("advantage", advantage, "real", anchor)
+    # log-probs are not known yet: zeros stand for their shape, dtype and device
     tokens = TokenBatch(
         torch.zeros(valid.shape, dtype=torch.float64 if exact else torch.float32, device=hidden.device),
         optional("old_logprob", old_logprob),
@@ -197,6 +198,7 @@ def _check_needs_no_sequences(spec: LossSpec, token_ids: Tensor, advantage: Tens
 
 
 def _check_ids(token_ids: Tensor, mask: Tensor, vocabulary: int) -> None:
+    # on an accelerator the comparison would wait for the device
     if token_ids.device.type != "cpu":
         return
     wrong = mask & ((token_ids < 0) | (token_ids >= vocabulary))

@@ -50,6 +50,7 @@ class Layout:
             raise ValueError(f"cu_seqlens is for packed token_ids [N]; token_ids has shape {tuple(shape)}")
         if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
             raise ValueError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; expected [B + 1] with B >= 1")
+        # synchronises for offsets on the device, which is why the CPU is accepted too
         ends: Sequence[int] = cu_seqlens.tolist()
         lengths = [end - start for start, end in pairwise(ends)]
         if ends[0] != 0 or ends[-1] != shape[0] or min(lengths) < 0:
@@ -58,6 +59,7 @@ class Layout:
                 f"offsets from 0 to N = {shape[0]} that do not decrease, as token_ids has shape {tuple(shape)}"
             )
         B, T = len(lengths), max(lengths)
+        # row i of sequence s is at s · T + (i - start of s); computed on the CPU and copied once
         sequence = torch.arange(B).repeat_interleave(torch.tensor(lengths), output_size=shape[0])
         places = torch.arange(shape[0]) + sequence * T - torch.tensor(ends)[sequence]
         return cls(shape=shape, B=B, T=T, places=places.to(device))
@@ -66,6 +68,7 @@ class Layout:
         """[B, T] from the caller's shape; 0 where there is no token."""
         if self.places is None:
             return values.reshape(self.B, self.T)
+        # out of place: the reference differentiates through it
         return values.new_zeros(self.B * self.T).index_put((self.places,), values).view(self.B, self.T)
 
     def unpad(self, values: Tensor) -> Tensor:

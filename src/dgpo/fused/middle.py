@@ -96,6 +96,7 @@ class TorchMiddle:
         z, e = self._buffers(n, vocabulary)
         highest = torch.empty(n, 1, dtype=self._dtype, device=self._device)
         total, spread = torch.empty_like(highest), torch.empty_like(highest)
+        # on a CPU a few rows at a time, which stay in its cache from pass to pass
         step = n if self._device.type != "cpu" else max(1, CACHED_ELEMENTS // vocabulary)
         for start in range(0, n, step):
             i = slice(start, start + step)
@@ -108,6 +109,7 @@ class TorchMiddle:
                 torch.sum(e[i], -1, keepdim=True, out=total[i])
             spread[i, 0] = torch.linalg.vecdot(e[i], z[i])
         if self._fast:
+            # e is p already, and its maximum 1 / sum
             log_total, mean = -total.log(), spread
         else:
             log_total, mean = total.log(), spread / total
@@ -133,12 +135,14 @@ class TorchMiddle:
         z, e = self._buffers(*logits.shape)
         held, self._held = self._held, None
         if held is None or (held.address, held.rows) != (logits.data_ptr(), logits.shape[0]):
+            # the scratch holds other rows: shifted by lse instead of the maximum, e is p itself
             shift = lse.unsqueeze(1)
             self._shifted(logits, z, shift, known=True)
             torch.exp(z, out=e)
             held = _Held(0, 0, shift, torch.zeros_like(shift), torch.ones_like(shift))
         target = token_ids.unsqueeze(1)
         logprob, entropy, g = logprob.unsqueeze(1), entropy.unsqueeze(1), g.unsqueeze(1)
+        # g · (1 - p_y), without the cancellation for an almost certain token
         at_target = -g * torch.expm1(logprob)
         # the derivative of the cap wants z, which the entropy term overwrites
         kept = z.clone() if h is not None and self._head.softcap is not None else z
@@ -147,9 +151,11 @@ class TorchMiddle:
         else:
             h = h.unsqueeze(1)
             at_target = at_target - h * logprob.exp() * (logprob + entropy)
+            # p · (-g - h · (log p + H)) with log p = z - log_total, in the place of e
             e.mul_(held.scale).mul_(z.mul_(-h).sub_(g + h * (entropy - held.log_total)))
         e.scatter_(1, target, at_target)
         if self._head.softcap is not None:
+            # the cap acts on z itself, not on z less its maximum
             kept.add_(held.shift)
         self._head.pull_back_(e, kept)
         out.copy_(e)

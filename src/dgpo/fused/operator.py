@@ -197,8 +197,10 @@ def linear_loss_of(
     operands = Operands(
         hidden=inputs.hidden.detach().to(dtype),
         lm_head=inputs.lm_head.detach().to(dtype),
+        # in its own dtype: it is added to logits that are float32 by then
         bias=None if inputs.bias is None else inputs.bias.detach().contiguous(),
     )
+    # the operands have its dtype already; what follows the products must not be lowered
     with torch.autocast(device, enabled=False):
         middle = make_middle(backend, inputs, operands)
         most = chunk_tokens or tokens_per_chunk(operands.lm_head)

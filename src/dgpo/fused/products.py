@@ -41,6 +41,7 @@ class HeadGradient:
     def __init__(self, lm_head: Tensor, chunks: int) -> None:
         self._wide = wide_products(lm_head.device, lm_head.dtype)
         exact = lm_head.dtype not in HALF
+        # a 16-bit sum over chunks would lose what is small against it; one chunk has no sum
         keep = exact or (chunks <= 1 and not self._wide)
         self._direct = exact or self._wide or keep
         dtype = lm_head.dtype if keep else torch.float32
@@ -58,6 +59,7 @@ class HeadGradient:
                     self.total[start:stop].copy_(part)
                 else:
                     self.total[start:stop].add_(part)
+        # the first chunk overwrites: no pass over [V, H] to set zeros
         elif self._empty:
             mm(G.t(), X, out=self.total)
         elif self._wide:

@@ -17,6 +17,7 @@ def reference(inputs: Inputs) -> LinearPolicyLoss:
     """
     layout = inputs.layout
     valid = layout.unpad(inputs.tokens.mask).flatten()
+    # NaN in padding would reach lm_head's gradient as 0 · NaN
     hidden = torch.where(valid.unsqueeze(1), inputs.hidden, 0.0)
     token_ids = torch.where(valid, inputs.token_ids, 0)
 

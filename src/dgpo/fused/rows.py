@@ -47,8 +47,10 @@ class Rows:
                 torch._assert_async(right)
             elif not right:
                 raise ValueError(f"kept = {count}, but {int(wanted.sum())} tokens are to be computed")
+            # nonzero() in effect, with a size that is known without waiting for the device
             indices = torch.argsort(wanted.to(torch.uint8), descending=True, stable=True)[:count]
         places = indices if layout.places is None else layout.places[indices]
+        # None for all rows: chunks are then views of hidden, not gathered copies
         return cls(None if len(indices) == len(wanted) else indices, places)
 
     def __len__(self) -> int:
@@ -73,6 +75,7 @@ def spans_of_sequences(computed: Tensor, most: int) -> list[Span] | None:
         return None
     spans: list[Span] = []
     row = first = held = 0
+    # the last entry is no response: longer than any chunk, it closes the chunk before it
     for response, length in enumerate([*lengths, most + 1]):
         if held + length > most:
             if held:

@@ -74,6 +74,7 @@ class Signal:
     ) -> tuple[Tensor, Tensor | None]:
         """g and h [b, t]; h is None without an entropy bonus."""
         bonus = self._inputs.spec.entropy_coef != 0
+        # the sweep runs under no_grad; only the loss on these [b, t] numbers is differentiated
         with torch.enable_grad():
             leaves = [logprob.detach().requires_grad_()]
             if bonus:

@@ -51,6 +51,7 @@ def make(name: str | Mapping[str, Any], **fields: Any) -> Objective:
         ValueError: unknown name or field, with the nearest known one; or a field outside its range.
     """
     chosen, given = parse("objective", name)
+    # a registry of one: `find` also knows names outside of OBJECTIVES
     return build("objective", {chosen: find(chosen)}, {"name": chosen, **given}, fields)
 
 
@@ -127,6 +128,7 @@ def _discovered() -> dict[str, type[Objective]]:
     for path in pkgutil.iter_modules(__path__, f"{__name__}."):
         module = importlib.import_module(path.name)
         for cls in vars(module).values():
+            # a class that a module imports belongs to the module that defines it
             if isinstance(cls, type) and issubclass(cls, Objective) and cls.name and cls.__module__ == path.name:
                 if cls.name in found:
                     other = found[cls.name]

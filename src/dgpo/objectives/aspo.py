@@ -92,6 +92,7 @@ class ASPO(Objective):
         assert tokens.entropy is not None  # the contract refuses such a batch
         if not x.numel():  # `nanquantile` refuses an empty batch
             return log_lo, log_hi
+        # NaN, so that padding does not enter the quantile of the response
         entropy = torch.where(tokens.mask, tokens.entropy, torch.nan)
         uncertain = tokens.entropy > entropy.nanquantile(self.entropy_quantile, dim=-1, keepdim=True)
         return (
@@ -107,6 +108,7 @@ class ASPO(Objective):
 
     def potential(self, tokens: TokenBatch) -> Tensor:
         x, (log_lo, log_hi) = tokens.log_ratio, self._bounds(tokens)
+        # beyond a cap w is constant, so φ continues as a straight line in x; beyond a clip it is constant itself
         above = torch.minimum(x, log_hi)
         curved = above.clamp(min=-math.log(self.dual_clip_pos))
         positive = 2 - (-curved).exp() * (1 - (above - curved))

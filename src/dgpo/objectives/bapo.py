@@ -108,9 +108,11 @@ class AdaptiveClip(HardClip):
         """P and N over all ranks, with one host synchronisation."""
         r, mass = tokens.ratio.detach(), self._mass(tokens)
         gain, loss = torch.where(tokens.advantage > 0, mass, 0.0), torch.where(tokens.advantage < 0, mass, 0.0)
+        # every candidate at once: one reduction and one synchronisation, and the search needs neither
         sums = torch.stack(
             [(r.clamp(max=high) * gain).sum() for high in highs] + [(r.clamp(min=low) * loss).sum() for low in lows]
         )
+        # all ranks must get here equally often; the number of sums is the same on each, as it follows from the fields
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         values = sums.tolist()
@@ -184,6 +186,7 @@ class BAPO(AdaptiveClip):
 
     def _search(self, positive: list[float], negative: list[float]) -> tuple[int, int]:
         low = high = 0
+        # P/N < target_ratio, without dividing by an N of 0
         while positive[high] < self.target_ratio * negative[low]:
             if low + 1 < len(negative):
                 low += 1

@@ -110,6 +110,7 @@ class CISPO(Objective):
 
     def potential(self, tokens: TokenBatch) -> Tensor:
         x = tokens.log_ratio
+        # w is constant beyond the cap, so φ continues as a straight line in x
         inside = x.clamp(max=math.log(self.cap))
         return inside.exp() * (1 + (x - inside))
 

@@ -108,6 +108,7 @@ class DPPOTV(Objective):
         return Boundaries(tokens.log_ratio, torch.log1p(-low.clamp(max=1)), torch.log1p(high))
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
+        # the cap acts for either sign of A, and so on every token
         return self._bounds(tokens).capped(tokens.mask, self.ratio_cap)
 
     def _clipped(self, tokens: TokenBatch) -> Tensor:
@@ -117,6 +118,7 @@ class DPPOTV(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x = tokens.log_ratio
+        # clamping returns x itself where it does not act: the comparison is exact
         return torch.where(self._clipped(tokens) == x, x.exp().clamp(max=self.ratio_cap), 0.0)
 
     def potential(self, tokens: TokenBatch) -> Tensor:
@@ -209,8 +211,10 @@ def _divergence(x: Tensor, old_logprob: Tensor) -> Tensor:
 def _fallen(logprob: Tensor, delta: float) -> Tensor:
     """The log ratio below 0 at which `_divergence` reaches delta; -inf where `MAX_LOG_RATIO` nats do not reach it."""
     p = logprob.exp()
+    # start where the second-order KL, q x² / (2 (1 - q)), reaches delta
     x = -(2 * delta * _log_complement(logprob).exp() / p).sqrt().clamp(max=MAX_LOG_RATIO)
     for _ in range(NEWTON_STEPS):
+        # dKL/dx = q (r - 1) / (1 - π)
         slope = p * torch.expm1(x) / _log_complement(logprob + x).exp()
         step = (_divergence(x, logprob) - delta) / slope
         x = torch.where(slope == 0, x, x - step).clamp(min=-MAX_LOG_RATIO)  # at x = 0, of a delta that rounds to 0

@@ -90,6 +90,7 @@ class GMPO(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         clipped, mean = self._clipped(tokens)
+        # clamping returns x itself where it does not act: the comparison is exact
         return torch.where(clipped == tokens.log_ratio, mean.exp(), 0.0)
 
     def potential(self, tokens: TokenBatch) -> Tensor:

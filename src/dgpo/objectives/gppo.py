@@ -105,6 +105,7 @@ class GPPO(Objective):
 
     def potential(self, tokens: TokenBatch) -> Tensor:
         near, beta = self._clipped(tokens)
+        # w is constant beyond the clip, so φ continues as a straight line in x
         return near.exp() * (1 + beta * (tokens.log_ratio - near))
 
     def properties(self) -> Properties:

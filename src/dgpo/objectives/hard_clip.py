@@ -44,6 +44,7 @@ class HardClip(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, allowed = self._clipped(tokens)
+        # clamping returns x itself where it does not act: the comparison is exact
         return torch.where(allowed == x, x.exp(), 0.0)
 
     def potential(self, tokens: TokenBatch) -> Tensor:

@@ -95,12 +95,15 @@ class MASPO(Objective):
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         x, advantage = tokens.log_ratio, tokens.advantage
+        # in log space: q^-alpha overflows for a rare token before sigma_high bounds it
         log_width = (math.log(self.sigma_base) - self.alpha * tokens.old_logprob).clamp(
             math.log(self.sigma_base), math.log(self.sigma_high)
         )
         gain, loss = advantage.clamp(min=0.0), advantage.clamp(max=0.0)
+        # gain or loss is 0, so this is the formula for the sign of A
         risk = ((1 + self.beta_pos * gain) / (1 - self.beta_neg * loss)).clamp(self.adv_low, self.adv_high)
         distance = torch.expm1(x)  # r - 1, exact near the policy that the step started from
+        # the sign of x is that of r - 1
         gated = torch.where(advantage.sign() * x > 0, distance / (log_width.exp() * risk), 0.0)
         return (x - 0.5 * gated.square()).exp()
 

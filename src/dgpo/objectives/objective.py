@@ -113,6 +113,7 @@ class Objective(Checked, ABC):
             if name in cls.__dict__:
                 setattr(cls, name, _held_to_the_contract(name, getattr(cls, name)))
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
+        # `potential` stays differentiable, so that tests can compare its derivative with the weight
         for name in ("weight", "boundaries"):
             if name in cls.__dict__:
                 setattr(cls, name, torch.no_grad()(getattr(cls, name)))
@@ -188,6 +189,7 @@ def _held_to_the_contract(
             raise ValueError(f"{self!r} needs entropy [B, T], got None")
         found = method(self, tokens)
         for value in found if name == "boundaries" else (found,):
+            # shape and type alone: reading a value would wait for the device
             where = f"{type(self).__name__}.{name} returned"
             if not isinstance(value, Tensor):
                 raise TypeError(f"{where} {value!r}; expected a tensor [B, T]")

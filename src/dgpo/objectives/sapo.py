@@ -101,6 +101,7 @@ class SAPO(Objective):
         return 0.5 * self._tau(tokens) * torch.expm1(tokens.log_ratio)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
+        # in log space: for r >> 1 a large ratio times a gate that has underflowed would be 0
         return (tokens.log_ratio + _log_sech_squared(self._half_distance(tokens))).exp()
 
     def potential(self, tokens: TokenBatch) -> Tensor:
@@ -166,6 +167,7 @@ def _log_sech_squared(z: Tensor) -> Tensor:
 def _peak(tau: float) -> float:
     """max over r of r · sech²(τ (r - 1) / 2); its log has the decreasing slope 1/r - τ tanh(τ (r - 1) / 2)."""
     low, high = 1.0, 2.0
+    # bracket the root of the slope, then bisect
     while 1 / high > tau * math.tanh(tau * (high - 1) / 2):
         high *= 2
     for _ in range(100):

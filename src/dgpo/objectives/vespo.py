@@ -89,6 +89,7 @@ class VESPO(Objective):
             ("pos", self._log_peak(self.k_pos, self.lambda_pos)),
             ("neg", self._log_peak(self.k_neg, self.lambda_neg)),
         ):
+            # refused here: an infinite weight would reach the gradient without an error
             if highest > LARGEST_LOG_WEIGHT:
                 raise ValueError(
                     f"VESPO: k_{sign} and lambda_{sign} give weights up to e^{highest:.0f}, more than a float32 holds; "

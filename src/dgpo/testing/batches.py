@@ -59,15 +59,19 @@ def random_batch(
         return torch.randn(B, T, generator=generator, dtype=torch.float64)
 
     old = uniform(-4.0, -0.05)
+    # rare tokens
     old[:, 1] -= 8.0
     advantage = torch.randn(B, generator=generator, dtype=torch.float64)
+    # in every batch a response of A = 0 and both signs of A
     advantage[B // 2] = 0.0
     advantage[0], advantage[-1] = -1.1, 0.9
     lengths = torch.randint(2, T + 1, (B,), generator=generator)
+    # a response as long as the batch, a short one, and a hole in the mask
     lengths[0], lengths[-1] = T, 2
     mask = torch.arange(T) < lengths.unsqueeze(1)
     mask[0, T // 2] = False
     return Batch(
+        # π_θ stays below 1
         logprob=(old + spread * normal()).clamp(max=-1e-3).to(dtype),
         old_logprob=old.to(dtype),
         advantage=advantage.to(dtype),

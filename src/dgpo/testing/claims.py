@@ -43,6 +43,7 @@ def largest_jump(objective: Objective, sign: float, old: float, highest: float) 
     grid = linspace(-20, highest, 40001)
     steepest = measured(grid).diff().abs().topk(200).indices
     low, high = grid[steepest], grid[steepest + 1]
+    # 36 halvings of a step of 1e-3 reach 1e-14, about the rounding of x
     for _ in range(36):
         middle = (low + high) / 2
         at_low, at_middle, at_high = measured(low), measured(middle), measured(high)
@@ -76,9 +77,11 @@ def check_claim_bounds(objective: Objective) -> None:
     x = torch.cat([uniform(-300, 300), uniform(-2, 2)])
     size = torch.cat([uniform(1e-3, 6), uniform(1e-3, 6)])
     advantage = size * torch.cat([uniform(-1, 1), uniform(-1, 1)]).sign()
+    # so that π_θ = π_old · r is at most 1
     old = torch.minimum(torch.cat([uniform(-20, -1e-3), uniform(-20, -1e-3)]), -x)
     weight = chosen.weight(column(x, advantage, old)).squeeze(1)
     given = {"log ratio": x, "A": advantage, "log π_old": old}
+    # negated, so that a NaN counts as above the bound
     above = ~(weight <= claims.upper_bound * (1 + 1e-12))
     if above.any():
         require(False, objective, f"upper_bound = {claims.upper_bound:g}, but w = {worst(weight, above, **given)}")

@@ -58,6 +58,7 @@ def check_calibration(objective: Objective) -> None:
     first = objective.calibrate(one)
     if "batch" not in objective.reads:
         require(first is objective, objective, f"calibrate gave {first!r}; expected itself, or 'batch' in reads")
+    # an objective that remembers a batch would now calibrate differently
     objective.calibrate(other)
     again = objective.calibrate(one)
     require(again == first, objective, f"calibrated on the same batch twice: {first!r}, then {again!r}")
@@ -269,13 +270,16 @@ def changes(objective: Objective, read: Read, seed: int) -> bool:
     """Whether a weight changes in any bit if only this changes."""
     one, other = Parts.random(2 * seed), Parts.random(2 * seed + 1)
     if read == "batch":
+        # every second response stays; the others change, and with them only what `calibrate` sees
         kept = (torch.arange(len(one.mask)) % 2 == 0).unsqueeze(1).expand_as(one.mask)
         changed = one.but(other, ~kept)
         chosen = objective.calibrate(changed.tokens())
     else:
         kept = torch.zeros_like(one.mask)
+        # one token per response stays, whatever changes around it
         kept[:, 3] = True
         one = dataclasses.replace(one, mask=one.mask | kept)
+        # calibrated once, so that a change cannot act through the batch
         chosen = objective.calibrate(one.tokens())
         if read == "response":
             changed = one.but(other, ~kept)

@@ -17,6 +17,7 @@ def check_chunk(logits: Tensor, token_ids: Tensor, bias: Tensor | None) -> tuple
     """
     check_matrix("logits", logits)
     n, V = logits.shape
+    # the kernels count columns in int32
     if V == 0 or V >= 2**30:
         raise ValueError(f"logits has shape {(n, V)}; expected [n, V] with 0 < V < 2**30")
     if token_ids.dtype not in (torch.int64, torch.int32):

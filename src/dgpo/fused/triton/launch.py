@@ -60,6 +60,7 @@ def stats(
         kernels().stats[(n,)](
             logits,
             token_ids,
+            # any pointer does without HAS_BIAS, and any number without HAS_SOFTCAP: they are not read
             logits if head.bias is None else head.bias,
             logprob,
             entropy,
