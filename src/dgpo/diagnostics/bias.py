@@ -89,6 +89,7 @@ def pointwise_bias(
     scale = torch.where(tokens.mask, scale, 0.0).double()
     gap = (w - r).abs().double()
     where = regions(tokens, method.boundaries(tokens))
+    # [regions, B, T]
     masks = torch.stack([where[name] for name in REGIONS]).double()
 
     def sums(values: Tensor) -> list[float]:

@@ -148,6 +148,7 @@ def _gradient(
             f"loss_of gave a tensor of shape {list(loss.shape)} with requires_grad = {loss.requires_grad}; expected a "
             "scalar that depends on the parameters"
         )
+    # grad and not backward, which would add to .grad; a parameter that the loss does not reach gives None
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True)]
 
@@ -155,6 +156,7 @@ def _gradient(
 def _products(gradients: list[list[Tensor]]) -> Tensor:
     """[K, K] inner products of K gradients, in float64 on the CPU."""
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64)
+    # parameter by parameter and in pieces: at most CHUNK elements are in float64 at a time
     for same in zip(*gradients, strict=True):
         for pieces in zip(*(g.flatten().split(max(CHUNK // len(gradients), 1)) for g in same), strict=True):
             block = torch.stack(pieces).double()
@@ -168,6 +170,7 @@ def _compared(counts: Tensor, GG: Tensor, GH: Tensor, HH: Tensor) -> tuple[Tenso
     def quadratic(products: Tensor) -> Tensor:
         return ((counts @ products) * counts).sum(1)
 
+    # rounding may leave a square slightly below 0
     gg, gh, hh = quadratic(GG).clamp(min=0), quadratic(GH), quadratic(HH)
     gap = quadratic(GG - GH - GH.T + HH).clamp(min=0)
     size = (gg * hh).sqrt()
@@ -184,6 +187,7 @@ def _spread(GG: Tensor, GH: Tensor, HH: Tensor, resamples: int, seed: int) -> Sp
         """P/(P-1) · Σ‖g_p - ḡ‖² from the inner products of the g_p."""
         return P / (P - 1) * max((products.trace() - products.sum() / P).item(), 0.0) / scale
 
+    # [R, P] prompts, then how often each of them was drawn
     drawn = torch.randint(P, (resamples, P), generator=torch.Generator().manual_seed(seed))
     counts = torch.zeros(resamples, P, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
     usable = ((counts @ HH) * counts).sum(1) > 0  # a resample in which no prompt has a gradient cannot be compared

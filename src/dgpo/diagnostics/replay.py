@@ -201,6 +201,7 @@ def replay(
         except ValueError as error:
             raise ValueError(f"update {update} in {str(run.folder)!r}: {error}") from error
         kept.append(update)
+        # the smallest and the largest boundary tell whether it is the same for all tokens
         edges["low"] |= {float(valid.low.amin()), float(valid.low.amax())}
         edges["high"] |= {float(valid.high.amin()), float(valid.high.amax())}
         count, exact = count + len(valid.ratio), exact and valid.exact

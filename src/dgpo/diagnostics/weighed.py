@@ -114,6 +114,7 @@ def logit_norm(logprob: Tensor, sum_pi_squared: Tensor | None = None) -> Tensor:
         logprob: log π of the sampled tokens, in nats. Log-probs at temperature τ give N in units of 1/τ.
         sum_pi_squared: of the same shape, Σ_v π(v)².
     """
+    # expm1 keeps the digits of 1 - π where π is nearly 1; the clamp, because rounding can give log π > 0
     rest = -torch.expm1(logprob.clamp(max=0.0))
     if sum_pi_squared is None:
         return rest
@@ -143,6 +144,7 @@ def per_probability(weight: Tensor, logprob: Tensor) -> Tensor:
 
 def share(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole; 0 where `whole` is 0."""
+    # the inner where avoids 0/0 in the branch that is not taken
     return torch.where(whole == 0, 0.0, part / torch.where(whole == 0, 1.0, whole))
 
 
@@ -197,6 +199,7 @@ def statistics(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]
     """
     advantage, r, size = valid.advantage.abs(), valid.ratio, w.abs()
     mass, signed, kept = advantage * size, advantage * w * valid.norm, advantage * r * valid.norm
+    # scaled by the largest weight: ess does not change, and the squares cannot overflow
     relative = size / size.amax().clamp(min=torch.finfo(w.dtype).tiny)
     gradient = signed.abs()
     off = advantage * (w - r).abs()
@@ -215,6 +218,7 @@ def statistics(valid: Valid, w: Tensor, step_tokens: float) -> dict[str, Tensor]
     }
     for name, values in (("weight", w), ("weight_on_prob", per_probability(w, valid.logprob))):
         found |= {f"{name}/q{q}": v for q, v in zip(QUANTILES, quantiles(values, QUANTILES), strict=True)}
+    # [regions, N], so that one product per quantity gives its sums over all regions
     inside = torch.stack(list(valid.regions.values())).to(w.dtype)
     for name, values, total in (
         ("mass", mass, mass.sum()),

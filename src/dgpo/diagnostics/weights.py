@@ -255,6 +255,7 @@ def histogram(tokens: TokenBatch, bins: int | Sequence[float] = 60) -> Histogram
         edges = torch.tensor(list(bins), dtype=torch.float64)
         if len(edges) < 2 or not bool((edges.diff() > 0).all()):
             raise ValueError(f"bins = {list(bins)} are not edges of bins; expected at least two ascending numbers")
+    # without the outer edges, so that tokens beyond them fall into the outermost bins
     place = torch.bucketize(x, edges[1:-1].to(x.device), right=True)
 
     def counted(of: Tensor) -> tuple[int, ...]:

@@ -216,6 +216,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     first, second = _flat(a), _flat(b)
     found = []
     for key in dict.fromkeys([*first, *second]):
+        # a name in MAY_DIFFER covers everything below it
         if first.get(key) == second.get(key) or any(f"{key}.".startswith(f"{one}.") for one in MAY_DIFFER):
             continue
         shown = redacted(f"A {first.get(key, 'not given')}, B {second.get(key, 'not given')}")

@@ -150,7 +150,9 @@ def interval_two_level(
     means = []
     for start in range(0, resamples, batch := max(1, RESAMPLED_VALUES // size)):
         index = rng.integers(0, size, (min(batch, resamples - start), size))
+        # n draws with replacement from n samples of which c are correct
         drawn = [rng.binomial(n[index], (c / n)[index]) / n[index] for c, n in models]
+        # [batch, P] -> [batch]; `drawn` has one entry, or two with a baseline
         means.append((drawn[0] - sum(drawn[1:])).mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     first, *rest = [c / n for c, n in models]

@@ -93,6 +93,7 @@ def _generate(
     for group in backend.complete(requests, sampling, frozenset(rows)):
         graded = graded_rows([(slots[position], completion) for position, completion in group])
         yield [(position, row) for (position, _), row in zip(group, graded, strict=True)]
+        # behind the yield, so that the bar counts only rows that are on the disk
         tokens += sum(completion.tokens or 0 for _, completion in group)
         bar.set_postfix_str(f"{tokens / (time.perf_counter() - started):.0f} tokens/s", refresh=False)
         bar.update(len(group))

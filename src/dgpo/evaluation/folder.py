@@ -49,6 +49,7 @@ class RunFolder:
     def __init__(self, path: str | os.PathLike[str], configuration: Mapping[str, Any], slots: Sequence[Slot]) -> None:
         self.path = Path(path)
         self.rows: dict[int, dict[str, Any]] = {}
+        # through JSON, so that a tuple equals the list that is read back
         self._configuration = json.loads(json.dumps(configuration, allow_nan=False))
         self._positions = {slot.key: position for position, slot in enumerate(slots)}
         self._in_file: list[int] = []
@@ -62,6 +63,7 @@ class RunFolder:
             self._check_configuration()
             self._read()
             self._file = opened.enter_context(open(self.path / GENERATIONS, "ab"))
+            # an error before this line closes the file and releases the lock
             self._open = opened.pop_all()
         return self
 
@@ -83,6 +85,7 @@ class RunFolder:
         """All rows in canonical order; sorts the file in the same way."""
         assert len(self.rows) == len(self._positions)
         rows = [self.rows[position] for position in range(len(self.rows))]
+        # backends finish out of order; a crash before this rewrite loses nothing
         if self._in_file != sorted(self._in_file):
             write_lines_atomic(self.path / GENERATIONS, as_lines(rows))
         return rows

@@ -41,6 +41,7 @@ def interval(per_problem: ArrayLike, confidence: float = 0.95) -> Estimate:
     """
     values = _checked(per_problem, confidence, 0.0, "per_problem")
     low, high, error, quantiles = bounded(values, confidence)
+    # two such models, each on problems of its own: their variances add up
     return _estimate(values, low, high, math.sqrt(2) * error * quantiles)
 
 
@@ -90,6 +91,7 @@ def bounded(values: Values, confidence: float = 0.95) -> tuple[Values, Values, V
 def bounded_difference(values: Values, confidence: float = 0.95) -> tuple[Values, Values, Values, float]:
     """`interval_of_differences` of many samples [..., P] at once; see `bounded`."""
     seen = (values != 0).sum(-1)
+    # np.where computes both branches: without a difference, the left one must not divide by 0
     h = np.where(seen > 0, np.sqrt((values**2).sum(-1) / np.maximum(seen, 1)), 1.0)
     return _with_two(values, -h, h, -1.0, confidence)
 

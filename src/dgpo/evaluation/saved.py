@@ -80,6 +80,7 @@ def evaluate_saved(
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if out is not None:
         _require_own(Path(out), path)
+    # samples are numbered in the order of the file, before the rows are sorted
     found = _numbered(_read(path, _Index(suites)))
     samples, greedy = _counts(suites, found, path)
     require = require_ks(ks, samples)
@@ -157,6 +158,7 @@ def _require_same(row: Mapping[str, Any], problem: Mapping[str, Any], what: str)
             raise ValueError(
                 f"{what}, but another {key}: {_text(row[key])[:60]!r}; expected {_text(problem['prompt'])[:60]!r}"
             )
+    # `index` marks a row of our own, where `answer` is the gold; elsewhere it may be the model's
     if "answer" in row and "index" in row and str(row["answer"]) != str(problem["answer"]):
         raise ValueError(f"{what}, but the answer {row['answer']!r}; expected {problem['answer']!r}")
 
@@ -243,6 +245,7 @@ def _counts(suites: Sequence[Suite], found: Sequence[tuple[Slot, Completion]], p
     """Samples per problem, and whether there are greedy completions; the same for every problem."""
     counts = {(suite.name, name): [0, 0] for suite in suites for name in suite.ids}
     for slot, _ in found:
+        # [samples, greedy ones]
         counts[slot.suite.name, slot.id][slot.number is None] += 1
     expected: list[int] | None = None
     for (benchmark, name), count in counts.items():

@@ -104,6 +104,7 @@ def _detectable(estimates: Mapping[str, Estimate], counts: Sequence[tuple[int, i
     metric = next((name for name in estimates if name.startswith("avg@")), "greedy")
     if metric not in estimates:
         return {"metric": metric, "unpaired": None, "paired": None}
+    # one sample of a problem does not show how much its samples vary
     paired = detectable_of_samples(counts) if all(n > 1 for n, _ in counts) else None
     return {"metric": metric, "unpaired": estimates[metric].detectable, "paired": paired}
 

@@ -40,11 +40,13 @@ def majority(answers: Sequence[str | None], grades: Sequence[float], same: Same 
             wrong.setdefault(normal_form(answer), []).append(answer)
     classes = sorted(wrong.values(), key=len, reverse=True)
     most = len(classes[0]) if classes else 0
+    # otherwise merging changes nothing: a wrong class has more votes already, or all of them together have fewer
     if same is not None and len(classes) > 1 and most <= gold <= len(votes) - gold:
         classes = _merged(classes, same)
         most = max(map(len, classes))
     if gold == 0 or gold < most:
         return 0.0
+    # the right class and the wrong ones that tie with it have the same chance
     return 1 / (1 + sum(len(one) == gold for one in classes))
 
 

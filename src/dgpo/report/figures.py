@@ -203,6 +203,7 @@ def _plain_ticks(axes: Axes) -> None:
 
 def _bars(axes: Axes, found: Mapping[str, Mapping[str, Any]], sign: str, *, legend: bool) -> None:
     below = axes.twinx()
+    # the twin axes would be drawn on top: lift the curves above the bars, and let these show through
     axes.set_zorder(below.get_zorder() + 1)
     axes.patch.set_visible(False)
     for number, (name, one) in enumerate(found.items()):

@@ -63,6 +63,7 @@ def sample(run: Run, also: Iterable[int] = ()) -> Sample:
         longest = max(len(one) for one in whole)
         within = min(longest, max(FEWEST_UPDATES, math.isqrt(most)))
         count = min(len(whole), max(FEWEST_GENERATIONS, most // within))
+        # a short run has fewer generations than that: use the rest of the limit for more updates of each
         within = min(longest, max(within, most // count))
         chosen = [update for one in spread(whole, count) for update in spread(one, within)]
         chosen = sorted({*chosen, *(update for update in also if update in rows)})

@@ -58,6 +58,7 @@ def moved(run: Run, updates: Sequence[int], objective: Objective | None) -> Move
     """Read the tokens of some updates, with the objective of the run if it is known."""
     parts: list[tuple[Tensor, ...]] = []
     read, broken, incomplete = [], [], []
+    # `recorded` yields the ranks of an update one after the other
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
         there = list(recorded)
         found = [_flat(part.tokens, objective) for part in there]
@@ -138,6 +139,7 @@ def top_tokens(
         for part, one, size in zip(parts, described, sizes, strict=True):
             share = size / max(sum(sizes), 1e-30)
             found += [(token.share * share, update, token, part) for token in one.top]
+        # cut after every update: an entry keeps the tokens of its whole file in memory
         found = sorted(found, key=lambda row: (-row[0], row[1], row[2].response, row[2].position))[:TOP]
     return [
         {

@@ -19,6 +19,7 @@ EXPLORED = ("dgpo", "maspo")
 
 def grid(reach: float) -> list[float]:
     """Log ratios from -reach to reach, 0 among them."""
+    # from integers, so that the middle is exactly 0
     middle = POINTS // 2
     return [reach * (i - middle) / middle for i in range(POINTS)]
 

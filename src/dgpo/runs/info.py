@@ -90,6 +90,7 @@ def checked(info: Any) -> tuple[dict[str, Any], list[str]]:
     complaints = []
     for path, (expected, fits) in KINDS.items():
         outer, _, inner = path.rpartition(".")
+        # KINDS has outer entries before inner ones: an outer one of the wrong type is gone by now
         place = found.get(outer) if outer else found
         if not isinstance(place, dict) or place.get(inner) is None or fits(place[inner]):
             continue

@@ -101,6 +101,7 @@ def step_of(row: Mapping[str, Any]) -> int:
     """
     step = row.get("step", row.get("_step"))
     number = isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step)
+    # from 2^53 on, a float does not tell neighbouring integers apart
     if not number or step != int(step) or abs(step) >= 2**53:
         raise ValueError(f"step = {step!r}; expected an integer under 'step'")
     return int(step)

@@ -120,6 +120,7 @@ class Recorder:
             generation, index = self.generation(update), int((update - 1 - self._origin) % self._per)
             path = table.write(self.folder, Part(update, generation, totals, index, self.rank, self.world_size))
             self._files[path] = _File(update, path.stat().st_size, generation)
+            # each round drops about every other generation, until one is left
             while sum(file.size for file in self._files.values()) > self.limit and not self._full:
                 if len({file.generation for file in self._files.values()}) == 1:
                     self._full = True
@@ -152,6 +153,7 @@ class Recorder:
         with self.guard():
             self.folder.mkdir(parents=True, exist_ok=True)
             line = json.dumps(in_words(row)) + "\n"
+            # a+: the end is read before the line is appended
             with open(self.folder / METRICS, "ab+") as file:
                 _drop_half_a_line(file)
                 file.write(line.encode())

@@ -158,6 +158,7 @@ def read(path: str | os.PathLike[str]) -> Recorded:
         raise ValueError(
             f"{str(path)!r} has {len(rows):,} tokens in {shape[0]:,} responses, one at position {shape[1] - 1:,}"
         )
+    # one number for each cell of the rectangle
     if len(torch.unique(rows * shape[1] + position)) < len(rows):
         raise ValueError(f"{str(path)!r} has two tokens at one position of a response")
 
@@ -228,6 +229,7 @@ def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:
         return torch.cat(present) if len(present) == len(values) else None
 
     names = ("logprob", "old_logprob", "advantage", "mask", "rollout_logprob", "entropy")
+    # [B, T] of every rank, padded to the longest, below each other
     tokens = TokenBatch(**{name: joined([getattr(part.tokens, name) for part in parts]) for name in names})
     given = [float(part.tokens.mask.sum()) if part.totals is None else float(part.totals.tokens) for part in parts]
     return tokens, joined([part.sum_pi_squared for part in parts]), sum(given)

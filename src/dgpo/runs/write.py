@@ -96,6 +96,7 @@ class TokenTable:
         for name in ("logprob", "old_logprob", "advantage", "rollout_logprob", "entropy"):
             values = getattr(tokens, name)
             part[name] = None if values is None else values.detach()[row, column]
+        # off the device at once: the micro-batches of a whole update are collected
         self._parts.append({name: None if values is None else values.cpu() for name, values in part.items()})
         self._responses += shape[0]
 
@@ -108,11 +109,13 @@ class TokenTable:
         for name in (*INTEGERS, *FLOATS):
             kind = pa.int32() if name in INTEGERS else pa.float32()
             parts = [added[name] for added in self._parts]
+            # a column of nulls, unless every micro-batch has the values
             if any(values is None for values in parts):
                 columns[name] = pa.nulls(length, kind)
                 continue
             values = torch.cat([values for values in parts if values is not None])
             if name == "group":
+                # renumbered from 0: a caller's numbers need not fit into int32
                 values = torch.unique(values, return_inverse=True)[1]
             columns[name] = pa.array(values.to(torch.int32 if name in INTEGERS else torch.float32).numpy(), kind)
         totals = part.totals

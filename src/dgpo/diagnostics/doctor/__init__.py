@@ -51,6 +51,7 @@ def diagnose(source: str | os.PathLike[str] | Run | Case) -> list[Finding]:
     fired = {finding.rule for finding in findings}
     explained = {name for rule in RULES if rule.name in fired for name in rule.explains}
     left = [finding for finding in findings if finding.rule not in explained]
+    # stable: within a severity the order of RULES remains
     return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))
 
 

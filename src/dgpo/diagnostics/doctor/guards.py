@@ -18,6 +18,7 @@ CAP = 3.0
 
 def reverse_weight(objective: Objective, ratio: float = FAR) -> float:
     """The weight of a token with A = -1 at this ratio, in a response whose other tokens have not moved."""
+    # log π_old = -8: at 100 times the probability, π is still below 1
     logprob = torch.tensor([[math.log(ratio), 0.0, 0.0]]) - 8.0
     tokens = TokenBatch(
         logprob, torch.full_like(logprob, -8.0), torch.tensor([-1.0]), torch.ones_like(logprob, dtype=torch.bool),

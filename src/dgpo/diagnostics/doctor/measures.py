@@ -162,6 +162,7 @@ def measure(
     return replace(
         found,
         loss=loss,
+        # padding has mass 0, so that it displaces no token from the top
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
         reverse_right=float(mass[regions(tokens, bounds)["reverse_right"]].sum()) / total if total else 0.0,
         heaviest=_heaviest(tokens, weight, mass, recorded.token_ids),
@@ -210,6 +211,7 @@ def _heaviest(tokens: TokenBatch, weight: Tensor, mass: Tensor, token_ids: Tenso
 def _sampler(tokens: TokenBatch) -> Sampler | None:
     if tokens.rollout_logprob is None:
         return None
+    # float64: the fit takes differences of these sums over all files
     old, sampled = tokens.old_logprob[tokens.mask].double(), tokens.rollout_logprob[tokens.mask].double()
     entropy = torch.zeros_like(old) if tokens.entropy is None else tokens.entropy[tokens.mask].double()
     delta = sampled - old

@@ -43,6 +43,7 @@ def _best(series: Series, width: int) -> Series:
 def _noise(series: Series) -> float:
     """Standard deviation of a point about its neighbours, estimated robustly against a single break."""
     steps = [b - a for a, b in zip(series.values, series.values[1:], strict=False)]
+    # 1.4826 · MAD estimates σ for normal noise; a difference of two points has √2 σ
     return 1.4826 * statistics.median(map(abs, steps)) / math.sqrt(2)
 
 
@@ -53,10 +54,12 @@ def _reward_fell(case: Case) -> Found | None:
     width = max(3, len(reward) // 10)
     best, now = _best(reward, width), reward.part(-width)
     scale = max(abs(best.median), spread.median if len(spread) else 0.0)
+    # a median of n normal values has the standard error 1.25 σ/√n; √2 for the difference of two
     fall, error = best.median - now.median, 1.25 * _noise(reward) * math.sqrt(2 / width)
     if fall < LOST * scale or fall <= SIGMAS * error or fall <= 0:
         return None
     middle = (best.median + now.median) / 2
+    # the last point above the middle: the fall begins behind it
     last = max(step for step, value in reward.at.items() if value > middle)
     others = (case.log[name] for name in ("entropy", "length", "kl_old", "learning_rate"))
     return Found(

@@ -42,6 +42,7 @@ def _totals(case: Case) -> Found | None:
     ranks = case.info.get("world_size") or 1
     found = []
     for update, files in _by_update(case.updates).items():
+        # where the share of zero advantages was not logged, 1 skips the update
         given, share = files[0].totals, zero.get(update, 1.0)
         with_advantage = sum(one.with_advantage for one in files)
         if given is None or share >= 1 or not with_advantage or len(files) != ranks:
@@ -76,6 +77,7 @@ def _loss(case: Case) -> Found | None:
         losses = [one.loss for one in files if one.loss is not None]
         if update not in values or len(losses) != (case.info.get("world_size") or 1):
             continue
+        # the logged loss is the mean over the ranks
         if abs(again := statistics.fmean(losses)) >= SMALLEST_LOSS:
             found.append((update, values[update], again))
     wrong = _wrong(found)

@@ -67,9 +67,11 @@ def fit(case: Case) -> Fit | None:
         return None
     design, target = moments[:3, :3], moments[:3, 3]
     known = torch.diagonal(design) > 0  # without recorded entropies there is no third column
+    # the normal equations, from pooled sums; lstsq also takes dependent columns, such as a constant entropy
     solution = torch.linalg.lstsq(design[known][:, known], target[known].unsqueeze(1)).solution.squeeze(1)
     mean = float(moments[0, 3]) / count
     total = float(moments[3, 3]) - count * mean**2
+    # Σ(δ - fit)² = Σδ² - solutionᵀ·Xᵀδ at the least-squares solution
     residual = float(moments[3, 3] - solution @ target[known])
     return Fit(
         count=count,
@@ -132,6 +134,7 @@ def _temperature(case: Case) -> Found | None:
     found = fit(case)
     if found is None or _truncated_distribution(found):
         return None
+    # slope = 1/T - 1, so that -1 and below is no temperature
     if found.explained < EXPLAINED or abs(found.slope) < SLOPE or found.slope <= -1:
         return None
     series, _ = _mismatch_series(case)

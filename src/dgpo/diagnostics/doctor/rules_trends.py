@@ -84,6 +84,7 @@ def _jump(series: Series, resumed: int) -> str | None:
     # differences of medians of neighbouring stretches, those across the resume left out
     usual = [medians[i + AROUND] - medians[i] for i in range(len(medians) - AROUND) if i + 2 * AROUND <= at or i >= at]
     typical = statistics.median(usual) if usual else 0.0
+    # 1.4826 · MAD estimates σ for normal noise
     spread = 1.4826 * statistics.median(abs(d - typical) for d in usual) if usual else 0.0
     jump = after - before - typical
     if abs(jump) <= max(SIGMAS * spread, RELATIVE * abs(before)) or len(usual) < AROUND:

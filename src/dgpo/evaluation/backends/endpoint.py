@@ -43,6 +43,7 @@ class Endpoint:
     @classmethod
     def of(cls, base_url: str, api_key_env: str | None) -> Endpoint:
         """Raises ValueError for an address without http(s) or host, or an environment variable that is not set."""
+        # from the last @: a password may hold one, and this text is shown in errors
         given = repr(redacted(HIDDEN + "@" + base_url.rpartition("@")[2] if "@" in base_url else base_url))
         expected = "expected an address such as http://127.0.0.1:8000/v1"
         try:
@@ -59,6 +60,7 @@ class Endpoint:
             raise ValueError(
                 f"the key in {api_key_env or API_KEY_ENV} contains characters that an HTTP header cannot have"
             )
+        # urlsplit drops the brackets of an IPv6 address
         host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
         netloc = host if port is None else f"{host}:{port}"
         url = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
@@ -75,6 +77,7 @@ class Endpoint:
         if query:
             shown += "?" + "&".join(f"{name}={HIDDEN}" if value else HIDDEN for name, value in query.items())
         # not short ones: replacing a version or a user "me" would garble every text
+        # the longest first: a secret may contain another one
         hidden = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
         return cls(shown, url, query, headers, key or "none", tuple(hidden))
 
@@ -95,6 +98,7 @@ class Endpoint:
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Hide the secrets in a log record, and let it pass."""
+        # getMessage has put the arguments in already
         record.msg, record.args = self.hide(record.getMessage()), None
         return True
 

@@ -106,6 +106,7 @@ class OpenAIBackend(Backend):
                     finished.put((position, self._insist(requests[position], sampling, stopped)))
                 except Exception as error:  # noqa: BLE001  (raised again where it can be seen)
                     finished.put((position, error))
+                    # any other error ends the run: the main thread raises it
                     if not isinstance(error, IncompleteError):
                         return
 
@@ -149,6 +150,7 @@ class OpenAIBackend(Backend):
             try:
                 return self._ask(request, sampling)
             except IncompleteError as error:
+                # True as soon as the run is over: an idle thread must not send again
                 if left == 0 or stopped.wait(wait):
                     raise IncompleteError(f"{error} ({self.retries + 1 - left} tries)") from error
                 wait = min(2 * wait, LONGEST_WAIT)

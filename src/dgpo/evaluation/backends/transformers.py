@@ -99,6 +99,7 @@ class TransformersBackend(Backend):
 
     def _generate(self, rows: list[list[int]], config: GenerationConfig, seed: int, number: int) -> list[Completion]:
         ids, mask = left_padded(rows, config.pad_token_id, self._model.device)
+        # hashed, unlike seed + number: runs with neighbouring seeds share no batch
         with _set_up(self._model, int(np.random.SeedSequence([seed, number]).generate_state(1)[0])):
             output = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         ends = set(config.eos_token_id or ())
