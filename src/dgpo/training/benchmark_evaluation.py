@@ -64,6 +64,7 @@ class BenchmarkEvaluation(TrainerCallback):
         self.batch_size = options.pop("batch_size", 64)
         limit, data_dir, chat = (options.pop(name, None) for name in ("limit", "data_dir", "chat"))
         self.tasks = [self._make(name, data_dir, chat) for name in config.eval_benchmarks]
+        # the sampling of training, which options of the evaluation override
         self.sampling = Sampling(
             **{
                 "samples": 4,
@@ -77,6 +78,7 @@ class BenchmarkEvaluation(TrainerCallback):
             raise ValueError(f"eval_benchmark_kwargs: limit = {limit!r}; expected a whole number >= 1")
         self._problems = [task.problems("test")[:limit] for task in self.tasks]
         self._done = -1
+        # at construction, not after hours of training
         self._check()
 
     def _check(self) -> None:
@@ -112,6 +114,7 @@ class BenchmarkEvaluation(TrainerCallback):
             control.should_log = due  # our own log has cleared it, and training has not logged this step yet
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # the last update may have been evaluated by on_step_end
         if state.global_step != self._done:
             self.evaluate(state.global_step)
 
@@ -140,6 +143,7 @@ class BenchmarkEvaluation(TrainerCallback):
     def _rows(self, slots: Sequence[Slot]) -> list[dict[str, Any]]:
         """One row per slot, in order; every rank generates and grades its share of the problems."""
         accelerator = self._accelerator
+        # every k-th, so that each rank gets a share of every benchmark
         mine = [slot for slot in slots if slot.index % accelerator.num_processes == accelerator.process_index]
         with unwrap_model_for_generation(self._model(), accelerator) as model:
             backend = self._backend(model)
@@ -150,6 +154,7 @@ class BenchmarkEvaluation(TrainerCallback):
                 for row in graded_rows([(mine[position], completion) for position, completion in group])
             ]
         order = {slot.key: place for place, slot in enumerate(slots)}
+        # a collective; then into the order of the slots, whichever rank a row came from
         gathered: list[dict[str, Any]] = gather_object(rows)
         return sorted(gathered, key=lambda row: order[row["benchmark"], row["id"], row["sample"]])
 

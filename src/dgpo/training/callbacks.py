@@ -63,6 +63,7 @@ class StopOnSignal(TrainerCallback):
             os.write(1, b"\nstopping after this step and saving a checkpoint; press again to stop immediately\n")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # every rank must call this after every step: it is a collective
         if self._any_rank(args.device):
             self.stopped = True
             control.should_save = True
@@ -73,6 +74,7 @@ class StopOnSignal(TrainerCallback):
         if not (dist.is_available() and dist.is_initialized()):
             return requested
         flag = torch.tensor(int(requested), device=device)
+        # any rank is enough: a launcher may signal one process only
         dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag.item())
 

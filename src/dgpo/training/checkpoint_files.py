@@ -41,6 +41,7 @@ _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 _WEIGHTS = re.compile(
     r"(model|pytorch_model|adapter_model)(\.safetensors|\.bin)(\.index\.json)?|pytorch_model_fsdp(_\d+|\.bin)|global_step\d+"
 )
+# zlib.crc32 reads a file in pieces of this size, so that large weights are not held in memory
 _CHUNK = 1 << 22
 _THREADS = 4
 """The checksum of a large buffer is computed without the interpreter's lock."""
@@ -75,6 +76,7 @@ def seal(checkpoint: Path, run: dict[str, Any]) -> None:
         for path, crc in zip(paths, sums, strict=True)
     }
     write_json_atomic(checkpoint / MANIFEST, {"schema": SCHEMA, "run": run, "files": files})
+    # the folders too: a new file's name is lost in a crash if only its content was flushed
     for folder in [checkpoint, *(path for path in checkpoint.rglob("*") if path.is_dir())]:
         flush_folder(folder)
 
@@ -117,11 +119,13 @@ def _by_list(folder: Path) -> str | None:
         sums = {str(name): (int(of["size"]), int(of["crc32"])) for name, of in listed}
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
+    # sizes first: a truncated file is found without reading anything
     there = [name for name in sums if (folder / name).is_file()]
     for name, (size, _) in sums.items():
         if name in there:
             if (found := (folder / name).stat().st_size) != size:
                 return f"{name} has {found:,} bytes of {size:,}"
+        # a state may be missing on purpose (`resume_allow_missing`)
         elif not _STATES.fullmatch(name):
             return f"{name} is missing"
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -148,12 +152,14 @@ def _by_kind(folder: Path) -> str | None:
                     return f"{missing[0]} is missing, which {name} lists"
         elif path.suffix == ".safetensors":
             try:
+                # opening checks the length against the header
                 with safe_open(path, framework="pt"):
                     pass
             except SafetensorError as error:
                 return f"{name} is damaged ({error})"
         elif path.suffix in (".pt", ".pth", ".bin") and (found := _archive(path)):
             return f"{name} is damaged ({found})"
+    # torch.distributed.checkpoint writes this file last, after all shards
     for metadata in ("pytorch_model_fsdp_*", "optimizer_*"):
         for part in folder.glob(metadata):
             if part.is_dir() and not (part / ".metadata").is_file():
@@ -163,6 +169,7 @@ def _by_kind(folder: Path) -> str | None:
 
 def _archive(path: Path) -> str | None:
     try:
+        # torch.save writes a zip archive, with a CRC-32 of each member
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError):

@@ -209,6 +209,7 @@ class DGPOConfig(GRPOConfig):
     def __post_init__(self) -> None:
         check_numbers(self)
         self._check_choices()
+        # before the default is filled in: an error below names the option that the user set
         generation_size = "generation_batch_size" if self.generation_batch_size else "steps_per_generation"
         sizes = (self.steps_per_generation, self.generation_batch_size)  # type: ignore[has-type]
         if sizes == (None, None) and self.num_iterations == 1:
@@ -296,6 +297,7 @@ class DGPOConfig(GRPOConfig):
         assert self.aggregation is not None  # resolved at construction
         fields = _fields("aggregation_kwargs", self.aggregation_kwargs)
         cls = aggregations.AGGREGATIONS.get(self.aggregation)
+        # Dr. GRPO's constant: the longest possible completion
         if cls is not None and "length" in {f.name for f in dataclasses.fields(cls)}:
             fields.setdefault("length", self.max_completion_length)
         return aggregations.make(self.aggregation, **fields)
@@ -306,6 +308,7 @@ class DGPOConfig(GRPOConfig):
             return None
         made = corrections.make(self.correction)
         changed = self._changed(name for name in _TRL_DEFAULTS if name.startswith("vllm_importance_sampling_"))
+        # TRL's deprecated name comes first: its __post_init__ copies it over the other, but may not have run yet
         high = self.vllm_importance_sampling_cap or self.vllm_importance_sampling_clip_max
         theirs = trl_options.sampler_correction(
             self.vllm_importance_sampling_mode, self.vllm_importance_sampling_clip_min, high
@@ -378,6 +381,7 @@ class DGPOConfig(GRPOConfig):
                 f"1, and objective = {self.objective!r} has the same gradient as any other. Set {generation_size} to "
                 f"several times {'gradient_accumulation_steps' if by_steps else 'the completions of an update'}, or "
                 "num_iterations > 1.",
+                # past this method, __post_init__ and __init__: the line that makes the config
                 stacklevel=4,
             )
 
@@ -423,6 +427,7 @@ class DGPOConfig(GRPOConfig):
             ("advantage", advantages.ADVANTAGES),
         ):
             value = getattr(self, option)
+            # a correction has no `_kwargs` field: its mapping holds name and fields, which `corrections.make` reads
             if value is None or (option == "correction" and isinstance(value, str | dict)):
                 continue
             if isinstance(value, str | dict):

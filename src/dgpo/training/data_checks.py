@@ -92,6 +92,7 @@ def images_of(data: Any) -> str | None:
 
 
 def _columns(data: Any) -> list[str]:
+    # a stream may not know its columns before its first row
     return list(data.column_names or _first(data))
 
 
@@ -104,6 +105,7 @@ def _values(data: Any, column: str) -> Iterator[Any]:
     if not isinstance(data, Dataset):
         yield _first(data).get(column)
         return
+    # Arrow and not the decoded rows: decoding would load every image
     for batch in data.select_columns([column]).with_format("arrow").iter(100):
         yield from batch.column(column).to_pylist()
 

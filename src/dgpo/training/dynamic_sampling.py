@@ -107,6 +107,7 @@ class DynamicSampler:
                 f"dynamic_sampling puts its batches together from text, but a tool has returned images ({unexpected}); "
                 "leave the option unset"
             )
+        # all G responses of a group agree, so the first speaks for it
         return batch, scores.informative[:: self._size].tolist()
 
     def _sum_over_ranks(self, value: float) -> float:
@@ -114,18 +115,23 @@ class DynamicSampler:
         return float(self._accelerator.reduce(mine, reduction="sum").item())
 
     def _draw(self, update: int, generation: int) -> list[dict[str, Any]]:
+        # a hash of integers does not depend on PYTHONHASHSEED
         seed = hash((self._config.seed, update, generation)) & _MAX_SEED
+        # the same order on every rank, of which each takes its own stretch
         order = torch.randperm(len(self._dataset), generator=torch.Generator().manual_seed(seed))  # type: ignore[arg-type]
         start = self._accelerator.process_index * self._groups
         indices = [int(order[i % len(order)]) for i in range(start, start + self._groups)]
+        # G copies side by side, as TRL's sampler repeats a prompt
         return [dict(self._dataset[index]) for index in indices for _ in range(self._size)]
 
     def _assemble(self, batches: list[dict[str, Any]], chosen: list[tuple[int, int]]) -> dict[str, Any]:
         size = self._size
         rows = [(source, slice(group * size, (group + 1) * size)) for source, group in chosen]
+        # 1 as TRL pads its tool mask; completion_mask is 0 there anyway
         padding = {"prompt_ids": self._pad_token_id, "completion_ids": self._pad_token_id, "tool_mask": 1.0}
         output: dict[str, Any] = {}
         for key, first in batches[0].items():
+            # a count of one generation; formed anew below
             if first.dim() == 0:
                 continue
             # prompts are padded on the left, completions on the right, each to the longest of its own generation
@@ -139,6 +145,7 @@ class DynamicSampler:
                     piece = pad(piece, (short, 0) if left else (0, short), value=value)
                 pieces.append(piece)
             output[key] = torch.cat(pieces)
+        # TRL's total of valid tokens over all ranks
         mask = output["completion_mask"] * output.get("tool_mask", 1)
         output["num_items_in_batch"] = self._accelerator.gather(mask.sum()).sum()
         return output

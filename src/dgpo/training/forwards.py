@@ -64,7 +64,9 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
         self: Any, *args: Any, policy_loss: LossOfHidden | None = None, completions: int = 0, **kwargs: Any
     ) -> Any:
         if policy_loss is None:
+            # TRL's `add_fused_lm_head` has patched it before; generation and TRL's own calls go through that
             return original(self, *args, **kwargs)
+        # a training pass reads every position at once and has no use for a key-value cache
         kwargs["use_cache"] = False
         # looked up on each call: FSDP and PEFT replace parts of the model after this
         head = self.get_output_embeddings()
@@ -134,6 +136,7 @@ def add_own_logits(model: Any, temperature: float) -> None:
         if not fused_lm_head or labels is None:
             return original(*args, **({} if labels is None else {"labels": labels}), **kwargs)
         width = labels.shape[1]
+        # argmax has no kernel for bool; the first column with a label, 0 where there is none
         first = int((labels != -100).any(0).int().argmax())
         if keeps and first > 0:  # the first label is predicted one column before
             kwargs["logits_to_keep"] = width - first + 1
@@ -144,11 +147,14 @@ def add_own_logits(model: Any, temperature: float) -> None:
             raise ValueError(
                 f"{type(self).__name__} computes no auxiliary loss in its own forward; set router_aux_loss_coef=0.0"
             )
+        # counted from the end, because logits_to_keep has cut the columns in front
         logits = out.logits[:, -(width - max(first - 1, 0)) : -1]
         kept = labels[:, max(first, 1) :]
         mask = kept != -100
         found = head.scores(logits[mask].float(), kept[mask])
+        # TRL's forward returns the columns before the first label too
         left = width - 1 - kept.shape[1]
+        # masked_scatter: without a single label the result is still connected to the model, as backward needs
         logprob, entropy = (
             nn.functional.pad(x.new_zeros(mask.shape).masked_scatter(mask, x), (left, 0)) for x in found
         )

@@ -50,6 +50,7 @@ class Heads:
         compare: bool,
     ) -> None:
         self._config, self._reference, self._accelerator = config, reference, accelerator
+        # the head is the product alone until the comparison has measured scale and cap
         self.head = Head(temperature=config.temperature)
         self._own_logits = False
         self.fused = config.fused_loss and why_not_fused is None
@@ -86,6 +87,7 @@ class Heads:
         why_not_trl = None if self._own_logits else report.why_not_trl
         if why_not_trl is not None:
             self._own_logits = True
+            # the reference gives log-probs that are subtracted from the policy's: both must come from the same path
             for one in (model, self._reference):
                 if one is not None:
                     add_own_logits(causal_model(accelerator.unwrap_model(one)), self._config.temperature)
@@ -114,6 +116,7 @@ class Heads:
         """What another head, or another forward, would change."""
         causal = causal_model(model)
         head = causal.get_output_embeddings()
+        # in vars: a forward that a library has put on the instance
         return head, type(head), head is None or vars(head).get("forward"), vars(causal).get("forward")
 
     def _say(self, reason: str | None, why_not_trl: str | None) -> None:
@@ -126,6 +129,7 @@ class Heads:
             logger.warning("%s", "; ".join(parts))
 
     def _all_here(self, model: Any) -> bool:
+        # sharded or offloaded weights are whole only inside the wrapped model's forward
         if shards_with_fsdp(self._accelerator) or is_deepspeed_zero3_enabled():
             return False
         device = self._accelerator.device

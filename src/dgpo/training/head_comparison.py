@@ -23,6 +23,7 @@ from dgpo.fused.head import Head
 from dgpo.training.forwards import causal_model, hooks_of
 
 _ROWS, _COLUMNS = 2, 8
+# 2^20: large enough that any tanh cap has reached its limit, and exact in bfloat16
 _LARGE = 2.0**20
 _VISIBLE_LOGIT = 32.0
 """Logits of this size show the caps that models have (15 … 50); those of a fresh model would not."""
@@ -53,12 +54,14 @@ def compare_heads(model: Any, accelerator: Any, temperature: float, *, fused: bo
     with _undisturbed(model, device), torch.no_grad(), accelerator.autocast():
         report = _Comparison(model, accelerator.unwrap_model(model), device, temperature, fused).report()
     found = [report]
+    # one decision for all: ranks on different paths would run different collectives, and hang
     broadcast_object_list(found)
     return found[0]
 
 
 @contextmanager
 def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    # per module: a user may have frozen some in evaluation mode, which `model.train()` would undo
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         model.eval()
@@ -77,10 +80,12 @@ class _Comparison:
         self._head = self._causal.get_output_embeddings()
         vocabulary = self._causal.config.get_text_config().vocab_size
         count = _ROWS * _COLUMNS
+        # ids from all parts of the vocabulary, so that a truncated one shows
         spread = 1 + torch.arange(count, device=device) * max(vocabulary - 2, 1) // count
         self._ids = spread.view(_ROWS, _COLUMNS)
         self._mask = torch.ones_like(self._ids)
         self._mask[1, :3] = 0  # prompts are padded on the left
+        # a column is compared where both its token and the one that it is predicted from are real
         self._scored = self._mask[:, 1:].bool() & self._mask[:, :-1].bool()
 
     def report(self) -> HeadReport:
@@ -90,6 +95,7 @@ class _Comparison:
         measured = self._measure()
         head = replace(measured or self._own_head, temperature=self._own_head.temperature)
         plain = self._own()
+        # a power of two changes exponents only, so that the louder states are not rounded again
         amplifier = 2.0 ** max(math.ceil(math.log2(_VISIBLE_LOGIT / max(plain.largest, 1e-3))), 0)
         with self._louder(amplifier) as calls:
             loud = self._own()
@@ -116,6 +122,7 @@ class _Comparison:
                     return f"its forward fails there ({type(error).__name__}: {error})".splitlines()[0]
             for name, found, expected in (("log-probs", logprob, own.logprob), ("entropies", entropy, own.entropy)):
                 distance = (found.float() - expected)[self._scored].abs().max().item()
+                # `not <=`: NaN must fail too
                 if not distance <= own.tolerance:
                     return f"{name} differ by {distance:.2g} nats from those of the model's own logits"
         return None
@@ -130,6 +137,7 @@ class _Comparison:
     def _of_trl(self) -> tuple[Tensor, Tensor]:
         labels = self._ids.masked_fill(self._mask == 0, -100)
         out = self._model(input_ids=self._ids, attention_mask=self._mask, labels=labels, fused_lm_head=True)
+        # [B, T - 1], as `_of_hidden` returns
         return out.log_probs[:, -_COLUMNS + 1 :], out.entropy[:, -_COLUMNS + 1 :]
 
     def _of_hidden(self, head: Head) -> tuple[Tensor, Tensor]:
@@ -167,6 +175,7 @@ class _Comparison:
             return output
 
         body = self._causal.base_model
+        # the body is the model itself: a hook on it would scale its logits and not its hidden states
         if factor == 1.0 or body is self._causal:
             yield calls
             return
@@ -192,8 +201,10 @@ class _Comparison:
             out = self._model(input_ids=self._ids, attention_mask=self._mask, use_cache=False)
         finally:
             handle.remove()
+        # called several times, or cut: then the product is not all that follows the hidden states
         if len(calls) != 1 or out.logits.shape[-1] != len(calls[0]):
             return None
+        # float64, so that the fit adds no rounding of its own
         return _fit(calls[0].double(), out.logits[:, -_COLUMNS:].double())
 
 
@@ -215,6 +226,7 @@ class _Own:
         if logits.device.type == "cuda":
             coarse = max(coarse, 2.0**-10)  # TF32
         z = logits[:, :-1].float()
+        # a model may mask entries of its vocabulary with -inf
         largest = z[z.isfinite()].abs().max().item()
         logprob, entropy = head.scores(z, ids[:, 1:])
         return cls(
@@ -229,6 +241,7 @@ class _Own:
 def _fit(raw: Tensor, found: Tensor) -> Head | None:
     """The scale and cap that make `found` [B, T, V] of `raw` [V]."""
     row = found[0, -1]
+    # without a cap the large entry gives the scale directly
     scale, softcap = (row[0] / _LARGE).item(), None
     if not torch.allclose(row, scale * raw, rtol=1e-5, atol=0):
         softcap = row[0].item()  # tanh has reached 1
@@ -239,6 +252,7 @@ def _fit(raw: Tensor, found: Tensor) -> Head | None:
         share = (row[place] / softcap).item()
         if not 0 < abs(share) < 1 or raw[place] == 0:
             return None
+        # invert softcap · tanh(scale · raw / softcap) at that place
         scale = softcap * math.atanh(share) / raw[place].item()
     if not (math.isfinite(scale) and scale > 0):
         return None

@@ -64,8 +64,10 @@ class Heartbeat:
                 store.set(f"dgpo/heartbeat/{me}", f"{beats} {who}")
                 for rank in others:
                     key = f"dgpo/heartbeat/{rank}"
+                    # the store blocks a `get` of a key that nobody has set, so `check` comes first
                     beat = store.get(key).decode() if store.check([key]) else ""
                     now = time.monotonic()
+                    # a rank that has finished sends no more, and is not silent
                     if beat != seen[rank] or beat.startswith(_DONE):
                         seen[rank], since[rank] = beat, now
                     elif now - since[rank] > self.limit:
@@ -75,6 +77,7 @@ class Heartbeat:
                             f"rank {me} exits"
                         )
                         return
+            # said to the others, which may still be writing
             store.set(f"dgpo/heartbeat/{me}", f"{_DONE} {who}")
         except dist.DistNetworkError:
             return  # the process that holds the store has ended: its launcher, or the next collective, reports it

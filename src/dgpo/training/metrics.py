@@ -60,6 +60,7 @@ class StepMetrics:
         NaN for a part without any token: TRL leaves NaN out of the mean that it logs, where a 0 would
         pass for a measurement.
         """
+        # [ranks · micro-batches, columns]; sums in float64 on the host
         rows = accelerator.gather(torch.stack(self._rows)).cpu().double()
         self._rows.clear()
         found: dict[str, float] = {}
@@ -70,6 +71,7 @@ class StepMetrics:
                 found |= dict(zip(names, (values.sum(0) / accelerator.num_processes).tolist(), strict=True))
                 continue
             count = counts.sum()
+            # no token anywhere: NaN in place of a division by 0
             share = counts / torch.where(count > 0, count, torch.nan)
             # a micro-batch without a token has nothing to average, whatever its value is
             mean = (torch.where(counts > 0, values, 0.0) * share).sum(0)
@@ -111,6 +113,7 @@ def parts_of(
     values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
     if kl is not None:
         values["kl"] = kl.sum() / count.clamp(min=1)
+    # the loss did not see the responses that were left out; the share over all of them is below
     values.pop("objective/advantage/zero_fraction")
     of_all = {
         "objective/advantage/zero_fraction": 1
@@ -122,6 +125,7 @@ def parts_of(
     if found.aux_loss is not None:
         parts.append(Part(values={"aux_loss": found.aux_loss}, count=one))
     if bonus_coef is not None:
+        # out.value holds the bonus already; TRL's policy_loss is without it
         parts.append(Part(values={"policy_loss": found.out.value + bonus_coef * found.bonus}, count=one, how="sum"))
     responses = mask.any(-1).sum().to(tokens.dtype)
     return parts + ratio_parts(trl, tokens, found.out.weight, everything, responses)
@@ -146,6 +150,7 @@ def ratio_parts(
         mean = _row_mean(weight, tokens.mask)[present].mean()
         return [Part(values={"vespo/phi_seq_mean": mean}, count=present.sum())]
     if loss_type == "cispo":
+        # masked tokens have advantage 0 and are clipped nowhere
         clipped = (tokens.ratio > options["epsilon_high"]) & (tokens.advantage > 0)
         return [Part(values={"cispo_clip_ratio": clipped.sum() / all_tokens.clamp(min=1)}, count=all_tokens)]
     if loss_type not in HARD_CLIPS:
@@ -153,6 +158,7 @@ def ratio_parts(
     by_response = options.get("importance_sampling_level") == "sequence"
     ratio = tokens.ratio
     if by_response:
+        # [B, 1], compared with masks [B, T] below
         ratio = _row_mean(tokens.log_ratio, tokens.mask).nan_to_num().exp().unsqueeze(1)
     low = (ratio < 1 - options["epsilon"]) & (tokens.advantage < 0) & tokens.mask
     high = (ratio > 1 + options["epsilon_high"]) & (tokens.advantage > 0) & tokens.mask
@@ -165,6 +171,7 @@ def ratio_parts(
     left_out = torch.where(all_responses > tokens.mask.any(-1).sum(), 0.0, torch.nan).to(weight.dtype).view(1)
     smallest = torch.cat([rows["low"], left_out]).nan_to_num(nan=torch.inf).amin()
     largest = torch.cat([rows["high"], left_out]).nan_to_num(nan=-torch.inf).amax()
+    # an infinity stands for no response with a token: back to NaN, which `StepMetrics` leaves out
     values["clip_ratio/low_min"] = torch.where(smallest.isinf(), torch.nan, smallest)
     values["clip_ratio/high_max"] = torch.where(largest.isinf(), torch.nan, largest)
     return [Part(values=values, count=count)]

@@ -48,6 +48,7 @@ def correct_mask(inputs: Mapping[str, Any]) -> Tensor:
 def totals_of(masks: Sequence[Tensor], accelerator: Any) -> StepTotals:
     """Tokens and sequences of masks [B, T] on all ranks, per rank on average: ranks average their gradients."""
     of_each = torch.stack([torch.stack([mask.sum(), mask.any(-1).sum()]) for mask in masks])
+    # at least 1: a step in which everything is masked has loss 0, not 0 / 0
     counts = accelerator.reduce(of_each.sum(0), reduction="sum").clamp(min=1) / accelerator.num_processes
     return StepTotals(tokens=counts[0], sequences=counts[1])
 
@@ -73,6 +74,7 @@ class Padding:
         """For a model with this `config` of transformers."""
         text = config.get_text_config()
         rotation = getattr(text, "rope_parameters", None) or {}
+        # models that rotate by layer type (Gemma 3) nest one dictionary per type
         by_layer = rotation.values() if all(isinstance(value, dict) for value in rotation.values()) else [rotation]
         fixed = all(one.get("rope_type", "default") not in _LENGTH_DEPENDENT_ROTATION for one in by_layer)
         chunked = getattr(text, "attention_chunk_size", None) is not None  # chunks are counted from the first column
@@ -103,6 +105,7 @@ class MicroBatch:
         none would remain, because ranks must run the same collectives; its tokens are masked.
         """
         shape = tuple(inputs["completion_ids"].shape)
+        # rows and columns of image tensors do not correspond to responses
         if any(key in inputs for key in MULTIMODAL_KEYS):
             return cls(inputs=inputs, rows=None, shape=shape)
         rows = _informative(inputs) if drop else None
@@ -131,19 +134,23 @@ class MicroBatch:
 
 def _informative(inputs: Mapping[str, Any]) -> Tensor | None:
     advantage = inputs["advantages"]
+    # [B]; with an advantage per token one that is not 0 suffices
     has_gradient = (advantage if advantage.dim() == 1 else advantage.abs().amax(-1)) != 0
     rows = (has_gradient & loss_mask(inputs).bool().any(-1)).nonzero().squeeze(1)
     return None if len(rows) == len(advantage) else rows
 
 
 def _rows(value: Any, rows: Tensor, count: int) -> Any:
+    # counts for the whole batch (0-d) and other values have no rows
     return value[rows] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count else value
 
 
 def _trimmed(inputs: dict[str, Any], padding: Padding) -> dict[str, Any]:
     prompts, completions = inputs["prompt_mask"], inputs["completion_mask"]
     before, width = prompts.shape[1], completions.shape[1]
+    # prompts are padded on the left: reversed, their padding comes last too
     longest = [_longest(prompts.flip(1)), _longest(completions)]
+    # one transfer for both numbers
     prompt, completion = torch.stack(longest).tolist()
     # at least one column each: the first completion token is predicted from the last prompt column
     start = before - min(_up(max(prompt, 1), padding.multiple), before) if padding.left else 0
@@ -164,6 +171,7 @@ def _columns(key: str, value: Any, start: int, end: int, width: int) -> Any:
         return value
     if key.startswith("prompt_"):
         return value[:, start:]
+    # a factor per response, [B, 1], has no columns to cut
     return value[:, :end] if value.shape[1] == width else value
 
 

@@ -246,4 +246,5 @@ def _rewards(weights: Mapping[str, float]) -> str:
 
 def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
     cells = [header, ("---", "---"), *rows]
+    # a bare bar would end the cell; chr(92), because Python 3.11 allows no backslash inside the braces
     return "\n".join(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in cells)

@@ -52,6 +52,7 @@ class OldLogProbs:
 
     def skip(self) -> bool:
         """True once, for the pass to leave out; asked before every forward pass for log-probs."""
+        # the second pass of a generation is that of the reference model, which is needed
         skip, self._skip_next = self._skip_next, False
         return skip
 
@@ -68,11 +69,13 @@ class OldLogProbs:
     def record(self, inputs: dict[str, Any], batch: MicroBatch, logprob: Tensor) -> None:
         """Keep what a first pass in training has found, if there will be another over the same tokens."""
         if KEY not in inputs and self._schedule.num_iterations > 1 and self._deferred:
+            # rows that were left out get 0: their advantage is 0, and nothing reads them
             inputs[KEY] = batch.restore(logprob.detach())
 
 
 def can_defer(config: DGPOConfig, model: nn.Module) -> bool:
     """Whether TRL would run its pass under these options, and our way gives the same."""
+    # TRL's condition for its own pass
     asked = config.gradient_accumulation_steps % config.schedule.steps != 0
     random = draws_at_random(model) or bool(config.neftune_noise_alpha)
     return asked and not config.dynamic_sampling and not random
@@ -82,6 +85,7 @@ def draws_at_random(model: nn.Module) -> bool:
     """True if two forward passes of the model in training mode may differ: dropout, or jitter of a router."""
     if any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules()):
         return True
+    # some models apply dropout as a function, with a rate from the configuration and no module
     config = model.config.get_text_config().to_dict()  # type: ignore[union-attr,operator]
     words = ("dropout", "pdrop", "jitter", "layerdrop", "drop_path", "neftune")
     return any(isinstance(v, float) and v > 0 for name, v in config.items() if any(word in name for word in words))

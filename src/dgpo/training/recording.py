@@ -69,6 +69,7 @@ class Recording(TrainerCallback, ExportableState):
         self.recorder = Recorder(
             config.record,
             every=config.record_every,
+            # each rank writes its own files and has its share of the limit
             limit=config.record_limit_mb * 2**20 / accelerator.num_processes,
             updates_per_generation=config.updates_per_generation,
             rank=accelerator.process_index,
@@ -84,6 +85,7 @@ class Recording(TrainerCallback, ExportableState):
 
     def add(self, update: int, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
         """One micro-batch of training, as the loss saw it. Every rank must call it for every micro-batch."""
+        # asked once per update: the answer is a collective
         if update != self._update:
             self._update, self._wanted = update, self._agree(update)
         if not self._wanted:
@@ -102,6 +104,7 @@ class Recording(TrainerCallback, ExportableState):
         if accelerator.num_processes > 1:
             mine = torch.tensor([[int(recorder.taking), recorder.stride, recorder.first]], device=accelerator.device)
             of_all = accelerator.gather(mine)
+            # the widest stride and the latest start of all ranks, so that their files cover the same updates
             largest = of_all.amax(0).tolist()
             recorder.agree(bool(of_all[:, 0].all()), stride=largest[1], first=largest[2])
         return recorder.wants(update)
@@ -148,6 +151,7 @@ class Recording(TrainerCallback, ExportableState):
                     else f" (the checkpoint at update {state.global_step} belongs to another)"
                 )
             )
+        # rank 0's id for all: each rank would draw another
         self._run = mine or broadcast_object_list([uuid.uuid4().hex])[0]
         self._update = 0
         self.recorder.begin(state.global_step)
@@ -176,6 +180,7 @@ class Recording(TrainerCallback, ExportableState):
         with self.recorder.guard():
             processing.save_pretrained(self.recorder.folder / "tokenizer")
             return "tokenizer"
+        # reached only after a disk error, which the guard has reported
         return None
 
     def state(self) -> dict[str, Any]:
@@ -202,8 +207,10 @@ def sum_pi_squared(
 ) -> Tensor:
     """[B, T] Σ_v π(v)², with at most `chunk` rows of logits at a time; `head` follows hidden @ lm_headᵀ + bias."""
     rows = []
+    # [B · T, H], a chunk at a time
     for part in hidden.flatten(0, -2).split(chunk):
         product = torch.nn.functional.linear(part, lm_head, bias).float()
+        # in place: the logits of a chunk exist once
         rows.append(head.logits(product, out=product).softmax(-1).square().sum(-1))
     return torch.cat(rows).view(hidden.shape[:-1])
 
@@ -212,7 +219,9 @@ def _groups(inputs: dict[str, Any]) -> Tensor:
     """[B] a number per prompt, the same in every micro-batch: 63 bits of a hash of its tokens."""
     numbers = []
     for ids, mask in zip(inputs["prompt_ids"].cpu(), inputs["prompt_mask"].cpu(), strict=True):
+        # without padding, or one prompt would have another number in each micro-batch
         digest = hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=8).digest()
+        # 63 bits, so that it fits a signed int64
         numbers.append(int.from_bytes(digest, "big") >> 1)
     return torch.tensor(numbers, dtype=torch.long)
 

@@ -29,6 +29,7 @@ def save(model: Any, accelerator: Any, folder: Path, *, writes: bool) -> None:
     """
     model = accelerator.unwrap_model(model)
     if shards_with_fsdp(accelerator):
+        # every rank takes part in gathering, and only one writes
         state = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
         if writes:
             torch.save(state, folder / REFERENCE_FILE)
@@ -51,6 +52,7 @@ def load(model: Any, accelerator: Any, folder: Path) -> None:
     if shards_with_fsdp(accelerator):
         set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
         return
+    # rank 0's change is broadcast when the context ends, and split again
     with _gathered(model, accelerator, modifier_rank=0):
         model.load_state_dict(state)
 

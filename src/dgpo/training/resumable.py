@@ -99,6 +99,7 @@ class ResumableTrainer(GRPOTrainer):
     ) -> TrainOutput:
         """As in TRL; `resume_from_checkpoint=True` takes the newest checkpoint that can be continued from."""
         with self._locked():
+            # sets `_run`, which every checkpoint of this training records
             self._describe()
             checkpoint = None
             if resume_from_checkpoint:
@@ -109,10 +110,12 @@ class ResumableTrainer(GRPOTrainer):
             return trained
 
     def _checked(self, where: str | os.PathLike[str] | bool) -> str:
+        # `dgpo train` has looked already: a second look would read and check every file again
         if self._resume is None or where != self._resume.checkpoint:
             for note in self.find_checkpoint(where).notes:
                 logger.warning(note)
         assert self._resume is not None
+        # used up: a later `train()` looks afresh
         checkpoint, self._resume = self._resume.checkpoint, None
         return checkpoint
 
@@ -165,14 +168,17 @@ class ResumableTrainer(GRPOTrainer):
         staged, final = folder / STAGING / name, folder / name
         self._push_later = False
         with self._writing(f"the checkpoint of update {self.state.global_step}", folder):
+            # transformers writes into, and deletes surplus checkpoints from, the folder that `_get_output_dir` names
             self._staging = True
             try:
                 super()._save_checkpoint(model, trial)
             finally:
                 self._staging = False
             self._save_own_state(staged)
+            # transformers has recorded the staged path, which is about to disappear
             if self.state.best_model_checkpoint == str(staged):
                 self.state.best_model_checkpoint = str(final)
+            # every rank has written its part before the main process lists the files
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 self.state.save_to_json(str(staged / TRAINER_STATE_NAME))  # last, with the final name of the best
@@ -189,6 +195,7 @@ class ResumableTrainer(GRPOTrainer):
             return
         folder = Path(output_dir if output_dir is not None else self.args.output_dir)
         with self._writing("the model", folder):
+            # internal, so that transformers does not upload before the files are in their place
             super().save_model(str(folder / STAGING / "model"), _internal_call=True)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
@@ -214,6 +221,7 @@ class ResumableTrainer(GRPOTrainer):
             last = f"the last checkpoint is {there[0].name}" if there else "there is no checkpoint"
             raise CheckpointNotWritten(f"{what} could not be written to {str(folder)!r}: {reason}; {last}") from error
         finally:
+            # once per machine: the ranks of one machine share the folder
             if self.accelerator.is_local_main_process:
                 shutil.rmtree(folder / STAGING, ignore_errors=True)
 
@@ -221,9 +229,11 @@ class ResumableTrainer(GRPOTrainer):
         """Give a complete checkpoint its name."""
         if self.accelerator.is_main_process:
             seal(staged, self._run)
+            # a rename cannot replace a folder with files in it, and a kill in between loses neither (`_clear`)
             if final.exists():
                 final.rename(staged.with_name(_REPLACED + final.name))
             staged.rename(final)
+            # the renames themselves, not only the files, must survive a power cut
             flush_folder(final.parent)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_local_main_process and not self.accelerator.is_main_process:
@@ -235,6 +245,7 @@ class ResumableTrainer(GRPOTrainer):
         limit = self.args.save_total_limit
         if limit is None or limit <= 0:
             return
+        # the newest and the best are never dropped, even beyond the limit
         kept = {str(newest), str(Path(self.state.best_model_checkpoint or newest))}
         there = sort_checkpoints(str(folder), use_mtime=True)
         surplus = max(0, len(there) - max(limit, len(kept)))
@@ -258,6 +269,7 @@ class ResumableTrainer(GRPOTrainer):
             self.optimizer.load_state_dict(torch.load(optimizer, map_location="cpu", weights_only=True))
         else:
             self.lr_scheduler.load_state_dict(torch.load(scheduler, map_location="cpu", weights_only=True))
+        # the rate stands in both states: that of the scheduler holds, whichever of the two was loaded
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
@@ -270,6 +282,7 @@ class ResumableTrainer(GRPOTrainer):
     def _advance_order(self, loader: Any) -> None:
         """The order of the epoch that training stopped in: TRL's sampler draws one after the other, from the seed."""
         sampler = loader.batch_sampler
+        # accelerate's BatchSamplerShard wraps the batch sampler
         while hasattr(sampler, "batch_sampler"):
             sampler = sampler.batch_sampler
         sampler = getattr(sampler, "sampler", None)
@@ -277,6 +290,7 @@ class ResumableTrainer(GRPOTrainer):
             return
         updates = max(-(-len(loader) // self.args.gradient_accumulation_steps), 1)
         for _ in range(self.state.global_step // updates):
+            # the draw that RepeatSampler makes at the beginning of every epoch
             torch.randperm(sampler.num_samples, generator=sampler.generator)
 
 
@@ -285,6 +299,7 @@ def drop(unwanted: Iterable[Path]) -> None:
     for checkpoint in unwanted:
         away = checkpoint.parent / STAGING / f"dropped-{checkpoint.name}"
         away.parent.mkdir(exist_ok=True)
+        # first the name, in one step: from here on nobody can take it for a checkpoint
         checkpoint.rename(away)
         shutil.rmtree(away.parent, ignore_errors=True)
 

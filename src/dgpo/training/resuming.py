@@ -124,6 +124,7 @@ def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[An
             for key, value in (config.model_init_kwargs or {}).items()
             if key not in _FREE_IN_MODEL and value is not None
         },
+        # a rank of FSDP or ZeRO-3 may hold only a slice of each parameter
         "parameters": sum(parameter.numel() for parameter in model.parameters()) if not sharded else None,
         "peft": {key: _peft(config) for key, config in getattr(model, "peft_config", {}).items()},
         "data": data_of(data),
@@ -134,6 +135,7 @@ def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[An
         "completions_per_generation": config.generation_batch_size,
         **options,
     }
+    # JSON and back, as the checkpoint will hold it: tuples become lists, so that equal settings compare equal
     plain = without_secrets(in_words(json.loads(json.dumps(run, default=str))))
     return {"compared": plain, "ranks": config.world_size}
 
@@ -154,10 +156,12 @@ def _peft(config: Any) -> dict[str, Any]:
 def _reward(reward: Any) -> Any:
     """A reward: its name and the plain values of its options."""
     options: dict[str, Any] = {}
+    # a partial has no name of its own
     if isinstance(reward, functools.partial):
         options, reward = dict(reward.keywords), reward.func
     elif not hasattr(reward, "__code__") and hasattr(reward, "__dict__"):
         options = {name: value for name, value in vars(reward).items() if not name.startswith("_")}
+    # a reward model is identified by its name or path
     if hasattr(reward, "config"):
         return reward.config._name_or_path
     plain = {name: value for name, value in options.items() if isinstance(value, str | int | float | bool)}
@@ -224,6 +228,7 @@ def _missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
     """What this run would start afresh after the checkpoint: name, as in `STATES`, -> what is not there."""
     names = {path.name for path in checkpoint.iterdir()}
     missing = {}
+    # DeepSpeed keeps optimiser and scheduler inside its own folder
     engine = run.deepspeed and any(name.startswith("global_step") for name in names)
     parts = any(name.startswith(OPTIMIZER_NAME_BIN.split(".")[0] + "_") for name in names)
     if not (engine or parts or names & {OPTIMIZER_NAME, OPTIMIZER_NAME_BIN}):
@@ -252,8 +257,10 @@ def _missing_states(run: ThisRun, checkpoint: Path) -> dict[str, str]:
 def _missing_generators(run: ThisRun, checkpoint: Path, names: set[str]) -> str | None:
     """Of the random generators of all ranks on this machine."""
     ranks = run.config.world_size
+    # torchrun's number of ranks here; without it all are here
     machine = int(os.environ.get("LOCAL_WORLD_SIZE") or ranks)
     wrote = (run_of(checkpoint) or {}).get("ranks")
+    # a checkpoint without `dgpo_checkpoint.json`: count the files, if all ranks wrote to this machine
     if wrote is None and ranks == machine:
         numbered = sum(name.startswith("rng_state_") for name in names)
         wrote = numbered or (1 if "rng_state.pth" in names else None)
@@ -276,6 +283,7 @@ def _own(run: ThisRun, checkpoint: Path, notes: list[str]) -> Resume:
             f"{checkpoint.name} does not say which run wrote it (TRL, or an older version); nothing was compared"
         )
     elif changed := _changes(run, before["compared"], run.described["compared"]):
+        # "model_init_kwargs.dtype: ..." -> the option that --resume_allow_changed takes
         names = list(dict.fromkeys(line.split(":")[0].split(".")[0] for line in changed))
         raise CheckpointError(
             f"{str(checkpoint)!r} belongs to another run. Differences (checkpoint -> now): {'; '.join(changed)}. "

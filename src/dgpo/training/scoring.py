@@ -108,6 +108,7 @@ class Scoring:
         spread, informative = _has_spread(total, size), torch.zeros(len(total), dtype=torch.bool)
         if self._deciding:
             of_them = weights[self._deciding]
+            # a reward of weight 0 that the user names would otherwise decide nothing
             if self._chosen:
                 of_them = torch.where(of_them == 0, 1.0, of_them)
             decisive = total_rewards(rewards[:, self._deciding], of_them, size, how)
@@ -116,6 +117,7 @@ class Scoring:
             total=total,
             spread=spread,
             advantages=None if self._advantage is None else self._advantages(inputs, total, size, training),
+            # [N] bool; nansum: a reward function that returned None says nothing
             correct=(rewards[:, self._outcomes] * weights[self._outcomes]).nansum(1) > 0,
             informative=informative,
         )
@@ -127,6 +129,7 @@ class Scoring:
         history = self.history if training else dict(self.history)
         # what JSON has no form for, such as an image in an evaluation, is a prompt that training has not seen
         prompts = [json.dumps(row.get("prompt"), default=repr) for row in inputs]
+        # every rank calls it, also with nothing to send: it is a collective
         prompts = prompts if "history" in self._advantage.reads else []
         # one per group, of all ranks
         return self._advantage.of_groups(total, size, gather_object(prompts)[::size], history)

@@ -42,7 +42,9 @@ def character_tokenizer() -> PreTrainedTokenizerFast:
     characters = string.digits + string.ascii_letters + string.punctuation + " \n"
     vocabulary = {token: i for i, token in enumerate([*special, *characters])}
     tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    # every character is a token, newlines included, which `.` would not match
     tokenizer.pre_tokenizer = Split(Regex(r"[\s\S]"), behavior="isolated")
+    # without it decoding puts spaces between tokens
     tokenizer.decoder = Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -126,6 +128,7 @@ def _make(task: Procedural, out: Path, seed: int, max_steps: int) -> dict[str, A
     started = time.perf_counter()
     tokenizer = character_tokenizer()
     model = tiny_model(tokenizer, seed=seed)
+    # SFTTrainer takes the columns prompt and completion
     data = task.dataset("train").map(lambda row: {"completion": row["answer"]}, remove_columns="answer")
     stop = _StopWhenGoodEnough(task)
     with tempfile.TemporaryDirectory() as scratch:
@@ -168,8 +171,10 @@ def _make(task: Procedural, out: Path, seed: int, max_steps: int) -> dict[str, A
         "parameters": model.num_parameters(),
         "seconds": round(time.perf_counter() - started, 1),
     }
+    # inside `out`, so that moving the files is a rename within one file system
     with tempfile.TemporaryDirectory(prefix="_saving", dir=out) as staged:
         trainer.save_model(staged)
+        # gone while the weights change: a kill in between leaves a folder that does not look complete
         (out / SUMMARY).unlink(missing_ok=True)
         move_files(Path(staged), out)
     write_json_atomic(out / SUMMARY, summary)  # last, so that its presence means a complete folder

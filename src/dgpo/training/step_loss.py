@@ -64,6 +64,7 @@ class StepLoss:
 
     def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step."""
+        # a collective on the first call; does nothing after that
         self.heads.compare(model)
         if self._can_fuse(inputs):
             out = self._of_hidden(model, inputs, totals, terms)
@@ -78,6 +79,7 @@ class StepLoss:
         if not self._can_fuse(inputs):
             return self._forward(model, inputs)[0]
         mask = loss_mask(inputs).bool()
+        # the totals do not matter here: only log-probs are taken from the result
         found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms).logprob
         return torch.where(mask, found, 0.0)
 
@@ -94,6 +96,7 @@ class StepLoss:
 
     def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> Any:
         mask = loss_mask(inputs).bool()
+        # without a correction of the configuration TRL's own stands
         rho = self._factors.spec.correction or self._trl_factor(self._trl_correction(inputs, terms), mask)
         loss = partial(
             linear_loss_of,
@@ -117,6 +120,7 @@ class StepLoss:
         advantages = inputs["advantages"]
         if self._factors.advantage is not None:
             advantages = self._factors.advantage.shaped(advantages, entropies)
+        # detached: ρ, masks and metrics read these values, and no gradient may pass through them
         tokens = self._tokens(inputs, logprob.detach(), entropies, advantages)
         kept = self._kept(tokens, terms)
         how = self._bonus_aggregation(tokens, kept, totals, terms)
@@ -150,6 +154,7 @@ class StepLoss:
         """
         if terms.high_entropy_mask is None or not terms.entropy_bonus:
             return TokenMean()
+        # over all ranks, since TRL's mask takes its quantile over all ranks too; every rank has the same `terms`
         counts = torch.stack([tokens.mask.sum(), kept.sum()]).to(tokens.dtype)
         valid, chosen = self._accelerator.reduce(counts, reduction="sum")
         return Fixed(values=kept * (valid / chosen.clamp(min=1)) / totals.tokens)
@@ -187,6 +192,7 @@ class StepLoss:
             return None
         product = reduce(torch.mul, factors)
         if self._factors.by_response:
+            # [B, 1]
             product = torch.where(mask, product, 0.0).sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)
         return Given(values=product)
 
@@ -195,6 +201,7 @@ class StepLoss:
         factors = self._trl_correction(inputs, terms)
         if terms.off_policy_mask is not None:
             advantages = inputs["advantages"]
+            # TRL's mask takes [B, 1]
             advantages = advantages.unsqueeze(1) if advantages.dim() == 1 else advantages
             # with its NaN: a token that the sampler could not score is not evidence of drift
             sampler = inputs.get("sampling_per_token_logps", tokens.old_logprob)

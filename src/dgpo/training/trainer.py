@@ -49,6 +49,7 @@ EvalData: TypeAlias = (
 
 logger = logging.getLogger(__name__)
 
+# as TRL defines it when this module is imported, so that a patch made afterwards can be told from it
 _TRL_LOGPROB = GRPOTrainer._get_per_token_logps_and_entropies
 
 
@@ -153,6 +154,7 @@ class DGPOTrainer(ResumableTrainer):
             environment_factory=environment_factory,
         )
         self._factors = Factors.of(args)
+        # after TRL's constructor, which sets the data, the environments and the chat template that are checked
         check_data(
             args,
             self.train_dataset,
@@ -164,6 +166,7 @@ class DGPOTrainer(ResumableTrainer):
         self._totals: tuple[int, StepTotals] | None = None
         self._old = OldLogProbs(args.schedule, self._logprob_now)
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
+        # TRL multiplies its vespo loss by this method's result; a subclass that overrides it expects an effect
         if type(self).get_gamma_weights is not GRPOTrainer.get_gamma_weights and self.accelerator.is_main_process:
             logger.warning(
                 "%s.get_gamma_weights is not called here: the weight is that of objective = %r",
@@ -221,6 +224,7 @@ class DGPOTrainer(ResumableTrainer):
         name = None
         for own in ("_get_per_token_logps_and_entropies", "_forward"):
             found = getattr(self, own)
+            # not `is` on the bound method: attribute access makes a new one each time
             if name is None and getattr(found, "__func__", found) is not DGPOTrainer.__dict__[own]:
                 name = own
         theirs = GRPOTrainer._get_per_token_logps_and_entropies
@@ -231,6 +235,7 @@ class DGPOTrainer(ResumableTrainer):
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
         if self._step % self.args.gradient_accumulation_steps:  # type: ignore[has-type]
+            # the old buffer belongs to the interrupted step; with step 0 the next micro-step generates anew
             self._step, self._buffered_inputs, self._totals = 0, None, None
         self._step_metrics = StepMetrics()
         self._entropy_window_stats = None
@@ -242,6 +247,7 @@ class DGPOTrainer(ResumableTrainer):
         self, inputs: list[dict[str, Any]], prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
         """TRL's, with one more column for the reward functions: which completions were cut off at the token limit."""
+        # the rule by which TRL itself finds truncated completions: its stop tokens and padding
         ends = {*self.eos_token_ids, self._tokenizer.pad_token_id}
         rows = [
             {**row, "truncated": not ids or ids[-1] not in ends}
@@ -251,6 +257,7 @@ class DGPOTrainer(ResumableTrainer):
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        # an evaluation reports the prompts that it was given and does not resample them
         if self._dynamic_sampler is None or not self.model.training:
             return self._generate_once(inputs)[0]
         output, logged = self._dynamic_sampler.generate(inputs, self.state.global_step)
@@ -262,6 +269,7 @@ class DGPOTrainer(ResumableTrainer):
         """One generation batch of this rank, and what the rewards say of its responses."""
         with self._old.generation(deferred=self._can_defer()):
             output = super()._generate_and_score_completions(inputs)
+        # TRL gathers the rewards of all ranks before it forms advantages, so `scores` covers all ranks
         assert self._rewards_per_func is not None
         training = self.model.training
         size = self.num_generations if training else self.num_generations_eval
@@ -275,6 +283,7 @@ class DGPOTrainer(ResumableTrainer):
         )
         self._correct_logs(scores, size)
         given = output["advantages"]
+        # the slice that TRL takes of the gathered advantages
         first = self.accelerator.process_index * len(given)
         mine = scores.of(slice(first, first + len(given)))
         output["advantages"] = mine.in_place_of(given)
@@ -285,9 +294,11 @@ class DGPOTrainer(ResumableTrainer):
     def _correct_logs(self, scores: Scores, size: int) -> None:
         """Bring into line what TRL has just logged of its advantages of all ranks."""
         metrics = self._metrics["train" if self.model.training else "eval"]
+        # one entry per group: all responses of a group agree
         metrics["frac_reward_zero_std"][-1] = (~scores.spread[::size]).float().mean().item()
         logged = self._logs["advantages"]  # bounded: only the last ones are kept
         count = min(len(logged), len(scores.total))
+        # TRL has appended the advantages of this generation at the end of the bounded list
         before = [logged.pop() for _ in range(count)][::-1]
         last = scores.of(slice(len(scores.total) - count, None))
         logged.extend(last.in_place_of(torch.tensor(before, dtype=torch.float64)).tolist())
@@ -297,12 +308,14 @@ class DGPOTrainer(ResumableTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         before = self._buffered_inputs
         inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
+        # only after TRL has shuffled the generation and split it: log π_old is filled in per micro-batch
         if self.model.training and self._buffered_inputs is not before:
             self._old.fill(self._buffered_inputs, self._step)
         return inputs
 
     def _can_defer(self) -> bool:
         """Whether log π_old can wait for the pass of the loss."""
+        # TRL's correction compares log π_old with the sampler's while it generates
         early = self.use_vllm and self.vllm_importance_sampling_correction
         # a method of somebody's own is to see every pass, and its result
         return not early and self._overridden() is None and can_defer(self.args, self.model)
@@ -350,6 +363,7 @@ class DGPOTrainer(ResumableTrainer):
             assert found.logprob is not None
             loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, batch.inputs, inputs)
         if self._recording is not None and self.model.training:
+            # updates are counted from 1; global_step still counts the completed ones
             self._recording.add(self.state.global_step + 1, model, batch.inputs, found.tokens, totals)
         try:
             # TRL reads metrics off the device in this very step, so one more read costs nothing
@@ -360,6 +374,7 @@ class DGPOTrainer(ResumableTrainer):
             raise
         if self.model.training:
             self._old.record(inputs, batch, found.tokens.logprob)
+        # before the coefficient changes: the metrics show the one that this loss was computed with
         self._log_metrics(found, batch, inputs)
         self._adapt_entropy_coefficient(found)
         return loss
@@ -392,6 +407,7 @@ class DGPOTrainer(ResumableTrainer):
         if not self.model.training:
             return [inputs]
         schedule = self.args.schedule
+        # transformers counts fewer in the last update of an epoch that does not divide evenly
         steps = schedule.update_of(self._step)[: self._micro_batches()]
         return [self._buffered_inputs[schedule.micro_batch_of(step)] for step in steps]
 
@@ -400,6 +416,7 @@ class DGPOTrainer(ResumableTrainer):
         if not self.model.training:
             return totals_of([loss_mask(inputs).bool()], self.accelerator)
         start = self.args.schedule.update_of(self._step).start
+        # a collective: every rank is at the first micro-batch of an update at the same time
         if self._totals is None or self._totals[0] != start:
             masks = [loss_mask(batch).bool() for batch in self._step_batches(inputs)]
             self._totals = (start, totals_of(masks, self.accelerator))
@@ -423,6 +440,7 @@ class DGPOTrainer(ResumableTrainer):
     # --- the entropy bonus (TRL's controller, on our normaliser) -------------------------------------------------
 
     def _entropy_coefficient(self) -> float:
+        # TRL's gate: no bonus while the entropy of the last update was above the target
         if self.use_adaptive_entropy and self._last_world_entropy > self.args.entropy_target:
             return 0.0
         return float(self.entropy_coef)
@@ -437,6 +455,7 @@ class DGPOTrainer(ResumableTrainer):
     def _adapt(self, found: MicroBatchLoss) -> None:
         entropy = found.tokens.entropy
         assert entropy is not None
+        # sum and count apart, so that the mean weighs tokens alike over micro-batches and ranks
         counts = torch.stack([(entropy * found.kept).sum(), found.kept.sum().to(entropy.dtype)])
         window = self._entropy_window_stats
         self._entropy_window_stats = counts if window is None else window + counts
@@ -515,6 +534,7 @@ class DGPOTrainer(ResumableTrainer):
             kl = reference_kl(found.tokens, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
         parts = parts_of(
             found,
+            # the responses that were left out count too, where the policy saw only some
             found.tokens.mask if batch.rows is None else loss_mask(inputs).bool(),
             dropped=batch.dropped,
             kl=kl,
@@ -522,6 +542,7 @@ class DGPOTrainer(ResumableTrainer):
             trl=self._factors.trl,
         )
         self._step_metrics.add(*parts)
+        # evaluation accumulates nothing: every batch is reduced by itself
         if self.model.training and not self.accelerator.sync_gradients:
             return
         metrics = self._metrics["train" if self.model.training else "eval"]

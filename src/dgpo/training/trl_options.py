@@ -105,6 +105,7 @@ def meaning(
     for field, option in _setters(options, objective).items():
         value = options[option]
         if found.setdefault(field, value) != value:
+            # either field is set by epsilon_high, or by epsilon in its absence
             shown = "epsilon_high (or epsilon)" if field in ("eps_high", "cap") else option
             raise ValueError(
                 f"{shown} = {value} and objective_kwargs[{field!r}] = {found[field]} set the same quantity to "
@@ -221,6 +222,7 @@ def _setters(options: Mapping[str, Any], objective: str) -> dict[str, str]:
     known = _parameters_of(objective)
     found = {known[option]: option for option in options if option in known}
     if "epsilon" in options and "epsilon_high" in known:
+        # `epsilon` alone sets both bounds, so it does not override epsilon_high
         found.setdefault(known["epsilon_high"], "epsilon")
     return found
 
@@ -323,7 +325,9 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
     loss_type, level = str(options.get("loss_type")), options.get(LEVEL)
     lost = []
     tuned = [(kind,) for kind in WEIGHTS if any(option.startswith(f"{kind}_") for option in options)]
+    # without a loss_type, parameters such as vespo_k_pos tell which of TRL's losses is meant; else its default
     candidates = WEIGHTS.get(loss_type) or [*tuned, WEIGHTS[GRPOConfig.loss_type]][0]
+    # a loss type with two weights needs the level (token unless set); one with a single weight implies it
     wanted = level if len(candidates) > 1 else level or objectives.find(candidates[0]).level
     fitting = [name for name in candidates if (wanted or "token") in _levels_of(name)]
     name = (fitting or candidates)[0]
@@ -332,6 +336,7 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
         lost.append(f"TRL's {loss!r} with importance_sampling_level={level!r}")
     fields = {field: options[option] for field, option in _setters(options, name).items()}
     by_response = objectives.find(name).level == "sequence"
+    # elsewhere epsilon is an offset such as 0.2 from 1; in TRL's cispo it is the cap of the ratio itself
     if fields.get("cap", 1) < 1:
         lost.append(f"a cap below 1 (TRL takes {fields.pop('cap')} from epsilon_high or epsilon)")
     delta = options.get("delta")
@@ -342,6 +347,7 @@ def _translated(options: Mapping[str, Any]) -> _Translation:
         del fields["dual_clip"]
     text = f"objective={label(objectives.make(name, **fields))!r}"
     goes_with = AVERAGES[loss_type] if loss_type in WEIGHTS else None
+    # without a loss_type: the average of the papers with one ratio per response
     if level == "sequence" and by_response and goes_with is None:
         goes_with = ("seq-mean-token-mean", {})
     if loss_type in WEIGHTS and AVERAGES[loss_type] is None:
