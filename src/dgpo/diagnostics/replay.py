@@ -215,6 +215,7 @@ def replay(
             f"damaged files: {', '.join(run.damaged) or 'none'})"
         )
     shared = _series(common)
+    # `_chosen` puts the run's own objective first
     step = fmean((shared if mine is None else _series(measured[0]))["step_size"])
     rows = [
         _row(objective, _series(found), step, own=mine is not None and objective == mine)

@@ -129,6 +129,7 @@ def describe(
     valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, objective=chosen)
     if not len(valid.ratio):
         raise ValueError(f"the batch of shape {tuple(tokens.mask.shape)} has no valid token; expected at least one")
+    # [N] from here on, the valid tokens in the order of the rows
     w = valid.weight(chosen)
     mass = (valid.advantage * w).abs()
     size = mass * valid.norm

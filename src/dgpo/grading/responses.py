@@ -241,6 +241,7 @@ def _closing_ahead(marks: Sequence[_Mark]) -> list[bool]:
     found, ahead = [], False
     for mark in reversed(marks):
         found.append(ahead)
+        # an end token within thinking is text, and must not hide the closing mark behind it
         if mark.kind != "end":
             ahead = mark.kind == "closes"
     return found[::-1]

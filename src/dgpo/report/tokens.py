@@ -60,6 +60,7 @@ def moved(run: Run, updates: Sequence[int], objective: Objective | None) -> Move
     read, broken, incomplete = [], [], []
     # `recorded` yields the ranks of an update one after the other
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
+        # groupby's groups share one iterator: read this one before the next
         there = list(recorded)
         found = [_flat(part.tokens, objective) for part in there]
         if not complete(there):
@@ -137,6 +138,7 @@ def top_tokens(
         ]
         sizes = [one.step_size * one.tokens for one in described]
         for part, one, size in zip(parts, described, sizes, strict=True):
+            # `token.share` is of one rank's part; times this, of the whole update
             share = size / max(sum(sizes), 1e-30)
             found += [(token.share * share, update, token, part) for token in one.top]
         # cut after every update: an entry keeps the tokens of its whole file in memory

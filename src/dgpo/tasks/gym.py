@@ -130,6 +130,7 @@ class GymTask(Checked):
         }
 
     def _first(self, split: str) -> int:
+        # one block of SEED_STEP seeds per split, three blocks per seed of the task
         return SEED_STEP * (len(SPLITS) * self.seed + SPLITS.index(split))
 
     def _make(self, split: str) -> _Made:

@@ -81,6 +81,7 @@ class Procedural(Checked, ABC):
         rng = random.Random(self.seed)
         problems = list(self.canonical(rng))
         rng.shuffle(problems)
+        # drawn together, so that a split does not depend on which one is asked for
         held_out = [rng.choice(spellings) for spellings in problems[: 2 * HELD_OUT]]
         if split == "train":
             part = [spelling for spellings in problems[2 * HELD_OUT :] for spelling in spellings]

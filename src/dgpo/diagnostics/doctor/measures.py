@@ -197,6 +197,7 @@ def first_bad(tokens: TokenBatch, token_ids: Tensor | None) -> Bad | None:
 
 
 def _heaviest(tokens: TokenBatch, weight: Tensor, mass: Tensor, token_ids: Tensor | None) -> Heaviest:
+    # argmax is over the flattened [B, T]
     row, column = divmod(int(mass.argmax()), mass.shape[1])
     return Heaviest(
         row=row,
@@ -215,6 +216,7 @@ def _sampler(tokens: TokenBatch) -> Sampler | None:
     old, sampled = tokens.old_logprob[tokens.mask].double(), tokens.rollout_logprob[tokens.mask].double()
     entropy = torch.zeros_like(old) if tokens.entropy is None else tokens.entropy[tokens.mask].double()
     delta = sampled - old
+    # [4, N]
     z = torch.stack([torch.ones_like(old), old, entropy, delta])
     return Sampler(
         moments=z @ z.T,

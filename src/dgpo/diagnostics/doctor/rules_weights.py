@@ -218,6 +218,7 @@ def _concentration(case: Case) -> Found | None:
 
 def _where_thin(ess: Series, zero: Series) -> list[int]:
     """Steps with a low ess among tokens with a nonzero weight: zeros of a hard clip are not concentration."""
+    # ess counts all N tokens; over the N·(1 - zero) with a weight it is ess / (1 - zero)
     without = zero.at
     return [
         step

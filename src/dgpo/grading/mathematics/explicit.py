@@ -28,6 +28,7 @@ def _behind_group(match: re.Match[str]) -> str:
     return match[1] + (_SIGN if match[1] == "}" else " ")
 
 
+# the parser raises at x^-2, for example
 _ARGUMENTS: list[Rule] = [
     (re.compile(r"\\frac\s*(\d)\s*(\{|\d)"), _braced_first),
     (re.compile(r"\\frac(\{[^{}]*\})\s*(\d)"), r"\\frac\1{\2}"),

@@ -79,6 +79,7 @@ def equal_latex(gold: str, answer: str) -> bool:
     if gold_label and answer_label and not compatible(gold_label, answer_label):
         # y = 2 and x = 2: as equations, not as two values
         return _equal_equations(gold_sides, answer_sides)
+    # with their labels: compared as equations where the values differ
     equations = [list(gold_sides), list(answer_sides)]
     if gold_label:
         gold_sides = gold_sides[1:]
@@ -116,6 +117,7 @@ def _equal_values(gold: str, answer: str) -> bool:
         return False
     if _SIGNS_TOGETHER.search(answer):  # 5 % % has no meaning
         return False
+    # ratios, bases and words before the parser, which would drop or misread their signs
     terms = gold.split(":"), answer.split(":")
     if len(terms[0]) > 2 or len(terms[1]) > 2:
         return _proportional(*terms)
@@ -127,6 +129,7 @@ def _equal_values(gold: str, answer: str) -> bool:
     if numbers[0] is not None and numbers[1] is not None:
         return equal_numbers(gold, numbers[0], answer, numbers[1])
     if "\x02" in gold + answer or not (_is_mathematics(gold) and _is_mathematics(answer)):
+        # != "": two texts of nothing but signs are not equal
         return _words(gold) == _words(answer) != ""
     return equal_formulas(gold, answer)
 
@@ -136,6 +139,7 @@ def _proportional(gold: list[str], answer: list[str]) -> bool:
     if len(gold) != len(answer) or any("\x02" in term or not _is_mathematics(term) for term in gold + answer):
         return False
     return all(
+        # crosswise, so that no term is divided by
         equal_formulas(f"({ours})({answer[0]})", f"({theirs})({gold[0]})")
         for ours, theirs in zip(gold[1:], answer[1:], strict=True)
     )

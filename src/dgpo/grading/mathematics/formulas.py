@@ -17,6 +17,7 @@ from .numbers import number, rounds_to, within_tolerance
 from .rewriting import Rule, rewrite
 
 # letters that the parser reads as a function or a power of ten, or does not read
+# \gamma would be Euler's constant, f' would be f, and E_1 raises
 _LETTERS: list[Rule] = [
     (re.compile(r"\\gamma(?![A-Za-z])"), r"\\psi_{\\gamma}"),
     (re.compile(r"\\hbar(?![A-Za-z])"), r"\\psi_{h}"),
@@ -83,6 +84,7 @@ def _renamed_parameter(gold: Any, answer: Any, latex: str) -> Any:
         return None
     turns = expand(gold.doit())
     step = turns.coeff(ours, 1)
+    # linear in the letter, with a rational number of turns per step
     if ours in (turns - step * ours).free_symbols or not (step / pi).is_Rational:
         return None
     return answer.subs(theirs, ours)
@@ -92,6 +94,7 @@ def _equal_constants(first: Any, second: Any) -> bool:
     """Exact constants: rationals exactly, others by their values to 60 digits."""
     from sympy import Rational
 
+    # the parser leaves products and powers unevaluated
     first, second = first.doit(), second.doit()
     if isinstance(first, Rational) and isinstance(second, Rational):
         return bool(first == second)
@@ -106,6 +109,7 @@ def _equal_decimals(gold: str, first: Any, second: Any) -> bool:
     values = [value.evalf(30) for value in (first, second)]
     if not all(value.is_real and value.is_finite for value in values):
         return bool(first == second)
+    # from the 30 digits, so that the tolerance is that of numbers.py
     ours, theirs = (Fraction(str(value)) for value in values)
     plain = number(gold)
     if plain is None:
@@ -133,6 +137,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
     for attempt in range(ATTEMPTS):
         negative = attempt % 2 == 1
         signs = [-1 if negative and (place == 0 or dice.random() < 0.5) else 1 for place in range(len(symbols))]
+        # at least one coordinate is negative, and not always the first
         dice.shuffle(signs)
         # a denominator of 97 gives coordinates below 4, one of 7 up to 30
         scale = 97 if attempt % 4 < 2 else 7
@@ -147,6 +152,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
         if all(abs(value) < VANISHING for value in values):  # two zeros prove nothing
             continue
         if ratio is None:
+            # a ratio of values near 0 would be noise
             if abs(values[0]) < 1e-9 or abs(values[1]) < 1e-9:
                 continue
             ratio = values[1] / values[0]
@@ -162,6 +168,7 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
 def _at(expression: Any, point: dict[Any, Fraction]) -> Any:
     from sympy import Rational, nan, zoo
 
+    # exact coordinates: with floats, only 15 digits would be right
     value = expression.evalf(20, subs={symbol: Rational(x.numerator, x.denominator) for symbol, x in point.items()})
     return value if value.is_number and value.is_finite and value not in (nan, zoo) else None
 
@@ -188,6 +195,7 @@ def value_of(latex: str) -> float | None:
     return float(parsed) if parsed is not None and getattr(parsed, "is_real", False) and parsed.is_number else None
 
 
+# a group of responses is compared with one gold
 @lru_cache(maxsize=1024)
 def _parsed(latex: str) -> Any:
     """The sympy object of a formula.
@@ -246,4 +254,5 @@ def _verified(gold: Any, answer: Any) -> bool:
     symbols = [getattr(parsed, "free_symbols", None) for parsed in (gold, answer)]
     if None not in symbols and symbols[0] != symbols[1]:
         return False
+    # without its timeout, which uses SIGALRM: the deadline of the pool applies
     return bool(verify([gold], [answer], timeout_seconds=None, allow_set_relation_comp=True))

@@ -71,6 +71,7 @@ class _Reader:
         return Expression(rest, unit)
 
     def collection(self, text: str, depth: int = 0) -> Reading:
+        # commas in a matrix separate nothing
         if depth > MAX_NESTING or r"\begin" in text:
             return Expression(text)
         joined_by_or = _OR.search(text) is not None
@@ -138,6 +139,7 @@ class _Reader:
         items = split(held, ";" if ";" in held else ",")
         if len(items) > 1:
             spread = [self.choices(item, depth + 1) for item in items]
+            # 16: four \pm in one tuple; further choices are cut off
             tuples = tuple(Ordered(text[0], text[-1], choice) for choice in islice(product(*spread), 16))
             return tuples[0] if len(tuples) == 1 else Collection("list", tuples)
         return self.item(held, depth + 1) if text[0] in "({" else None

@@ -37,8 +37,10 @@ _UNICODE |= {letter: rf"\{name} " for letter, name in _GREEK.items()}
 _UNICODE |= {chr(0x2460 + n): f"{n + 1}," for n in range(20)}  # ①② is the list 1, 2
 for _character in map(chr, (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))):  # full-width; 𝑥, 𝐱, 𝟏, 𝜋
     _plain = unicodedata.normalize("NFKC", _character)
+    # through the entries above: 𝜋 becomes π and then \pi
     _UNICODE.setdefault(_character, _UNICODE.get(_plain, _plain))
 for _character in map(chr, (*range(0xBC, 0xBF), *range(0x2150, 0x215F))):  # ½, ⅓
+    # NFKC writes ½ as 1⁄2, with U+2044
     _over, _under = unicodedata.normalize("NFKC", _character).split("⁄")
     _UNICODE[_character] = rf"\frac{{{_over}}}{{{_under}}}"
 _UNICODE["％"] = r"\%"
@@ -207,8 +209,10 @@ def clean(text: str) -> str:
     if whole is not None:  # \text{73 cm}
         text = whole[1] + (f" \x02{whole[2]}\x03" if whole[2] else "")
     text = _HALF_BRACKET.sub(r"\1", text)
+    # dots are \ldots by now, and a bar or brackets say more than dots
     text = _AND_SO_ON.sub(_repeated, _REPEATING.sub(_fraction, text))
     text = _SCALED.sub(_scaled, text)
+    # names last: words are marked, and no longer taken for functions or letters
     return _SPACES.sub(" ", latex_of(text)).strip().rstrip(".;, ").lstrip(";, ")
 
 

@@ -144,6 +144,7 @@ def _fits(head: str, before: str, tail: list[str]) -> bool:
         return len(head) > 1 or head.isdigit() or len(word.strip("\x02\x03 .")) > 1
     if word.startswith(r"^{\circ}"):
         return True
+    # the unit belongs to the last side of a chain
     head = re.split(r"=|\\approx", head)[-1].strip()
     if not _CONSTANT.fullmatch(head):
         return False
@@ -177,6 +178,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
         if atom[0] == "^" and r"\circ" not in atom:
             if not last:
                 return None
+            # multiplied: the sign of a unit behind a slash is in its power already
             powers[last] *= int(re.sub(r"[^-\d]", "", atom))
         elif lower in ("/", "per") or (lower in ("a", "an") and place):
             sign = -1

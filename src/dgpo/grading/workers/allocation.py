@@ -95,6 +95,7 @@ class Allocation:
         return len(self._workers) < self.settings.workers or bool(self._free())
 
     def _spawn(self) -> None:
+        # ends by `fail`, which raises after too many starts in a row
         while True:
             if self._server is None or self._server.lost():
                 self._drop_server()

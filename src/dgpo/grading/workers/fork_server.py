@@ -87,6 +87,7 @@ def load(path: list[str], file: str) -> Judge:
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is not a Python file")
     module = importlib.util.module_from_spec(spec)
+    # before it runs: its relative imports look up the package there
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     module.warm_up()

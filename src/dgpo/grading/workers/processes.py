@@ -172,6 +172,7 @@ class ForkServer:
         self._control.settimeout(None)
         error = reply.get("error")
         if error is not None:
+            # errors cross the socket as text
             kind = ImportError if error.startswith(("ImportError", "ModuleNotFoundError")) else RuntimeError
             raise kind(f"{settings.judge_file} could not be loaded: {error}")
 
