@@ -14,6 +14,7 @@ from dgpo.grading.answers import gold_answer
 from dgpo.rewards import MathGrader, Verdict
 
 SAME = [
+    ("ratios", "0:1:2", "0:3:6"),
     ("units", r"10 \text{ cm}^2", "10 square cm"),
     ("units", "18", r"18 \text{ dollars}"),
     ("units", "5", r"5 \text{ apples}"),
@@ -90,6 +91,9 @@ SAME = [
 ]
 
 DIFFERENT = [
+    ("ratios", "1:2:3", "0:0:0"),
+    ("ratios", "0:1:2", "0:3:9"),
+    ("ratios", "0:1:2", "0:0:0"),
     ("units", r"10 \text{ cm}", r"10 \text{ mm}"),
     ("units", "3 hours", "3 minutes"),
     ("units", r"\$5", r"5\text{ cents}"),

@@ -138,10 +138,15 @@ def _proportional(gold: list[str], answer: list[str]) -> bool:
     """Ratios of three or more terms: 1:2:3 is 2:4:6, and not 1:3:2, though the quotient is the same."""
     if len(gold) != len(answer) or any("\x02" in term or not _is_mathematics(term) for term in gold + answer):
         return False
+    # the same terms have to be 0: otherwise 0:0:0 would be proportional to everything
+    zeros = [equal_formulas(term, "0") for term in gold]
+    if zeros != [equal_formulas("0", term) for term in answer]:
+        return False
+    base = zeros.index(False) if False in zeros else 0
+    # crosswise, so that no term is divided by
     return all(
-        # crosswise, so that no term is divided by
-        equal_formulas(f"({ours})({answer[0]})", f"({theirs})({gold[0]})")
-        for ours, theirs in zip(gold[1:], answer[1:], strict=True)
+        equal_formulas(f"({ours})({answer[base]})", f"({theirs})({gold[base]})")
+        for ours, theirs in zip(gold, answer, strict=True)
     )
 
 
