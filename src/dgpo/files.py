@@ -167,8 +167,8 @@ def _acts(character: str) -> bool:
     return unicodedata.category(character) in ("Cc", "Cs") or character in _DIRECTIONS
 
 
-# Unicode's embeddings, overrides and isolates, and the two directional marks
-_DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F)}
+# Unicode's embeddings, overrides and isolates, and the three directional marks
+_DIRECTIONS = {chr(code) for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x061C)}
 
 
 def move_files(source: Path, target: Path) -> None:

@@ -196,6 +196,8 @@ def test_what_a_terminal_would_obey_is_escaped(base, tmp_path, capsys):
     (folder / "results.json").write_text(json.dumps({**results, "model": ESCAPE}))
     answers(["compare-results", str(base / "results.json"), str(folder / "results.json")], capsys)
     assert printable(f"a\tb\n{ESCAPE}\u202e\ud800") == "a\tb\n\\x1b[31mred\\x1b[0m\\x07\\u202e\\ud800"
+    directions = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # Unicode's Bidi_Control
+    assert printable(directions) == directions.encode("unicode_escape").decode()
     assert parse_json('{"\\u001b": "\\u0007", "n": 1' + "0" * 400 + "}") == {"\\x1b": "\\x07", "n": float("inf")}
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)

@@ -59,6 +59,31 @@ def test_the_largest_tensor_is_a_chunk(options: dict[str, Any], dtype: torch.dty
     assert seen.largest >= B * T * V * dtype.itemsize  # the counter sees what it should
 
 
+class Buffers(TorchDispatchMode):
+    """Counts the matrices of V columns that are allocated in the dtype of the products, apart from float32 scratch."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary, self.count = vocabulary, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.empty.memory_format:
+            self.count += result.dtype == torch.bfloat16 and result.shape[1:] == (self.vocabulary,)
+        return result
+
+
+@pytest.mark.parametrize("chunk_tokens", [8, 9, 13])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_one_buffer_holds_the_logits_of_every_chunk(options: dict[str, Any], chunk_tokens: int) -> None:
+    """The first chunk need not be the largest: a second buffer would be allocated while the first is in use."""
+    problem = make_problem(dtype=torch.bfloat16)
+    with Buffers(len(problem["lm_head"])) as seen:
+        dgpo.linear_policy_loss(**problem, **options, chunk_tokens=chunk_tokens)
+    # the chunks of a second sweep may be larger: the first buffer is freed before
+    assert 1 <= seen.count <= (2 if options.get("objective") == "bapo" else 1)
+
+
 @pytest.mark.parametrize("options", [*OPTIONS, {"kl_coef": 0.1}], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_nothing_is_read_before_it_is_written(

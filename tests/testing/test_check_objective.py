@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgpo import TokenBatch
-from dgpo.objectives import Boundaries, Objective, Properties
+from dgpo.objectives import CISPO, Boundaries, Objective, Properties
 from dgpo.testing import CHECKS, check_objective
 
 SOUND = Properties(continuous=True, upper_bound=2.0, limit_negative="finite", limit_positive="finite")
@@ -55,6 +55,14 @@ class WithPotential(Sound):
 @pytest.mark.parametrize("objective", [Sound(), Silent(), WithPotential()], ids=repr)
 def test_a_sound_objective_passes(objective: Objective) -> None:
     check_objective(objective)
+
+
+def test_a_bound_may_be_large() -> None:
+    """Ratios go up to e^20 = 4.9e8."""
+    for cap in (5e3, 2e4, 1e8):
+        CHECKS["claim_bounds"](CISPO(cap=cap))
+        with pytest.raises(AssertionError, match="upper_bound = 2, but"):
+            CHECKS["claim_bounds"](Sound(cap=cap))
 
 
 # --- broken ones ------------------------------------------------------------------------------------------------------

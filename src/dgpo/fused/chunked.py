@@ -119,7 +119,9 @@ class _Run:
             self._differentiate(rows, spans, wanted)
             return
         # --- two sweeps: all log-probs, then the gradients that are not 0; without gradients the first one alone
-        for span in spans_of_tokens(len(rows), self._chunk_tokens):
+        spans = spans_of_tokens(len(rows), self._chunk_tokens)
+        self._reserve(spans)
+        for span in spans:
             self._read(self._chunk(rows, span))
         if "batch" in spec.objective.reads:
             self.objective = spec.objective.calibrate(inputs.batch(self.logprob, self.entropy, self.computed))
@@ -137,6 +139,7 @@ class _Run:
         known: tuple[Tensor, Tensor | None] | None = None,
     ) -> None:
         """Gradients of these rows; `known` is (g, h) [B, T], from log-probs that have been computed before."""
+        self._reserve(spans)
         gradients = Gradients(self._inputs, self._operands.lm_head, rows, wanted, len(spans))
         for span in spans:
             chunk = self._chunk(rows, span)
@@ -200,12 +203,18 @@ class _Run:
         for start in range(0, n, step):
             yield slice(start, min(start + step, n))
 
-    def _chunk(self, rows: Rows, span: Span) -> _Chunk:
-        """The first product, into the one buffer: float32 where the hardware gives it."""
-        X, W = rows.take(self._operands.hidden, span.rows), self._operands.lm_head
-        if self._buffer is None or len(self._buffer) < len(X):
+    def _reserve(self, spans: list[Span]) -> None:
+        """The one buffer, for the largest of these chunks: float32 where the hardware gives it."""
+        W, most = self._operands.lm_head, max((span.rows.stop - span.rows.start for span in spans), default=0)
+        if self._buffer is None or len(self._buffer) < most:
             dtype = torch.float32 if wide_products(W.device, W.dtype) else W.dtype
-            self._buffer = torch.empty(len(X), len(W), dtype=dtype, device=W.device)
+            self._buffer = None  # so that the old one is freed before the new one is allocated
+            self._buffer = torch.empty(most, len(W), dtype=dtype, device=W.device)
+
+    def _chunk(self, rows: Rows, span: Span) -> _Chunk:
+        """The first product, into the one buffer."""
+        X, W = rows.take(self._operands.hidden, span.rows), self._operands.lm_head
+        assert self._buffer is not None  # `_reserve` has been called for this span
         # the middle knows its rows by their address, which the next product reuses
         self._middle.forget()
         logits = mm(X, W.t(), out=self._buffer[: len(X)])
