@@ -171,6 +171,9 @@ def test_anchors_and_merges(tmp_path: Path) -> None:
     expected = Options(word="true-north", maybe="true-north", mapping={"n": 1}, mixed=[{"n": 2, "k": 3}, "true-north"])
     assert of_file(tmp_path, text) == expected
     assert of_file(tmp_path, "<<: {word: merged, whole: 1}\nwhole: 2\n") == Options(word="merged", whole=2)
+    # a mapping that overrides a merged key, and is used again
+    text = "mapping: &m {n: 1, k: 0}\nmixed: [&a {<<: *m, n: 2}, *a, {<<: *a, n: 3}]\n"
+    assert of_file(tmp_path, text).mixed == [{"n": 2, "k": 0}, {"n": 2, "k": 0}, {"n": 3, "k": 0}]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

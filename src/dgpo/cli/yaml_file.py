@@ -29,6 +29,7 @@ class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with the scalars of YAML 1.2 in place of those of 1.1."""
 
 
+# PyYAML looks a scalar's resolvers up by its first character; an empty scalar is under ""
 _Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     (_NULL, r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -45,6 +46,7 @@ for _tag, _pattern, _first in (
 
 
 def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    # base 10 for 010, which Python refuses in base 0
     return int(node.value, 0 if node.value[:2] in ("0o", "0x") else 10)
 
 
@@ -92,6 +94,7 @@ class Entry:
     @property
     def number(self) -> str:
         """The text of a number, with YAML's `.inf` and `.nan` as `inf` and `nan`."""
+        # argparse converts with float(), which knows inf and nan without the point
         text, special = self.text, self.node.tag == _FLOAT and self.text.lower().endswith((".inf", ".nan"))
         return text.replace(".", "") if special else text
 
@@ -103,7 +106,7 @@ class Entry:
         """The values of a mapping by their keys; merged keys (`<<`) apply where the mapping does not set them.
 
         Raises:
-            UserError: a duplicate key, or one that is not text.
+            UserError: a key that is not text.
         """
         found = {}
         for key, value in _pairs(self.node, self.path):
@@ -117,7 +120,7 @@ class Entry:
         """The value as Python has it, by the core schema of YAML 1.2.
 
         Raises:
-            UserError: an unknown tag, a duplicate key, a key that is not text.
+            UserError: an unknown tag, a key that is not text.
         """
         _check(self.node, self.path, set(), ())
         loader = _Loader("")
@@ -158,6 +161,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
     if file.resolve() in [one.resolve() for one in chain]:
         circle = " -> ".join(str(one) for one in (*chain, file))
         raise UserError(f"base in {base.where} is circular: {circle}")
+    # the keys of this file over those of the base
     return _read(file, chain) | entries
 
 
@@ -178,6 +182,8 @@ def _load(path: Path) -> dict[str, Entry]:
         ) from error
     except yaml.YAMLError as error:
         raise UserError(f"the config file {str(path)!r} is not valid YAML: {_problem(error)}") from error
+    if node is not None:
+        _no_key_twice(node, path)
     whole = None if node is None else Entry(node=node, line=node.start_mark.line + 1, path=path)
     if whole is None or whole.kind != "mapping":
         empty = whole is None or whole.kind == "nothing"
@@ -188,9 +194,9 @@ def _load(path: Path) -> dict[str, Entry]:
 
 def _pairs(node: yaml.Node, path: Path) -> Iterator[tuple[yaml.Node, yaml.Node]]:
     """Keys and values of a mapping, merged ones first."""
-    _no_key_twice(node, path)
     loader = _Loader("")
     try:
+        # writes merged keys before the mapping's own, which then take precedence
         loader.flatten_mapping(node)  # type: ignore[arg-type]
     except yaml.YAMLError as error:
         raise UserError(f"the config file {str(path)!r} is not valid YAML: {_problem(error)}") from error
@@ -199,29 +205,43 @@ def _pairs(node: yaml.Node, path: Path) -> Iterator[tuple[yaml.Node, yaml.Node]]
     yield from node.value
 
 
-def _no_key_twice(node: yaml.Node, path: Path) -> None:
-    seen: dict[tuple[str, str], int] = {}
-    for key, _ in node.value:
-        line = key.start_mark.line + 1
-        identity = (key.tag, str(key.value))
-        if isinstance(key, yaml.ScalarNode) and identity in seen:
-            raise UserError(
-                f"the config file {str(path)!r} is not valid YAML: line {line}: duplicate key {key.value!r}, "
-                f"first in line {seen[identity]}"
-            )
-        seen[identity] = line
+def _no_key_twice(root: yaml.Node, path: Path) -> None:
+    """Raise UserError for a duplicate key in any mapping. Before the first merge, which writes keys into mappings."""
+    nodes, visited = [root], {id(root)}
+    for node in nodes:
+        seen: dict[tuple[str, str], int] = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            line = key.start_mark.line + 1
+            identity = (key.tag, str(key.value))
+            if isinstance(key, yaml.ScalarNode) and identity in seen:
+                raise UserError(
+                    f"the config file {str(path)!r} is not valid YAML: line {line}: duplicate key {key.value!r}, "
+                    f"first in line {seen[identity]}"
+                )
+            seen[identity] = line
+        for inner in _inner(node):
+            if id(inner) not in visited:
+                visited.add(id(inner))
+                nodes.append(inner)
+
+
+def _inner(node: yaml.Node) -> list[yaml.Node]:
+    """Elements of a list; keys and values of a mapping."""
+    if isinstance(node, yaml.MappingNode):
+        return [part for pair in node.value for part in pair]
+    return node.value if isinstance(node, yaml.SequenceNode) else []
 
 
 def _check(node: yaml.Node, path: Path, seen: set[int], above: tuple[int, ...]) -> None:
-    """Raise UserError for a duplicate key, a key that is not text, or an alias of what it is in, below a node."""
+    """Raise UserError for a key that is not text, or an alias of what it is in, below a node."""
     if id(node) in above:
         raise UserError(f"{str(path)!r}, line {node.start_mark.line + 1}: the value contains itself through an alias")
+    # checked once, however often aliases name it: nested aliases would take exponential time
     if id(node) in seen:
         return
     seen.add(id(node))
     above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
-        _no_key_twice(node, path)
         for key, value in node.value:
             if key.tag not in (_STR, _TAG + "merge"):
                 found = (
