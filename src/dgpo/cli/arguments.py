@@ -71,6 +71,7 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
         raise UserError(_unknown(prog, unknown, actions))
     if missing := ["/".join(action.option_strings) for action in required if getattr(values, action.dest) is None]:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
+    # after the flags are known to be right, before the dataclasses, which read the environment
     os.environ.update(environment)
     with user_input():
         return tuple(
@@ -96,8 +97,10 @@ def settings(argv: list[str]) -> dict[str, dict[str, str]]:
         if word.startswith("--"):
             flag, _, value = word[2:].partition("=")
             flag = flag.replace("-", "_")
+            # HfArgumentParser has --no_x for a switch x that is on by default: the flag overrides the file's x
             found.pop(flag.removeprefix("no_"), None)
         else:
+            # several words of one flag: --rewards a b
             value = f"{found[flag][1]} {word}".strip()
         found[flag] = ("flags", value)
     by_origin: dict[str, dict[str, str]] = {}
@@ -164,6 +167,7 @@ def _apply(
     of_mappings = {name for cls in types for name in getattr(cls, "LISTS_OF_MAPPINGS", ())}
     for action, entry in entries.items():
         hint = hints[action.dest]
+        # the arms of `list[str] | None`; those of a plain list[str] are (str,), and list is its origin
         arms = get_args(hint) or (hint,)
         kinds = {get_origin(arm) or arm for arm in arms} | {get_origin(hint)}
         if entry.kind == "nothing":
@@ -183,6 +187,7 @@ def _apply(
         else:
             converted = _convert(parser, action, entry)
             action.default = [converted] if action.nargs == "+" else converted
+        # it has a default now
         action.required = False
 
 
@@ -198,6 +203,7 @@ def _item(parser: HfArgumentParser, action: argparse.Action, item: Entry, mappin
 def _convert(parser: HfArgumentParser, action: argparse.Action, entry: Entry) -> Any:
     """The value as the flag would give it: `max_steps: 2.5` is as wrong as `--max_steps 2.5`."""
     try:
+        # argparse does not check the choices of a default, and its error would not name the file
         converted = parser._get_value(action, entry.number if action.type is float else entry.text)
         parser._check_value(action, converted)
     except argparse.ArgumentError as error:
@@ -209,6 +215,7 @@ def _mapping(text: str) -> str:
     text = text.strip()
     if text.startswith("{"):
         try:
+            # checked here and decoded by the dataclass: TRL's fields take JSON as text
             json.loads(text, object_pairs_hook=lambda pairs: once(pairs, "JSON text"))
         except ValueError as error:
             wrong = f"is not valid JSON ({error})" if isinstance(error, json.JSONDecodeError) else f"is wrong: {error}"

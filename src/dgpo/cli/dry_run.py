@@ -47,6 +47,7 @@ def run(argv: list[str]) -> int:
         0, or `DOES_NOT_FIT` if the estimate is more than the GPU that was named has.
     """
     plan = plan_of(argv)
+    # one plan, however many ranks a launcher started
     if int(os.environ.get("RANK", "0")) == 0:
         Console().print(Group(*as_tables(plan, settings(argv))))
     return DOES_NOT_FIT if plan.fits is False else 0
@@ -60,6 +61,7 @@ def plan_of(argv: list[str]) -> Plan:
             unknown GPU.
     """
     found: list[World] = []
+    # read before `_unlaunched` hides it
     launched = os.environ.get("WORLD_SIZE")
 
     @dataclass(kw_only=True)
@@ -91,6 +93,7 @@ def plan_of(argv: list[str]) -> Plan:
         task = args.make_task()
         make_rewards(args, config, task)
         given = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
+        # as `dgpo train` merges them: model_init_kwargs wins
         given.update({name: value for name, value in (config.model_init_kwargs or {}).items() if name in given})
         rows, source = _rows(args, task)
         return Plan(

@@ -141,6 +141,7 @@ class EvalArguments(DataArguments):
         else:
             name = base.name
         asked = True if self.chat else False if self.no_chat else None
+        # a server is assumed to have a chat template: it has no tokenizer to ask
         chat = True if asked is None and tokenizer is None else asked
         form = PromptFormat(name=name, template=template, chat=chat)
         return form if tokenizer is None else form.resolve(tokenizer)

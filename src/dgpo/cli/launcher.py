@@ -13,6 +13,7 @@ import psutil  # type: ignore[import-untyped]
 
 _SWITCHES = ("resume", "overwrite_output_dir")
 _VALUES = ("resume_from_checkpoint",)
+# what transformers' string_to_bool takes as the value of a switch
 _BOOLEANS = ("true", "false", "yes", "no", "t", "f", "y", "n", "1", "0")
 
 
@@ -37,6 +38,7 @@ def launcher(argv: Sequence[str]) -> list[str]:
     found = None
     for words in _ancestors():
         if len(words) > len(tail) and words[-len(tail) :] == tail:
+            # nearest first, so that the last match is the outermost
             found = words[: -len(tail)]
     return _short(found) if found is not None else _of_environment(os.environ)
 
@@ -82,6 +84,7 @@ def without_resume(argv: Sequence[str]) -> list[str]:
         name = _name(word)
         if name not in _SWITCHES + _VALUES:
             kept.append(word)
+        # the value of the flag; a switch has one only if the next word is a boolean
         elif "=" not in word and words and (name in _VALUES or words[0].lower() in _BOOLEANS):
             words.pop(0)
     return kept

@@ -86,6 +86,7 @@ def run(argv: list[str]) -> int:
         print(f"dgpo {name}: error: needs {wrong[0]}", file=sys.stderr)
         return 2
     try:
+        # imported only now: a command must not need the packages of the others
         return int(importlib.import_module(f"dgpo.cli.{name.replace('-', '_')}").run(rest))
     except (UserError, installation.WrongVersionError) as error:
         print(f"dgpo {name}: error: {printable(str(error))}", file=sys.stderr)
@@ -119,6 +120,7 @@ def main() -> None:
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # π and ± on a terminal without UTF-8
     try:
         code = run(sys.argv[1:])
+        # `| head` may close the pipe only now: flushed here, where the error is caught
         sys.stdout.flush()
     except BrokenPipeError:  # `| head` has read enough; and nothing may be flushed into it at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -56,6 +56,7 @@ def load_problems(args: EvalArguments, tokenizer: Any, stack: ExitStack) -> Prob
         problems = task.problems("test")[: args.limit]
         counted = {problem["id"] for problem in problems}
         everything = tasks.make(task.name, data_dir=args.data_dir) if args.exclude_known_wrong else task
+        # saved completions of problems that are left out are passed over, and not taken for unknown ones
         left_out = [problem for problem in everything.problems("test") if problem["id"] not in counted]
         suites.append(Suite(task.name, problems, grader, task.provenance("test"), left_out))
     budget = max(task.max_new_tokens for task in found)

@@ -48,6 +48,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
             say(note)
         say(f"continuing from {resume.checkpoint}")
     if args.overwrite_output_dir:
+        # only now that the trainer could be made: a command that fails before deletes nothing
         on_main(lambda: drop(checkpoints(config.output_dir)))
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -75,6 +76,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
 def _resume_words(args: TrainArguments, config: DGPOConfig, argv: list[str], step: int) -> list[str]:
     """The flags that resume from the checkpoint just written, whatever else is in the folder or in the file."""
     flags, newest = resume_flags(argv), checkpoints(config.output_dir)[0]
+    # the file would name the old checkpoint again
     named_in_file = config.resume_from_checkpoint is not None and "resume_from_checkpoint" not in flags
     words = ["--resume"]
     if named_in_file or update_of(newest) != step:
@@ -114,9 +116,11 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
+        # the user's own entries win
         **(config.model_init_kwargs or {}),
     }
     try:
+        # transformers' error would not tell a folder from a name on the hub; ours does
         AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision)
     except (OSError, ValueError) as error:
         raise cannot_load(model.model_name_or_path, error) from error

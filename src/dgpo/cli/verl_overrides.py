@@ -15,6 +15,7 @@ from dgpo.registry import did_you_mean
 
 def run(argv: list[str]) -> int:
     """Print one override per line on stdout, and what has to stay as it is on stderr. Needs torch and nothing else."""
+    # a first look at --objective alone: its fields become flags of the parser below
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--objective")
     word: str | None = first.parse_known_args(argv)[0].objective
@@ -39,6 +40,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--no-reward", action="store_true", help="leave the reward function of the run as it is")
     parser.add_argument("--record", metavar="FOLDER", help="write the tokens of every micro-batch, for `dgpo replay`")
     for field in declared:
+        # both spellings of a field, once where they are the same
         spellings = dict.fromkeys((f"--{field.name}", f"--{field.name.replace('_', '-')}"))
         said = "required" if registry.is_required(field) else f"default {field.default}"
         parser.add_argument(*spellings, dest=field.name, type=registry.as_value, metavar="VALUE", help=said)

@@ -60,6 +60,7 @@ def quantity(value: float, unit: str = "", scale: float = 1.0) -> Quantity:
         text = f"{rounded:,.0f}"
     else:
         text = f"{value:.{DIGITS}g}"
+        # computed with as it is shown, so that the printed formula multiplies out
         rounded = float(text)
     return Quantity(rounded * scale, f"{text} {unit}".strip())
 
@@ -83,4 +84,5 @@ def duration(seconds: float) -> str:
 
 
 def _two(value: float) -> str:
+    # from 9.95 on two significant digits reach the point
     return f"{value:,.0f}" if value >= 9.95 else f"{value:.2g}"

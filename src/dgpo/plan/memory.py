@@ -127,6 +127,7 @@ def model_terms(s: MemorySetting) -> list[Term]:
     shape, n = s.shape, s.shape.parameters
     full = s.adapters is None
     kept = 2 if s.zero else s.weight_bytes
+    # FSDP2 and adapters: accelerate and PEFT keep what is trained in float32
     b = 2 if s.zero else 4 if (s.sharding == "FSDP2" and s.autocast) or not full else s.weight_bytes
     parameters = quantity(n, "parameters")
     trained = parameters if full else quantity(s.trainable, "of adapters")
@@ -184,6 +185,7 @@ def layer_bytes(s: MemorySetting) -> float:
     shape, e, c = s.shape, s.compute_bytes, s.stream_bytes
     casts = 2 if c == e else 5
     attention = {"flash": 0, "sdpa": e * s.length, "eager": shape.heads * s.length * (2 * e + 4)}[s.attention]
+    # one 1/rms per norm and token, float32: 2 · 4
     norms = 2 * (4 + c) * shape.hidden + 2 * 4
     products = casts * e * shape.hidden + 4 * e * shape.attention + 4 * shape.heads + 4 * e * shape.intermediate
     return norms + products + attention
@@ -201,6 +203,7 @@ def activation_terms(s: MemorySetting) -> list[Term]:
                 phase="update",
             )
         )
+    # of one layer at a time with checkpointing, which recomputes it in the backward pass
     live = _bytes(layer_bytes(s)) * counted(1 if s.checkpointing else shape.layers, "layer")
     # of gate, up and their product
     backward = quantity(3) * _bytes(s.compute_bytes) * quantity(shape.intermediate)
@@ -215,6 +218,7 @@ def loss_terms(s: MemorySetting) -> list[Term]:
     """Buffers of the loss: a chunk of logits in float32, and the gradients of head and hidden states."""
     shape, positions = s.shape, s.rows * s.completion
     if s.fused:
+        # as `tokens_per_chunk` of the fused loss
         fitting = CHUNK_BYTES[s.device] // (shape.vocabulary * 4)
         chunk = min(max(LEAST_TOKENS[s.device], min(CHUNK_TOKENS[s.device], fitting)), positions)
         how = _bytes(4) * quantity(chunk, "tokens") * quantity(shape.vocabulary, "logits")
@@ -222,6 +226,7 @@ def loss_terms(s: MemorySetting) -> list[Term]:
         how = _bytes(6) * quantity(TRL_TILE[0], "tokens") * quantity(TRL_TILE[1], "logits of TRL's tile")
     if s.adapters is None:
         how += (_bytes(4) * quantity(shape.head)).of("of the head's gradient")
+    # TRL's head accumulates this gradient in float32
     kept = _bytes(s.stream_bytes if s.fused else 4)
     how += (kept * quantity(positions, "tokens") * quantity(shape.hidden)).of("of the hidden states' gradient")
     return [Term(name="loss buffers", formula=how, phase="update")]
@@ -241,9 +246,11 @@ def generation_terms(s: MemorySetting) -> list[Term]:
         terms.append(Term(name="vLLM", formula=quantity(s.vllm_share) * quantity(s.vllm_gib, "GiB", GIB), phase=phase))
     if s.generated_rows:
         shape = s.shape
+        # rotation gives keys the dtype of cos and sin, that of the residual stream; values keep that of the products
         per_token = (s.stream_bytes + s.compute_bytes) * shape.key_values * shape.layers
         completions, length = counted(s.generated_rows, "completion"), quantity(s.length, "tokens")
         terms.append(Term(name="key-value cache", formula=_bytes(per_token) * completions * length, phase="generation"))
+        # transformers generates with gathered weights; under ZeRO-3 TRL gathers all at once (ds3_gather_for_generation)
         if s.share(*_SHARDED["weights"]) > 1:
             kept = 2 if s.zero else s.weight_bytes
             whole = _bytes(kept) * quantity(shape.parameters, "parameters")

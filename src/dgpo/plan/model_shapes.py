@@ -118,6 +118,7 @@ class ModelShape:
             layers=config.num_hidden_layers,
             heads=heads,
             kv_heads=config.num_key_value_heads,
+            # not every family has it in its configuration
             head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
             intermediate=config.intermediate_size,
             vocabulary=config.vocab_size,

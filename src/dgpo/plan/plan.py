@@ -85,6 +85,7 @@ class Plan:
         """Generations of the whole run; None where unknown."""
         if self.config.max_steps > 0:
             return self.config.max_steps / self.config.updates_per_generation
+        # TRL's sampler drops the last prompts of an epoch that do not fill a generation
         return None if self.data_rows is None else (self.data_rows // self.prompts) * self.config.num_train_epochs
 
     @property
@@ -118,11 +119,13 @@ class Plan:
             weight_bytes=4 if self.dtype == "float32" else 2,
             autocast=bool(config.bf16 or config.fp16),
             adapters=None if self.lora is None else self.shape.lora_parameters(*self.lora),
+            # with adapters the reference model is the base model, whose weights are there already
             reference=config.beta != 0 and self.lora is None,
             rows=config.per_device_train_batch_size,
             length=self.prompt_tokens + config.max_completion_length,
             completion=config.max_completion_length,
             checkpointing=bool(config.gradient_checkpointing),
+            # flash_attention_2, flash_attention_3 and kernels of the hub: none holds scores or a mask
             attention=attention if attention in ("sdpa", "eager") else "flash",  # type: ignore[arg-type]
             fused=self.why_not_fused is None,
             device="cpu" if self.on_cpu else "cuda",
@@ -180,6 +183,7 @@ class Plan:
         if forward is None:
             return None
         passes = (3 if self.lora is None else 2) + bool(config.gradient_checkpointing)
+        # on-policy the loss's own pass gives log π_old, unless TRL compares it with vLLM's log-probs
         off_policy = not config.on_policy or config.use_vllm
         once = int(off_policy) + (config.beta != 0)
         return quantity(passes * config.num_iterations + once) * forward

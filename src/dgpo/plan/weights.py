@@ -34,6 +34,7 @@ def weight_table(objective: Objective) -> tuple[WeightRow, ...]:
     for sign in (-1.0, 1.0):
         curve = weight_curve(objective, log_ratio, advantage=sign, old_logprob=math.log(OLD_PROBABILITY))
         names = regions(curve.tokens, curve.boundaries)
+        # the regions partition the tokens, so exactly one holds
         region = [next(name for name, mask in names.items() if mask[i, 0]) for i in range(len(RATIOS))]
         found.append((curve.weight.tolist(), region))
     (negative, left), (positive, right) = found
