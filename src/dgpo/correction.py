@@ -97,6 +97,7 @@ class Band(Correction):
 
     def factor(self, tokens: TokenBatch) -> Tensor:
         mismatch = _mismatch(tokens, self.level)
+        # 0, not the nearest bound: a token or response outside the band is left out
         return torch.where((mismatch >= self.band_low) & (mismatch <= self.band_high), mismatch, 0.0)
 
 

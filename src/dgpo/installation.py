@@ -108,6 +108,7 @@ def unsupported(requirement: str, module: str, *, imported: bool = False) -> str
     A package without metadata, on a path alone, is taken for right unless `imported` asks for its `__version__`, as for
     `require`.
     """
+    # not at the top: `import dgpo` needs torch alone
     from packaging.requirements import Requirement
 
     wanted = Requirement(requirement)

@@ -67,6 +67,7 @@ def k3_sequence_ratio(logprob: Tensor, ref_logprob: Tensor, old_logprob: Tensor,
 
     TRL's `use_bias_correction_kl` at `importance_sampling_level="sequence"`. Its gradient is not that of the KL.
     """
+    # [B, 1]; where(), as log-probs of padding may be anything here
     log_ratio = torch.where(mask, logprob - old_logprob, 0.0).sum(-1, keepdim=True)
     return _bounded(log_ratio / mask.sum(-1, keepdim=True).clamp(min=1)).exp() * k3(logprob, ref_logprob)
 

@@ -28,6 +28,7 @@ def make_objective(engine: str, name: str, fields: Mapping[str, Any] | None, *, 
             f"{engine}: objective_kwargs = {fields!r} is of type {type(fields).__name__}; expected a mapping of fields "
             f"of {name!r}, such as {{eps_low: 0.2}}, or nothing"
         )
+    # None is what an empty YAML key gives
     objective = objectives.make(name, **(fields or {}))
     if not entropy and "entropy" in objective.reads:
         raise ValueError(

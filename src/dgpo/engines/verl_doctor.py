@@ -130,6 +130,7 @@ def inspect_workers(address: str | None = None, env: Mapping[str, str] | None = 
         # a unique environment: Ray starts a new process for it instead of reusing an idle one
         variables = {**(env or {}), "DGPO_DOCTOR": uuid.uuid4().hex}
         # num_cpus=0: a node whose CPUs are all taken is examined too
+        # a crash of the worker is a result, so it is not retried
         look = ray.remote(num_cpus=0, max_calls=1, max_retries=0)(_probe())
         pending = [
             (

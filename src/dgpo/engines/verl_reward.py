@@ -71,6 +71,7 @@ def compute_score(
             "expected text or a number"
         )
     verdict = _grader(str(data_source), given).grade_many([solution_str], [str(ground_truth)])[0]
+    # None where the gold cannot be used
     score = verdict.score or 0.0
     flags = ("no_answer", "unparsed", "guarded", "timeout", "bad_gold")
     return {"score": score, "acc": score} | {flag: float(verdict.reason == flag) for flag in flags}

@@ -65,6 +65,7 @@ def chunked(
         loss = signal.loss(run.objective, run.logprob, run.entropy, run.computed)
     value = loss.value
     if any(wanted):
+        # the sweep left no graph: its gradients become the backward of the value
         value = attach(value, run.gradients, (inputs.hidden, inputs.lm_head, inputs.bias))
     found = LinearPolicyLoss.of(loss, run.logprob, run.entropy, run.computed, inputs.layout)
     return replace(found, value=value)
@@ -127,6 +128,7 @@ class _Run:
             self.objective = spec.objective.calibrate(inputs.batch(self.logprob, self.entropy, self.computed))
         if any(wanted):
             g, h = self._derivatives(everything)
+            # clipped tokens and those of A = 0 cost no product in the second sweep
             pulls = (g != 0) if h is None else (g != 0) | (h != 0)
             rows = Rows.of(pulls, inputs.layout, None)
             self._differentiate(rows, spans_of_tokens(len(rows), self._chunk_tokens), wanted, (g, h))

@@ -185,6 +185,7 @@ def linear_loss_of(
     if backend == "reference":
         return reference(inputs)
     device = inputs.hidden.device.type
+    # autocast leaves products with out= alone, so its dtype is applied here
     autocast = torch.is_autocast_enabled(device)
     # as autocast itself does, which leaves float64 alone
     lower = autocast and inputs.hidden.dtype != torch.float64

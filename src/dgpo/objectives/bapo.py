@@ -100,6 +100,7 @@ class AdaptiveClip(HardClip):
         lows = _ladder(self.c_low_start, self.c_low_max, self.c_low_step)
         highs = _ladder(self.c_high_start, self.c_high_max, self.c_high_step)
         low, high = self._search(*self._contributions(tokens, lows, highs))
+        # a copy that carries its bounds: every chunk of the fused loss uses the same ones
         return replace(self, c_low=lows[low], c_high=highs[high])
 
     def _contributions(

@@ -145,6 +145,7 @@ class CISPOTwoSided(Objective):
     eps_high: float = number(0.2, "[0, inf)")
 
     def _bounds(self) -> tuple[float, float]:
+        # a lower bound of 0 or less is none, and has no logarithm
         return (math.log1p(-self.eps_low) if self.eps_low < 1 else -math.inf), math.log1p(self.eps_high)
 
     @property

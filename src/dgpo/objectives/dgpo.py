@@ -114,6 +114,7 @@ class DGPO(Objective):
         if self.reverse_cap is not None and self.reverse_cap < math.inf:
             excess = torch.where(negative, x - math.log(self.reverse_cap), 0.0).clamp(min=0.0)
             x, beyond = x - excess, beyond + self.reverse_cap * excess
+        # with m = 1 w never exceeds hi, the least cap that is allowed, and its root of 0 could not divide
         if self.right_cap is not None and self.right_cap < math.inf and self.m > 1:
             reached = log_hi + (math.log(self.right_cap) - log_hi) / self._root()
             excess = torch.where(positive, x - reached, 0.0).clamp(min=0.0)

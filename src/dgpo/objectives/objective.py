@@ -109,6 +109,7 @@ class Objective(Checked, ABC):
         for fact in ("name", "papers", "elsewhere", "aliases"):
             if fact not in cls.__dict__:
                 setattr(cls, fact, getattr(Objective, fact))
+        # wrapped here, so that classes from outside this package are held to it too
         for name in ("weight", "potential", "boundaries"):
             if name in cls.__dict__:
                 setattr(cls, name, _held_to_the_contract(name, getattr(cls, name)))

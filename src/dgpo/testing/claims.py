@@ -114,6 +114,7 @@ def check_claim_limits(objective: Objective) -> None:
         numbers = ", ".join(f"{value:.4g}" for value in kept.tolist())
         said = f"w/r at log ratios of {x.tolist()} is {numbers}"
         found = "zero"
+        # a weight that is clipped, or has underflowed, has no power: its limit is zero
         if kept[-1] != 0:
             before, power = (kept.abs().log().diff() / x.diff()).tolist()  # kept ~ r^power
             require(abs(power - before) <= 1e-3, objective, f"{said}; expected a power of r, to identify the limit")

@@ -71,6 +71,7 @@ def stats(
             head.cap or 1.0,
             HAS_BIAS=head.bias is not None,
             HAS_SOFTCAP=head.cap is not None,
+            # 32 threads per warp, each with VECTORS lanes of one 16-byte vector
             LANES=32 * WARPS * VECTORS,
             WIDTH=16 // logits.element_size(),
             num_warps=WARPS,
