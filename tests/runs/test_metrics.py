@@ -34,6 +34,14 @@ def test_every_format_is_the_same_log(tmp_path: Path) -> None:
         assert (found.info, found.updates, found.footers()) == ({}, [], {})
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
+def test_only_line_feeds_end_a_line(tmp_path: Path, separator: str) -> None:
+    lines = [{"step": 1, "note": f"a{separator}b"}, {"step": 2}]
+    file = tmp_path / "lines.jsonl"
+    file.write_bytes("".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines).encode())
+    assert [line["step"] for line in read_log(file)] == [1, 2]
+
+
 def test_a_log_alone_is_not_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": LINES}))
     for path in (tmp_path, tmp_path / "trainer_state.json"):

@@ -48,7 +48,8 @@ def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str]
         OSError: if the file cannot be read.
     """
     try:
-        lines = read_text(path).splitlines()
+        # not splitlines: a JSON text may hold U+2028 and the like as they are
+        lines = read_text(path).removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(path)!r} is not UTF-8 text: {error}") from error
     rows: list[Line] = []
