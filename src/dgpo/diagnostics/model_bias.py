@@ -105,6 +105,7 @@ def gradient_bias(
         raise ValueError("parameters is empty; expected the tensors to differentiate")
     check_value("resamples", resamples, "[1, inf)")
     parts: list[Tensor | None] = [None] if groups is None else list(_checked(groups))
+    # P of the objective, then P of the reference
     gradients = [_gradient(loss_of, which, rows, weights) for which in (chosen, made(reference)) for rows in parts]
     products = _products(gradients)
     P = len(parts)

@@ -239,6 +239,7 @@ def replay(
 
 def _offset(edges: set[float]) -> float | None:
     """abs(boundary - 1) as a ratio, for boundaries in nats; None if they differ or one is infinite."""
+    # rounded: boundaries are logs in float32
     found = [round(abs(math.expm1(edge)), 6) for edge in edges if math.isfinite(edge)]
     return found[0] if len(found) == len(edges) == 1 else None
 

@@ -205,6 +205,7 @@ def over_generation(
         if bool(part.tokens.mask.any()):
             index = part.index
             if index is None:
+                # below 1, several generations share an update: every update is then the first of its own
                 index = math.floor((part.update - 1) % max(updates_per_generation, 1))
             shares = describe(part.tokens, objective, sum_pi_squared=part.sum_pi_squared, top=0).regions
             found.setdefault(index, []).append((part.update, shares))

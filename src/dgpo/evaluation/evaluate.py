@@ -77,6 +77,7 @@ def evaluate(
                     rows.update(found)
             seconds = time.perf_counter() - started
         generations = [rows[position] for position in range(len(slots))] if folder is None else folder.finish()
+        # where nothing was left to generate, keep the timing of the session that generated
         timing = {"completions": fresh, "seconds": seconds} if fresh else recorded_timing(out)
         evaluation = summary(suites, run, generations, ks, timing)
         if out is not None:

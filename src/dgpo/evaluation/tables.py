@@ -40,6 +40,7 @@ def table(evaluation: Evaluation) -> Table:
         header = column if single else column.replace("truncated,", "cut").replace(" ", "\n", 1)
         drawn.add_column(header, justify="right" if place else "left", no_wrap=True)
     for number, row in enumerate(grid.rows):
+        # a line above the average, which is the last row
         drawn.add_row(*row, end_section=not single and number == len(grid.rows) - 2)
     return drawn
 

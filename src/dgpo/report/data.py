@@ -45,6 +45,7 @@ def collect(
     cases = [Case.of(run) for run in loaded]
     findings = [diagnose(case) for case in cases]
     samples = [
+        # the updates that findings name are always among those that are read
         sample(run, also=[finding.step for finding in found if finding.step is not None])
         for run, found in zip(loaded, findings, strict=True)
     ]

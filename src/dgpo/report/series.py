@@ -108,6 +108,7 @@ def thinned(points: Sequence[tuple[int, float | None]]) -> list[tuple[int, float
         stretch = points[start : start + size]
         finite = [point for point in stretch if point[1] is not None]
         extremes = [min(finite, key=_value), max(finite, key=_value)] if finite else [stretch[0]]
+        # minimum and maximum may be one point
         kept += sorted(dict.fromkeys(extremes))
     return kept
 

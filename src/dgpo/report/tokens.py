@@ -91,6 +91,7 @@ def _flat(tokens: TokenBatch, objective: Objective | None) -> tuple[Tensor, ...]
 def reach(found: Sequence[Moved]) -> float:
     """Half the width of the log-ratio axis: covers 99.9 % of the tokens of every run, and at least a factor of 2.5."""
     widest = max((_quantile(one.log_ratio.abs(), 0.999) for one in found if len(one.log_ratio)), default=0.0)
+    # log ratios are clamped to 20 nats
     return min(max(1.05 * widest, math.log(2.5)), 20.0)
 
 

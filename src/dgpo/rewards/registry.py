@@ -82,6 +82,7 @@ def build(
         name, weight = fields.pop("name", None), fields.pop("weight", 1.0)
         if not isinstance(name, str):
             raise ValueError(f"rewards has the entry {entry!r}; expected a name, or a mapping with 'name'")
+        # True is an int
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
             raise ValueError(f"weight = {weight!r} of reward {name!r}; expected a finite number")
         if name in REWARDS:

@@ -84,6 +84,7 @@ class Recorder:
 
     @property
     def _per(self) -> float:
+        # below 1, several generations share an update, which then counts as one
         return max(self.updates_per_generation, 1)
 
     @property
@@ -113,6 +114,7 @@ class Recorder:
 
     def finish(self, update: int, totals: StepTotals | None = None) -> None:
         """Write the added micro-batches as the file of this update."""
+        # a new table first: the rows of a failed write must not go to the next update
         table, self._table = self._table, TokenTable()
         if not table or not self.on:
             return

@@ -69,6 +69,7 @@ def make(name: str, **given: Any) -> Task:
         given["prompt"] = _prompt(given.get("prompt", BOXED), given.pop("chat", None))
     if issubclass(cls, GymTask):
         task, config = parse_name(name)
+        # options of `GymTask`; the other keys of the name configure the package's task
         in_name = {key: value for key, value in config if key in known}
         if both := in_name.keys() & given.keys():
             raise ValueError(f"{sorted(both)[0]!r} is given twice: in the name {name!r} and as an option")

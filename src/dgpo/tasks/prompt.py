@@ -46,6 +46,7 @@ class PromptFormat:
 
     def render(self, problem: str) -> str | Messages:
         """The prompt of one problem: text, or messages if `chat` is True."""
+        # not str.format: the braces of LaTeX are text
         text = self.template.replace("{problem}", problem)
         if not self.chat:
             return text

@@ -44,6 +44,7 @@ def _totals(case: Case) -> Found | None:
     for update, files in _by_update(case.updates).items():
         # where the share of zero advantages was not logged, 1 skips the update
         given, share = files[0].totals, zero.get(update, 1.0)
+        # files may lack tokens with advantage 0: their logged share gives the number of all
         with_advantage = sum(one.with_advantage for one in files)
         if given is None or share >= 1 or not with_advantage or len(files) != ranks:
             continue
@@ -70,6 +71,7 @@ def _loss(case: Case) -> Found | None:
     logged = case.log["loss"]
     if any(case.setting(name) != value for name, value in ONLY_POLICY_TERM.items()):
         return None
+    # with vLLM the loss may hold a sampler correction; a mixture of experts adds its router loss
     if case.setting("use_vllm") or "aux_loss" in case.log.keys:
         return None
     values, found = logged.at, []

@@ -67,6 +67,7 @@ def _on_policy(case: Case) -> Found | None:
                 case, "logged step", f"{series.key} at most {largest:.2g} over {len(series)} logged steps",
                 series.steps[0],
             )  # fmt: skip
+        # between the two limits, the recorded tokens or the clip fraction decide
         if largest > ROUNDING:
             return None
     if len(case.updates) >= FEWEST and _covers_generations(case):

@@ -76,6 +76,7 @@ class OpenAIBackend(Backend):
             default_headers=self.endpoint.headers,
             default_query=self.endpoint.query,
             timeout=timeout,
+            # of lost connections and HTTP errors; `_insist` repeats what was answered but is no completion
             max_retries=retries,
         )
         self.endpoint.watch_logs()
@@ -116,6 +117,7 @@ class OpenAIBackend(Backend):
         failed: list[tuple[int, IncompleteError]] = []
         try:
             count = 0
+            # every position comes back once, as a completion or as an error
             while count < len(left):
                 group = list(_drain(finished))
                 count += len(group)
