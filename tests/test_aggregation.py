@@ -223,3 +223,10 @@ def test_impossible_totals_are_refused(field: str, value: float) -> None:
 def test_totals_of_more_than_one_number_are_refused() -> None:
     with pytest.raises(ValueError, match=r"StepTotals: tokens has shape \(2,\); expected a scalar"):
         StepTotals(tokens=torch.ones(2), sequences=1)
+
+
+def test_fixed_coefficients_are_compared_by_identity() -> None:
+    one, other = (aggregation.Fixed(values=torch.ones(2, 3)) for _ in range(2))
+    assert one != other
+    assert len({one, other, one}) == 2
+    assert aggregation.make("token-mean") == aggregation.make("token-mean")

@@ -187,3 +187,10 @@ def test_an_impossible_cap_is_refused(cap: Any) -> None:
 def test_an_impossible_band_is_refused(low: float, high: float) -> None:
     with pytest.raises(ValueError, match=r"Band: band_(low|high) = .* is not allowed; expected a number in"):
         Band(band_low=low, band_high=high)
+
+
+def test_given_factors_are_compared_by_identity() -> None:
+    one, other = (Given(values=torch.ones(2, 3)) for _ in range(2))
+    assert one != other
+    assert len({one, other, one}) == 2
+    assert Truncate(cap=2.0) == Truncate(cap=2.0) != Truncate(cap=3.0)

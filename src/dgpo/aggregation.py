@@ -59,7 +59,8 @@ class StepTotals:
         return cls(tokens=mask.sum().clamp(min=1), sequences=mask.any(-1).sum().clamp(min=1))
 
 
-@dataclass(frozen=True, kw_only=True)
+# eq=False: `Fixed` would inherit an equality that compares no field
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Aggregation(Checked, ABC):
     """Base of all aggregations."""
 
@@ -102,7 +103,7 @@ class SeqMeanTokenSumNorm(Aggregation):
         return mask.to(dtype) / self.length / totals.sequences
 
 
-# eq=False: == of tensors is a tensor, so dataclass equality would raise an error
+# eq=False: compared by identity, as == of tensors is a tensor and no truth value
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Fixed(Aggregation):
     """Given coefficients c [B, T], such as another framework's, already normalised over the step.

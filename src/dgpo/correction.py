@@ -23,7 +23,8 @@ from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 Level = Literal["none", "token", "sequence", "batch"]
 
 
-@dataclass(frozen=True)
+# eq=False: `Given` would inherit an equality that compares no field
+@dataclass(frozen=True, eq=False)
 class Correction(Checked, ABC):
     """Base of all corrections."""
 
@@ -101,7 +102,8 @@ class Band(Correction):
         return torch.where((mismatch >= self.band_low) & (mismatch <= self.band_high), mismatch, 0.0)
 
 
-@dataclass(frozen=True, kw_only=True)
+# eq=False: compared by identity, as == of tensors is a tensor and no truth value
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Given(Correction):
     """A factor computed elsewhere: [B, T], or [B, 1] for one value per response.
 
