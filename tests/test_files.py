@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from dgpo.files import LARGEST_TEXT, read_json, write_json_atomic, write_text_atomic
+from dgpo.files import LARGEST_TEXT, first_line, one_line, read_json, write_json_atomic, write_text_atomic
 
 
 def test_creates_the_folder_and_replaces(tmp_path):
@@ -72,3 +72,18 @@ def test_what_is_no_file_or_too_large_a_one_is_not_read(tmp_path):
         read_json(tmp_path / "sparse")
     with pytest.raises(IsADirectoryError):
         read_json(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("message", "first", "all_of_it"),
+    [
+        ("no such model\nTry another", "no such model", "no such model Try another"),
+        ("\n  late  \n", "late", "late"),
+        ("a\x1b[2Jb", "a\\x1b[2Jb", "a\\x1b[2Jb"),
+        ("", "OSError", "OSError"),
+        (" \n ", "OSError", "OSError"),
+    ],
+)
+def test_the_message_of_an_exception(message: str, first: str, all_of_it: str) -> None:
+    assert first_line(OSError(message)) == first
+    assert one_line(OSError(message)) == all_of_it

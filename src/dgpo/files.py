@@ -156,6 +156,11 @@ def one_line(error: BaseException) -> str:
     return printable(" ".join(str(error).split())) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an exception's message, where the rest is advice; its class if the message is empty."""
+    return printable(str(error).strip().partition("\n")[0].strip()) or type(error).__name__
+
+
 def shortened(value: object) -> str:
     """The `repr` of a value, truncated to 60 characters."""
     words = repr(value)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from dgpo.files import first_line
+
 
 def load_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
     """A causal language model, on the GPU if there is one, and its tokenizer.
@@ -44,4 +46,4 @@ def load_tokenizer(name: str) -> Any:
 def cannot_load(name: str, error: Exception) -> ValueError:
     """The error to raise instead of that of transformers, which does not tell a folder from a hub name."""
     kind = "the folder contains no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"
-    return ValueError(f"cannot load model {name!r}: {kind} ({str(error).strip().splitlines()[0]})")
+    return ValueError(f"cannot load model {name!r}: {kind} ({first_line(error)})")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dgpo.files import loads
+from dgpo.files import first_line, loads
 from dgpo.registry import did_you_mean
 from dgpo.tasks.benchmark_table import BENCHMARKS, Benchmark, Content
 from dgpo.tasks.content import answers_hash, content_hash, text_hash
@@ -157,7 +157,7 @@ class BenchmarkTask:
             data = load_dataset(hub.name, hub.config, split=hub.split, revision=revision)
         except (OSError, ValueError) as error:
             raise OSError(
-                f"{self.name}: cannot get {hub.name!r} from the hub ({str(error).strip().splitlines()[0]}); with the "
+                f"{self.name}: cannot get {hub.name!r} from the hub ({first_line(error)}); with the "
                 f"problems in a local {content.file!r}, give its folder as data_dir (--data-dir)"
             ) from error
         where = f"{hub.name}@{revision}" if revision else hub.name

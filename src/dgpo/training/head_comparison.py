@@ -18,6 +18,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from dgpo.files import first_line
 from dgpo.fused import linear_policy_loss
 from dgpo.fused.head import Head
 from dgpo.training.forwards import causal_model, hooks_of
@@ -119,7 +120,7 @@ class _Comparison:
                 try:
                     logprob, entropy = path()
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is said, and this path not used
-                    return f"its forward fails there ({type(error).__name__}: {error})".splitlines()[0]
+                    return f"its forward fails there ({type(error).__name__}: {first_line(error)})"
             for name, found, expected in (("log-probs", logprob, own.logprob), ("entropies", entropy, own.entropy)):
                 distance = (found.float() - expected)[self._scored].abs().max().item()
                 # `not <=`: NaN must fail too

@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput, sort_
 from trl import GRPOTrainer
 from trl.trainer.utils import RepeatSampler
 
-from dgpo.files import FolderLock, move_files
+from dgpo.files import FolderLock, first_line, move_files
 from dgpo.training import reference
 from dgpo.training.checkpoint_files import REFERENCE_FILE, checkpoints, flush_folder, seal
 from dgpo.training.config import DGPOConfig
@@ -210,7 +210,7 @@ class ResumableTrainer(GRPOTrainer):
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             if isinstance(error, OSError):
                 reason = error.strerror or reason
             elif isinstance(error, RuntimeError):
