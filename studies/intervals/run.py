@@ -264,7 +264,7 @@ def sentence_of_one(results: Mapping[str, Any]) -> str:
     ours, before = (summary(results["one"], method) for method in (CHOSEN[0], "percentile bootstrap"))
     shares = [f"{100 * share:.1f} %" for share in (ours["median"], ours["low"], ours["min"], before["min"])]
     return (
-        f"In a simulation of {ours['cells']} cells (mean, spread, problems, samples, figure; `studies/intervals`) it "
+        f"In a simulation of {ours['cells']} cells (mean, spread, problems, samples, metric; `studies/intervals`) it "
         f"holds the truth in {shares[0]} of the cases at the median, in {shares[1]} or more in 95 % of the cells, and "
         f"in {shares[2]} in the worst ({where(ours['worst'])}); the percentile bootstrap in {shares[3]} in its worst."
     )

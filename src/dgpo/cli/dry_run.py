@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
-from rich.console import Console, Group
+from rich.console import Console
+from rich.text import Text
 
 from dgpo import tasks
 from dgpo.cli.arguments import parse, settings
@@ -49,7 +50,10 @@ def run(argv: list[str]) -> int:
     plan = plan_of(argv)
     # one plan, however many ranks a launcher started
     if int(os.environ.get("RANK", "0")) == 0:
-        Console().print(Group(*as_tables(plan, settings(argv))))
+        console = Console()
+        for part in as_tables(plan, settings(argv)):
+            # the terminal wraps text, so that a path or value is copied and searched for as it is
+            console.print(part, soft_wrap=isinstance(part, Text))
     return DOES_NOT_FIT if plan.fits is False else 0
 
 
