@@ -298,3 +298,6 @@ def test_check_value_is_the_same_check_for_an_argument() -> None:
     check_value("kl_coef", 0, "[0, inf)")
     with pytest.raises(ValueError, match=re.escape("kl_coef = inf is not allowed; expected a number in [0, inf)")):
         check_value("kl_coef", math.inf, "[0, inf)")
+    check_value("retries", 2, "[0, inf)", whole=True)
+    with pytest.raises(ValueError, match=re.escape("retries = 1.5 is not allowed; expected an integer in [0, inf)")):
+        check_value("retries", 1.5, "[0, inf)", whole=True)

@@ -79,9 +79,9 @@ class Checked:
                 object.__setattr__(self, field.name, rule.plain(value))
 
 
-def check_value(label: str, value: object, interval: str) -> None:
-    """Raise ValueError unless `value`, which the error calls `label`, is a number in the interval."""
-    rule = Interval(interval)
+def check_value(label: str, value: object, interval: str, *, whole: bool = False) -> None:
+    """Raise ValueError unless `value`, which the error calls `label`, is a number (an integer) in the interval."""
+    rule = Interval(interval, whole)
     if not rule.allows(value, {}):
         raise ValueError(_refusal(label, value, rule.expected({}, value)))
 

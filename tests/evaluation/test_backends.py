@@ -433,6 +433,7 @@ def test_differences_to_an_older_run_hide_what_it_recorded():
         ({"base_url": "http://x", "retries": -1}, "retries = -1 is not allowed"),
         ({"base_url": "localhost:8000"}, "base_url = 'localhost:8000'; expected an address such as http://"),
         ({"base_url": "http://x", "concurrency": 0}, "concurrency = 0 is not allowed"),
+        ({"base_url": "http://x", "concurrency": 1.5}, "concurrency = 1.5 is not allowed; expected an integer"),
     ],
 )
 def test_refuses(options, message):

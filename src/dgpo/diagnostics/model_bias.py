@@ -103,7 +103,7 @@ def gradient_bias(
     chosen, weights = made(objective), list(parameters)
     if not weights:
         raise ValueError("parameters is empty; expected the tensors to differentiate")
-    check_value("resamples", resamples, "[1, inf)")
+    check_value("resamples", resamples, "[1, inf)", whole=True)
     parts: list[Tensor | None] = [None] if groups is None else list(_checked(groups))
     # P of the objective, then P of the reference
     gradients = [_gradient(loss_of, which, rows, weights) for which in (chosen, made(reference)) for rows in parts]

@@ -123,7 +123,7 @@ def describe(
             unknown.
     """
     chosen = made(objective)
-    check_value("top", top, "[0, inf)")
+    check_value("top", top, "[0, inf)", whole=True)
     if token_ids is not None and token_ids.shape != tokens.mask.shape:
         raise ValueError(f"token_ids has shape {tuple(token_ids.shape)}; expected {tuple(tokens.mask.shape)}")
     valid = Valid.of(tokens, sum_pi_squared=sum_pi_squared, objective=chosen)

@@ -58,9 +58,9 @@ class OpenAIBackend(Backend):
         timeout: float = TIMEOUT,
         retries: int = 5,
     ) -> None:
-        check_value("concurrency", concurrency, "[1, inf)")
+        check_value("concurrency", concurrency, "[1, inf)", whole=True)
         check_value("timeout", timeout, "(0, inf)")
-        check_value("retries", retries, "[0, inf)")
+        check_value("retries", retries, "[0, inf)", whole=True)
         self.endpoint = Endpoint.of(base_url, api_key_env)
         require("the backend 'openai' needs", "openai", "openai")
         import openai

@@ -53,7 +53,7 @@ class TransformersBackend(Backend):
         batch_size: int = BATCH_SIZE,
         name: str | None = None,
     ) -> None:
-        check_value("batch_size", batch_size, "[1, inf)")
+        check_value("batch_size", batch_size, "[1, inf)", whole=True)
         self.model = name if name is not None else str(model.name_or_path)
         self.batch_size = batch_size
         self._model = model

@@ -47,7 +47,7 @@ class VLLMBackend(Backend):
     def __init__(
         self, model: str, *, dtype: str = "auto", group_size: int = 2048, tensor_parallel_size: int = 1
     ) -> None:
-        check_value("group_size", group_size, "[1, inf)")
+        check_value("group_size", group_size, "[1, inf)", whole=True)
         require("the backend 'vllm' needs", "vllm", "vllm")
         import vllm  # type: ignore[import-not-found]
         from transformers import AutoTokenizer
