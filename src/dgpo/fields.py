@@ -31,7 +31,7 @@ _INTERVAL = re.compile(r"[\[(]([^,]+), ([^,]+)[\])]")
 def number(default: Any, interval: str) -> Any:
     """A field for a number in an interval, such as "[0, 1)" or "(0, inf]"; None is allowed where it is the default.
 
-    An end may name other fields: "[1 + eps_high, inf]"; one of them that is None is no limit. NaN is in no interval, a
+    An end may name other fields: "[1 + eps_high, inf]"; one that is None sets no limit. NaN is in no interval, a
     finite number beyond `LARGEST` neither, and a bool is not a number. numpy's numbers and fractions become plain ones.
     """
     return _field(default, Interval(interval))
@@ -175,7 +175,7 @@ def _sum(text: str, others: Mapping[str, Any], missing: float) -> float:
         try:
             total += float(term)
         except ValueError:
-            # without `others`, in the first pass, an end that names a field is no limit yet
+            # without `others`, in the first pass, an end that names a field sets no limit yet
             if others and term not in others:
                 raise TypeError(f"the range of a field ends at {term!r}, which is not a field") from None
             found = others.get(term)

@@ -75,7 +75,7 @@ def spans_of_sequences(computed: Tensor, most: int) -> list[Span] | None:
         return None
     spans: list[Span] = []
     row = first = held = 0
-    # the last entry is no response: longer than any chunk, it closes the chunk before it
+    # the last entry is not a response: longer than any chunk, it closes the chunk before it
     for response, length in enumerate([*lengths, most + 1]):
         if held + length > most:
             if held:

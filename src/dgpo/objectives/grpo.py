@@ -93,7 +93,7 @@ class GRPO(HardClip):
         "regular": "",
         "vanilla": " with dual_clip=3",
         "dual_clip": " with dual_clip",
-        "bnpo": "; its average over a micro-batch is no method, see the aggregations",
+        "bnpo": "; its average over a micro-batch is not a method, see the aggregations",
         "reinforce++": "; nearest to its advantage is scale_rewards='batch'",
         "reinforce_plus_plus": "; nearest to its advantage is scale_rewards='batch'",
         "lite_ppo": " with scale_rewards='batch'",

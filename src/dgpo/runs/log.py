@@ -167,7 +167,7 @@ class Log:
         """A quantity of `KEYS`; empty where the log has none of its names."""
         for pattern in KEYS[quantity]:
             expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
-            # names are tried by preference, keys in the order of the log; evaluations are no training metrics
+            # names are tried by preference, keys in the order of the log; those of evaluations are not training metrics
             for key in self.keys:
                 if expression.fullmatch(key) and not key.startswith(("eval_", "val")):
                     return self.series(key)

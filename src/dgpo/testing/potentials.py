@@ -48,7 +48,7 @@ def check_potential_by_differences(objective: Objective) -> None:
     for sign in (-1.0, 1.0):
         x = linspace(-2.93, 2.88, 40)
         before, after = (chosen.weight(column(x + shift, sign, -3.0)).squeeze(1) for shift in (-1e-3, 1e-3))
-        # a jump of w is a kink of φ, across which a difference is no derivative
+        # a jump of w is a kink of φ, across which a difference is not a derivative
         x = x[(after - before).abs() < 0.05 * (1 + before.abs())]
         require(len(x) >= 36, objective, f"w jumps near {40 - len(x)} of 40 log ratios; expected at most 4 jumps")
         tokens = column(x, sign, -3.0)

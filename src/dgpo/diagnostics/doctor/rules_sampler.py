@@ -134,7 +134,7 @@ def _temperature(case: Case) -> Found | None:
     found = fit(case)
     if found is None or _truncated_distribution(found):
         return None
-    # slope = 1/T - 1, so that -1 and below is no temperature
+    # slope = 1/T - 1, so -1 and below is not a temperature
     if found.explained < EXPLAINED or abs(found.slope) < SLOPE or found.slope <= -1:
         return None
     series, _ = _mismatch_series(case)

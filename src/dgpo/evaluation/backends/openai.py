@@ -76,7 +76,7 @@ class OpenAIBackend(Backend):
             default_headers=self.endpoint.headers,
             default_query=self.endpoint.query,
             timeout=timeout,
-            # of lost connections and HTTP errors; `_insist` repeats what was answered but is no completion
+            # of lost connections and HTTP errors; `_insist` repeats what was answered but is not a completion
             max_retries=retries,
         )
         self.endpoint.watch_logs()

@@ -151,7 +151,7 @@ class Batch:
     def _lost(self, worker: Worker) -> None:
         """The worker ended by itself, or with the fork server."""
         index = worker.job
-        # killed with the fork server, which is no fault of the job: run it again, but only once
+        # killed with the fork server, which is not the fault of the job: run it again, but only once
         if worker.server.lost() and index not in self.repeated:
             if index is not None:
                 self.repeated.add(index)
