@@ -64,7 +64,8 @@ def test_a_method_is_two_files(copy: Path, python_blocks: Callable[[Path], list[
     new = {str(path.relative_to(copy)) for path in copy.rglob("*.py") if path not in before}
     assert new == {SOURCE, TEST}
     fill_in(copy, python_blocks)
-    done = pytest_in(copy, TEST, "tests/objectives/test_every_objective.py", "-k", NAME)
+    suites = ("tests/objectives/test_every_objective.py", "tests/diagnostics/doctor/test_rules.py")
+    done = pytest_in(copy, TEST, *suites, "-k", NAME)
     assert done.returncode == 0, done.stdout[-4000:]
     assert int(re.findall(r"(\d+) passed", done.stdout)[0]) > 50
 
