@@ -117,7 +117,7 @@ def main(argv: list[str], root: Path = ROOT) -> int:
         )
     print(
         f"Fill in {source} and {test}.\n"
-        f"Then: python -m pytest tests/objectives -k {name}\n"
+        f"Then: .venv/bin/python -m pytest tests/objectives -k {name}\n"
         "And: make figures, and commit what it writes."
     )
     return 0

@@ -321,6 +321,16 @@ def test_every_check_fails_where_it_should(name: str, objective: Objective, said
     assert type(objective).__name__ in str(error.value)
 
 
+def test_an_error_of_the_weight_itself_is_not_taken_for_a_synchronisation() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Raises(Sound):
+        def weight(self, tokens: TokenBatch) -> Tensor:
+            raise NotImplementedError("mine")
+
+    with pytest.raises(NotImplementedError, match="mine"):
+        CHECKS["no_host_synchronisation"](Raises())
+
+
 def test_every_check_has_a_broken_objective() -> None:
     assert {name for name, _, _ in BROKEN} == set(CHECKS)
 
