@@ -122,8 +122,9 @@ class RunFolder:
             position = self._positions.get((row["benchmark"], row["id"], row["sample"]))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{where} is not a row of an evaluation; remove it to have it generated again") from error
-        if missing := [key for key in ROW if key not in row] or not isinstance(row["completion"], str):
-            what = f"no {missing[0]}" if isinstance(missing, list) else "a completion that is not a string"
+        missing = [key for key in ROW if key not in row]
+        if missing or not isinstance(row["completion"], str):
+            what = f"no {missing[0]}" if missing else "a completion that is not a string"
             raise ValueError(f"{where} has {what}; remove it to have it generated again")
         if position is None or position in self.rows:
             how = "occurs twice" if position is not None else "does not belong to this run"

@@ -66,7 +66,7 @@ def _result(
         by_problem.setdefault(row["id"], []).append(row)
     # a gold that cannot be used excludes its problem, whatever the other completions got
     excluded = [name for name, of in by_problem.items() if any(row["score"] is None for row in of)]
-    counted = {name: of for name, of in by_problem.items() if name not in set(excluded)}
+    counted = {name: of for name, of in by_problem.items() if name not in excluded}
     samples = {name: [row for row in of if row["kind"] == "sample"] for name, of in counted.items()}
     greedy = {name: row["score"] == 1.0 for name, of in counted.items() for row in of if row["kind"] == "greedy"}
     estimates: dict[str, Estimate] = {}

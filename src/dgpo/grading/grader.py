@@ -130,8 +130,8 @@ class MathGrader:
     def usable(self, golds: Sequence[str]) -> list[bool]:
         """Whether each gold can be compared with anything: not empty, not too long, and mathematics or words.
 
-        An answer with exactly the text of an unusable gold still matches it. An evaluation asks first and excludes such
-        problems, so that the set of problems does not depend on the model.
+        An answer with exactly the text of a gold that cannot be read still matches it. An evaluation asks first and
+        excludes such problems, so that the set of problems does not depend on the model.
         """
         answers = [gold_answer(gold) for gold in golds]
         jobs = sorted({text for text in answers if _usable(text) and numbers.number(_bare(text)) is None})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,7 +43,7 @@ class BenchmarkTask:
 
     name: str
     data_dir: str | Path | None = None
-    prompt: PromptFormat = field(default=BOXED)
+    prompt: PromptFormat = BOXED
     exclude_known_wrong: bool = False
     revision: str | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -54,7 +54,7 @@ class GymTask(Checked):
     train_size: int = integer(2000, f"[1, {SEED_STEP})")
     validation_size: int = integer(500, f"[1, {SEED_STEP})")
     test_size: int = integer(500, f"[1, {SEED_STEP})")
-    prompt: PromptFormat = field(default=BOXED)
+    prompt: PromptFormat = BOXED
 
     def __post_init__(self) -> None:
         super().__post_init__()

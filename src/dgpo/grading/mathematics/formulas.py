@@ -166,11 +166,11 @@ def _agree(first: Any, second: Any, *, proportional: bool = False) -> bool:
 
 
 def _at(expression: Any, point: dict[Any, Fraction]) -> Any:
-    from sympy import Rational, nan, zoo
+    from sympy import Rational
 
     # exact coordinates: with floats, only 15 digits would be right
     value = expression.evalf(20, subs={symbol: Rational(x.numerator, x.denominator) for symbol, x in point.items()})
-    return value if value.is_number and value.is_finite and value not in (nan, zoo) else None
+    return value if value.is_number and value.is_finite else None
 
 
 def equal_equations(gold: list[str], answer: list[str]) -> bool:

@@ -76,7 +76,7 @@ class _Reader:
             return Expression(text)
         joined_by_or = _OR.search(text) is not None
         separated = _SEPARATOR_WORDS.sub(_separator, text)
-        if not self.trusted and ";" in (separated.strip()[:1], separated.strip()[-1:]):  # 42 \\text{ or}: of how many?
+        if not self.trusted and ";" in (separated.strip()[:1], separated.strip()[-1:]):  # 42 \text{ or}: of how many?
             return Expression(text)
         text = ";".join(_strip_quantifier(piece, self.trusted) for piece in split(separated, ";"))
         label, body = take_label(text)
@@ -175,9 +175,9 @@ class _Reader:
         return Ordered("(" if opened else "[", ")" if closed else "]", (low, high), (squeeze(name),))
 
 
-def _is_set(inside: str) -> bool:
+def _is_set(held: str) -> bool:
     """Whether bare braces hold a set: {1,2}, {}, {x | x > 2}; {73} is grouping."""
-    return not inside.strip() or len(split(inside, ",")) > 1 or _SET_BUILDER.match(inside) is not None
+    return not held.strip() or len(split(held, ",")) > 1 or _SET_BUILDER.match(held) is not None
 
 
 def _named(reading: Reading, label: str) -> Reading:

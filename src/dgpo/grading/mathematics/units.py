@@ -192,7 +192,7 @@ def _unit(tail: list[str], trusted: bool, known: frozenset[str]) -> str | None:
             if not last:
                 return None
             powers[last] *= 2 if lower == "squared" else 3
-        elif lower in BEHIND and (last or lower in ("in", "of")) and not (lower == "in" and not last):
+        elif lower in BEHIND and (last or lower == "of"):
             continue
         elif atom == r"\mu":
             micro = "micro"
