@@ -491,6 +491,8 @@ def test_other_data_another_model_another_reward(trained, build, prompts, tiny_f
         {"max_steps": 12},
         {"logging_steps": 5, "save_steps": 1, "save_total_limit": 1, "fused_loss": False},
         {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4},
+        # the same objective, with TRL's option for it
+        {"importance_sampling_level": "token"},
     ],
 )
 def test_what_may_change(trained, build, options):

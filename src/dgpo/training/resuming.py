@@ -17,6 +17,7 @@ from dgpo.evaluation.folder import differences
 from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean
 from dgpo.runs.schema import in_words
+from dgpo.training import trl_options
 from dgpo.training.checkpoint_files import ENTROPY_FILE, HISTORY_FILE, REFERENCE_FILE, checkpoints, damage, run_of
 from dgpo.training.config import DGPOConfig
 from dgpo.training.recording import data_of
@@ -25,11 +26,9 @@ STATES = ("optimizer", "scheduler", "rng_state", "scaler", "reward_history", "en
 """What `resume_allow_missing` may name."""
 
 _RESOLVED = {
+    *trl_options.OPTIONS,
     "objective",
     "objective_kwargs",
-    "epsilon",
-    "epsilon_high",
-    "loss_type",
     "aggregation",
     "aggregation_kwargs",
     "correction",
