@@ -10,6 +10,7 @@ from trl import ModelConfig
 from dgpo import tasks
 from dgpo.cli.arguments import argument
 from dgpo.cli.data import DataArguments
+from dgpo.plan.machines import GPUS
 from dgpo.rewards import REWARDS, answer_reward, math_reward
 from dgpo.rewards import build as build_rewards
 from dgpo.tasks.data import is_file
@@ -53,9 +54,7 @@ class TrainArguments(DataArguments):
     num_gpus: int | None = argument(
         None, "With --dry_run: number of ranks (default: that of the accelerate file, WORLD_SIZE, or 1)."
     )
-    gpu: str | None = argument(
-        None, "With --dry_run: GPU to check memory and estimate time for: a100, h100, h200, rtx3090 or rtx4090."
-    )
+    gpu: str | None = argument(None, f"With --dry_run: GPU to check memory and estimate time for: {', '.join(GPUS)}.")
 
     def __post_init__(self) -> None:
         """Before the configuration is made, which asks for a GPU."""

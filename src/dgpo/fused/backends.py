@@ -33,7 +33,12 @@ def tokens_per_chunk(lm_head: Tensor) -> int:
     kind = "cpu" if lm_head.device.type == "cpu" else "cuda"
     # bytes of a logit, which is float32 where the product can write it
     size = 4 if wide_products(lm_head.device, lm_head.dtype) else lm_head.element_size()
-    return max(LEAST_TOKENS[kind], min(CHUNK_TOKENS[kind], CHUNK_BYTES[kind] // (len(lm_head) * size)))
+    return tokens_in_budget(kind, len(lm_head), size)
+
+
+def tokens_in_budget(kind: str, vocabulary: int, size: int) -> int:
+    """How many tokens' logits fit the budget of a "cpu" or "cuda" device, at `size` bytes for each logit."""
+    return max(LEAST_TOKENS[kind], min(CHUNK_TOKENS[kind], CHUNK_BYTES[kind] // (vocabulary * size)))
 
 
 def make_middle(backend: str, inputs: Inputs, operands: Operands) -> Middle:

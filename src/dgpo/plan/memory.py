@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dgpo.fused.backends import CHUNK_BYTES, CHUNK_TOKENS, LEAST_TOKENS
+from dgpo.fused.backends import tokens_in_budget
 from dgpo.plan.arithmetic import Quantity, counted, over, quantity
 from dgpo.plan.machines import Sharding
 from dgpo.plan.model_shapes import ModelShape
@@ -180,7 +180,7 @@ def layer_bytes(s: MemorySetting) -> float:
         MLP                 4·e·I            gate, up, silu(gate), their product
         attention by sdpa   e·length         the mask as numbers to add; eager: heads·length·(2·e + 4) of scores
 
-    This is the sum that torch saves for a layer of Qwen2 on a CPU, to the byte (tests/plan/test_plan.py).
+    This is the sum that torch saves for a layer of Qwen2 on a CPU, to the byte (tests/plan/test_plan_memory.py).
     """
     shape, e, c = s.shape, s.compute_bytes, s.stream_bytes
     casts = 2 if c == e else 5
@@ -218,9 +218,7 @@ def loss_terms(s: MemorySetting) -> list[Term]:
     """Buffers of the loss: a chunk of logits in float32, and the gradients of head and hidden states."""
     shape, positions = s.shape, s.rows * s.completion
     if s.fused:
-        # as `tokens_per_chunk` of the fused loss
-        fitting = CHUNK_BYTES[s.device] // (shape.vocabulary * 4)
-        chunk = min(max(LEAST_TOKENS[s.device], min(CHUNK_TOKENS[s.device], fitting)), positions)
+        chunk = min(tokens_in_budget(s.device, shape.vocabulary, 4), positions)
         how = _bytes(4) * quantity(chunk, "tokens") * quantity(shape.vocabulary, "logits")
     else:
         how = _bytes(6) * quantity(TRL_TILE[0], "tokens") * quantity(TRL_TILE[1], "logits of TRL's tile")

@@ -19,7 +19,7 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.prompts import encode
 from dgpo.evaluation.suite import Slot, plan
 from dgpo.evaluation.summary import summary
-from dgpo.rewards import MathGrader
+from dgpo.grading import MathGrader
 from dgpo.runs.results import RATES
 from dgpo.tasks.prompt import describe_all
 from dgpo.tasks.task import grader_of

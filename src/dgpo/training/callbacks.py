@@ -1,4 +1,4 @@
-"""Callbacks of the command line."""
+"""Callbacks: stop on a signal with a checkpoint; a progress bar that shows one metric."""
 
 from __future__ import annotations
 
