@@ -36,7 +36,7 @@ class Rule:
 
 
 LEAVES = {"cli", "plan", "training", "engines"}
-ROOMS = {"fused", "runs", "diagnostics", "report", "grading", "rewards", "tasks", "evaluation"}
+ROOMS = {"fused", "runs", "diagnostics", "report", "grading", "rewards", "tasks", "evaluation", "comparison"}
 EVALUATION = {"torch", "transformers", "scipy", "numpy", "rich", "datasets"}
 RULES: dict[str, Rule] = {
     "registry": Rule(set(), set()),
@@ -62,6 +62,7 @@ RULES: dict[str, Rule] = {
     "rewards": Rule(SHARED | {"grading"}, set()),
     "tasks": Rule({"grading"}, set(), frozenset({"datasets", "reasoning_gym"})),
     "evaluation": Rule({"runs", "grading", "tasks"}, EVALUATION, frozenset({"tqdm", "openai", "vllm"})),
+    "comparison": Rule({"runs", "evaluation"}, {"numpy"}, frozenset({"scipy"})),
     "training": Rule(CORE | ROOMS | {"__init__"}, ANYTHING),
     "plan": Rule(CORE | ROOMS | {"__init__", "training"}, ANYTHING),
     "engines": Rule(CORE | ROOMS | {"__init__"}, ANYTHING),

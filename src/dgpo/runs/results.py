@@ -22,13 +22,14 @@ RATES = ("no_answer", "unparsed", "guarded", "timeout", "bad_gold")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems, as fraction.
+    """A mean over problems, as fraction; in a comparison over seeds (`dgpo.comparison`), a statistic of runs.
 
     Attributes:
         value: the mean.
         low: lower end of its interval.
         high: upper end of its interval.
         se: standard error over problems: standard deviation (P - 1) of the per-problem values / sqrt(P); 0 for one.
+            Over seeds: the standard deviation of the bootstrap, times sqrt(n / (n - 1)).
         detectable: the smallest true difference that a two-sided test at the interval's level finds with a chance of
             80 %. For a difference: of a comparison like this one. For the mean of one model: between two such models,
             *each on problems of its own* (unpaired). Above 1: none. None in results of older versions.
