@@ -41,7 +41,7 @@ ELSEWHERE = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True)
 class DGPO(Objective):
-    """Weights that decay beyond the clip range instead of stopping (GRPO) or diverging on ∇π (CISPO, GPPO).
+    """Weights on ∇π that decay beyond the clip range, where GRPO's are 0 and GPPO's diverge on the left.
 
     With r the importance ratio, lo = 1 - eps_low, hi = 1 + eps_high, u = r/lo and v = r/hi::
 
