@@ -62,7 +62,7 @@ RULES: dict[str, Rule] = {
     "rewards": Rule(SHARED | {"grading"}, set()),
     "tasks": Rule({"grading"}, set(), frozenset({"datasets", "reasoning_gym"})),
     "evaluation": Rule({"runs", "grading", "tasks"}, EVALUATION, frozenset({"tqdm", "openai", "vllm"})),
-    "comparison": Rule({"runs", "evaluation"}, {"numpy"}, frozenset({"scipy"})),
+    "comparison": Rule({"runs", "evaluation"}, {"numpy"}, frozenset({"scipy", "rich"})),
     "training": Rule(CORE | ROOMS | {"__init__"}, ANYTHING),
     "plan": Rule(CORE | ROOMS | {"__init__", "training"}, ANYTHING),
     "engines": Rule(CORE | ROOMS | {"__init__"}, ANYTHING),

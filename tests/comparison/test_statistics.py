@@ -104,6 +104,20 @@ def test_the_standard_error_over_seeds_and_problems_is_that_of_the_pigeonhole_bo
     assert found.se == pytest.approx(math.sqrt(exact * 6 / 5), rel=0.03)
 
 
+def test_evaluations_of_the_same_runs_share_their_seeds() -> None:
+    """Two tasks that only repeat each other: as one task, and not as two independent ones."""
+    table, zeros = draws(8, 6), np.zeros((8, 6))
+    alone = statistics.paired_difference_over_problems([table], [zeros], resamples=20_000)
+    # problems that do not differ, so that only seeds are left
+    flat = np.repeat(table.mean(axis=1, keepdims=True), 6, axis=1)
+    once = statistics.paired_difference_over_problems([flat], [zeros], resamples=20_000)
+    shared = statistics.paired_difference_over_problems([flat] * 2, [zeros] * 2, same_runs=True, resamples=20_000)
+    apart = statistics.paired_difference_over_problems([flat] * 2, [zeros] * 2, resamples=20_000)
+    assert shared.se == pytest.approx(once.se, rel=0.03)
+    assert apart.se == pytest.approx(once.se / math.sqrt(2), rel=0.03)
+    assert once.se < alone.se
+
+
 def test_pairs_share_what_the_seed_decides() -> None:
     """Two arms that agree up to a small shift: resampled together, they keep their distance."""
     scores = draws(1, 12, low=0.1, high=0.9)
@@ -219,6 +233,18 @@ def test_the_smallest_difference_is_found_as_often_as_promised(paired: bool) -> 
     assert found.mean() == pytest.approx(0.8, abs=0.015)
 
 
+def test_what_a_comparison_detects_is_what_a_design_with_its_spread_finds() -> None:
+    x, y = draws(1, 9, seed=1), draws(1, 9, seed=2)
+    spread = float((x - y).std(ddof=1))
+    # an arm's standard deviation is the difference's over sqrt(2) without correlation
+    expected = statistics.smallest_difference(9, spread / math.sqrt(2), comparisons=4)
+    assert statistics.detectable(x, y, comparisons=4) == pytest.approx(expected)
+    # a second task like the first halves the variance, and adds degrees of freedom
+    twice = statistics.detectable(np.repeat(x, 2, axis=0), np.repeat(y, 2, axis=0), comparisons=4)
+    assert twice < expected / math.sqrt(2)
+    assert statistics.detectable([[0.5]], [[0.4]]) == math.inf
+
+
 def test_the_smallest_difference_grows_with_comparisons_and_noise() -> None:
     one = statistics.smallest_difference(16, 0.05)
     assert statistics.smallest_difference(16, 0.1) == pytest.approx(2 * one)
@@ -246,6 +272,12 @@ def test_the_smallest_difference_grows_with_comparisons_and_noise() -> None:
         (lambda: statistics.paired_difference(X, Y[:, :3]), r"shape \(4,\) and baseline \(3,\)"),
         (lambda: statistics.paired_difference_over_problems(X, Y), r"expected \[seeds, problems\]"),
         (lambda: statistics.probability_of_improvement(X, Y[:, :3], paired=True), "expected the same seeds in both"),
+        (
+            lambda: statistics.paired_difference_over_problems(
+                [np.zeros((2, 3)), np.zeros((4, 3))], [np.zeros((2, 3)), np.zeros((4, 3))], same_runs=True
+            ),
+            "tasks have 2, 4 seeds; expected the same runs on every task",
+        ),
         (lambda: statistics.smallest_difference(0, 0.1), "seeds = 0 is not allowed"),
         (lambda: statistics.smallest_difference(3, 0.1, power=0.01), "expected alpha < power < 1"),
         (lambda: statistics.smallest_p_value(0), "pairs = 0 is not allowed"),

@@ -145,7 +145,13 @@ def paired_difference(
 
 
 def paired_difference_over_problems(
-    scores: Scores, baseline: Scores, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    scores: Scores,
+    baseline: Scores,
+    *,
+    same_runs: bool = False,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Estimate:
     """X - Y of the same seed and the same problem, with an interval for other seeds *and* other problems.
 
@@ -156,17 +162,29 @@ def paired_difference_over_problems(
     Args:
         scores: X: per task, an array [seeds, problems] of scores in [0, 1].
         baseline: Y: the same seeds and problems in the same order.
+        same_runs: whether row i of every task is the same run, evaluated on several tasks. Then a seed is resampled
+            with all of its tasks.
         confidence: in (0, 1).
         resamples: bootstrap resamples.
         seed: as for `mean`.
 
     Raises:
-        ValueError: as `mean`; different shapes.
+        ValueError: as `mean`; different shapes; different numbers of seeds if `same_runs`.
     """
     tables = _differences(scores, baseline, dimensions=2)
-    index: list[NDArray[Any]] = [np.arange(size) for table in tables for size in table.shape]
     counts = [min(table.shape) for table in tables]
-    return _bootstrapped(index, _mean_of_tables(tables, joint=False), counts, -1.0, confidence, resamples, seed)
+    if not same_runs:
+        index: list[NDArray[Any]] = [np.arange(size) for table in tables for size in table.shape]
+        return _bootstrapped(index, _mean_of_tables(tables, joint=False), counts, -1.0, confidence, resamples, seed)
+    if len(seeds := {len(table) for table in tables}) > 1:
+        raise ValueError(f"tasks have {', '.join(map(str, sorted(seeds)))} seeds; expected the same runs on every task")
+
+    def statistic(rows: Values, *columns: Values, axis: int) -> Values:
+        entries = [_entries(table, rows, places) for table, places in zip(tables, columns, strict=True)]
+        return np.mean(entries, axis=0)
+
+    index = [np.arange(len(tables[0])), *(np.arange(table.shape[1]) for table in tables)]
+    return _bootstrapped(index, statistic, [min(counts)], -1.0, confidence, resamples, seed)
 
 
 def paired_p_value(scores: Scores, baseline: Scores, *, resamples: int = 2**EXACT_SEEDS, seed: int = 0) -> float:
@@ -239,17 +257,46 @@ def smallest_difference(
         ValueError: an argument is outside its range.
     """
     check_value("seeds", seeds, "[1, inf)", whole=True)
-    check_value("comparisons", comparisons, "[1, inf)", whole=True)
     check_value("std", std, "[0, inf)")
-    check_value("alpha", alpha, "(0, 1)")
     check_value("correlation", correlation, "[-1, 1]")
-    if not alpha < power < 1:
-        raise ValueError(f"power = {power} with alpha = {alpha}; expected alpha < power < 1")
+    _check_design(comparisons, alpha, power)
     if seeds == 1:
         return math.inf
     shared = correlation if paired else 0.0
     freedom = seeds - 1 if paired else 2 * seeds - 2
     return _noncentrality(freedom, alpha / comparisons, power) * std * math.sqrt(2 * (1 - shared) / seeds)
+
+
+def detectable(
+    scores: Scores, baseline: Scores, *, comparisons: int = 1, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true `paired_difference` that a comparison with the spread of this one finds::
+
+        δ · sqrt(sum_m s_m² / n_m) / M,    df = sum_m (n_m - 1)
+
+    with δ as in `smallest_difference` and s_m the standard deviation of the differences of task m. For a design whose
+    spread is only supposed, `smallest_difference`.
+
+    Args:
+        scores: X, as for `paired_difference`.
+        baseline: Y.
+        comparisons: as in `smallest_difference`.
+        alpha: likewise.
+        power: likewise.
+
+    Returns:
+        infinite if a task has a single seed.
+
+    Raises:
+        ValueError: as `paired_difference` and `smallest_difference`.
+    """
+    _check_design(comparisons, alpha, power)
+    differences = _differences(scores, baseline)
+    if min(map(len, differences)) == 1:
+        return math.inf
+    error = math.sqrt(sum(float(values.var(ddof=1)) / len(values) for values in differences)) / len(differences)
+    freedom = sum(len(values) - 1 for values in differences)
+    return _noncentrality(freedom, alpha / comparisons, power) * error
 
 
 def curve_band(
@@ -394,6 +441,13 @@ def _noncentrality(freedom: int, alpha: float, power: float) -> float:
 
 
 # --- the arguments ----------------------------------------------------------------------------------------------------
+
+
+def _check_design(comparisons: int, alpha: float, power: float) -> None:
+    check_value("comparisons", comparisons, "[1, inf)", whole=True)
+    check_value("alpha", alpha, "(0, 1)")
+    if not alpha < power < 1:
+        raise ValueError(f"power = {power} with alpha = {alpha}; expected alpha < power < 1")
 
 
 def _tasks(scores: Scores, name: str, least: float, dimensions: int = 1) -> list[Values]:

@@ -48,7 +48,7 @@ def table(evaluation: Evaluation) -> Table:
 def markdown(evaluation: Evaluation) -> str:
     """The table of the benchmarks, then the estimates of each with their intervals."""
     grids = [benchmarks_grid(evaluation), *(metrics_grid(evaluation, name) for name in evaluation.benchmarks)]
-    return "\n".join(_markdown(grid) for grid in grids)
+    return "\n".join(grid_markdown(grid) for grid in grids)
 
 
 def benchmarks_grid(evaluation: Evaluation) -> Grid:
@@ -159,7 +159,8 @@ def _rate_cells(rates: dict[str, float | None]) -> list[str]:
     return [*percents, UNKNOWN if tokens is None else f"{tokens:.0f}"]
 
 
-def _markdown(grid: Grid) -> str:
+def grid_markdown(grid: Grid) -> str:
+    """Title, table and caption."""
     lines = [grid.columns, ["---", *["---:"] * (len(grid.columns) - 1)], *grid.rows]
     body = "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
     return f"### {grid.title}\n\n{body}\n\n{'; '.join(grid.caption)}.\n"
