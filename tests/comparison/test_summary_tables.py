@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dgpo.comparison import Outcome, tables
+from dgpo.comparison.reading import read_summary
 from dgpo.comparison.statistics import smallest_difference
 from dgpo.comparison.summary import Summary, Tuned, summarise
 
@@ -73,6 +74,33 @@ def test_the_tables_fit_into_a_terminal(summary: Summary) -> None:
     assert difference is not None
     assert f"{100 * difference.final.low:+.1f}..{100 * difference.final.high:+.1f}" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_summary_is_read_back(summary: Summary, simulate: Simulate, tmp_path: Path) -> None:
+    one_pair = summarise(simulate({"grpo": 0.3, "dgpo": 0.4}, seeds=[0]), baseline="grpo", about={"commit": "abc"})
+    for number, written in enumerate((summary, one_pair)):
+        tables.write(written, tmp_path / str(number))
+        found = read_summary(tmp_path / str(number))
+        # as JSON, which has lists for tuples
+        assert json.dumps(found.as_dict()) == json.dumps(written.as_dict())
+        assert tables.markdown(found) == tables.markdown(written)
+        assert (found.curves, found.about) == (written.curves, written.about)
+
+
+def test_what_is_no_summary_is_refused(summary: Summary, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="No such file or directory; expected a summary.json of `dgpo compare`"):
+        read_summary(tmp_path)
+    document = json.loads(json.dumps(summary.as_dict()))
+    curve = document["curves"][0]
+    for changes, message in (
+        ({"schema": "dgpo.evaluation/1"}, "schema = 'dgpo.evaluation/1'; expected"),
+        ({"methods": [{}]}, "is damaged: KeyError, 'final'"),
+        ({"more": 1}, "is damaged: TypeError"),
+        ({"curves": [{**curve, "mean": [0.1]}]}, "lines that differ in length"),
+    ):
+        (tmp_path / "summary.json").write_text(json.dumps({**document, **changes}))
+        with pytest.raises(ValueError, match=message):
+            read_summary(tmp_path / "summary.json")
 
 
 def test_files(summary: Summary, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -149,6 +149,7 @@ class Summary:
         curves: one per arm and task.
         incomplete: (arm, task, seed) of runs that are missing or not finished; they count nowhere.
         warnings: one line for everything that limits what the numbers say.
+        about: what ran: versions, hardware, commit, configuration; whatever JSON can hold.
     """
 
     baseline: str
@@ -164,6 +165,7 @@ class Summary:
     curves: tuple[Curve, ...]
     incomplete: tuple[Cell, ...]
     warnings: tuple[str, ...]
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the attributes and the `schema`; fractions, with null for an infinite `detectable`."""
@@ -188,6 +190,7 @@ def summarise(
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
+    about: Mapping[str, Any] | None = None,
 ) -> Summary:
     """Compare the arms of some outcomes with one of them.
 
@@ -208,6 +211,7 @@ def summarise(
         confidence: of the intervals.
         resamples: of the bootstrap.
         seed: of the bootstrap; the same outcomes and seed give the same summary.
+        about: for `Summary.about`.
 
     Raises:
         ValueError: as `runs_of`; an unknown measure or baseline, or a baseline without a complete run; several tasks
@@ -257,6 +261,7 @@ def summarise(
         curves=tuple(_curves(runs, confidence, seed)),
         incomplete=tuple(runs.incomplete),
         warnings=tuple(_warnings(runs, strata, compared, baseline, alpha, tuning)),
+        about=dict(about or {}),
     )
 
 
