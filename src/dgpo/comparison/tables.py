@@ -112,6 +112,8 @@ def differences_grid(summary: Summary) -> Grid:
         f"detects: smallest true difference of {tested} that a comparison with this spread finds ({summary.alpha:g} "
         f"for all comparisons together, power {100 * summary.power:g} %)",
     ]
+    if any(m.against and m.against.improvement.low == m.against.improvement.high != 0.5 for m in summary.methods):
+        notes.append("where P(better) has an interval without width, all runs are on one side, which is not certainty")
     return Grid(f"Final score minus that of {summary.baseline}, in points", columns, rows, notes)
 
 
