@@ -216,6 +216,11 @@ class FolderLock:
         """Whether this process holds a lock on the folder."""
         return any(os.path.realpath(folder) == where for where in _held.values())
 
+    def fileno(self) -> int:
+        """The descriptor of the lock's file. A child process that inherits it holds the lock until it ends, too."""
+        assert self._file is not None
+        return self._file.fileno()
+
     def __enter__(self) -> FolderLock:
         self.folder.mkdir(parents=True, exist_ok=True)
         # not "w", which would erase the holder's name before the lock is ours

@@ -39,8 +39,13 @@ def rows_with(trainer, key):
 
 def test_it_is_the_evaluation_of_dgpo_eval_and_training_does_not_notice(trained, tmp_path):
     options = {"samples": 3, "limit": 40, "batch_size": 50, "greedy": True, "seed": 5}
-    watched = trained(eval_benchmarks=["addition"], eval_benchmark_steps=4, eval_benchmark_kwargs=options)
-    assert [row["step"] for row in rows_with(watched, "eval/addition/avg@3")] == [4, 6]  # and one at the end
+    watched = trained(
+        eval_benchmarks=["addition"],
+        eval_benchmark_steps=4,
+        eval_benchmark_kwargs=options,
+        eval_benchmark_on_start=True,
+    )
+    assert [row["step"] for row in rows_with(watched, "eval/addition/avg@3")] == [0, 4, 6]  # and one at the end
     assert watched.model.training
 
     task = Addition()

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -28,11 +28,18 @@ def argument(default: T, text: str) -> T:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], description: str = "") -> tuple[Any, ...]:
+def parse(
+    prog: str,
+    dataclass_types: Sequence[type],
+    argv: list[str],
+    description: str = "",
+    entries: Mapping[str, Entry] | None = None,
+) -> tuple[Any, ...]:
     """One instance per dataclass, from flags over the YAML file over defaults.
 
     An `env:` mapping in the file is exported. `--help` prints and exits with 0. Unknown or malformed flags are reported
-    before the first dataclass is made; dataclasses are made in the order given.
+    before the first dataclass is made; dataclasses are made in the order given. `entries` take the place of the file,
+    where it has been read already.
 
     Raises:
         UserError: an unreadable file, an unknown key or flag (with the nearest known one), a value of the wrong type in
@@ -55,8 +62,9 @@ def parse(prog: str, dataclass_types: Sequence[type], argv: list[str], descripti
     actions.pop("help")
     argv, path = _take_config(argv)
     environment = {}
-    if path is not None:
-        entries = yaml_file.read(path)
+    if path is not None or entries is not None:
+        assert path is None or entries is None
+        entries = dict(entries or {}) if path is None else yaml_file.read(path)
         environment = _environment(entries.pop("env", None))
         for key, entry in entries.items():
             if key not in actions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from dgpo.cli.arguments import parse, settings
 from dgpo.cli.errors import user_input
 from dgpo.cli.plan_tables import as_tables
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, make_rewards
+from dgpo.cli.yaml_file import Entry
 from dgpo.plan.machines import GPUS, Sharding, World
 from dgpo.plan.model_shapes import lora_targets, shape_of
 from dgpo.plan.plan import Plan
@@ -57,12 +58,27 @@ def run(argv: list[str]) -> int:
     return DOES_NOT_FIT if plan.fits is False else 0
 
 
-def plan_of(argv: list[str]) -> Plan:
-    """The plan of `dgpo train argv`.
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The settings of a run, as `dgpo train` would have them, in the world of its plan."""
+
+    args: TrainArguments
+    model: ModelArguments
+    config: DGPOConfig
+    task: tasks.Task | None
+    world: World
+    on_cpu: bool
+
+
+def checked(argv: list[str], entries: Mapping[str, Entry] | None = None) -> Settings:
+    """The settings of `dgpo train argv`, on a machine that need not have a GPU.
+
+    Args:
+        argv: the flags.
+        entries: of a file that has been read already, in place of `--config`.
 
     Raises:
-        UserError: what `dgpo train` would refuse before it loads anything, an accelerate file that cannot be used, an
-            unknown GPU.
+        UserError: what `dgpo train` would refuse before it loads anything, an accelerate file that cannot be used.
     """
     found: list[World] = []
     # read before `_unlaunched` hides it
@@ -87,31 +103,51 @@ def plan_of(argv: list[str]) -> Plan:
             return found[-1].processes  # the arguments are made before it
 
     with _unlaunched():
-        args, model, config = parse("dgpo train", [Arguments, ModelArguments, Config], argv)
+        args, model, config = parse("dgpo train", [Arguments, ModelArguments, Config], argv, entries=entries)
     with user_input():
         check_settings(args, config)
+        task = args.make_task()
+        make_rewards(args, config, task)
+    return Settings(args=args, model=model, config=config, task=task, world=found[-1], on_cpu=config.on_cpu)
+
+
+def updates_of(found: Settings) -> int | None:
+    """The optimiser updates of a run; None where they depend on data that is not at hand."""
+    with user_input():
+        rows, _ = _rows(found.args, found.task)
+    name = found.model.model_name_or_path
+    return Plan(config=found.config, model=name, shape=None, world=found.world, data_rows=rows).updates
+
+
+def plan_of(argv: list[str]) -> Plan:
+    """The plan of `dgpo train argv`.
+
+    Raises:
+        UserError: as `checked`, or an unknown GPU.
+    """
+    found = checked(argv)
+    args, model, config = found.args, found.model, found.config
+    with user_input():
         if args.gpu is not None and args.gpu not in GPUS:
             raise ValueError(f"unknown GPU {args.gpu!r}{did_you_mean(args.gpu, GPUS)}; known: {', '.join(GPUS)}")
         if model.load_in_4bit or model.load_in_8bit:
             raise ValueError("--dry_run does not estimate quantised weights; leave out load_in_4bit and load_in_8bit")
-        task = args.make_task()
-        make_rewards(args, config, task)
         given = {"dtype": model.dtype, "attn_implementation": model.attn_implementation}
         # as `dgpo train` merges them: model_init_kwargs wins
         given.update({name: value for name, value in (config.model_init_kwargs or {}).items() if name in given})
-        rows, source = _rows(args, task)
+        rows, source = _rows(args, found.task)
         return Plan(
             config=config,
             model=model.model_name_or_path,
             shape=shape_of(model.model_name_or_path),
-            world=found[-1],
+            world=found.world,
             gpu=None if args.gpu is None else GPUS[args.gpu],
             data_rows=rows,
             data_source=source,
             dtype=str(given["dtype"] or "auto").removeprefix("torch."),
             attention=given["attn_implementation"],
             lora=(model.lora_r, lora_targets(model.lora_target_modules)) if model.use_peft else None,
-            on_cpu=config.on_cpu,
+            on_cpu=found.on_cpu,
         )
 
 

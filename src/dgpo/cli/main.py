@@ -19,6 +19,7 @@ COMMANDS = {
     "demo": ("train", "make a starter model, evaluate it, train it with DGPO and evaluate again: minutes on a CPU"),
     "train": ("train", "train a model on a task or data set"),
     "eval": ("eval", "evaluate a model: greedy accuracy, avg@k, pass@k with intervals"),
+    "compare": ("train", "compare objectives over seeds, each at its best setting; killed at any time, it goes on"),
     "starter": ("train", "make a small model that solves a task about half the time"),
     "tasks": ("eval", "list what can be trained and evaluated on, or describe one task"),
     "compare-results": ("eval", "compare two evaluations problem by problem, with intervals"),

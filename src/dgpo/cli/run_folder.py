@@ -7,10 +7,8 @@ from pathlib import Path
 
 from dgpo.files import FolderLock
 from dgpo.training import DGPOConfig
-from dgpo.training.checkpoint_files import checkpoints
+from dgpo.training.checkpoint_files import MODEL_FILES, checkpoints
 from dgpo.training.ranks import on_main
-
-_MODEL = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
 
 
 def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | bool:
@@ -68,7 +66,7 @@ def occupy(config: DGPOConfig, where: str | bool, *, overwrite: bool, held: Exit
         folder = Path(config.output_dir)
         if there := checkpoints(folder):
             what = f"checkpoints of an earlier run (the last is {there[0].name}): continue that with --resume"
-        elif models := [name for name in _MODEL if (folder / name).exists()]:
+        elif models := [name for name in MODEL_FILES if (folder / name).exists()]:
             what = f"a model already ({models[0]}): keep it"
         else:
             return

@@ -98,6 +98,19 @@ class Entry:
         text, special = self.text, self.node.tag == _FLOAT and self.text.lower().endswith((".inf", ".nan"))
         return text.replace(".", "") if special else text
 
+    @property
+    def plain(self) -> Any:
+        """The value as JSON that, read as YAML, gives an option what this entry gives it: texts stay as written.
+
+        Raises:
+            UserError: as `value`.
+        """
+        if self.kind == "text":
+            return self.number
+        if self.kind == "list":
+            return [item.plain if item.kind == "text" else item.value() for item in self.items()]
+        return self.value()
+
     def items(self) -> list[Entry]:
         """The elements of a list."""
         return [Entry(node=node, line=node.start_mark.line + 1, path=self.path) for node in self.node.value]
@@ -147,15 +160,27 @@ def values(path: Path) -> dict[str, Any]:
     return {key: entry.value() for key, entry in read(path).items()}
 
 
+def with_base(mapping: Entry) -> dict[str, Entry]:
+    """The keys of a mapping inside a file, over those of its own `base`, as `read` does for a whole file.
+
+    Raises:
+        UserError: as `read`.
+    """
+    return _with_base(mapping.entries(), mapping.path, (mapping.path,))
+
+
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Entry]:
-    entries = _load(path)
+    return _with_base(_load(path), path, (*above, path))
+
+
+def _with_base(entries: dict[str, Entry], path: Path, chain: tuple[Path, ...]) -> dict[str, Entry]:
     base = entries.pop("base", None)
     if base is None:
         return entries
     if base.kind != "text" or not base.text:
         what = "has no value" if base.kind in ("nothing", "text") else f"is a {base.kind}"
         raise UserError(f"base in {base.where} {what}; expected a file, such as base: other.yaml")
-    file, chain = path.parent / base.text, (*above, path)
+    file = path.parent / base.text
     if not file.is_file():
         raise UserError(f"base = {base.text!r} in {base.where}: no such file: {str(file)!r}")
     if file.resolve() in [one.resolve() for one in chain]:

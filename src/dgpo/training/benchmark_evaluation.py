@@ -27,12 +27,12 @@ from dgpo.training.config import DGPOConfig
 
 
 class BenchmarkEvaluation(TrainerCallback):
-    """Evaluates every `eval_benchmark_steps` updates, and at the end; logs `eval/BENCHMARK/avg@k` and the like.
+    """Evaluates every `eval_benchmark_steps` updates, at the end, and with `eval_benchmark_on_start` before the first.
 
-    Also logged, for every benchmark: the standard error as `.../avg@k_se`, and the rates `truncated`, `no_answer`,
-    `unparsed`, `guarded`, `timeout`, `bad_gold` and `mean_tokens`. On the disk: `output_dir/eval/STEP`, with the files
-    of `dgpo eval`. Problems are shared out among the ranks. Weights that are sharded over ranks (FSDP, ZeRO-3) are
-    gathered by TRL's context manager where it can; that was not run.
+    Logged are `eval/BENCHMARK/avg@k` and the like, the standard error as `.../avg@k_se`, and the rates `truncated`,
+    `no_answer`, `unparsed`, `guarded`, `timeout`, `bad_gold` and `mean_tokens`. On the disk: `output_dir/eval/STEP`,
+    with the files of `dgpo eval`. Problems are shared out among the ranks. Weights that are sharded over ranks (FSDP,
+    ZeRO-3) are gathered by TRL's context manager where it can; that was not run.
 
     Args:
         config: of the run, with `eval_benchmarks`.
@@ -58,24 +58,13 @@ class BenchmarkEvaluation(TrainerCallback):
         assert config.eval_benchmarks
         self._output_dir = config.output_dir
         self._tokenizer, self._model, self._log, self._accelerator = tokenizer, model, log, accelerator
-        options = dict(config.eval_benchmark_options())
-        self.every = config.eval_benchmark_steps
-        self.greedy = bool(options.pop("greedy", False))
-        self.batch_size = options.pop("batch_size", 64)
-        limit, data_dir, chat = (options.pop(name, None) for name in ("limit", "data_dir", "chat"))
+        options = config.eval_benchmark_options()
+        self.every, self.on_start = config.eval_benchmark_steps, config.eval_benchmark_on_start
+        self.greedy = bool(options.get("greedy", False))
+        self.batch_size = options.get("batch_size", 64)
+        limit, data_dir, chat = (options.get(name) for name in ("limit", "data_dir", "chat"))
         self.tasks = [self._make(name, data_dir, chat) for name in config.eval_benchmarks]
-        # the sampling of training, which options of the evaluation override
-        self.sampling = Sampling(
-            **{
-                "samples": 4,
-                "temperature": config.temperature,
-                "top_p": config.top_p,
-                "max_new_tokens": config.max_completion_length,
-                **options,
-            }
-        )
-        if limit is not None and (not isinstance(limit, int) or limit < 1):
-            raise ValueError(f"eval_benchmark_kwargs: limit = {limit!r}; expected a whole number >= 1")
+        self.sampling = sampling_of(config)
         self._problems = [task.problems("test")[:limit] for task in self.tasks]
         self._done = -1
         # at construction, not after hours of training
@@ -106,6 +95,11 @@ class BenchmarkEvaluation(TrainerCallback):
             chat = self._tokenizer.chat_template is not None
         given = {"data_dir": data_dir, "chat": chat}
         return tasks.make(name, **{option: value for option, value in given.items() if option in known})
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # not on_train_begin, where a recording has not begun yet
+        if self.on_start and state.global_step == 0 and self._done < 0:
+            self.evaluate(0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.every == 0:
@@ -157,6 +151,26 @@ class BenchmarkEvaluation(TrainerCallback):
         # a collective; then into the order of the slots, whichever rank a row came from
         gathered: list[dict[str, Any]] = gather_object(rows)
         return sorted(gathered, key=lambda row: order[row["benchmark"], row["id"], row["sample"]])
+
+
+def sampling_of(config: DGPOConfig) -> Sampling:
+    """How it is sampled: as in training, where the options of the evaluation do not say otherwise.
+
+    Raises:
+        ValueError: an option out of range; an unknown one.
+    """
+    options = config.eval_benchmark_options()
+    limit = options.get("limit")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"eval_benchmark_kwargs: limit = {limit!r}; expected a whole number >= 1")
+    usual = {
+        "samples": 4,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
+        "max_new_tokens": config.max_completion_length,
+        "seed": Sampling.seed,
+    }
+    return Sampling(**{name: options.get(name, value) for name, value in usual.items()})
 
 
 def metrics(evaluation: Evaluation) -> dict[str, float]:

@@ -33,6 +33,9 @@ ENTROPY_FILE = "entropy_ctrl_state.json"
 REFERENCE_FILE = "ref_model.pt"
 """The state dict of the reference model, whole and on the CPU, where `sync_ref_model` moves it."""
 
+MODEL_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
+"""One of them is in the output folder of a finished run."""
+
 _STATES = re.compile(
     r"(optimizer|scheduler|scaler)\.(pt|bin)|optimizer_\d+/.*|rng_state(_\d+)?\.pth|"
     + "|".join(re.escape(name) for name in (HISTORY_FILE, ENTROPY_FILE, REFERENCE_FILE))

@@ -166,6 +166,9 @@ class DGPOConfig(GRPOConfig):
     eval_benchmark_steps: int = _option(
         100, "Number of updates between evaluations on eval_benchmarks; one more runs at the end."
     )
+    eval_benchmark_on_start: bool = _option(
+        False, "With eval_benchmarks: evaluate before the first update too, as update 0."
+    )
     eval_benchmark_kwargs: dict[str, Any] | str | None = _option(
         None,
         'Options of these evaluations, such as \'{"samples": 4, "limit": 100}\': samples (4), temperature, top_p and '

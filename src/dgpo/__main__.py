@@ -1,0 +1,5 @@
+"""`python -m dgpo`: the same as `dgpo`, with the interpreter given."""
+
+from dgpo.cli.main import main
+
+main()
