@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
     "fused": Rule(CORE, {"torch"}, frozenset({"triton"})),
     "runs": Rule(CORE | {"__init__"}, {"torch"}, frozenset({"pyarrow"})),
     "diagnostics": Rule(CORE | {"__init__", "fused", "runs"}, {"torch"}),
-    "report": Rule(CORE | {"__init__", "fused", "runs", "diagnostics"}, ANYTHING),
+    "report": Rule(CORE | {"__init__", "fused", "runs", "diagnostics", "evaluation", "comparison"}, ANYTHING),
     "grading": Rule(SHARED, set(), frozenset({"math_verify", "latex2sympy2_extended", "sympy"})),
     "rewards": Rule(SHARED | {"grading"}, set()),
     "tasks": Rule({"grading"}, set(), frozenset({"datasets", "reasoning_gym"})),

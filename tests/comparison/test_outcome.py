@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dgpo.comparison import Outcome
@@ -26,6 +29,20 @@ def test_scores_of_a_curve() -> None:
     # 10 steps at 0.3 on average, then 30 at 0.6
     assert run.area == pytest.approx((10 * 0.3 + 30 * 0.6) / 40)
     assert outcome(scores=(0.5, 0.5, 0.5)).area == pytest.approx(0.5)
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    curve = np.array([[0, 5], [0.25, 0.5]])
+    run = Outcome("grpo", np.int64(2), "addition", tuple(curve[0].astype(int)), tuple(curve[1]), {"a": curve[1, 1]})
+    assert json.loads(json.dumps(asdict(run))) == {
+        "arm": "grpo",
+        "seed": 2,
+        "task": "addition",
+        "steps": [0, 5],
+        "scores": [0.25, 0.5],
+        "problems": {"a": 0.5},
+        "diverged": None,
+    }
 
 
 def test_a_single_evaluation_is_the_whole_curve() -> None:
@@ -58,8 +75,9 @@ def test_a_run_that_was_only_interrupted_has_no_score() -> None:
         ({"arm": " "}, "arm = ' '; expected a text that is not empty"),
         ({"task": None}, "task = None; expected a text"),
         ({"diverged": ""}, "diverged = ''; expected a text that is not empty"),
-        ({"seed": True}, "seed = True; expected an integer"),
-        ({"seed": 1.0}, "seed = 1.0; expected an integer"),
+        ({"seed": True}, "seed = True is not allowed; expected an integer"),
+        ({"seed": 1.0}, "seed = 1.0 is not allowed; expected an integer"),
+        ({"steps": (0, 0.5, 1)}, "step = 0.5 is not allowed; expected an integer"),
         ({"steps": (0, 10)}, "2 steps and 3 scores"),
         ({"steps": (), "scores": ()}, "expected the first to be 0"),
         ({"steps": (1, 10, 40)}, "expected the first to be 0"),

@@ -56,6 +56,16 @@ def test_markdown_has_every_part(summary: Summary) -> None:
     assert "* 1 missing or unfinished, counted nowhere: grpo on addition, seed 11" in text
 
 
+def test_complete_separation_is_not_certainty(simulate: Simulate) -> None:
+    words = "all runs are on one side, which is not certainty"
+    apart, close = (
+        summarise(simulate({"grpo": 0.1, "dgpo": gain}), baseline="grpo", resamples=400) for gain in (0.7, 0.1)
+    )
+    assert "| 1.00 [1.00, 1.00] |" in tables.markdown(apart)
+    assert words in tables.markdown(apart)
+    assert words not in tables.markdown(close)
+
+
 def test_tables_of_tasks(simulate: Simulate) -> None:
     outcomes = simulate({"grpo": 0.3, "dgpo": 0.4}, tasks=("addition", "reverse"))
     text = tables.markdown(summarise(outcomes, baseline="grpo", same_runs=True, resamples=400))

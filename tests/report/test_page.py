@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import dgpo.report
-from dgpo.report import collect, page, write_report
+from dgpo.report import collect, comparison, page, write_report
 from dgpo.report.figures import METHOD_COLOURS, REGION_COLOURS, RUN_COLOURS
 from dgpo.report.markup import Markup, joined, percent, shown, tag
 from dgpo.report.page import SCRIPTS
@@ -134,11 +134,11 @@ def test_both_ways_to_the_dark_theme_are_the_same():
 
 
 def test_every_part_of_the_script_is_in_the_page(text):
-    assert {path.stem for path in ASSETS.glob("*.js")} == set(SCRIPTS)
+    assert {path.stem for path in ASSETS.glob("*.js")} == {*SCRIPTS, *comparison.SCRIPTS}
     assert all((ASSETS / f"{name}.js").read_text() in text for name in SCRIPTS)
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *comparison.SCRIPTS}))
 def test_the_script_is_valid(name):
     if (node := shutil.which("node")) is None:
         pytest.skip("node is not installed, which checks the syntax of the page's script")

@@ -1,13 +1,14 @@
-"""`dgpo report`: one HTML page of what runs recorded."""
+"""`dgpo report`: one HTML page of what runs recorded, or of a comparison."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from dgpo.cli.errors import user_input
+from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
-from dgpo.report import write_report
+from dgpo.report import write_comparison_report, write_report
+from dgpo.report.comparison import is_comparison
 
 
 def run(argv: list[str]) -> int:
@@ -16,19 +17,37 @@ def run(argv: list[str]) -> int:
         prog="dgpo report",
         description=(
             "Write one self-contained HTML page about recorded runs: curves, regions, the tokens on the weight curves "
-            "of any method, replay, the doctor's findings and the evaluations. It opens without a network."
+            "of any method, replay, the doctor's findings and the evaluations; or about a comparison: learning curves "
+            "of every method over seeds, and the tables of its summary. It opens without a network."
         ),
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders that runs were recorded to (record: FOLDER)")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders that runs were recorded to (record: FOLDER), or one folder of `dgpo compare` with its summary",
+    )
     parser.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the first RUN)")
     parser.add_argument(
         "--eval", nargs="+", default=[], metavar="FOLDER", dest="evaluation", help="results of `dgpo eval` to show"
     )
     add_flag(parser)
     arguments = parser.parse_args(argv)
-    out = Path(arguments.out) if arguments.out is not None else Path(arguments.runs[0]) / "report.html"
+    first = Path(arguments.runs[0])
+    out = (
+        Path(arguments.out)
+        if arguments.out is not None
+        else (first if first.is_dir() else first.parent) / "report.html"
+    )
     with user_input():
-        import_named(arguments.objective)
-        path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
+        if compared := [path for path in arguments.runs if is_comparison(path)]:
+            if len(arguments.runs) > 1 or arguments.evaluation or arguments.objective:
+                raise UserError(
+                    f"{compared[0]!r} is a comparison, which has a page of its own; give it alone, with --out at most"
+                )
+            path = write_comparison_report(first, out)
+        else:
+            import_named(arguments.objective)
+            path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -45,10 +45,11 @@ class Outcome:
                 raise ValueError(f"Outcome: {name} = {text!r}; expected a text")
             if text is not None and not text.strip():
                 raise ValueError(f"Outcome: {name} = {text!r}; expected a text that is not empty")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int):
-            raise ValueError(f"Outcome: seed = {self.seed!r}; expected an integer")
+        check_value("Outcome: seed", self.seed, "(-inf, inf)", whole=True)
         if len(self.steps) != len(self.scores):
             raise ValueError(f"{self}: {len(self.steps)} steps and {len(self.scores)} scores; expected one for each")
+        for step in self.steps:
+            check_value(f"{self}: step", step, "[0, inf)", whole=True)
         if not self.steps or self.steps[0] != 0:
             raise ValueError(
                 f"{self}: steps = {self.steps}; expected the first to be 0, the evaluation before training"
@@ -59,6 +60,14 @@ class Outcome:
             check_value(f"{self}: score at step {step}", score, "[0, 1]")
         for problem, score in self.problems.items():
             check_value(f"{self}: score of problem {problem!r}", score, "[0, 1]")
+        # numpy's numbers become plain ones, which JSON takes
+        for name, plain in (
+            ("seed", int(self.seed)),
+            ("steps", tuple(map(int, self.steps))),
+            ("scores", tuple(map(float, self.scores))),
+            ("problems", {problem: float(score) for problem, score in self.problems.items()}),
+        ):
+            object.__setattr__(self, name, plain)
 
     def __str__(self) -> str:
         return f"{self.arm} on {self.task}, seed {self.seed}"

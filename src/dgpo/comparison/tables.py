@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 JSON, MARKDOWN = "summary.json", "summary.md"
 
+BASELINE = " (baseline)"
+"""What follows the label of the baseline in a table."""
+
 STDS = (0.01, 0.02, 0.05, 0.1)
 """Standard deviations between seeds that a design is shown for while none is known."""
 
@@ -109,6 +112,8 @@ def differences_grid(summary: Summary) -> Grid:
         f"detects: smallest true difference of {tested} that a comparison with this spread finds ({summary.alpha:g} "
         f"for all comparisons together, power {100 * summary.power:g} %)",
     ]
+    if any(m.against and m.against.improvement.low == m.against.improvement.high != 0.5 for m in summary.methods):
+        notes.append("where P(better) has an interval without width, all runs are on one side, which is not certainty")
     return Grid(f"Final score minus that of {summary.baseline}, in points", columns, rows, notes)
 
 
@@ -199,12 +204,17 @@ def design_grid(
 
 def markdown(summary: Summary) -> str:
     """All tables, then what limits them."""
-    arms = len(summary.methods)
-    head = f"{arms} {'method' if arms == 1 else 'methods'} on {', '.join(summary.tasks)}; baseline {summary.baseline}; "
-    parts = [head + f"seeds {_seeds(summary.seeds)}.\n", *map(grid_markdown, grids(summary))]
+    parts = [headline(summary) + "\n", *map(grid_markdown, grids(summary))]
     if listed := limits(summary):
         parts.append("### Limits\n\n" + "\n".join(f"* {line}" for line in listed) + "\n")
     return "\n".join(parts)
+
+
+def headline(summary: Summary) -> str:
+    """What was compared, in a sentence."""
+    arms = len(summary.methods)
+    what = f"{arms} {'method' if arms == 1 else 'methods'} on {', '.join(summary.tasks)}"
+    return f"{what}; baseline {summary.baseline}; seeds {_seeds(summary.seeds)}."
 
 
 def limits(summary: Summary) -> list[str]:
@@ -270,7 +280,7 @@ def _size(difference: float | None) -> str:
 
 
 def _named(method: Method, summary: Summary) -> str:
-    return f"{method.arm} (baseline)" if method.arm == summary.baseline else method.arm
+    return method.arm + BASELINE if method.arm == summary.baseline else method.arm
 
 
 def _seeds(seeds: Sequence[int]) -> str:

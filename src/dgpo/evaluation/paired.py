@@ -116,6 +116,13 @@ def sign_flip_p_value(differences: ArrayLike, *, resamples: int = 10_000, seed: 
     values = values[values != 0]
     if values.size < 2:
         return 1.0  # either sign is as far from 0
+    if 2**values.size <= resamples:
+        # all sums at once: scipy goes through the patterns one by one, a hundred times slower
+        sums = np.zeros(1)
+        for value in np.abs(values):
+            sums = np.concatenate([sums + value, sums - value])
+        # sums that are equal but for rounding count as equal
+        return float((np.abs(sums) >= abs(values.sum()) - 1e-12 * sums[0]).mean())
 
     from scipy.stats import permutation_test
 

@@ -1,4 +1,5 @@
-"""The page: one HTML file with its script, style, plotly and data, which makes no network request."""
+"""The page of runs, and what any page is: one HTML file with its script, style, plotly and data, which makes no network
+request."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from dgpo.report import cards, sections
 from dgpo.report.data import collect
 from dgpo.report.markup import escaped
 
-SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls")
+SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls", "frame")
 """Parts of the page's script, in execution order; later parts use declarations of earlier ones."""
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
@@ -49,31 +50,49 @@ def write_report(
 def page(data: Mapping[str, Any]) -> str:
     """Render the data of `collect`.
 
-    Text from a run is included as escaped HTML, or as JSON in a data block. The content security policy of the page
-    allows only the two scripts whose hashes it lists, and no network request.
-
     Raises:
         ModuleNotFoundError: if plotly is not installed.
     """
-    plotly, script, runs = _plotly(), _script(), data["runs"]
-    title = "dgpo report: " + ", ".join(run["label"] for run in runs)
+    runs = data["runs"]
     parts = {
-        "title": escaped(title),
-        "policy": _policy([plotly, script]),
-        "style": _asset("style.css"),
-        "version": escaped(dgpo.__version__),
+        "title": escaped("dgpo report: " + ", ".join(run["label"] for run in runs)),
         "header": cards.header(runs, data["evaluations"]),
         "findings": sections.each(runs, sections.findings),
         "replay": sections.each(runs, sections.replay),
         "evaluations": sections.evaluations(data["evaluations"]),
         "top_tokens": sections.each(runs, sections.top_tokens),
         "config": sections.config(runs),
-        "data": _json(_for_the_browser(data)),
+    }
+    return rendered("page.html", SCRIPTS, parts, _for_the_browser(data))
+
+
+def rendered(template: str, scripts: Sequence[str], parts: Mapping[str, str], data: Mapping[str, Any]) -> str:
+    """Fill the template of a page.
+
+    Text from a run has to be escaped in `parts`; in `data`, a JSON block, it need not. The content security policy of
+    the page allows only the two scripts whose hashes it lists, and no network request.
+
+    Args:
+        template: file name among the assets.
+        scripts: parts of its script, in execution order.
+        parts: name of a place -> HTML.
+        data: what the script reads.
+
+    Raises:
+        ModuleNotFoundError: if plotly is not installed.
+    """
+    plotly, script = _plotly(), _script(scripts)
+    whole = {
+        **parts,
+        "policy": _policy([plotly, script]),
+        "style": _asset("style.css"),
+        "version": escaped(dgpo.__version__),
+        "data": _json(data),
         "plotly": plotly,
         "script": script,
     }
     # a single pass, so that placeholders in text of a run are not filled
-    return PLACE.sub(lambda place: parts[place[1]], _asset("page.html"))
+    return PLACE.sub(lambda place: whole[place[1]], _asset(template))
 
 
 def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,8 +121,8 @@ def _policy(scripts: Sequence[str]) -> str:
     )
 
 
-def _script() -> str:
-    parts = "\n".join(_asset(f"{name}.js") for name in SCRIPTS)
+def _script(scripts: Sequence[str]) -> str:
+    parts = "\n".join(_asset(f"{name}.js") for name in scripts)
     return f'"use strict";\n(() => {{\n{parts}\n}})();'
 
 

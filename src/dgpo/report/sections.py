@@ -181,10 +181,15 @@ def visible(text: str) -> str:
 
 def config(runs: Sequence[Mapping[str, Any]]) -> Markup:
     """The settings of all runs, including hardware and versions."""
-    flat = [_flat(run) for run in runs]
-    names = list(dict.fromkeys(name for one in flat for name in one))
-    if not names:
+    flat = [flattened({**run["info"], **({"config": run["config"]} if run["config"] else {})}) for run in runs]
+    if not any(flat):
         return empty("The runs have no run.json.")
+    return settings(flat, [mark(run, number) for number, run in enumerate(runs)])
+
+
+def settings(flat: Sequence[Mapping[str, str]], heads: Sequence[Markup]) -> Markup:
+    """A row per setting, a column per element of `flat`."""
+    names = list(dict.fromkeys(name for one in flat for name in one))
     rows = [
         tag(
             "tr",
@@ -194,12 +199,13 @@ def config(runs: Sequence[Mapping[str, Any]]) -> Markup:
         )
         for name in names
     ]
-    heads = [tag("th", mark(run, number), scope="col") for number, run in enumerate(runs)]
-    whole = tag("table", tag("thead", tag("tr", tag("th", "setting", scope="col"), *heads)), tag("tbody", *rows))
+    columns = [tag("th", head, scope="col") for head in heads]
+    whole = tag("table", tag("thead", tag("tr", tag("th", "setting", scope="col"), *columns)), tag("tbody", *rows))
     return tag("div", whole, class_="scroll", role="region", tabindex=0, aria_label="settings", id="settings")
 
 
-def _flat(run: Mapping[str, Any]) -> dict[str, str]:
+def flattened(given: Mapping[str, Any]) -> dict[str, str]:
+    """Nested settings by dotted name, as text."""
     found: dict[str, str] = {}
 
     def walk(prefix: str, value: Any) -> None:
@@ -209,5 +215,5 @@ def _flat(run: Mapping[str, Any]) -> dict[str, str]:
         else:
             found[prefix] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    walk("", {**run["info"], **({"config": run["config"]} if run["config"] else {})})
+    walk("", given)
     return found

@@ -1,7 +1,7 @@
 // What all parts of the page use: its data, elements, colours, and how a plot is drawn.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const runs = data.runs;
+const runs = data.runs ?? [];
 const root = document.documentElement;
 const $ = (id) => document.getElementById(id);
 const DASHES = ["dash", "dot", "dashdot", "longdash"];
@@ -26,6 +26,7 @@ const isDark = () => getComputedStyle(root).colorScheme === "dark";
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 const short = (text) => { const s = String(text); return plain(s.length > 28 ? `…${s.slice(-27)}` : s); };
 
+const strokes = []; // repaint what has the colour of a method, when the theme changes
 const plots = new Map(); // id -> what draws it: () => { traces, layout, label }
 
 function themed(layout) {

@@ -72,7 +72,6 @@ for (const [at, method] of curves.methods.entries()) {
   if (own.has(method.label)) state.methods.add(at);
 }
 for (let at = 0; at < curves.methods.length && state.methods.size < 3; at++) state.methods.add(at);
-const strokes = [];
 for (const [at, method] of curves.methods.entries()) {
   const box = element("input", { type: "checkbox", value: String(at), checked: state.methods.has(at) });
   box.addEventListener("change", () => {
