@@ -12,7 +12,8 @@ import pytest
 
 from dgpo.comparison import Outcome, statistics
 from dgpo.comparison.scored import runs_of
-from dgpo.comparison.summary import Method, Summary, Tuned, summarise
+from dgpo.comparison.summarise import summarise
+from dgpo.comparison.summary import Method, Summary, Tuned
 from dgpo.evaluation.paired import holm
 
 pytest.importorskip("scipy", reason="statistics need scipy: the extra train or eval")

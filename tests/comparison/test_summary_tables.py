@@ -12,7 +12,8 @@ import pytest
 from dgpo.comparison import Outcome, tables
 from dgpo.comparison.reading import read_summary
 from dgpo.comparison.statistics import smallest_difference
-from dgpo.comparison.summary import Summary, Tuned, summarise
+from dgpo.comparison.summarise import summarise
+from dgpo.comparison.summary import Summary, Tuned
 
 pytest.importorskip("scipy", reason="statistics need scipy: the extra train or eval")
 

@@ -13,7 +13,8 @@ from browsing import CHROMIUM, opened, traces
 from dgpo.cli.errors import UserError
 from dgpo.cli.report import run as run_report
 from dgpo.comparison import Outcome, tables
-from dgpo.comparison.summary import Summary, summarise
+from dgpo.comparison.summarise import summarise
+from dgpo.comparison.summary import Summary
 from dgpo.report.comparison import comparison_page, write_comparison_report
 
 pytest.importorskip("scipy", reason="statistics need scipy: the extra train or eval")

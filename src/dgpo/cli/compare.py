@@ -25,7 +25,8 @@ from dgpo.comparison.outcome import Outcome
 from dgpo.comparison.runner import Interrupted, Runner
 from dgpo.comparison.statistics import coverage_note
 from dgpo.comparison.study import Cell, Study, words
-from dgpo.comparison.summary import Tuned, summarise
+from dgpo.comparison.summarise import summarise
+from dgpo.comparison.summary import Tuned
 from dgpo.comparison.tables import design_grid, grids, limits, table, write
 from dgpo.comparison.tuning import Choices, choose
 

@@ -238,7 +238,7 @@ def smallest_difference(
         paired      δ · std · sqrt(2 (1 - correlation) / n),    df = n - 1
         unpaired    δ · std · sqrt(2 / n),                      df = 2n - 2
 
-    The sign-flip test finds this difference of normal scores with a chance of 0.74 to 0.82 from 8 seeds on where the
+    The sign-flip test finds this difference of normal scores with a chance of 0.7 to 0.82 from 8 seeds on where the
     power is 0.8, less with fewer, and never where it cannot reach the level (`smallest_p_value`). A difference of means
     over tasks is smaller by sqrt(tasks) if the tasks vary alike.
 
