@@ -49,6 +49,7 @@ class Watch:
         self.ended_with: dict[str, Progress] = {}
         self.most = 0
         self.stops = 0
+        self.waited: list[str] = []
 
     def began(self, folder: CellFolder, resumed: bool) -> None:
         self.began_with.append((folder.cell.arm, resumed))
@@ -58,6 +59,9 @@ class Watch:
 
     def stopping(self, running: int, first: bool) -> None:
         self.stops += 1
+
+    def waiting(self, folder: CellFolder) -> None:
+        self.waited.append(folder.cell.arm)
 
     def tick(self, runner: Runner) -> None:
         self.most = max(self.most, len(runner.running))
@@ -168,6 +172,7 @@ def test_a_cell_that_somebody_else_runs_is_waited_for(tmp_path: Path) -> None:
     scripts, watch = Scripts(a=DONE), Finishes()
     make(scripts, watch).run([cell])
     assert watch.ticks >= 20
+    assert watch.waited == ["a"]
     assert scripts.ran == []
     assert cell.progress().state == "finished"
 

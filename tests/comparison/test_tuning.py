@@ -9,7 +9,7 @@ import pytest
 
 from dgpo.comparison.outcome import Outcome
 from dgpo.comparison.study import Arm, Study, words
-from dgpo.comparison.tuning import Choices, choose
+from dgpo.comparison.tuning import Choices, NothingToChoose, choose
 
 ARMS = tuple(Arm(label=name, options={"objective": name}) for name in ("grpo", "dgpo"))
 
@@ -79,8 +79,13 @@ def test_several_tasks_count_alike() -> None:
 
 def test_an_arm_whose_runs_all_failed_has_no_setting() -> None:
     none = dict.fromkeys(TABLE, ((0.4,), (0.4,)))
-    with pytest.raises(ValueError, match="grpo: every tuning run failed"):
+    with pytest.raises(NothingToChoose, match="grpo: every tuning run failed"):
         choose(study(), "grpo", found(study(), none))
+    # nor has it one if nothing was ever evaluated
+    with pytest.raises(NothingToChoose):
+        choose(study(), "grpo", {key: [] for key in found(study(), none)})
+    one = found(study(), none) | {("learning_rate=3e-4", 7): run((0.4, 0.4, 0.1))}
+    assert choose(study(), "grpo", one).setting == {"learning_rate": "3e-4"}
 
 
 def test_a_choice_is_made_once_and_read_again(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from dgpo.comparison.study import Cell, Study, words
 from dgpo.comparison.summarise import summarise
 from dgpo.comparison.summary import Tuned
 from dgpo.comparison.tables import design_grid, grids, limits, table, write
-from dgpo.comparison.tuning import Choices, choose
+from dgpo.comparison.tuning import Choices, NothingToChoose, choose
 
 FAILURES = 1
 """Exit code if a run failed."""
@@ -61,13 +61,17 @@ def run(argv: list[str]) -> int:
     runner = Runner(TrainProcess(study.keep_models), view, jobs=jobs, devices=devices, threads=threads)
     try:
         with view, user_input((ValueError, OSError)):
-            _tune(study, root, runner, choices)
+            view.later = len(study.arms) * len(study.seeds) if study.tune else 0
+            not_chosen = _tune(study, root, runner, choices)
+            view.later = 0
             runner.run(_folders(root, study.final_cells(choices.settings())))
     except Interrupted:
         print("stopped; the same command goes on")
         return 130
     _summarise(study, root, choices, console)
-    return FAILURES if view.failed else 0
+    for line in not_chosen:
+        print(line)
+    return FAILURES if view.failed or not_chosen else 0
 
 
 # --- flags -----------------------------------------------------------------------------------------------------------
@@ -158,18 +162,32 @@ def _there(study: Study, root: Path, choices: Choices) -> str:
     return f"{done} of {whole} are finished, in {root}"
 
 
-def _tune(study: Study, root: Path, runner: Runner, choices: Choices) -> None:
-    """Run what is missing of the tuning phase, and choose a setting for every arm whose runs have ended."""
+def _tune(study: Study, root: Path, runner: Runner, choices: Choices) -> list[str]:
+    """Run what is missing of the tuning phase, and choose a setting for every arm whose runs have ended.
+
+    Returns:
+        a line for each arm that has no setting yet.
+    """
     open_arms = [arm.label for arm in study.arms if study.tune and arm.label not in choices.of_arm]
-    folders = [folder for folder in _folders(root, study.tuning_cells()) if folder.cell.arm in open_arms]
-    runner.run(folders)
-    start, _ = starting_scores(study, folders)
+    everything = _folders(root, study.tuning_cells())
+    runner.run([folder for folder in everything if folder.cell.arm in open_arms])
+    start, _ = starting_scores(study, everything)
+    lines = []
     for arm in open_arms:
-        found: dict[tuple[str, int], list[Outcome]] = {}
-        for folder in folders:
-            if folder.cell.arm == arm:
-                found[words(folder.cell.setting), folder.cell.seed] = outcomes(study, folder, start)
-        choices.fix(arm, choose(study, arm, found))
+        folders = [folder for folder in everything if folder.cell.arm == arm]
+        if any(folder.progress().state not in ("finished", "failed") for folder in folders):
+            lines.append(f"{arm}: not tuned yet, as a tuning run was stopped; the same command goes on")
+            continue
+        found: dict[tuple[str, int], list[Outcome]] = {
+            (words(folder.cell.setting), folder.cell.seed): outcomes(study, folder, start) for folder in folders
+        }
+        try:
+            choice = choose(study, arm, found)
+        except NothingToChoose as error:
+            lines.append(f"{error}; the same command tries again")
+            continue
+        choices.fix(arm, choice)
+    return lines
 
 
 # --- the summary -----------------------------------------------------------------------------------------------------

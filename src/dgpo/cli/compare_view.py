@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -36,6 +37,8 @@ class View:
         self._next = 0.0
         self._first = True
         self.failed: list[CellFolder] = []
+        self.later = 0
+        """Runs that come after those of the runner, for the time that is left."""
 
     def __enter__(self) -> View:
         if self._live is not None:
@@ -66,6 +69,10 @@ class View:
         elif progress.state == "stopped" or self._live is None:
             self._say(f"{progress.state}: {folder.cell}, {duration(progress.seconds)}")
 
+    def waiting(self, folder: CellFolder) -> None:
+        """Another process runs it."""
+        self._say(f"another process runs this one, and is waited for at the end: {folder.cell}")
+
     def stopping(self, running: int, first: bool) -> None:
         """Ctrl-C was pressed."""
         if first:
@@ -80,23 +87,28 @@ class View:
         self._next = self._clock() + REFRESH
         states = [progress.state for progress in runner.progress.values()]
         if self._live is not None:
-            self._live.update(self._table(runner), refresh=True)
-        elif self._first and (left := seconds_left(self._study, runner)) is not None and "finished" in states:
+            with suppress(OSError):  # the terminal is gone: the runs go on, or save a checkpoint
+                self._live.update(self._table(runner), refresh=True)
+        elif self._first and "finished" in states and (left := self._left(runner)) is not None:
             self._first = False
-            self._say(
-                f"about {duration(left)} left for the {len(states) - states.count('finished')} runs of this phase"
-            )
+            runs = len(states) - states.count("finished") + self.later
+            self._say(f"about {duration(left)} left for {runs} runs")
+
+    def _left(self, runner: Runner) -> float | None:
+        return seconds_left(self._study, runner, self.later)
 
     def _say(self, text: str, style: str = "") -> None:
-        # soft_wrap: a path or a line of a log is copied and searched for as it is
-        (self._live.console if self._live is not None else self._console).print(Text(text, style), soft_wrap=True)
+        with suppress(OSError):
+            # soft_wrap: a path or a line of a log is copied and searched for as it is
+            self._console.print(Text(text, style), soft_wrap=True)
 
     # --- the table --------------------------------------------------------------------------------------------------
 
     def _table(self, runner: Runner) -> Table:
-        left = seconds_left(self._study, runner)
+        left = self._left(runner)
         states = [runner.progress[folder.cell.name].state for folder in runner.folders]
         caption = f"{states.count('finished')} of {len(states)} runs finished"
+        caption += f", {self.later} come after them" if self.later else ""
         caption += f", {states.count('failed')} failed" if "failed" in states else ""
         caption += f", about {duration(left)} left" if left is not None else ""
         table = Table(title=Text(self._study.name), caption=Text(caption))
@@ -116,13 +128,19 @@ class View:
         return table
 
 
-def seconds_left(study: Study, runner: Runner) -> float | None:
-    """Seconds until all runs of this phase have ended: updates that are missing, at the mean time of one so far, over
-    the runs at a time. None until an update was measured.
+def seconds_left(study: Study, runner: Runner, later: int = 0) -> float | None:
+    """Seconds until all runs have ended: updates that are missing, at the mean time of one so far, over the runs at a
+    time. None until an update was measured.
 
     A run that finished in an earlier call counts with the time that it took then.
+
+    Args:
+        study: that is run.
+        runner: what of it runs now.
+        later: runs that come after.
     """
-    seconds = updates = missing = 0.0
+    seconds = updates = 0.0
+    missing: float = later * study.updates
     for folder in runner.folders:
         name, progress = folder.cell.name, runner.progress[folder.cell.name]
         if progress.state == "finished":

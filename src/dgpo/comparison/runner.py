@@ -50,6 +50,7 @@ class Watcher(Protocol):
 
     def began(self, folder: CellFolder, resumed: bool) -> None: ...
     def ended(self, folder: CellFolder, progress: Progress) -> None: ...
+    def waiting(self, folder: CellFolder) -> None: ...
     def stopping(self, running: int, first: bool) -> None: ...
     def tick(self, runner: Runner) -> None: ...
 
@@ -148,6 +149,8 @@ class Runner:
                 try:
                     held.enter_context(lock)
                 except FolderInUse:
+                    if name not in self._again:
+                        self._watcher.waiting(folder)
                     self._again[name] = now + RETRY
                     self.progress[name] = folder.progress()
                     continue

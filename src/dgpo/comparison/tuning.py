@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo.comparison.divergence import FAILED
 from dgpo.comparison.outcome import Outcome
 from dgpo.comparison.study import Setting, Study, words
 from dgpo.evaluation.folder import differences
@@ -18,6 +19,10 @@ from dgpo.files import read_json, write_json_atomic
 
 FILE = "tuning.json"
 SCHEMA = "dgpo.tuning/1"
+
+
+class NothingToChoose(ValueError):
+    """Every tuning run of an arm failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +65,27 @@ def choose(study: Study, arm: str, found: Mapping[tuple[str, int], list[Outcome]
     Args:
         study: that is tuned.
         arm: its label.
-        found: (`words` of a setting, tuning seed) -> the outcomes of that run, one per task; every run of the arm.
+        found: (`words` of a setting, tuning seed) -> the outcomes of that run, one per task; none for a run that failed
+            when no run had been evaluated at all. Every run of the arm has ended.
 
     Raises:
-        ValueError: every run of the arm failed.
+        NothingToChoose: every run of the arm failed.
     """
     trials = []
     for setting in study.settings:
         runs = {str(seed): found[words(setting), seed] for seed in study.tuning_seeds}
-        reasons = {seed: next((o.diverged for o in run if o.diverged), None) for seed, run in runs.items()}
+        reasons = {
+            seed: next((o.diverged for o in run if o.diverged), None) if run else FAILED for seed, run in runs.items()
+        }
         trials.append(
             Trial(
                 setting=setting,
-                scores={seed: score(run, study) for seed, run in runs.items()},
+                scores={seed: score(run, study) if run else 0.0 for seed, run in runs.items()},
                 diverged={seed: reason for seed, reason in reasons.items() if reason is not None},
             )
         )
-    if all(reason == "failed" for trial in trials for reason in map(trial.diverged.get, trial.scores)):
-        raise ValueError(f"{arm}: every tuning run failed, so that no setting can be chosen")
+    if all(reason == FAILED for trial in trials for reason in map(trial.diverged.get, trial.scores)):
+        raise NothingToChoose(f"{arm}: every tuning run failed, so that no setting can be chosen")
     return Choice(setting=max(trials, key=lambda trial: trial.mean).setting, trials=tuple(trials))
 
 
