@@ -43,7 +43,12 @@ DIVERGING = ("cispo_two_sided", "gppo", "ce_gppo")
 TASKS = ("reverse", "addition", "rare")
 STALENESS = (16, 64, 4)
 """Updates per generation beyond 1, in the order in which they run."""
-RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+RATES = {
+    "reverse": (3e-4, 1e-3, 3e-3, 1e-2),
+    "addition": (1e-4, 3e-4, 1e-3, 3e-3),
+    "rare": (1e-4, 3e-4, 1e-3, 3e-3),
+}
+"""Learning rates by task, the same for every method and staleness."""
 TUNING_SEEDS = (100, 101, 102, 103)
 FINAL_SEEDS = tuple(range(16))
 

@@ -43,6 +43,8 @@ METRICS = (
 """What is recorded of every update and member; README.md defines them."""
 EVALUATED = 128
 """Problems of an evaluation, the same for every member of a task."""
+EVALUATION_STREAM = 4_000_000_000
+"""Seed of those problems, beyond the seeds of every update and start; torch reads 32 bits of it."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def drawn(problems: Problems, seed: int, update: int, prompts: int, group: int) 
 
 def evaluation_problems(problems: Problems) -> tuple[Tensor, Tensor]:
     """Prompts [N, L] and right answers [N, T] of every evaluation."""
-    return problems.draw(EVALUATED, torch.Generator().manual_seed(2**40))
+    return problems.draw(EVALUATED, torch.Generator().manual_seed(EVALUATION_STREAM))
 
 
 @torch.no_grad()

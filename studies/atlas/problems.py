@@ -1,8 +1,8 @@
 """The tasks of the atlas: prompts and right answers of fixed length, as tokens.
 
-0 to 9 are digits, `END` ends a response, `PLUS` and `EQUALS` are separators. Every task has one right answer to a
-prompt, so that a policy's probability of a correct answer is that of this answer: one forward pass gives its score
-exactly, without sampling.
+0 to 9 are digits, `END` ends a response, `PLUS` and `EQUALS` are separators, `FORWARD` and `BACKWARD` name an
+order. Every task has one right answer to a prompt, so that a policy's probability of a correct answer is that of this
+answer: one forward pass gives its score exactly, without sampling.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PLUS, EQUALS, END = 10, 11, 12
-VOCABULARY = 13
+PLUS, EQUALS, FORWARD, BACKWARD, END = 10, 11, 12, 13, 14
+VOCABULARY = 15
 
 Draw = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 
@@ -65,19 +65,17 @@ def _addition(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 
 def _rare(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    digits = _digits(count, 4, generator)
-    # a palindrome's reverse is the habit's answer too: the last digit is drawn among the nine that the first is not
-    digits[:, 3] = (digits[:, 0] + torch.randint(1, 10, (count,), generator=generator)) % 10
-    return _asked(digits, EQUALS), _ended(digits.flip(1))
+    digits = _digits(count, 3, generator)
+    return _asked(digits, EQUALS), _ended(_asked(BACKWARD, digits.flip(1)))
 
 
-def _copy(prompts: Tensor) -> Tensor:
-    return _ended(prompts[:, :4])
+def _forward(prompts: Tensor) -> Tensor:
+    return _ended(_asked(FORWARD, prompts[:, :3]))
 
 
 PROBLEMS: dict[str, Problems] = {
     "reverse": Problems("reverse", 6, 6, _reverse, start=0.1),
-    "addition": Problems("addition", 5, 4, _addition, start=0.2),
-    "rare": Problems("rare", 5, 5, _rare, start=1e-3, habit=_copy),
+    "addition": Problems("addition", 5, 4, _addition, start=0.3),
+    "rare": Problems("rare", 4, 5, _rare, start=1e-3, habit=_forward),
 }
 """Name -> task."""

@@ -11,10 +11,12 @@ from torch import Tensor
 LEARNING_RATE = 3e-3
 BATCH = 32
 LONGEST = 8000
+WARM_UP_STREAM = 3_000_000_000
+"""Added to a seed for the data of its start; torch reads 32 bits of it."""
 CHECKED_EVERY = 2
-ALONE, TOGETHER = 0.9, 0.4
-"""Scores at which a start with a habit goes on: after right answers alone, and after both at equal shares."""
-HABIT_GROWS, HABIT_RESTS = 1500, 300
+TOGETHER = 0.45
+"""Score, at equal shares of right answer and habit, at which the right answer's share begins to fall."""
+HABIT_GROWS, HABIT_RESTS = 1000, 200
 """Steps in which the right answer's share falls from a half to the start's, and steps at that share."""
 
 
@@ -27,9 +29,9 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
     """Parameters [S, size] of the starts, and their scores [S].
 
     The loss is the cross-entropy of the answers, weighted by their shares. Without a habit a member stops when its
-    score has reached `problems.start`. With one, it learns right answers alone up to a score of `ALONE`, then both at
-    equal shares up to `TOGETHER`, at a third of the learning rate from here on; then the right answer's share falls
-    geometrically to `problems.start` in `HABIT_GROWS` steps, and `HABIT_RESTS` steps follow.
+    score has reached `problems.start`. With one it learns both at equal shares up to a score of `TOGETHER`; then
+    the right answer's share falls geometrically to `problems.start` in `HABIT_GROWS` steps, at a third of the learning
+    rate, and `HABIT_RESTS` steps follow.
 
     Raises:
         RuntimeError: a member did not come to its end within `LONGEST` steps.
@@ -39,10 +41,9 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
     members = len(seeds)
     state = State(start, torch.zeros_like(start), torch.zeros_like(start), 0, start, start, start)
     asked, right = evaluation_problems(problems)
-    generators = [torch.Generator().manual_seed(2**41 + seed) for seed in seeds]
+    generators = [torch.Generator().manual_seed(WARM_UP_STREAM + seed) for seed in seeds]
     gradients = torch.zeros_like(start)
     training = torch.ones(members, dtype=torch.bool)
-    with_habit = torch.zeros(members, dtype=torch.bool)
     falling = torch.zeros(members)
     score = torch.zeros(members)
     for step in range(LONGEST):
@@ -51,14 +52,13 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
             if problems.habit is None:
                 training &= score < problems.start
             else:
-                falling += CHECKED_EVERY * ((falling > 0) | (with_habit & (score >= TOGETHER)))
-                with_habit |= score >= ALONE
+                falling += CHECKED_EVERY * ((falling > 0) | (score >= TOGETHER))
                 training &= falling < HABIT_GROWS + HABIT_RESTS
             if not training.any():
                 return state.parameters, score
         batches = [problems.draw(BATCH, generator) for generator in generators]
         prompts, answers = (torch.stack(part) for part in zip(*batches, strict=True))
-        share = torch.where(with_habit, right_share(problems, falling), 1.0)
+        share = right_share(problems, falling)
         responses, weights = answers.unsqueeze(2), share[:, None]
         if problems.habit is not None:
             habits = torch.stack([problems.habit(part) for part in prompts])
@@ -70,7 +70,7 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
         (-(likelihood * weights[:, None]).sum() / (BATCH * problems.response)).backward()
         for name, view in shape.views(gradients).items():
             view.copy_(leaves[name].grad)
-        adam(state, gradients, torch.where(with_habit, LEARNING_RATE / 3, LEARNING_RATE), training)
+        adam(state, gradients, torch.where(falling > 0, LEARNING_RATE / 3, LEARNING_RATE), training)
         state.update += 1
     left = [seed for seed, unfinished in zip(seeds, training.tolist(), strict=True) if unfinished]
     raise RuntimeError(f"{problems.name}: the starts of seeds {left} did not end within {LONGEST} steps")
