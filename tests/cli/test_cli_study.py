@@ -174,6 +174,8 @@ def test_errors_of_the_command(
     flags = ["compare", "--config", recipe, "--objectives", "grpo,dgpo", "--seeds", "0"]
     dgpo(*flags, "--seed", "3").one_error("--seed cannot be given here: dgpo compare sets it")
     dgpo(*flags, "--max_step", "3").one_error("unknown argument '--max_step'", "did you mean 'max_steps'?")
+    moved = written(config={"base": "recipe.yaml", "model_name_or_path": str(tmp_path / "gone")})
+    dgpo("compare", moved, "--out", tmp_path / "o").one_error("cannot load model", "gone'", "no such folder")
     file = tmp_path / "file"
     file.touch()
     dgpo("compare", written(), "--out", file / "o").one_error("cannot write to", str(file))

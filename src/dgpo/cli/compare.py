@@ -17,6 +17,7 @@ from dgpo.cli.compare_cells import TrainProcess
 from dgpo.cli.compare_plan import plan_lines
 from dgpo.cli.compare_view import View
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.models import check_loads
 from dgpo.cli.study_file import Given, axes_of_flags, objectives_of_flag, read, seeds, study_of
 from dgpo.comparison.about import about, mixed
 from dgpo.comparison.cells import CellFolder
@@ -56,6 +57,9 @@ def run(argv: list[str]) -> int:
         console.print(note, markup=False, highlight=False)
     if args.dry_run:
         return 0
+    with user_input():
+        # what every run would stop at
+        check_loads(study.options["model_name_or_path"], study.options.get("model_revision"))
     view = View(study, console, time.monotonic)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     runner = Runner(TrainProcess(study.keep_models), view, jobs=jobs, devices=devices, threads=threads)

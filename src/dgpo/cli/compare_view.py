@@ -111,7 +111,7 @@ class View:
         caption += f", {self.later} come after them" if self.later else ""
         caption += f", {states.count('failed')} failed" if "failed" in states else ""
         caption += f", about {duration(left)} left" if left is not None else ""
-        table = Table(title=Text(self._study.name), caption=Text(caption))
+        table = Table(title=Text(self._study.name), caption=Text(caption), min_width=64)
         table.add_column("arm")
         table.add_column("runs")
         table.add_column("now", justify="right")

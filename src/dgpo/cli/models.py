@@ -43,6 +43,17 @@ def load_tokenizer(name: str) -> Any:
         raise cannot_load(name, error) from error
 
 
+def check_loads(name: str, revision: str | None = None) -> None:
+    """Raise ValueError, with the reason, if there is no model of that name; reads its configuration only."""
+    from transformers import AutoConfig
+
+    try:
+        # transformers' error would not tell a folder from a name on the hub; ours does
+        AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise cannot_load(name, error) from error
+
+
 def cannot_load(name: str, error: Exception) -> ValueError:
     """The error to raise instead of that of transformers, which does not tell a folder from a hub name."""
     kind = "the folder contains no model" if os.path.isdir(name) else "no such folder, and no such model on the hub"

@@ -7,7 +7,6 @@ import gc
 from contextlib import ExitStack
 from pathlib import Path
 
-from transformers import AutoConfig
 from transformers.hf_argparser import string_to_bool
 from trl import get_peft_config, get_quantization_config
 
@@ -15,7 +14,7 @@ from dgpo.cli import dry_run, run_folder
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.launcher import continuing, resume_flags
-from dgpo.cli.models import cannot_load
+from dgpo.cli.models import check_loads
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, evaluates, held_out, make_rewards
 from dgpo.files import FolderInUse
 from dgpo.training import DGPOConfig, DGPOTrainer
@@ -119,11 +118,7 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
         # the user's own entries win
         **(config.model_init_kwargs or {}),
     }
-    try:
-        # transformers' error would not tell a folder from a name on the hub; ours does
-        AutoConfig.from_pretrained(model.model_name_or_path, revision=model.model_revision)
-    except (OSError, ValueError) as error:
-        raise cannot_load(model.model_name_or_path, error) from error
+    check_loads(model.model_name_or_path, model.model_revision)
     trainer = DGPOTrainer(
         model=model.model_name_or_path,
         reward_funcs=rewards,
