@@ -43,6 +43,10 @@ def found(
     }
 
 
+def found_of_one(of: Study) -> dict[tuple[str, int], list[Outcome]]:
+    return {(f"learning_rate={rate}", 7): run((0.4, 0.4, 0.5)) for rate in TABLE}
+
+
 TABLE = {
     # final 0.6 and 0.5, area 0.45 and 0.425
     "1e-4": ((0.4, 0.4, 0.6), (0.4, 0.4, 0.5)),
@@ -103,6 +107,20 @@ def test_a_choice_is_made_once_and_read_again(tmp_path: Path) -> None:
         Choices(tmp_path, study(seeds=(0, 1), arms=(*ARMS, Arm(label="cispo", options={})))).settings()
         == again.settings()
     )
+
+
+def test_the_spread_between_tuning_seeds_is_that_of_the_chosen_settings(tmp_path: Path) -> None:
+    choices = Choices(tmp_path, study())
+    assert choices.std() is None
+    # 0.6 and 0.5; then 0.5 twice
+    choices.fix("grpo", choose(study(), "grpo", found(study(), TABLE)))
+    assert choices.std() == pytest.approx(0.1 / 2**0.5)
+    choices.fix("dgpo", choose(study(), "dgpo", found(study(), {**TABLE, "1e-4": TABLE["3e-4"]})))
+    assert choices.std() == pytest.approx(0.1 / 2)
+    alone = study(tuning_seeds=(7,))
+    one_seed = Choices(tmp_path / "one", alone)
+    one_seed.fix("grpo", choose(alone, "grpo", found_of_one(alone)))
+    assert one_seed.std() is None
 
 
 @pytest.mark.parametrize(

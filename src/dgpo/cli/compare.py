@@ -28,7 +28,7 @@ from dgpo.comparison.statistics import coverage_note
 from dgpo.comparison.study import Cell, Study, words
 from dgpo.comparison.summarise import summarise
 from dgpo.comparison.summary import Tuned
-from dgpo.comparison.tables import design_grid, grids, limits, table, write
+from dgpo.comparison.tables import STDS, design_grid, grids, limits, table, write
 from dgpo.comparison.tuning import Choices, NothingToChoose, choose
 
 FAILURES = 1
@@ -51,8 +51,7 @@ def run(argv: list[str]) -> int:
     for line in plan_lines(study, jobs=jobs, devices=devices):
         print(line)
     print(_there(study, root, choices))
-    design = design_grid(len(study.seeds), len(study.arms) - 1)
-    console.print(table(design))
+    _print_design(study, choices, console)
     if (note := coverage_note(len(study.seeds))) is not None:
         console.print(note, markup=False, highlight=False)
     if args.dry_run:
@@ -65,9 +64,13 @@ def run(argv: list[str]) -> int:
     runner = Runner(TrainProcess(study.keep_models), view, jobs=jobs, devices=devices, threads=threads)
     try:
         with view, user_input((ValueError, OSError)):
+            known = choices.std()
             view.later = len(study.arms) * len(study.seeds) if study.tune else 0
             not_chosen = _tune(study, root, runner, choices)
             view.later = 0
+            if choices.std() != known:
+                # before the first final run, with the spread between seeds that the tuning runs have
+                _print_design(study, choices, console)
             runner.run(_folders(root, study.final_cells(choices.settings())))
     except Interrupted:
         print("stopped; the same command goes on")
@@ -164,6 +167,14 @@ def _there(study: Study, root: Path, choices: Choices) -> str:
     done = sum(folder.progress().state == "finished" for folder in _folders(root, cells))
     whole = len(study.tuning_cells()) + len(study.arms) * len(study.seeds)
     return f"{done} of {whole} are finished, in {root}"
+
+
+def _print_design(study: Study, choices: Choices, console: Console) -> None:
+    """The smallest difference that the seeds of a study find, for the spread of the tuning runs if it is known."""
+    known = choices.std()
+    grid = design_grid(len(study.seeds), len(study.arms) - 1, stds=STDS if known is None else (known,))
+    source = "SD: supposed" if known is None else "SD: of the tuning runs at the chosen settings"
+    console.print(table(replace(grid, caption=[*grid.caption, source])))
 
 
 def _tune(study: Study, root: Path, runner: Runner, choices: Choices) -> list[str]:

@@ -5,6 +5,7 @@ The choice is recorded before the first final run, and stays: no setting is chos
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -141,6 +142,17 @@ class Choices:
         """Budget and choices, as JSON."""
         arms = {arm: asdict(choice) for arm, choice in self.of_arm.items()}
         return {"schema": SCHEMA, "budget": self.budget(), "arms": arms}
+
+    def std(self) -> float | None:
+        """Standard deviation of the score between tuning seeds, within an arm at the setting chosen for it: what to
+        expect of the final runs. None if nothing was chosen yet, or there is one tuning seed."""
+        variances = [
+            statistics.variance(trial.scores.values())
+            for choice in self.of_arm.values()
+            for trial in choice.trials
+            if trial.setting == choice.setting and len(trial.scores) > 1
+        ]
+        return math.sqrt(statistics.fmean(variances)) if variances else None
 
     def settings(self) -> dict[str, Setting]:
         """Label -> setting, of every arm that has one; all of them if nothing is tuned."""
