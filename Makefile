@@ -81,11 +81,12 @@ figures: $(READY) ## write what follows from the classes: docs/figures/, docs/ob
 docs: figures ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(READY) $(PEERS)/.ready ## the head against its peers, whole steps against TRL, the grader against math-verify
+bench: $(READY) $(PEERS)/.ready ## the head against its peers, whole steps against TRL, the grader against math-verify, the atlas's engine
 	PYTHONPATH=src $(PEERS)/bin/python -W ignore benchmarks/head.py
 	$(OFFLINE) $(BIN)/python benchmarks/fused_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/trainer_step.py
 	$(BIN)/python -W ignore benchmarks/grader.py --out benchmarks/results/grader.json
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/atlas_engine.py
 	$(BIN)/python benchmarks/report.py
 
 $(PEERS)/.ready: benchmarks/peers.txt

@@ -73,6 +73,26 @@ def grader(document: dict[str, Any]) -> list[str]:
     ]
 
 
+def atlas(document: dict[str, Any]) -> list[str]:
+    """Many seeds at once against one trainer per seed."""
+    setting, rows, ratio = document["setting"], document["rows"], document["ratio"]
+    loads = f"{min(setting['loads']):.1f} to {max(setting['loads']):.1f}"
+    lines = ["| | CPU-seconds per seed, smallest | of every round |", "|---|---:|---:|"]
+    for name, row in rows.items():
+        rounds = ", ".join(f"{seconds:.1f}" for seconds in row["rounds"])
+        lines.append(f"| {name} | {row['cpu_seconds_per_seed']:.1f} | {rounds} |")
+    return [
+        *lines,
+        "",
+        f"{setting['updates']} updates of {setting['completions_per_update']} completions of a model of "
+        f"{setting['parameters']:,} parameters, scaled from {setting['measured_updates']};",
+        f"the engine trains {setting['members']} seeds at once. Trainer over engine in the same round: "
+        f"{ratio['low']:.1f} .. {ratio['high']:.1f}.",
+        f"{document['machine']['cpus']} cores shared with other work (load {loads}), which lengthens CPU time too.",
+        "",
+    ]
+
+
 def page() -> str:
     """All of RESULTS.md."""
     lines = [
@@ -99,6 +119,7 @@ def page() -> str:
     for title, name, part in (
         ("Whole optimiser steps", "fused_step.json", steps),
         ("The mathematical grader", "grader.json", grader),
+        ("Many seeds at once", "atlas_engine.json", atlas),
     ):
         found = read(name)
         lines += [f"## {title}", "", *(part(found) if found else ["Not measured.", ""])]
