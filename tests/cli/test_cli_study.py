@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dgpo.cli.errors import UserError
-from dgpo.cli.study_file import axes_of_flags, objectives_of_flag, read, seeds, study_of
+from dgpo.cli.study_file import as_options, axes_of_flags, objectives_of_flag, read, seeds, study_of
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.evaluations import outcomes, starting_scores
 from dgpo.comparison.study import Study
@@ -72,6 +72,21 @@ def test_seeds_and_objectives_of_flags() -> None:
     for words in (["beta"], ["=1"], ["beta=0", "beta=1"], ["beta=0,0"], ["seed=0,1"]):
         with pytest.raises(UserError):
             axes_of_flags(words)
+
+
+def test_flags_of_dgpo_train_as_keys_of_its_file() -> None:
+    flags = ["--max-steps", "3", "--beta=-0.1", "--rewards", "a", "b", "--chat", "--no_fused_loss", "--eval_steps=1e-1"]
+    assert as_options(flags) == {
+        **{"max_steps": "3", "beta": "-0.1", "rewards": ["a", "b"], "chat": "true", "fused_loss": "false"},
+        "eval_steps": "1e-1",
+    }
+    for words, message in (
+        (["3"], "cannot use '3'"),
+        (["--seed", "1"], "--seed cannot"),
+        (["--resume"], "--resume cannot"),
+    ):
+        with pytest.raises(UserError, match=message):
+            as_options(words)
 
 
 def test_a_study_is_its_recipe_with_what_it_says(written: Callable[..., Path]) -> None:

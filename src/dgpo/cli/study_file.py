@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -18,6 +19,7 @@ from dgpo import objectives, tasks
 from dgpo.cli import yaml_file
 from dgpo.cli.dry_run import Settings, checked, updates_of
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.train_arguments import ModelArguments, TrainArguments
 from dgpo.cli.yaml_file import Entry
 from dgpo.comparison.study import SET_BY_COMPARE, Arm, Setting, Study, product, words
 from dgpo.registry import did_you_mean, parse, written
@@ -239,7 +241,7 @@ def study_of(given: Given) -> Study:
     every_value += [{name: value} for name, values in given.tune.items() for value in values[1:]]
     trials = [{**arm.options, **every_value[0]} for arm in arms]
     trials += [{**arms[0].options, **setting} for setting in every_value[1:]]
-    more = _as_options(given.flags)
+    more = as_options(given.flags)
     with _first_warning_only():
         found = [checked([*given.flags, *_as_flags(trial)], config) for trial in trials]
     updates = _same_updates(found, [words(trial) for trial in trials])
@@ -350,24 +352,27 @@ def _as_flags(options: Mapping[str, str]) -> list[str]:
     return [word for name, value in options.items() for word in (f"--{name}", value)]
 
 
-def _as_options(flags: Sequence[str]) -> dict[str, Any]:
-    """Flags of `dgpo train` as keys of its file; a flag without a value is true."""
-    found: dict[str, Any] = {}
-    name = ""
+def as_options(flags: Sequence[str]) -> dict[str, Any]:
+    """Flags of `dgpo train` as keys of its file; a flag without a value is true, and `--no_x` is `x: false`."""
+    types: tuple[Any, ...] = (TrainArguments, ModelArguments, DGPOConfig)
+    known = {field.name for cls in types for field in dataclasses.fields(cls)}
+    given: dict[str, list[str]] = {}
+    of_flag: list[str] = []
     for word in flags:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            found[name] = value if equals else "true"
-            fresh = not equals
-        elif not name:
+            of_flag = given[name.replace("-", "_")] = [value] if equals else []
+        elif not given:
             raise UserError(f"cannot use {word!r}; expected flags of `dgpo train`, --NAME VALUE")
         else:
-            found[name] = word if fresh else [*(found[name] if isinstance(found[name], list) else [found[name]]), word]
-            fresh = False
-    for name in found:
-        if name in SET_BY_COMPARE or name in _NOT_HERE:
+            of_flag.append(word)
+    found: dict[str, Any] = {}
+    for name, of_flag in given.items():
+        off = name not in known and name.removeprefix("no_") in known
+        key = name.removeprefix("no_") if off else name
+        if key in SET_BY_COMPARE or key in _NOT_HERE:
             raise UserError(f"--{name} cannot be given here: dgpo compare sets it")
+        found[key] = "false" if off else of_flag if len(of_flag) > 1 else (of_flag or ["true"])[0]
     return found
 
 

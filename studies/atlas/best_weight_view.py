@@ -1,0 +1,244 @@
+"""Tables and figure of results/best_weight.json; `best_weight.py` computes it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from best_weight_cells import COMPARED, HIGH, LOW
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from dgpo import objectives
+from dgpo.objectives.curves import weight_curve
+
+DRAWN = {
+    "is": "#000000",
+    "grpo": "#999999",
+    "gppo": "#D55E00",
+    "sapo": "#009E73",
+    "maspo": "#CC79A7",
+    "dgpo(1,2)": "#0072B2",
+}
+"""Methods whose curves are drawn -> colour."""
+OLD_PROBABILITY = 0.1
+"""Of the token whose curve is drawn; dual clips and Gaussians that read it or |A| have other curves for others."""
+SPAN = (0.05, 20.0)
+"""Ratios that are drawn."""
+CRITERIA = {
+    "distance_alone": "curve, registered",
+    "distance_alone_at_best_scale": "curve, up to a factor",
+    "distance_together_at_best_scale": "curve of all bins together, up to a factor",
+    "mse": "MSE",
+    "mse_at_best_scale": "MSE at best scale",
+}
+
+Bounds = list[tuple[int, float, float]]
+
+
+def tables(results: dict[str, Any], bounds: Bounds) -> str:
+    """Markdown: errors of every method, best multipliers, distances of the curves, DGPO's best exponents."""
+    pieces = results["pieces"]
+    setting = results["setting"]
+    parts = [
+        f"Pairs of policies of the arm `is`: π_old after {_words(setting['states'])} updates of the seeds "
+        f"{_words(setting['seeds'])}, and π "
+        + "; ".join(f"{_words(at)} updates later at k = {k}" for k, at in setting["positions"].items())
+        + f". {setting['prompts']} prompts with {setting['group']} responses each; sums over pairs, so that a large "
+        "gradient counts more than a small one. At k = 64 a generation is cut short where π_old is remembered, so that "
+        "the data of all updates from there to π come from π_old. Where the estimate of |G|² of a bin is negative the "
+        "bin's weight is 0. Pairs by piece: "
+        + ", ".join(f"{name} {len(piece['cells'])}" for name, piece in pieces.items())
+        + ".",
+        f"**Relative MSE of an update's gradient of {setting['update']} prompts**, variance + bias², over that of "
+        "`is`; below it the error that remains at the best scale, less that of `is`: Adam and the clipped norm take no "
+        "notice of a scale. In brackets 95 % over prompts.",
+        _errors(pieces, "mse_over_is", "all"),
+        _errors(pieces, "at_best_scale_less_is", "all"),
+        "The same by position in the generation: bias² + variance = MSE, in units of |∇|²; error at the best scale.",
+        *(_positions(piece, name) for name, piece in pieces.items()),
+        "**Best multiplier of r**, bin by bin as registered (alone), and for all bins together.",
+        _multipliers(pieces, bounds, "alone"),
+        _multipliers(pieces, bounds, "together"),
+        "The same with one multiplier per region.",
+        _regions(pieces),
+        "Error with the best multipliers (in brackets: fitted on the other seed).",
+        _best(pieces),
+        "**Mean squared difference between w and w\\***, weighted by the bins' share of tokens: as registered / up "
+        "to a factor, in units of the mean of w² / the same with w\\* of all bins together.",
+        _distances(pieces),
+        "**DGPO's n and m** with the least value of each criterion, over n in [0, 4] and m in [1, 8] or infinite, and "
+        "the value there, that of (1, 2) and that of importance sampling, which is (0, inf).",
+        _exponents(pieces),
+    ]
+    return "\n\n".join(parts)
+
+
+def _words(values: list[int]) -> str:
+    *first, last = (str(value) for value in values)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _errors(pieces: dict[str, Any], key: str, position: str) -> str:
+    rows = [[label, *(_interval(p["methods"][label][position][key]) for p in pieces.values())] for label in COMPARED]
+    return _table(["method", *pieces], rows)
+
+
+def _positions(piece: dict[str, Any], name: str) -> str:
+    positions = [position for position in piece["methods"]["is"] if position != "all"]
+    rows = []
+    for label in COMPARED:
+        cells = []
+        for position in positions:
+            found = piece["methods"][label][position]
+            bias, variance, mse, direction = (
+                _short(found[key][0]) for key in ("bias_squared", "variance", "mse", "at_best_scale")
+            )
+            cells.append(f"{bias} + {variance} = {mse}; {direction}")
+        rows.append([label, *cells])
+    return _table([name, *(f"after {position} updates" for position in positions)], rows)
+
+
+def _multipliers(pieces: dict[str, Any], bounds: Bounds, kind: str) -> str:
+    rows = []
+    for b, (sign, low, high) in enumerate(bounds):
+        cells = [
+            f"{_interval(p['bins'][b][kind])}, {100 * p['bins'][b]['share']:.2f} %" if p["bins"][b]["share"] else "-"
+            for p in pieces.values()
+        ]
+        rows.append([f"A {'<' if sign < 0 else '>'} 0, {low:.3g} to {high:.3g}", *cells])
+    return _table([f"{kind}: multiplier, share of tokens", *pieces], rows)
+
+
+def _regions(pieces: dict[str, Any]) -> str:
+    names = list(next(iter(pieces.values()))["regions"]) if pieces else []
+    rows = []
+    for name in names:
+        found = [p["regions"][name] for p in pieces.values()]
+        rows.append(
+            [name, *(f"{_interval(f['alone'])}; {_interval(f['together'])}, {100 * f['share']:.2f} %" for f in found)]
+        )
+    return _table(["alone; together, share of tokens", *pieces], rows)
+
+
+def _best(pieces: dict[str, Any]) -> str:
+    rows = []
+    for kind in ("alone", "together"):
+        for key, title in (("mse", "MSE"), ("at_best_scale", "error at best scale")):
+            cells = [_fitted(p["best"][kind], key) for p in pieces.values()]
+            rows.append([f"{kind}: {title}", *cells])
+    for key, title in (("mse", "MSE"), ("at_best_scale", "error at best scale")):
+        rows.append([f"is: {title}", *(_short(p["methods"]["is"]["all"][key][0]) for p in pieces.values())])
+    return _table(["multipliers", *pieces], rows)
+
+
+def _fitted(found: dict[str, Any], key: str) -> str:
+    held = "one seed" if found["held_out"] is None else _short(found["held_out"][key])
+    return f"{_short(found[key][0])} ({held})"
+
+
+def _distances(pieces: dict[str, Any]) -> str:
+    rows = []
+    for label in COMPARED:
+        cells = []
+        for p in pieces.values():
+            alone, together = p["distance"]["alone"][label], p["distance"]["together"][label]
+            found = (alone["as_it_is"], alone["at_best_scale"], together["at_best_scale"])
+            cells.append(" / ".join(_short(value[0]) for value in found))
+        rows.append([label, *cells])
+    return _table(["method", *pieces], rows)
+
+
+def _exponents(pieces: dict[str, Any]) -> str:
+    rows = []
+    for key, title in CRITERIA.items():
+        cells = []
+        for p in pieces.values():
+            found = p["dgpo"][key]
+            values = ", ".join(_short(found[name]) for name in ("value", "value_of_1_2", "value_of_is"))
+            n, m = found["n"], [_inverse(value) for value in found["inverse_m"]]
+            cells.append(f"n {n[0]:g} [{n[1]:g}, {n[2]:g}], m {m[0]} [{m[2]}, {m[1]}]: {values}")
+        rows.append([title, *cells])
+    return _table(["criterion", *pieces], rows)
+
+
+def _inverse(value: float) -> str:
+    return f"{1 / value:.3g}" if value else "inf"
+
+
+def _interval(found: list[float | None]) -> str:
+    value, low, high = found
+    return f"{_short(value)} [{_short(low)}, {_short(high)}]"
+
+
+def _short(value: float | None) -> str:
+    if value is None:
+        return "not finite"
+    return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def figure(results: dict[str, Any], bounds: Bounds) -> Figure:
+    """w/r against r: methods as lines; the best multipliers as points, 1 on average within the boundaries."""
+    pieces = results["pieces"]
+    drawn = Figure(
+        figsize=(9.6, 1.2 + 1.9 * len(pieces)),
+        layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04),
+    )
+    axes = drawn.subplots(max(len(pieces), 1), 2, squeeze=False, sharex=True)
+    for row, (name, piece) in zip(axes, pieces.items(), strict=False):
+        for axis, sign in zip(row, (-1, 1), strict=True):
+            _curves(axis, sign)
+            _points(axis, piece["bins"], bounds, sign, "alone")
+            _points(axis, piece["bins"], bounds, sign, "together")
+            axis.set_title(f"{name}, A {'<' if sign < 0 else '>'} 0", loc="left")
+            axis.set_xscale("log")
+            axis.set_xlim(*SPAN)
+            axis.set_ylim(-0.6, 2.6)
+            axis.set_xticks([0.1, 0.2, 0.5, 0.8, 1.2, 2, 5, 10], ["0.1", "0.2", "0.5", "0.8", "1.2", "2", "5", "10"])
+            axis.minorticks_off()
+        row[0].set_ylabel("w / r")
+    for axis in axes[-1]:
+        axis.set_xlabel("r")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    return drawn
+
+
+def _curves(axis: Axes, sign: int) -> None:
+    x = torch.linspace(math.log(SPAN[0]), math.log(SPAN[1]), 600, dtype=torch.float64)
+    for label, colour in DRAWN.items():
+        objective = objectives.make(COMPARED[label])
+        curve = weight_curve(objective, x, advantage=float(sign), old_logprob=math.log(OLD_PROBABILITY))
+        axis.plot(x.exp(), curve.weight / x.exp(), color=colour, linewidth=1.2, label=label)
+
+
+def _points(axis: Axes, bins: list[dict[str, Any]], bounds: Bounds, sign: int, kind: str) -> None:
+    within = [
+        (b["share"], b[kind][0]) for b, (_, low, high) in zip(bins, bounds, strict=True) if low >= LOW and high <= HIGH
+    ]
+    scale = sum(share * value for share, value in within) / sum(share for share, _ in within)
+    shown = [
+        b for b, (s, _, _) in zip(bins, bounds, strict=True) if s == sign and b["share"] > 0 and None not in b[kind]
+    ]
+    filled = kind == "alone"
+    for b in shown:
+        low, high = (number / scale for number in b[kind][1:])
+        axis.plot([b["ratio"]] * 2, [low, high], color="0.25", linewidth=0.8)
+    axis.scatter(
+        [b["ratio"] for b in shown],
+        [b[kind][0] / scale for b in shown],
+        # the area grows with the share of tokens
+        s=[6 + 120 * math.sqrt(b["share"]) for b in shown],
+        marker="o" if filled else "s",
+        facecolor="#F0E442" if filled else "none",
+        edgecolor="0.1",
+        linewidth=0.9,
+        zorder=3,
+        label="best, bins alone" if filled else "best, bins together",
+    )

@@ -1,0 +1,213 @@
+"""What foresees a collapse: the statistics and rules that README.md names, at its horizons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from doctor_rules import FORESEEING, SEEING, log_of, named, warned
+from foresight import (
+    FEWEST,
+    NOTHING,
+    RESAMPLES,
+    SMOOTHED,
+    Floats,
+    Ints,
+    alarms,
+    auroc,
+    counts,
+    dangerous,
+    mean,
+    onsets,
+    pairs,
+    share,
+    threshold,
+)
+from numpy.typing import NDArray
+
+from dgpo.runs.log import Log
+
+HORIZONS = (5, 20, 50)
+"""Updates before the collapse."""
+STATISTICS = {
+    "ESS of w": ("ess", -1),
+    "ESS of the ratios": ("ratio_ess", -1),
+    "entropy": ("entropy", -1),
+    "KL(π_old, π)": ("kl_old", 1),
+    "gradient norm": ("grad_norm", 1),
+    "largest weight": ("largest_weight", 1),
+}
+"""Label -> metric, and 1 if large values are dangerous, -1 if small ones are; fixed before the runs."""
+CHECKED_EVERY = 32
+"""The rules are asked about healthy runs after every so many updates."""
+ALL = "all"
+CONTROLS = ("none", "position", "position, task and learning rate")
+"""What an event and the updates that it is compared with have in common: with "position" also the staleness k."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """All recorded runs, R of them, with T updates each.
+
+    Attributes:
+        task, k, method, phase, rate: [R].
+        collapsed: [R] update of the collapse, -1 if there was none.
+        healthy: [R] no collapse, no gradient that was not finite, and a smoothed reward 0.1 above the start.
+        line: [R] reward below which the run had collapsed; NaN if it did not.
+        scores: [R, 17] evaluations.
+        metrics: name -> [R, T].
+    """
+
+    task: NDArray[np.str_]
+    k: Ints
+    method: NDArray[np.str_]
+    phase: NDArray[np.str_]
+    rate: Floats
+    collapsed: Ints
+    healthy: NDArray[np.bool_]
+    line: Floats
+    scores: Floats
+    metrics: Mapping[str, NDArray[np.float32]]
+
+    def events(self, horizon: int, task: str = ALL) -> tuple[Ints, Ints]:
+        """[P] runs that collapsed late enough to have a value `horizon` updates before, and [P] that update."""
+        runs = np.flatnonzero((self.collapsed - horizon >= SMOOTHED - 1) & self._of(task))
+        return runs, self.collapsed[runs] - horizon
+
+    def sound(self, task: str = ALL) -> Ints:
+        """[N] healthy runs."""
+        return np.flatnonzero(self.healthy & self._of(task))
+
+    def fallen(self, runs: Ints, at: Ints) -> NDArray[np.bool_]:
+        """Whether the policy itself was below the line at its last evaluation up to this update.
+
+        Samples are drawn once per generation, so that their reward shows a collapse up to k updates later.
+        """
+        return (
+            self.scores[runs, at // (self.metrics["reward"].shape[1] // (self.scores.shape[1] - 1))] < self.line[runs]
+        )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """`ALL` and every task."""
+        return (ALL, *dict.fromkeys(self.task.tolist()))
+
+    def _of(self, task: str) -> NDArray[np.bool_]:
+        return np.ones(len(self.task), dtype=bool) if task == ALL else self.task == task
+
+    def labels(self, control: str) -> tuple[Ints | None, Ints | None]:
+        """Label and period of `pairs`."""
+        if control == "none":
+            return None, None
+        columns = (self.k,) if control == "position" else (self.k, self.task, self.rate)
+        codes = [np.unique(column, return_inverse=True)[1] for column in columns]
+        return np.unique(np.stack(codes, 1), axis=0, return_inverse=True)[1].ravel(), self.k
+
+
+def danger(runs: Runs, statistics: Mapping[str, tuple[str, int]] = STATISTICS) -> dict[str, Floats]:
+    """Statistic -> [R, T] values, larger means more dangerous."""
+    return {label: dangerous(runs.metrics[name], sign) for label, (name, sign) in statistics.items()}
+
+
+def aurocs(
+    runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator, resamples: int = RESAMPLES
+) -> list[dict[str, Any]]:
+    """AUROC of every statistic at every horizon, over all tasks and in each, under every control."""
+    found = []
+    healthy = runs.sound()
+    # the same resamples for every statistic
+    drawn = {task: counts(rng, len(runs.sound(task)), resamples) for task in runs.tasks if len(runs.sound(task))}
+    for horizon in HORIZONS:
+        events, at = runs.events(horizon)
+        unseen = ~runs.fallen(events, at)
+        for control in CONTROLS:
+            labels = runs.labels(control)
+            for label, series in values.items():
+                compared = pairs(series, events, at, healthy, *labels)
+                for task in runs.tasks:
+                    mine = np.isin(events, runs.events(horizon, task)[0])
+                    row = {"statistic": label, "horizon": horizon, "task": task, "control": control}
+                    row |= {"events": int(mine.sum()), "auroc": asdict(NOTHING), "not yet fallen": asdict(NOTHING)}
+                    if mine.sum() >= FEWEST and task in drawn:
+                        block = compared.of(mine, np.isin(healthy, runs.sound(task)))
+                        shares = block.shares(np.ones((block.below.shape[1], 1), dtype=np.float32))[:, 0]
+                        resampled = block.shares(drawn[task])
+                        row["auroc"] = asdict(auroc(shares, resampled, rng))
+                        if (ahead := unseen[mine]).sum() >= FEWEST:
+                            row["not yet fallen"] = asdict(auroc(shares[ahead], resampled[ahead], rng))
+                    found.append(row)
+    return found
+
+
+def held_out(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The threshold that catches 80 % of the events of the other tasks, in each task with enough events."""
+    found = []
+    for task, horizon in _cells(runs):
+        if task == ALL:
+            continue
+        events, at = runs.events(horizon, task)
+        others, before = runs.events(horizon)
+        elsewhere = runs.task[others] != task
+        if min(len(events), elsewhere.sum()) < FEWEST or len(runs.sound(task)) == 0:
+            continue
+        for label, series in values.items():
+            limit = threshold(series[others[elsewhere], before[elsewhere]])
+            alarm = alarms(limit, series[events, at], series[runs.sound(task)], rng)
+            found.append({"statistic": label, "horizon": horizon, "task": task, **asdict(alarm)})
+    return found
+
+
+def doctor(runs: Runs, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """What the doctor's rules say, asked `horizon` updates before a collapse, and again and again of healthy runs."""
+    rules = named(FORESEEING)
+    healthy = {int(run): _asked(rules, _log(runs, run), runs) for run in runs.sound()}
+    logs = {int(run): _log(runs, run) for run in np.flatnonzero(runs.collapsed >= 0)}
+    found = []
+    for task, horizon in _cells(runs):
+        events, at = runs.events(horizon, task)
+        # update `at` is the last one that is known
+        fired = np.array([warned(rules, logs[int(e)], int(t) + 1) for e, t in zip(events, at, strict=True)], dtype=bool)
+        asked = np.array([healthy[int(run)] for run in runs.sound(task)], dtype=bool)
+        for i, rule in enumerate(FORESEEING):
+            said = asked[:, :, i] if len(asked) else np.zeros((0, 1), dtype=bool)
+            found.append(
+                {
+                    "rule": rule,
+                    "horizon": horizon,
+                    "task": task,
+                    "caught": asdict(share(fired[:, i]) if len(fired) else NOTHING),
+                    "alarms": asdict(mean(onsets(said), rng)),
+                    "alarmed": asdict(share(said.any(1))),
+                }
+            )
+    return found
+
+
+def seen_afterwards(runs: Runs) -> list[dict[str, Any]]:
+    """How many of the collapsed runs the doctor finds in the whole log, and how many healthy ones it blames."""
+    (rule,) = named([SEEING])
+    found = []
+    for task in runs.tasks:
+        both = {"collapsed": runs.events(0, task)[0], "healthy": runs.sound(task)}
+        said = {
+            kind: np.array([warned([rule], _log(runs, run), runs.metrics["reward"].shape[1])[0] for run in some])
+            for kind, some in both.items()
+        }
+        found.append({"rule": SEEING, "task": task} | {kind: asdict(share(those)) for kind, those in said.items()})
+    return found
+
+
+def _asked(rules: list[Any], log: Log, runs: Runs) -> list[list[bool]]:
+    return [warned(rules, log, n) for n in range(CHECKED_EVERY, runs.metrics["reward"].shape[1] + 1, CHECKED_EVERY)]
+
+
+def _log(runs: Runs, run: int) -> Log:
+    return log_of({name: values[run, :, None] for name, values in runs.metrics.items()}, 0)
+
+
+def _cells(runs: Runs) -> Iterator[tuple[str, int]]:
+    for task in runs.tasks:
+        for horizon in HORIZONS:
+            yield task, horizon
