@@ -124,6 +124,10 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
     written: Callable[..., Path], recipe: Path, dgpo: Callable[..., Any], tmp_path: Path
 ) -> None:
     assert study_of(read(written(config="recipe.yaml"))).options == study_of(read(written())).options
+    evaluated = {"eval_benchmarks": ["reverse"], "eval_benchmark_steps": 3, "eval_benchmark_kwargs": {"limit": 5}}
+    options = study_of(read(written(config={"base": "recipe.yaml", **evaluated}, evaluation={"limit": 7}))).options
+    assert (options["eval_benchmarks"], options["eval_benchmark_steps"]) == (["reverse"], "3")
+    assert options["eval_benchmark_kwargs"] == {"limit": 7, "samples": 4}
     plan = dgpo(
         *("compare", "--config", recipe, "--objectives", "grpo,dgpo:n=2,m=3", "--seeds", "0-4", "--max_steps", "12"),
         *("--tune", "learning_rate=1e-3,1e-2", "--tuning_seeds", "9", "--out", tmp_path / "o", "--dry_run"),
@@ -162,6 +166,10 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
             {"config": {"base": "recipe.yaml", "max_step": 3}},
             ["unknown key 'max_step' in", "did you mean 'max_steps'?"],
         ),
+        (
+            {"config": {"base": "recipe.yaml", "preset": "dapo"}},
+            ["preset in", "write aggregation and advantage instead"],
+        ),
         ({"config": {"base": "recipe.yaml", "resume": True}}, ["resume in", "cannot be an option of a study"]),
         ({"config": {"base": "recipe.yaml", "task": "additio"}}, ["unknown task 'additio', did you mean 'addition'?"]),
         ({"evaluation": {"sample": 2}}, ["unknown key 'sample' in", "did you mean 'samples'?"]),
@@ -184,6 +192,7 @@ def test_errors_of_the_command(
     written: Callable[..., Path], recipe: Path, dgpo: Callable[..., Any], tmp_path: Path
 ) -> None:
     dgpo("compare", tmp_path / "none.yaml").one_error("cannot read the config file", "none.yaml")
+    dgpo("compare", recipe).one_error("has no 'config' and no 'objectives': a recipe is given as --config")
     dgpo("compare", written(), "--max_steps", "3").one_error("unknown argument '--max_steps'", "study's config")
     dgpo("compare", written(), "--jobs", "0").one_error("--jobs 0 is not allowed; expected >= 1")
     flags = ["compare", "--config", recipe, "--objectives", "grpo,dgpo", "--seeds", "0"]

@@ -20,9 +20,9 @@ def plan_lines(study: Study, *, jobs: int, devices: Sequence[str]) -> list[str]:
         )
     else:
         lines.append("nothing is tuned: an arm may lose because the recipe's settings do not suit it (see `tune`)")
-    names, kwargs = study.options["eval_benchmarks"], study.options.get("eval_benchmark_kwargs", {})
+    names, kwargs = study.options["eval_benchmarks"], study.options["eval_benchmark_kwargs"]
     lines.append(
-        f"evaluated on {', '.join(names)} after {', '.join(map(str, study.evaluated))} updates"
-        + (f", {', '.join(f'{name}={value}' for name, value in kwargs.items())}" if kwargs else "")
+        f"evaluated on {', '.join(names)} after {', '.join(map(str, study.evaluated))} updates, "
+        + ", ".join(f"{name}={value}" for name, value in kwargs.items())
     )
     return [*lines, f"{jobs} at a time" + (f" on {len(devices)} GPUs" if devices else "")]

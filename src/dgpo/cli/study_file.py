@@ -34,7 +34,10 @@ OF_EVALUATION = ("tasks", "every", *EVALUATION_OPTIONS)
 EVALUATIONS = 10
 """Evaluations of a run where the study does not say after how many updates."""
 
+_OF_RECIPE = ("eval_benchmarks", "eval_benchmark_steps", "eval_benchmark_kwargs")
+"""Set by compare, to what the recipe has where the study does not say otherwise."""
 _NOT_HERE = (
+    "preset",
     "resume",
     "resume_from_checkpoint",
     "overwrite_output_dir",
@@ -82,6 +85,8 @@ def read(path: Path) -> Given:
         UserError: what `yaml_file.read` raises; an unknown or missing key; a value of the wrong kind.
     """
     entries = yaml_file.read(path)
+    if "objectives" not in entries and "config" not in entries:
+        raise UserError(f"{str(path)!r} has no 'config' and no 'objectives': a recipe is given as --config {path}")
     _known(entries, KEYS, "a study")
     for key in ("config", "objectives", "seeds"):
         if key not in entries:
@@ -230,13 +235,15 @@ def study_of(given: Given) -> Study:
             raises.
     """
     for name in _NOT_HERE:
-        if name in given.config:
-            raise UserError(f"{name} in {given.config[name].where} cannot be an option of a study; remove the key")
+        if name in given.config and given.config[name].kind != "nothing":
+            how = "write aggregation and advantage instead" if name == "preset" else "remove the key"
+            raise UserError(f"{name} in {given.config[name].where} cannot be an option of a study; {how}")
     with user_input():
         arms = _arms(given)
         if both := sorted(set(given.settings) & set(given.tune)):
             raise ValueError(f"{both[0]} is in settings and in tune; expected it in one of them")
-    config = {name: entry for name, entry in given.config.items() if name not in SET_BY_COMPARE}
+    kept = {name: entry for name, entry in given.config.items() if name not in SET_BY_COMPARE or name in _OF_RECIPE}
+    config = {name: entry for name, entry in kept.items() if name not in _NOT_HERE}
     every_value: list[Setting] = list(product(given.tune)[:1])
     every_value += [{name: value} for name, values in given.tune.items() for value in values[1:]]
     trials = [{**arm.options, **every_value[0]} for arm in arms]
@@ -248,7 +255,9 @@ def study_of(given: Given) -> Study:
     per_generation = math.lcm(*(max(1, round(one.config.updates_per_generation)) for one in found))
     evaluation = dict(given.evaluation)
     every = evaluation.pop("every", None)
-    if every is None:
+    if every is None and "eval_benchmark_steps" in (*config, *more):
+        every = found[0].config.eval_benchmark_steps
+    elif every is None:
         every = per_generation * math.ceil(updates / EVALUATIONS / per_generation)
     if isinstance(every, bool) or not isinstance(every, int) or not every >= 1:
         raise UserError(f"evaluation: every = {every!r}; expected a whole number of updates >= 1")
@@ -271,9 +280,8 @@ def study_of(given: Given) -> Study:
             "eval_benchmark_steps": str(every),
             "eval_benchmark_on_start": "true",
         }
-        if kwargs := {**found[0].config.eval_benchmark_options(), **evaluation}:
-            options["eval_benchmark_kwargs"] = kwargs
-        _check_evaluation(found[0].config, names, kwargs)
+        kwargs = {**found[0].config.eval_benchmark_options(), **evaluation}
+        options["eval_benchmark_kwargs"] = {**kwargs, "samples": _samples(found[0].config, names, kwargs)}
         study = Study(
             name=given.name,
             options=options,
@@ -320,18 +328,19 @@ def _own_task(found: Settings) -> list[str]:
     if found.args.task is None:
         raise UserError(
             f"dataset = {found.args.dataset!r} has nothing to evaluate on; name tasks or benchmarks (`dgpo tasks` "
-            "lists them): evaluation: {tasks: [gsm8k]}"
+            "lists them), evaluation: {tasks: [gsm8k]} in a study or --eval_benchmarks gsm8k"
         )
     return [found.args.task]
 
 
-def _check_evaluation(config: DGPOConfig, names: Sequence[str], kwargs: Mapping[str, Any]) -> None:
-    """Raise ValueError for what the first evaluation would refuse, as far as it can be told without a model."""
+def _samples(config: DGPOConfig, names: Sequence[str], kwargs: Mapping[str, Any]) -> int:
+    """The samples of each problem. Raises ValueError for what the first evaluation would refuse without a model."""
     config = copy.copy(config)
     config.eval_benchmarks, config.eval_benchmark_kwargs = list(names), dict(kwargs)
     sampling = sampling_of(config)
     if not sampling.samples and not kwargs.get("greedy"):
         raise ValueError("evaluation: samples = 0 leaves nothing to score; give samples >= 1, or greedy: true")
+    return sampling.samples
 
 
 def _same_updates(found: Sequence[Settings], told: Sequence[str]) -> int:
@@ -370,7 +379,7 @@ def as_options(flags: Sequence[str]) -> dict[str, Any]:
     for name, of_flag in given.items():
         off = name not in known and name.removeprefix("no_") in known
         key = name.removeprefix("no_") if off else name
-        if key in SET_BY_COMPARE or key in _NOT_HERE:
+        if (key in SET_BY_COMPARE or key in _NOT_HERE) and key not in _OF_RECIPE:
             raise UserError(f"--{name} cannot be given here: dgpo compare sets it")
         found[key] = "false" if off else of_flag if len(of_flag) > 1 else (of_flag or ["true"])[0]
     return found
