@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from collapse_shown import as_markdown
 from numpy.typing import NDArray
 from recorded import RESULTS, Stack, stacks
 from signs import HORIZONS, Runs, aurocs, danger, doctor, held_out, seen_afterwards
 
-from dgpo.files import write_json_atomic
+from dgpo.files import read_json, write_json_atomic
 
 SMOOTHED = 16
 """Updates whose mean reward is the smoothed one."""
@@ -197,6 +198,11 @@ def fallen_before(runs: Runs) -> list[dict[str, Any]]:
 def write(results: Path = RESULTS) -> None:
     """`analyse` to collapse.json."""
     write_json_atomic(results / "collapse.json", _without_nan(analyse(results)))
+
+
+def tables(results: Path = RESULTS) -> str:
+    """What `write` wrote, in Markdown."""
+    return as_markdown(read_json(results / "collapse.json"))
 
 
 def _without_nan(value: Any) -> Any:

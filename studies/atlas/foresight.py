@@ -149,7 +149,7 @@ class Alarm:
     """What a threshold does to runs that had no part in it.
 
     Attributes:
-        threshold: alarm at this value or a more dangerous one.
+        threshold: alarm at this value or a more dangerous one, as `dangerous` makes them.
         caught: share of the events with an alarm at the horizon.
         alarms: false alarms per healthy run; updates in a row are one alarm.
         alarmed: share of healthy runs with any.

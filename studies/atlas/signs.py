@@ -155,7 +155,8 @@ def held_out(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator)
         for label, series in values.items():
             limit = threshold(series[others[elsewhere], before[elsewhere]])
             alarm = alarms(limit, series[events, at], series[runs.sound(task)], rng)
-            found.append({"statistic": label, "horizon": horizon, "task": task, **asdict(alarm)})
+            row = {"statistic": label, "sign": STATISTICS[label][1], "horizon": horizon, "task": task}
+            found.append(row | asdict(alarm))
     return found
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from arms import Arm
-from collapse import SERIES, breakdown, events, flat, smoothed
+from collapse import SERIES, breakdown, events, flat, smoothed, tables, write
+from collapse_figure import COLOURS, foresight_figure
 from foresight import Estimate, alarms, auroc, below_each, counts, dangerous, pairs, threshold
 from numpy.typing import NDArray
 from recorded import Stack
 from scipy.stats import mannwhitneyu
-from signs import HORIZONS, STATISTICS, aurocs, danger, doctor, held_out, seen_afterwards
+from signs import HORIZONS, STATISTICS, aurocs, danger, held_out
+
+from dgpo.files import read_json
 
 T = 256
 
@@ -295,17 +300,53 @@ def test_too_few_events_give_counts_only() -> None:
     assert held_out(runs, values, rng) == []
 
 
-def test_the_doctor_is_asked_before_a_collapse_and_again_and_again_without_one() -> None:
-    runs = flat(made_up())
-    rows = {(r["rule"], r["horizon"], r["task"]): r for r in doctor(runs, np.random.default_rng(0))}
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of results of the made-up runs, analysed."""
+    folder = tmp_path_factory.mktemp("results")
+    for made in made_up():
+        values = {name: getattr(made, name) for name in ("seeds", "rates", "scores", "skipped", "cpu_seconds")}
+        keys = {f"{made.arm.name}/{made.phase}/{name}": value for name, value in (made.metrics | values).items()}
+        np.savez(folder / f"{made.arm.task}.npz", **keys)
+    write(folder)
+    return folder
+
+
+def test_the_doctor_is_asked_before_a_collapse_and_again_and_again_without_one(written: Path) -> None:
+    found = read_json(written / "collapse.json")
+    rows = {(r["rule"], r["horizon"], r["task"]): r for r in found["doctor"]}
     # a tenth of the entropy is below the rule's quarter
     assert rows["entropy_falling", 20, "all"]["caught"]["value"] == 1
     assert rows["grad_spike", 20, "all"]["caught"]["value"] == 0
     # ten updates are over before the rule is asked the next time
     assert rows["entropy_falling", 20, "all"]["alarms"]["value"] == 0
-    (everything, *_) = seen_afterwards(runs)
+    # the made-up "KL" is 0.9 and more
+    assert rows["drift", 20, "reverse"]["alarmed"]["value"] == 1
+    assert rows["drift", 20, "reverse"]["alarms"]["value"] == 1
+    (everything, *_) = found["afterwards"]
     assert everything["collapsed"]["value"] == 1
     assert everything["healthy"]["value"] == 0
+
+
+def test_the_tables_say_what_was_found(written: Path) -> None:
+    text = tables(written)
+    assert f"| reverse | 16 | {EVENTS + HEALTHY} | {EVENTS} ({EVENTS}, {EVENTS}) | 0 | {EVENTS} | 0 |" in text
+    assert f"| is | {EVENTS} + 0 | {EVENTS} + 0 |" in text
+    # 20 updates before, no policy has fallen: the evaluations show it at update 128
+    assert f"| 16 | 0 of {2 * EVENTS} | 0 of {2 * EVENTS} | 0 of {2 * EVENTS} |" in text
+    assert "| 20 | `entropy_falling` | all | 100% [" in text
+    # low entropy is dangerous: the threshold is given as the statistic has it
+    assert re.search(r"\| 20 \| entropy \| addition \| ≤ 0\.09\d* \| ", text)
+    assert "nan" not in text
+    assert "None" not in text
+
+
+def test_the_figure_shows_every_statistic(written: Path) -> None:
+    assert list(COLOURS) == list(STATISTICS)
+    figure = foresight_figure(read_json(written / "collapse.json"))
+    left, right = figure.axes
+    assert left.get_legend_handles_labels()[1] == list(STATISTICS)
+    assert [label.get_text() for label in right.get_xticklabels()] == [f"{h}\n{2 * EVENTS} runs" for h in HORIZONS]
 
 
 def test_the_counts_add_up() -> None:
