@@ -452,7 +452,9 @@ def test_the_probability_of_an_answer_is_the_product_over_its_tokens():
     for member in range(MEMBERS):
         model = model_of(SHAPE, flat, member)
         for problem, (prompt, answer) in enumerate(zip(asked, right, strict=True)):
-            scores = model(input_ids=torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1].softmax(-1)
+            scores = (
+                model(input_ids=torch.cat([prompt, answer])[None]).logits[0, len(prompt) - 1 : -1].detach().softmax(-1)
+            )
             product = math.prod(float(scores[t, token]) for t, token in enumerate(answer))
             assert float(found[member, problem]) == pytest.approx(product, rel=1e-9)
 
