@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dgpo.cli.errors import UserError
 from dgpo.cli.study_file import as_options, axes_of_flags, objectives_of_flag, read, seeds, study_of
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.evaluations import outcomes, starting_scores
+from dgpo.comparison.reading import read_summary
 from dgpo.comparison.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -284,3 +286,9 @@ def test_the_studies_of_this_repository(monkeypatch: pytest.MonkeyPatch) -> None
         assert head is not None
         final = study.final_cells({arm.label: study.settings[0] for arm in study.arms})
         assert list(map(int, head.groups())) == [len(study.tuning_cells()), len(final)]
+        if (results := file.with_suffix("") / "summary.json").exists():
+            # what is committed is of the study that is committed
+            summary = read_summary(results)
+            assert summary.about["study"] == json.loads(json.dumps(asdict(study)))
+            assert (summary.baseline, summary.seeds, summary.incomplete) == (study.baseline, study.seeds, ())
+            assert all(method.tuned.runs == len(study.tuning_cells()) / len(study.arms) for method in summary.methods)

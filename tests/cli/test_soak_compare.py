@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -21,13 +20,13 @@ SLOW = """
 import time
 
 def slow(completions, **kwargs):
-    time.sleep(0.5)
+    time.sleep(1)
     return [float(len(text)) for text in completions]
 """
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(os.name == "nt", reason="signals are those of POSIX")
 def test_killed_and_continued(quick_settings: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "slow_reward_of_this_soak.py").write_text(SLOW)
@@ -50,34 +49,45 @@ def test_killed_and_continued(quick_settings: dict[str, str], tmp_path: Path) ->
         )
 
     whole = begin("whole")
-    said, _ = whole.communicate(timeout=900)
+    said, _ = whole.communicate(timeout=1500)
     assert whole.returncode == 0, said
 
-    chance = random.Random(0)
-    stops = {"all": 0, "parent": 0, "run": 0}
-    for kill in ["all", "parent", "run"] * 3:
-        process = begin("killed")
-        time.sleep(12 + 12 * chance.random())
-        runs = _children(process.pid)
-        if process.poll() is None:
-            stops[kill] += bool(runs)
-            if kill != "run":
-                process.kill()
-            if kill != "parent":
-                for pid in runs:
-                    os.kill(pid, signal.SIGKILL)
-            if kill == "run":
-                # those runs are not tried again in this call
-                process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=300)
-    assert sum(stops.values()) >= 3, stops
+    stops = []
+    for kill in ["all", "parent", "run"]:
+        began, process, runs = time.time(), begin("killed"), []
+        while process.poll() is None and not (runs and _under_way(tmp_path / "killed", began)):
+            time.sleep(0.1)
+            runs = _children(process.pid)
+        if runs:
+            stops.append(kill)
+        if kill == "run":
+            for pid in runs:
+                os.kill(pid, signal.SIGKILL)
+            # those runs are not tried again in this call; what has begun since is stopped before its first update
+            process.send_signal(signal.SIGTERM)
+        else:
+            process.kill()
+            for pid in runs if kill == "all" else []:
+                os.kill(pid, signal.SIGKILL)
+        process.communicate(timeout=600)
+    assert stops == ["all", "parent", "run"]
     last = begin("killed")
-    said, _ = last.communicate(timeout=900)
+    said, _ = last.communicate(timeout=1500)
     assert last.returncode == 0, said
 
     tuned = [json.loads((tmp_path / out / "tuning.json").read_text()) for out in ("whole", "killed")]
     assert tuned[0] == tuned[1]
     assert _scores(tmp_path / "whole") == _scores(tmp_path / "killed")
+
+
+def _under_way(root: Path, began: float) -> bool:
+    """Whether a run has logged something since then, has a checkpoint, and is not at its last update."""
+    for record in root.glob("*/**/record/metrics.jsonl"):
+        if record.stat().st_mtime > began and any((record.parents[1] / "train").glob("checkpoint-*")):
+            last = json.loads(record.read_text().rpartition("}\n")[0].rpartition("\n")[2] + "}")
+            if last["step"] < 16:
+                return True
+    return False
 
 
 def _children(pid: int) -> list[int]:
