@@ -27,6 +27,8 @@ OLD_PROBABILITY = 0.1
 """Of the token whose curve is drawn; dual clips and Gaussians that read it or |A| have other curves for others."""
 SPAN = (0.05, 20.0)
 """Ratios that are drawn."""
+FLOOR = 3e-3
+"""Smallest w/r that is drawn; what is below it is drawn here."""
 CRITERIA = {
     "distance_alone": "curve, registered",
     "distance_alone_at_best_scale": "curve, up to a factor",
@@ -40,6 +42,23 @@ Bounds = list[tuple[int, float, float]]
 
 def tables(results: dict[str, Any], bounds: Bounds) -> str:
     """Markdown: errors of every method, best multipliers, distances of the curves, DGPO's best exponents."""
+    pieces = results["pieces"]
+    parts = [
+        overview(results),
+        "The same by position in the generation: bias² + variance = MSE, in units of |∇|²; error at the best scale.",
+        *(_positions(piece, name) for name, piece in pieces.items()),
+        "**Best multiplier of r, bin by bin**, as registered (alone), and for all bins together.",
+        _multipliers(pieces, bounds, "alone"),
+        _multipliers(pieces, bounds, "together"),
+        "**Mean squared difference between w and w\\***, weighted by the bins' share of tokens: as registered / up "
+        "to a factor, in units of the mean of w² / the same with w\\* of all bins together.",
+        _distances(pieces),
+    ]
+    return "\n\n".join(parts)
+
+
+def overview(results: dict[str, Any]) -> str:
+    """Markdown: what the pairs of policies are, the methods' errors, one multiplier per region, DGPO's exponents."""
     pieces = results["pieces"]
     setting = results["setting"]
     parts = [
@@ -57,18 +76,12 @@ def tables(results: dict[str, Any], bounds: Bounds) -> str:
         "notice of a scale. In brackets 95 % over prompts.",
         _errors(pieces, "mse_over_is", "all"),
         _errors(pieces, "at_best_scale_less_is", "all"),
-        "The same by position in the generation: bias² + variance = MSE, in units of |∇|²; error at the best scale.",
-        *(_positions(piece, name) for name, piece in pieces.items()),
-        "**Best multiplier of r**, bin by bin as registered (alone), and for all bins together.",
-        _multipliers(pieces, bounds, "alone"),
-        _multipliers(pieces, bounds, "together"),
-        "The same with one multiplier per region.",
+        "**Best multiplier of r**, one per region: alone; all regions together. Alone, a multiplier says how well the "
+        "gradient of its tokens is known, and falls with their number whatever their ratio; together, they minimise "
+        "the error of the sum, with all products between regions in it.",
         _regions(pieces),
-        "Error with the best multipliers (in brackets: fitted on the other seed).",
+        "Error with the best multipliers of the bins (in brackets: fitted on the other seeds).",
         _best(pieces),
-        "**Mean squared difference between w and w\\***, weighted by the bins' share of tokens: as registered / up "
-        "to a factor, in units of the mean of w² / the same with w\\* of all bins together.",
-        _distances(pieces),
         "**DGPO's n and m** with the least value of each criterion, over n in [0, 4] and m in [1, 8] or infinite, and "
         "the value there, that of (1, 2) and that of importance sampling, which is (0, inf).",
         _exponents(pieces),
@@ -184,23 +197,25 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def figure(results: dict[str, Any], bounds: Bounds) -> Figure:
-    """w/r against r: methods as lines; the best multipliers as points, 1 on average within the boundaries."""
+    """w/r against r: methods as lines, the best multipliers of the bins as points, those of the regions as bars."""
     pieces = results["pieces"]
     drawn = Figure(
         figsize=(9.6, 1.2 + 1.9 * len(pieces)),
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04),
     )
-    axes = drawn.subplots(max(len(pieces), 1), 2, squeeze=False, sharex=True)
+    axes = drawn.subplots(max(len(pieces), 1), 2, squeeze=False, sharex=True, sharey=True)
     for row, (name, piece) in zip(axes, pieces.items(), strict=False):
         for axis, sign in zip(row, (-1, 1), strict=True):
             _curves(axis, sign)
-            _points(axis, piece["bins"], bounds, sign, "alone")
-            _points(axis, piece["bins"], bounds, sign, "together")
+            _regions_of(axis, piece["regions"], sign)
+            _points(axis, [b for b, (s, _, _) in zip(piece["bins"], bounds, strict=True) if s == sign])
             axis.set_title(f"{name}, A {'<' if sign < 0 else '>'} 0", loc="left")
             axis.set_xscale("log")
+            axis.set_yscale("log")
             axis.set_xlim(*SPAN)
-            axis.set_ylim(-0.6, 2.6)
+            axis.set_ylim(FLOOR, 8)
             axis.set_xticks([0.1, 0.2, 0.5, 0.8, 1.2, 2, 5, 10], ["0.1", "0.2", "0.5", "0.8", "1.2", "2", "5", "10"])
+            axis.set_yticks([0.01, 0.1, 1], ["0.01", "0.1", "1"])
             axis.minorticks_off()
         row[0].set_ylabel("w / r")
     for axis in axes[-1]:
@@ -215,30 +230,42 @@ def _curves(axis: Axes, sign: int) -> None:
     for label, colour in DRAWN.items():
         objective = objectives.make(COMPARED[label])
         curve = weight_curve(objective, x, advantage=float(sign), old_logprob=math.log(OLD_PROBABILITY))
-        axis.plot(x.exp(), curve.weight / x.exp(), color=colour, linewidth=1.2, label=label)
+        # 0 has no place on a logarithmic axis: the line ends below the frame
+        axis.plot(x.exp(), (curve.weight / x.exp()).clamp(min=FLOOR / 10), color=colour, linewidth=1.2, label=label)
 
 
-def _points(axis: Axes, bins: list[dict[str, Any]], bounds: Bounds, sign: int, kind: str) -> None:
-    within = [
-        (b["share"], b[kind][0]) for b, (_, low, high) in zip(bins, bounds, strict=True) if low >= LOW and high <= HIGH
-    ]
-    scale = sum(share * value for share, value in within) / sum(share for share, _ in within)
-    shown = [
-        b for b, (s, _, _) in zip(bins, bounds, strict=True) if s == sign and b["share"] > 0 and None not in b[kind]
-    ]
-    filled = kind == "alone"
-    for b in shown:
-        low, high = (number / scale for number in b[kind][1:])
-        axis.plot([b["ratio"]] * 2, [low, high], color="0.25", linewidth=0.8)
+def _regions_of(axis: Axes, regions: dict[str, Any], sign: int) -> None:
+    """One multiplier for all tokens below, within or above the boundaries, with its interval."""
+    found = list(regions.values())[:3] if sign < 0 else list(regions.values())[3:]
+    edges = (SPAN[0], LOW, HIGH, SPAN[1])
+    for i, region in enumerate(found):
+        value, low, high = (max(number or 0.0, FLOOR / 10) for number in region["together"])
+        if region["share"] > 0:
+            axis.fill_between(edges[i : i + 2], low, high, color="0.8", alpha=0.5, linewidth=0)
+            axis.plot(
+                edges[i : i + 2],
+                [value, value],
+                color="0.35",
+                linewidth=1.4,
+                linestyle=(0, (3, 1.5)),
+                label="" if i else "best, one per region, together",
+            )
+
+
+def _points(axis: Axes, bins: list[dict[str, Any]]) -> None:
+    shown = [b for b in bins if b["share"] > 0 and None not in b["alone"]]
+    ratios = [min(max(b["ratio"], SPAN[0]), SPAN[1]) for b in shown]
+    for ratio, b in zip(ratios, shown, strict=True):
+        axis.plot([ratio] * 2, [max(number, FLOOR) for number in b["alone"][1:]], color="0.25", linewidth=0.8)
     axis.scatter(
-        [b["ratio"] for b in shown],
-        [b[kind][0] / scale for b in shown],
+        ratios,
+        [max(b["alone"][0], FLOOR) for b in shown],
         # the area grows with the share of tokens
         s=[6 + 120 * math.sqrt(b["share"]) for b in shown],
-        marker="o" if filled else "s",
-        facecolor="#F0E442" if filled else "none",
+        facecolor="#F0E442",
         edgecolor="0.1",
         linewidth=0.9,
         zorder=3,
-        label="best, bins alone" if filled else "best, bins together",
+        clip_on=False,
+        label="best, bins alone",
     )
