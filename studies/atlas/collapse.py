@@ -11,7 +11,7 @@ import numpy as np
 from collapse_shown import as_markdown
 from numpy.typing import NDArray
 from recorded import RESULTS, Stack, stacks
-from signs import HORIZONS, Runs, aurocs, danger, doctor, held_out, seen_afterwards
+from signs import HORIZONS, Runs, aurocs, danger, doctor, drift_limits, held_out, seen_afterwards
 
 from dgpo.files import read_json, write_json_atomic
 
@@ -180,6 +180,7 @@ def analyse(results: Path = RESULTS) -> dict[str, Any]:
         "auroc": aurocs(runs, values, rng),
         "held out": held_out(runs, values, rng),
         "doctor": doctor(runs, rng),
+        "drift": drift_limits(runs),
         "afterwards": seen_afterwards(runs),
     }
 

@@ -7,6 +7,7 @@ from typing import Any
 
 Row = dict[str, Any]
 NONE = "-"
+RISKS = ("collapse after it", "collapse without it")
 
 
 def as_markdown(found: Row) -> str:
@@ -36,6 +37,10 @@ def as_markdown(found: Row) -> str:
             "**The doctor's rules**, as they are, asked so many updates before a collapse, and after every 32 updates "
             "of healthy runs; warnings and errors count, notes do not.",
             _doctor(found["doctor"]),
+            "**Other limits for the doctor's `drift`** (not registered): collapses caught so many updates before, in "
+            "brackets those whose policy had not fallen yet; healthy runs with an alarm at any update; and of the runs "
+            "that ever reach the limit, and of those that never do, the share that collapses (afterwards).",
+            _drift(found["drift"]),
             "**The doctor afterwards**: `reward_fell` on the whole log.",
             _table(
                 ("task", "collapsed runs found", "healthy runs blamed"),
@@ -176,6 +181,17 @@ def _doctor(rows: Sequence[Row]) -> str:
     )
 
 
+def _drift(rows: Sequence[Row]) -> str:
+    horizons = [name for name in rows[0] if name.startswith("caught") and name.endswith("before")]
+
+    def cells() -> Iterable[Sequence[str]]:
+        for r in rows:
+            caught = (f"{_percent(r[name])} ({_percent(r[f'{name}, not yet fallen'])})" for name in horizons)
+            yield f"{r['limit']:g}", *caught, *(_share(r[name]) for name in ("alarmed", *RISKS))
+
+    return _table(("limit", *horizons, "healthy runs alarmed", *RISKS), cells())
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -197,6 +213,10 @@ def _share(one: Row) -> str:
     return (
         NONE if one["value"] is None else f"{one['value']:.0%} [{one['low']:.0%}, {one['high']:.0%}] of {one['runs']}"
     )
+
+
+def _percent(one: Row) -> str:
+    return NONE if one["value"] is None else f"{one['value']:.0%}"
 
 
 def _bound(threshold: float | None, sign: int) -> str:

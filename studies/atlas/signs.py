@@ -27,6 +27,7 @@ from foresight import (
 )
 from numpy.typing import NDArray
 
+from dgpo.diagnostics.doctor.rules_weights import FAR_FROM_OLD
 from dgpo.runs.log import Log
 
 HORIZONS = (5, 20, 50)
@@ -40,6 +41,8 @@ STATISTICS = {
     "largest weight": ("largest_weight", 1),
 }
 """Label -> metric, and 1 if large values are dangerous, -1 if small ones are; fixed before the runs."""
+LIMITS = (0.02, 0.05, FAR_FROM_OLD, 0.2, 0.5, 1.0, 2.0)
+"""KL to π_old in nats per token; the third is the doctor's."""
 CHECKED_EVERY = 32
 """The rules are asked about healthy runs after every so many updates."""
 ALL = "all"
@@ -183,6 +186,38 @@ def doctor(runs: Runs, rng: np.random.Generator) -> list[dict[str, Any]]:
                     "alarmed": asdict(share(said.any(1))),
                 }
             )
+    return found
+
+
+def drift(kl: NDArray[np.floating]) -> Floats:
+    """[R, T] KL to π_old per update -> what the rule `drift` compares with its limit, after every update.
+
+    The mean over the log so far or over its last third, whichever is larger.
+    """
+    total = np.concatenate([np.zeros((len(kl), 1)), np.cumsum(kl, axis=1, dtype=np.float64)], axis=1)
+    updates = np.arange(1, kl.shape[1] + 1)
+    third = np.minimum(np.maximum(3, updates // 3), updates)
+    found: Floats = np.maximum(total[:, 1:] / updates, (total[:, 1:] - total[:, updates - third]) / third)
+    return found
+
+
+def drift_limits(runs: Runs) -> list[dict[str, Any]]:
+    """What the rule `drift` would catch, and whom it would blame, with other limits than its own."""
+    far = drift(runs.metrics["kl_old"])
+    sound = runs.sound()
+    found = []
+    for limit in LIMITS:
+        ever = (far >= limit).any(1)
+        crossed = (far >= limit).argmax(1)
+        row: dict[str, Any] = {"limit": limit, "alarmed": asdict(share(ever[sound]))}
+        for horizon in HORIZONS:
+            events, at = runs.events(horizon)
+            above = far[events, at] >= limit
+            row[f"caught {horizon} before"] = asdict(share(above))
+            row[f"caught {horizon} before, not yet fallen"] = asdict(share(above[~runs.fallen(events, at)]))
+        row["collapse after it"] = asdict(share(runs.collapsed[ever] > crossed[ever]))
+        row["collapse without it"] = asdict(share(runs.collapsed[~ever] >= 0))
+        found.append(row)
     return found
 
 

@@ -11,12 +11,14 @@ import pytest
 from arms import Arm
 from collapse import SERIES, breakdown, events, flat, smoothed, tables, write
 from collapse_figure import COLOURS, foresight_figure
+from doctor_rules import RECORDED, log_of, named, warned
 from foresight import Estimate, alarms, auroc, below_each, counts, dangerous, pairs, threshold
 from numpy.typing import NDArray
 from recorded import Stack
 from scipy.stats import mannwhitneyu
-from signs import HORIZONS, STATISTICS, aurocs, danger, held_out
+from signs import HORIZONS, STATISTICS, aurocs, danger, drift, drift_limits, held_out
 
+from dgpo.diagnostics.doctor.rules_weights import FAR_FROM_OLD
 from dgpo.files import read_json
 
 T = 256
@@ -326,6 +328,34 @@ def test_the_doctor_is_asked_before_a_collapse_and_again_and_again_without_one(w
     (everything, *_) = found["afterwards"]
     assert everything["collapsed"]["value"] == 1
     assert everything["healthy"]["value"] == 0
+
+
+def test_the_drift_of_the_limits_is_what_the_rule_compares() -> None:
+    """Asked after every update, the rule fires exactly where `drift` reaches its limit."""
+    kl = np.random.default_rng(7).exponential(0.1, (3, 40)).astype(np.float32)
+    far = drift(kl)
+    (rule,) = named(["drift"])
+    metrics = dict.fromkeys(RECORDED.values(), kl.T)
+    for run in range(3):
+        log = log_of(metrics, run)
+        fired = [warned([rule], log, n)[0] for n in range(1, 41)]
+        # the rule says nothing about fewer than three points
+        assert fired == [False, False, *(far[run, 2:] >= FAR_FROM_OLD)]
+        assert len(set(fired[2:])) == 2
+
+
+def test_limits_of_the_drift_are_counted() -> None:
+    made = made_up()
+    for one in made:
+        # at update 60, those that collapse go beyond 0.2 for good
+        one.metrics["kl_old"][:] = 0.0
+        one.metrics["kl_old"][60:, :EVENTS] = 0.3
+    rows = {r["limit"]: r for r in drift_limits(flat(made))}
+    assert rows[0.2]["caught 5 before"]["value"] == 1
+    assert rows[0.5]["caught 5 before"]["value"] == 0
+    assert rows[0.2]["alarmed"]["value"] == 0
+    assert rows[0.2]["collapse after it"] == {**rows[0.2]["collapse after it"], "value": 1.0, "runs": 2 * EVENTS}
+    assert rows[0.5]["collapse without it"]["value"] == pytest.approx(EVENTS / (EVENTS + HEALTHY))
 
 
 def test_the_tables_say_what_was_found(written: Path) -> None:
