@@ -51,7 +51,8 @@ def tables(results: dict[str, Any], bounds: Bounds) -> str:
         _multipliers(pieces, bounds, "alone"),
         _multipliers(pieces, bounds, "together"),
         "**Mean squared difference between w and w\\***, weighted by the bins' share of tokens: as registered / up "
-        "to a factor, in units of the mean of w² / the same with w\\* of all bins together.",
+        "to a factor, in units of the mean of w² / the same with w\\* of all bins together. Bins with less than "
+        f"{100 * results['setting']['least_share']:g} % of the tokens are left out; together, their multiplier is 0.",
         _distances(pieces),
     ]
     return "\n\n".join(parts)
