@@ -267,7 +267,7 @@ def test_two_arms_see_the_same_prompts_and_problems_and_start_alike(
     assert rows[0][0] == rows[1][0]
     for first, second in zip(*rows, strict=True):
         assert [(row["id"], row["sample"]) for row in first] == [(row["id"], row["sample"]) for row in second]
-    start, others = starting_scores(study, folders)
+    start, others = starting_scores(folders)
     assert others == []
     found = [outcome for folder in folders for outcome in outcomes(study, folder, start)]
     assert [outcome.steps for outcome in found] == [(0, 4, 8)] * 2

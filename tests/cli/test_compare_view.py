@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from dgpo.cli.compare_view import View, duration, seconds_left
+from dgpo.cli.compare_view import View, seconds_left
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.study import Arm, Study
 
@@ -50,13 +50,6 @@ def test_time_left(runner: Any) -> None:
     runner.progress = dict.fromkeys(runner.progress, Progress())
     runner.running = {}
     assert seconds_left(STUDY, runner) is None
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (5990, "100 min"), (6000, "1.7 h")]
-)
-def test_duration(seconds: float, expected: str) -> None:
-    assert duration(seconds) == expected
 
 
 def view(*, terminal: bool) -> tuple[View, io.StringIO]:

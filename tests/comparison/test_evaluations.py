@@ -44,7 +44,7 @@ def pair(tmp_path: Path) -> list[CellFolder]:
 
 
 def test_a_finished_run(pair: list[CellFolder]) -> None:
-    start, others = starting_scores(STUDY, pair)
+    start, others = starting_scores(pair)
     assert others == []
     (found,) = outcomes(STUDY, pair[0], start)
     assert (found.arm, found.seed, found.task) == ("grpo", 0, "addition")
@@ -56,7 +56,7 @@ def test_a_finished_run(pair: list[CellFolder]) -> None:
 
 
 def test_a_run_that_may_still_go_on_has_none(pair: list[CellFolder]) -> None:
-    start, _ = starting_scores(STUDY, pair)
+    start, _ = starting_scores(pair)
     for state in ("running", "stopped", "waiting"):
         pair[0].save(Progress(state=state))  # type: ignore[arg-type]
         assert outcomes(STUDY, pair[0], start) == []
@@ -65,7 +65,7 @@ def test_a_run_that_may_still_go_on_has_none(pair: list[CellFolder]) -> None:
 def test_a_failed_run_has_what_it_got_to(pair: list[CellFolder], tmp_path: Path) -> None:
     pair[1].save(Progress(state="failed", code=1, starts=1))
     (pair[1].train / "eval" / "10" / "results.json").unlink()
-    start, _ = starting_scores(STUDY, pair)
+    start, _ = starting_scores(pair)
     (found,) = outcomes(STUDY, pair[1], start)
     assert (found.steps, found.diverged) == ((0, 4, 8), "failed")
     # before its first evaluation: all runs start alike
@@ -79,7 +79,7 @@ def test_a_run_that_diverged(pair: list[CellFolder]) -> None:
     (pair[0].record / "metrics.jsonl").unlink()
     pair[0].record.rmdir()
     logged(pair[0], grad_norm="nan")
-    start, _ = starting_scores(STUDY, pair)
+    start, _ = starting_scores(pair)
     assert outcomes(STUDY, pair[0], start)[0].diverged == "non-finite"
     assert pair[0].log()["grad_norm"].broken == (10,)
 
@@ -88,12 +88,12 @@ def test_runs_that_do_not_start_alike_are_named(pair: list[CellFolder]) -> None:
     (pair[1].train / "eval" / "0" / "results.json").unlink()
     (pair[1].train / "eval" / "0").rmdir()
     evaluated(pair[1], 0, {"1+1": 2, "2+2": 0})
-    assert starting_scores(STUDY, pair)[1] == ["dgpo, seed 0"]
+    assert starting_scores(pair)[1] == ["dgpo, seed 0"]
 
 
 def test_a_missing_last_evaluation_is_an_error(pair: list[CellFolder]) -> None:
     (pair[0].train / "eval" / "10" / "results.json").unlink()
-    start, _ = starting_scores(STUDY, pair)
+    start, _ = starting_scores(pair)
     with pytest.raises(ValueError, match="is finished, but has no evaluation of update 10"):
         outcomes(STUDY, pair[0], start)
 

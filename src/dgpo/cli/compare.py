@@ -186,7 +186,7 @@ def _tune(study: Study, root: Path, runner: Runner, choices: Choices) -> list[st
     open_arms = [arm.label for arm in study.arms if study.tune and arm.label not in choices.of_arm]
     everything = _folders(root, study.tuning_cells())
     runner.run([folder for folder in everything if folder.cell.arm in open_arms])
-    start, _ = starting_scores(study, everything)
+    start, _ = starting_scores(everything)
     lines = []
     for arm in open_arms:
         folders = [folder for folder in everything if folder.cell.arm == arm]
@@ -212,7 +212,7 @@ def _summarise(study: Study, root: Path, choices: Choices, console: Console) -> 
     """Print and write the summary of the runs that are finished; returns the exit code."""
     with user_input():
         folders = _folders(root, study.final_cells(choices.settings()))
-        start, others = starting_scores(study, folders)
+        start, others = starting_scores(folders)
         found = [outcome for folder in folders for outcome in outcomes(study, folder, start)]
         if not found:
             raise ValueError(f"no final run in {str(root)!r} is finished; expected at least one")

@@ -1,4 +1,4 @@
-"""What `dgpo compare` says before the runs: how many there are, and what differences they could show."""
+"""What `dgpo compare` says before the runs: how many there are, what is tuned, and how they are evaluated."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.runner import Runner
 from dgpo.comparison.study import Study
+from dgpo.plan.arithmetic import duration
 
 REFRESH = 1.0
 """Seconds between two reads of the logs."""
@@ -152,10 +153,3 @@ def seconds_left(study: Study, runner: Runner, later: int = 0) -> float | None:
             seconds, updates = seconds + runner.running[name], updates + done
         missing += 0 if progress.state == "failed" else study.updates - done
     return missing * seconds / updates / runner.jobs if updates else None
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min` or `3.4 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

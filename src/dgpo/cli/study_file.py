@@ -22,7 +22,8 @@ from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments
 from dgpo.cli.yaml_file import Entry
 from dgpo.comparison.study import SET_BY_COMPARE, Arm, Setting, Study, product, words
-from dgpo.registry import did_you_mean, parse, written
+from dgpo.diagnostics.naming import label
+from dgpo.registry import did_you_mean
 from dgpo.training.benchmark_evaluation import sampling_of
 from dgpo.training.config import EVALUATION_OPTIONS, DGPOConfig
 
@@ -242,8 +243,7 @@ def study_of(given: Given) -> Study:
         arms = _arms(given)
         if both := sorted(set(given.settings) & set(given.tune)):
             raise ValueError(f"{both[0]} is in settings and in tune; expected it in one of them")
-    kept = {name: entry for name, entry in given.config.items() if name not in SET_BY_COMPARE or name in _OF_RECIPE}
-    config = {name: entry for name, entry in kept.items() if name not in _NOT_HERE}
+    config = {name: entry for name, entry in given.config.items() if _stays(name)}
     every_value: list[Setting] = list(product(given.tune)[:1])
     every_value += [{name: value} for name, values in given.tune.items() for value in values[1:]]
     trials = [{**arm.options, **every_value[0]} for arm in arms]
@@ -298,14 +298,18 @@ def study_of(given: Given) -> Study:
     return study
 
 
+def _stays(name: str) -> bool:
+    """Whether a training option is taken from the recipe or the flags."""
+    return name in _OF_RECIPE or name not in (*SET_BY_COMPARE, *_NOT_HERE)
+
+
 def _arms(given: Given) -> list[Arm]:
     found = []
     for spec in given.objectives:
-        made = objectives.make(spec)
-        label = written(objectives.name_of(objectives.find(parse("objective", spec)[0])), made)
+        method = label(objectives.make(spec))
         for setting in product(given.settings):
-            full = f"{label}, {words(setting)}" if setting else label
-            found.append(Arm(label=full, options={"objective": label, **setting}))
+            full = f"{method}, {words(setting)}" if setting else method
+            found.append(Arm(label=full, options={"objective": method, **setting}))
     return found
 
 
@@ -316,11 +320,10 @@ def _baseline(given: Given, arms: Sequence[Arm]) -> str:
     if given.baseline in [arm.label for arm in arms]:
         return given.baseline
     try:
-        name, _ = parse("objective", given.baseline)
-        label = written(objectives.name_of(objectives.find(name)), objectives.make(given.baseline))
+        method = label(objectives.make(given.baseline))
     except ValueError:
         return given.baseline  # `Study` says what it may be
-    of_it = [arm.label for arm in arms if arm.options["objective"] == label]
+    of_it = [arm.label for arm in arms if arm.options["objective"] == method]
     return of_it[0] if len(of_it) == 1 else given.baseline
 
 
@@ -379,7 +382,7 @@ def as_options(flags: Sequence[str]) -> dict[str, Any]:
     for name, of_flag in given.items():
         off = name not in known and name.removeprefix("no_") in known
         key = name.removeprefix("no_") if off else name
-        if (key in SET_BY_COMPARE or key in _NOT_HERE) and key not in _OF_RECIPE:
+        if not _stays(key):
             raise UserError(f"--{name} cannot be given here: dgpo compare sets it")
         found[key] = "false" if off else of_flag if len(of_flag) > 1 else (of_flag or ["true"])[0]
     return found

@@ -48,7 +48,7 @@ def about(
 
 
 def mixed(found: dict[str, Any]) -> list[str]:
-    """A line for each of versions, hardware and commit that is not the same in all runs of `about`."""
+    """A line for each of versions, commit, hardware and data that is not the same in all runs of `about`."""
     lines = []
     for name in ("versions", "git", "hardware", "data"):
         if len(values := found["runs"][name]) > 1:

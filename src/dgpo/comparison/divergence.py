@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 
+import numpy as np
+
 from dgpo.diagnostics.doctor.rules_trends import COLLAPSED, LONG_ENOUGH
+from dgpo.evaluation.intervals import standard_error
 from dgpo.runs.log import MUST_BE_FINITE, Log
 
 FAILED, NOT_FINITE, ENTROPY, WORSE = "failed", "non-finite", "entropy collapsed", "worse than the start"
@@ -40,11 +42,10 @@ def diverged(log: Log, start: Mapping[str, float], final: Mapping[str, float]) -
     """
     if any(log[name].broken for name in MUST_BE_FINITE):
         return NOT_FINITE
-    score = statistics.fmean(final.values())
-    if score < SOLVED and _collapsed(log):
+    if statistics.fmean(final.values()) < SOLVED and _collapsed(log):
         return ENTROPY
-    changes = [final[problem] - start[problem] for problem in final]
-    if statistics.fmean(changes) < -STANDARD_ERRORS * _standard_error(changes):
+    changes = np.array([final[problem] - start[problem] for problem in final])
+    if changes.mean() < -STANDARD_ERRORS * standard_error(changes):
         return WORSE
     return None
 
@@ -54,7 +55,3 @@ def _collapsed(log: Log) -> bool:
     if len(entropy) < LONG_ENOUGH or entropy.head.median <= 0:
         return False
     return entropy.part(-3).median < COLLAPSED * entropy.head.median
-
-
-def _standard_error(values: list[float]) -> float:
-    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -44,7 +44,7 @@ def evaluations(folder: CellFolder, steps: Iterable[int]) -> dict[int, dict[str,
     return found
 
 
-def starting_scores(study: Study, folders: Iterable[CellFolder]) -> tuple[dict[str, Scores], list[str]]:
+def starting_scores(folders: Iterable[CellFolder]) -> tuple[dict[str, Scores], list[str]]:
     """The scores before training, and the runs in which they are others than in the first run that has them.
 
     All runs start from one checkpoint and evaluate with the same seed, so that other scores mean other weights, other

@@ -73,11 +73,6 @@ class Outcome:
         return f"{self.arm} on {self.task}, seed {self.seed}"
 
     @property
-    def start(self) -> float:
-        """The score before training."""
-        return self.scores[0]
-
-    @property
     def final(self) -> float:
         """The score of the last evaluation."""
         return self.scores[-1]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any, Protocol
 
-from dgpo.comparison.cells import CellFolder, Progress
+from dgpo.comparison.cells import CellFolder, Progress, State
 from dgpo.files import FolderInUse
 
 POLL = 0.2
@@ -204,7 +204,7 @@ class Runner:
         self.progress[job.folder.cell.name] = progress
         self._watcher.ended(job.folder, progress)
 
-    def _state(self, folder: CellFolder, code: int) -> Any:
+    def _state(self, folder: CellFolder, code: int) -> State:
         if code == 0:
             return "finished" if self._trainer.finished(folder) else "stopped"
         # 128 + SIGINT: interrupted before it could save anything
