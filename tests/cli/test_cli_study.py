@@ -225,7 +225,7 @@ def test_a_changed_study_is_refused_and_a_larger_one_is_not(
 def test_two_arms_see_the_same_prompts_and_problems_and_start_alike(
     written: Callable[..., Path], dgpo: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The runs themselves, in this process: 8 updates of two generations."""
+    """The runs themselves, in this process: 5 updates of two generations."""
     (tmp_path / "told_by_this_test.py").write_text(REWARD)
     monkeypatch.chdir(tmp_path)
     study = study_of(
@@ -233,7 +233,7 @@ def test_two_arms_see_the_same_prompts_and_problems_and_start_alike(
             written(
                 config={
                     "base": "recipe.yaml",
-                    "max_steps": 8,
+                    "max_steps": 5,
                     "learning_rate": "0.05",
                     "rewards": ["told_by_this_test.told"],
                 },
@@ -270,9 +270,9 @@ def test_two_arms_see_the_same_prompts_and_problems_and_start_alike(
     start, others = starting_scores(folders)
     assert others == []
     found = [outcome for folder in folders for outcome in outcomes(study, folder, start)]
-    assert [outcome.steps for outcome in found] == [(0, 4, 8)] * 2
-    assert len(folders[0].log()["grad_norm"]) == len(folders[0].log()["entropy"]) == 8
-    assert folders[0].step() == 8
+    assert [outcome.steps for outcome in found] == [(0, 4, 5)] * 2
+    assert len(folders[0].log()["grad_norm"]) == len(folders[0].log()["entropy"]) == 5
+    assert folders[0].step() == 5
 
 
 def test_the_studies_of_this_repository(monkeypatch: pytest.MonkeyPatch) -> None:
