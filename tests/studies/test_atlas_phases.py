@@ -22,8 +22,8 @@ ARM = Arm("rare", 4, "dgpo(1,2)")
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Two tuning and two final seeds, two rates, 16 updates, starts that were not trained."""
-    monkeypatch.setattr(phases, "Setting", partial(Setting, updates=16, evaluate_every=8, prompts=2, group=4))
+    """Two tuning and two final seeds, two rates, 8 updates, starts that were not trained."""
+    monkeypatch.setattr(phases, "Setting", partial(Setting, updates=8, evaluate_every=4, prompts=2, group=4))
     monkeypatch.setattr(phases, "RATES", {"rare": (1e-3, 1e-2)})
     monkeypatch.setattr(phases, "TUNING_SEEDS", (100, 101))
     monkeypatch.setattr(phases, "FINAL_SEEDS", (0, 1))
@@ -48,7 +48,7 @@ def test_an_arm_is_tuned_run_and_read_back(small: Path, tmp_path: Path) -> None:
     best = max((1e-3, 1e-2), key=lambda rate: tuning.area[tuning.rates == rate].mean())
     np.testing.assert_allclose(final.rates, best)
     assert final.scores.shape == (3, 2)
-    assert final.metrics["entropy"].shape == (16, 2)
+    assert final.metrics["entropy"].shape == (8, 2)
     assert final.metrics["mass/left"].shape == (2, 2)
     assert set(final.metrics) == set(engine.METRICS)
     # every region of every token: the shares are a whole
