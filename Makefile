@@ -17,7 +17,7 @@ export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser test-verl soak lint format docs figures new-method bench clean
+.PHONY: help setup demo test browser test-verl soak lint format docs figures atlas atlas-figures new-method bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
@@ -77,6 +77,16 @@ new-method: $(READY) ## write the two files of a new objective to fill in (NAME=
 figures: $(READY) ## write what follows from the classes: docs/figures/, docs/objectives.md, imports for type checkers
 	$(BIN)/python docs/figures/weights.py
 	$(BIN)/python docs/generate_objectives.py
+
+atlas: $(READY) ## run the staleness atlas (about 3 hours of one core; interrupt and repeat at will), then its figures
+	$(BIN)/python studies/atlas/run.py
+	$(BIN)/python studies/atlas/run.py --collect
+	$(BIN)/python studies/atlas/best_weight.py
+	$(MAKE) atlas-figures
+
+atlas-figures: $(READY) ## figures and tables of the atlas from its committed results (minutes)
+	$(BIN)/python studies/atlas/collapse.py
+	$(BIN)/python studies/atlas/figures.py
 
 docs: figures ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

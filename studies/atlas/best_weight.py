@@ -254,11 +254,6 @@ def tables() -> str:
     return best_weight_view.tables(read_json(RESULTS / NAME), bounds())
 
 
-def overview() -> str:
-    """The part of `tables` that a page has room for."""
-    return best_weight_view.overview(read_json(RESULTS / NAME))
-
-
 def figure() -> Figure:
     """Best weights over the methods' curves, from the committed results."""
     return best_weight_view.figure(read_json(RESULTS / NAME), bounds())

@@ -17,6 +17,7 @@ import torch
 from arms import ABLATION, METHODS, TASKS, Arm
 from engine import Setting, shape_of
 from per_prompt import Bins, fresh, measure, states
+from phases import chosen_rate, starts
 from problems import PROBLEMS
 
 from dgpo import objectives
@@ -128,9 +129,6 @@ def measured(cell: Cell, work: Path) -> dict[str, Any]:
 
 def _policies(cell: Cell, work: Path) -> dict[str, Any]:
     """ "OLD+SINCE" -> parameters [S, size] of all seeds, and the learning rate; computed once."""
-    # studies/bias has a module of this name too, which a test may have imported
-    from run import chosen_rate, starts
-
     path = cell.folder(work) / "policies.pt"
     if not path.exists():
         rate = chosen_rate(work / cell.task / Arm(cell.task, cell.k, "is").name / "tuning.npz")

@@ -130,6 +130,25 @@ def comparisons(found: list[Stack]) -> list[Comparison]:
     ]
 
 
+def exploration(found: list[Stack]) -> list[Comparison]:
+    """What was not registered: soft clips without the three of hypothesis 2, and bounds that depend on π_old.
+
+    Adjusted together, as a hypothesis of the number 0.
+    """
+    cells = final(found)
+    rows: list[tuple[str, int | None, str, Side, Side]] = []
+    milder = [name for name in SOFT if name not in DIVERGING]
+    for task in TASKS:
+        for k in STALE:
+            if not all((task, k, name) in cells for name in METHODS):
+                continue
+            hard = side(cells[task, k, name] for name in HARD)
+            rows.append((task, k, "soft without the three - hard", side(cells[task, k, name] for name in milder), hard))
+            grpo = side([cells[task, k, "grpo"]])
+            rows += [(task, k, f"{name} - grpo", side([cells[task, k, name]]), grpo) for name in ("dac", "dppo_tv")]
+    return compared(0, rows)
+
+
 def _against(
     hypothesis: int, cells: Cells, ours: Sequence[str], theirs: Sequence[str], staleness: Sequence[int]
 ) -> list[Comparison]:

@@ -268,5 +268,4 @@ def test_the_results_are_written_from_the_cells_that_are_done(tmp_path: Path, mo
     assert piece["best"]["together"]["mse"][0] <= piece["methods"]["is"]["all"]["mse"][0]
     text = best_weight.tables()
     assert all(f"| {label} |" in text for label in COMPARED)
-    assert text.startswith(best_weight.overview())
     assert len(best_weight.figure().axes) == 2
