@@ -368,6 +368,7 @@ def wait_for_rows(file: Path, count: int, process: subprocess.Popen[bytes]) -> i
     raise AssertionError(f"{file} has fewer than {count} rows after two minutes")
 
 
+@pytest.mark.soak
 def test_killed_three_times_and_continued(
     dgpo: Callable[..., Any], tiny: Path, tmp_path: Path, executable: Path
 ) -> None:

@@ -119,6 +119,7 @@ def test_two_processes_of_accelerate(one, tiny_folder, tmp_path):
     assert {row["objective/advantage/zero_fraction"] for row in log} == {0.0}
 
 
+@pytest.mark.soak
 def test_four_processes_of_torchrun(one, tiny_folder, tmp_path):
     scenarios = {name: SCENARIOS[name] for name in ("token-mean", "gspo", "reference", "old")}
     check_all(one, train("torchrun", 4, tiny_folder, tmp_path, scenarios), 4, "DistributedDataParallel")
