@@ -85,6 +85,7 @@ def test_a_benchmark_is_graded_as_mathematics(trained):
     assert "boxed" in document["prompt"]["template"]
 
 
+@pytest.mark.soak
 def test_two_ranks_share_the_problems(tiny_folder, tmp_path, monkeypatch):
     from tests.training.test_two_processes import launch
 

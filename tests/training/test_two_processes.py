@@ -141,6 +141,7 @@ def test_fsdp2(one, tiny_folder, tmp_path):
     assert [math.isfinite(row["loss"]) for row in runs["sampled"].log] == [True] * 2
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
 )
