@@ -33,6 +33,7 @@ from hypotheses import (
     judged,
     ranks,
 )
+from markdown_table import table
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from recorded import EVALUATED_EVERY, RESULTS, Stack, final, stacks, tuning
@@ -161,11 +162,8 @@ def rates(found: list[Stack]) -> Figure:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table; the first column is text, the others are numbers."""
-    names = list(head)
-    lines = [names, ["---", *["--:"] * (len(names) - 1)], *[list(row) for row in rows]]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _numbers(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    return table(head, rows, numbers=True)
 
 
 def _p(value: float) -> str:
@@ -179,7 +177,7 @@ def _points(value: float) -> str:
 
 def differences(given: Iterable[Comparison]) -> str:
     """Registered comparisons in points, the final score beside the primary one."""
-    return table(
+    return _numbers(
         ("task, k", "comparison", "difference, points (95 %)", "adjusted p", "final score", "verdict"),
         (
             (
@@ -197,7 +195,7 @@ def differences(given: Iterable[Comparison]) -> str:
 
 def failure_table(given: Iterable[Failures]) -> str:
     """Hypothesis 2."""
-    return table(
+    return _numbers(
         ("task, k", "GPPO, CE-GPPO, CISPO two-sided", "DGPO(1,2), DGPO(2,2)", "adjusted p", "verdict"),
         (
             (
@@ -233,14 +231,14 @@ def collapses(found: list[Stack]) -> str:
             each = "/".join(str(int(fell[np.isclose(stack.rates, rate)].sum())) for rate in RATES[task])
             row.append(f"{sum(failed(cells[task, k, name]))}; {each}")
         rows.append(row)
-    return table(("method", *(f"{task}, k = {k}" for task, k in columns)), rows)
+    return _numbers(("method", *(f"{task}, k = {k}" for task, k in columns)), rows)
 
 
 def metric_table(found: list[Stack], name: str, summary: Callable[[np.ndarray], float], form: str) -> str:
     """A summary over updates and final seeds of a recorded metric, by method, task and k."""
     cells = final(found)
     columns = [(task, k) for task in TASKS for k in (16, 64) if all((task, k, method) in cells for method in METHODS)]
-    return table(
+    return _numbers(
         ("method", *(f"{task}, k = {k}" for task, k in columns)),
         (
             (
@@ -263,7 +261,7 @@ def chosen(found: list[Stack]) -> str:
         rate = float(cells[task, k, name].rates[0])
         return f"{rate:g}" + ("*" if rate in (RATES[task][0], RATES[task][-1]) else "")
 
-    return table(
+    return _numbers(
         ("method", *(f"{task}, k = {k}" for task, k in columns)),
         ((f"`{name}`", *(shown(task, k, name) for task, k in columns)) for name in METHODS),
     )
@@ -280,7 +278,7 @@ def means(found: list[Stack], which: Callable[[Stack], np.ndarray]) -> str:
         values = 100 * which(cells[key]).astype(float)
         return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
 
-    return table(
+    return _numbers(
         ("method", *(f"{task}, k = {k}" for task, k in columns)),
         ((f"`{name}`", *(shown((task, k, name)) for task, k in columns)) for name in METHODS),
     )
@@ -291,7 +289,7 @@ def exponent_table(found: list[Stack]) -> str:
     given = exponents(found)
     best = {task: max(NINE, key=lambda name, task=task: given[task][name]) for task in given}  # type: ignore[misc]
     names = list(next(iter(given.values()), {}))
-    return table(
+    return _numbers(
         ("setting", *given),
         (
             (
