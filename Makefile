@@ -78,7 +78,7 @@ figures: $(READY) ## write what follows from the classes: docs/figures/, docs/ob
 	$(BIN)/python docs/figures/weights.py
 	$(BIN)/python docs/generate_objectives.py
 
-atlas: $(READY) ## run the staleness atlas (about 3 hours of one core; interrupt and repeat at will), then its figures
+atlas: $(READY) ## run the staleness atlas (about 2 hours of one core; interrupt and repeat at will), then its figures
 	$(BIN)/python studies/atlas/run.py
 	$(BIN)/python studies/atlas/run.py --collect
 	$(BIN)/python studies/atlas/best_weight.py

@@ -9,18 +9,19 @@ The curves are what the classes return; no formula of a method stands here. Same
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import sys
 from itertools import product
 from pathlib import Path
 
-import matplotlib.style
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+import drawing
 
 from dgpo import objectives
 from dgpo.objectives.curves import WeightCurve, weight_curve
@@ -38,17 +39,6 @@ LOWEST, ZERO, HIGHEST = 1e-3, 4e-4, 20.0
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("solid", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
 LEGEND_COLUMNS = 5
-STYLE = {
-    "svg.hashsalt": "dgpo",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-}
 
 
 def curves() -> dict[str, dict[float, Tensor]]:
@@ -161,18 +151,14 @@ def draw_one(name: str) -> Figure:
     return figure
 
 
-def svg(figure: Figure | None = None) -> bytes:
-    """A figure (the large one if None) as the bytes of an SVG file."""
-    with matplotlib.style.context(["default", STYLE]):
-        stream = io.BytesIO()
-        (figure or draw()).savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+def svg() -> bytes:
+    """The large figure as the bytes of an SVG file."""
+    return drawing.svg(draw, grid=False)
 
 
 def svg_of(name: str) -> bytes:
     """The small figure of one method as the bytes of an SVG file."""
-    with matplotlib.style.context(["default", STYLE]):
-        return svg(draw_one(name))
+    return drawing.svg(lambda: draw_one(name), grid=False)
 
 
 def main(argv: list[str]) -> int:

@@ -8,21 +8,21 @@ python studies/atlas/figures.py --check    exit 1 if a committed file is not the
 from __future__ import annotations
 
 import argparse
-import io
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import best_weight
 import collapse
-import matplotlib.style
 import numpy as np
 from arms import METHODS, RATES, TASKS
 from collapse_figure import foresight_figure
 from hypotheses import (
     MATTERS,
     NINE,
+    STALE,
     Comparison,
     Failures,
     comparisons,
@@ -34,31 +34,18 @@ from hypotheses import (
     ranks,
 )
 from markdown_table import table
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from numpy.typing import NDArray
 from recorded import EVALUATED_EVERY, RESULTS, Stack, final, stacks, tuning
 
 from dgpo.comparison import statistics
-from dgpo.files import read_json, write_bytes_atomic
+from dgpo.files import read_json
 
-ROOT = Path(__file__).parents[2]
-FIGURES = ROOT / "docs" / "figures"
-EVIDENCE = ROOT / "docs" / "evidence.md"
-TABLES = RESULTS / "tables.md"
-STYLE = {
-    "svg.hashsalt": "dgpo",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.93",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-}
+sys.path.append(str(Path(__file__).parents[2] / "docs" / "figures"))
+import drawing
+
+EVIDENCE = drawing.FOLDER.parent / "evidence.md"
 KS = (4, 16, 64)
 COLOURS = {4: "#56B4E9", 16: "#0072B2", 64: "#D55E00"}
 """Updates per generation -> colour."""
@@ -74,26 +61,19 @@ DRAWN = {
 """Methods of the learning curves."""
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04))
-
-
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def scores(found: list[Stack]) -> Figure:
     """Primary score of every method, by staleness and task, with 95 % intervals over seeds."""
     cells = final(found)
-    figure = _figure(9.6, 4.6)
+    figure = drawing.blank(9.6, 4.6)
     axes = figure.subplots(1, len(TASKS), sharey=True)
     rows = {name: -i for i, name in enumerate(METHODS)}
     for axis, task in zip(axes, TASKS, strict=True):
-        if (task, 1, "is") in cells:
-            axis.axvline(100 * cells[task, 1, "is"].area.mean(), color="0.5", linewidth=0.8, linestyle="dotted")
+        axis.axvline(100 * cells[task, 1, "is"].area.mean(), color="0.5", linewidth=0.8, linestyle="dotted")
         for offset, k in zip((0.22, 0, -0.22), KS, strict=True):
             for name, row in rows.items():
-                if (task, k, name) not in cells:
-                    continue
                 estimate = statistics.mean([cells[task, k, name].area])
                 points = [100 * value for value in (estimate.value, estimate.low, estimate.high)]
                 axis.plot(points[1:], [row + offset] * 2, color=COLOURS[k], linewidth=1.2)
@@ -111,52 +91,52 @@ def scores(found: list[Stack]) -> Figure:
 def curves(found: list[Stack]) -> Figure:
     """Score against updates at k = 16 and 64, mean and 95 % band over seeds."""
     cells = final(found)
-    figure = _figure(9.6, 5.6)
-    axes = figure.subplots(2, len(TASKS), sharex=True)
-    for row, k in zip(axes, (16, 64), strict=True):
-        for axis, task in zip(row, TASKS, strict=True):
-            for name, colour in DRAWN.items():
-                if (task, k, name) not in cells:
-                    continue
-                stack = cells[task, k, name]
-                steps = EVALUATED_EVERY * np.arange(len(stack.scores))
-                middle, low, high = statistics.curve_band(stack.scores.T)
-                axis.plot(steps, 100 * middle, color=colour, linewidth=1.3, label=name)
-                axis.fill_between(steps, 100 * low, 100 * high, color=colour, alpha=0.12, linewidth=0)
-            axis.set_title(f"{task}, k = {k}", loc="left")
-            axis.set_ylim(0, 100)
-    for axis in axes[-1]:
-        axis.set_xlabel("updates")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("score, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN), frameon=False)
+    figure = drawing.blank(9.6, 5.6)
+    axes = figure.subplots(len(STALE), len(TASKS), sharex=True)
+    for axis, task, k in _panels(axes):
+        for name, colour in DRAWN.items():
+            stack = cells[task, k, name]
+            steps = EVALUATED_EVERY * np.arange(len(stack.scores))
+            middle, low, high = statistics.curve_band(stack.scores.T)
+            axis.plot(steps, 100 * middle, color=colour, linewidth=1.3, label=name)
+            axis.fill_between(steps, 100 * low, 100 * high, color=colour, alpha=0.12, linewidth=0)
+        axis.set_ylim(0, 100)
+    _label(figure, axes, "updates", "score, %")
     return figure
 
 
 def rates(found: list[Stack]) -> Figure:
     """Primary score on the tuning seeds against the learning rate at k = 16 and 64."""
     cells = tuning(found)
-    figure = _figure(9.6, 5.2)
-    axes = figure.subplots(2, len(TASKS))
-    for row, k in zip(axes, (16, 64), strict=True):
-        for axis, task in zip(row, TASKS, strict=True):
-            for name, colour in DRAWN.items():
-                if (task, k, name) not in cells:
-                    continue
-                stack = cells[task, k, name]
-                means = [100 * stack.area[np.isclose(stack.rates, rate)].mean() for rate in RATES[task]]
-                axis.plot(RATES[task], means, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=name)
-            axis.set_xscale("log")
-            axis.set_xticks(RATES[task], [f"{rate:g}" for rate in RATES[task]])
-            axis.minorticks_off()
-            axis.set_ylim(bottom=0)
-            axis.set_title(f"{task}, k = {k}", loc="left")
-    for axis in axes[-1]:
-        axis.set_xlabel("learning rate")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("mean score over training, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN), frameon=False)
+    figure = drawing.blank(9.6, 5.2)
+    axes = figure.subplots(len(STALE), len(TASKS))
+    for axis, task, k in _panels(axes):
+        for name, colour in DRAWN.items():
+            stack = cells[task, k, name]
+            means = [100 * stack.area[np.isclose(stack.rates, rate)].mean() for rate in RATES[task]]
+            axis.plot(RATES[task], means, color=colour, marker="o", markersize=3.5, linewidth=1.2, label=name)
+        axis.set_xscale("log")
+        axis.set_xticks(RATES[task], [f"{rate:g}" for rate in RATES[task]])
+        axis.minorticks_off()
+        axis.set_ylim(bottom=0)
+    _label(figure, axes, "learning rate", "mean score over training, %")
     return figure
+
+
+def _panels(axes: NDArray[Any]) -> Iterator[tuple[Axes, str, int]]:
+    """One for each staleness (row) and task (column), with its title."""
+    for row, k in zip(axes, STALE, strict=True):
+        for axis, task in zip(row, TASKS, strict=True):
+            axis.set_title(f"{task}, k = {k}", loc="left")
+            yield axis, task, k
+
+
+def _label(figure: Figure, axes: NDArray[Any], x: str, y: str) -> None:
+    for axis in axes[-1]:
+        axis.set_xlabel(x)
+    for axis in axes[:, 0]:
+        axis.set_ylabel(y)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(DRAWN), frameon=False)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -218,70 +198,53 @@ def verdict(given: Iterable[Comparison | Failures]) -> str:
     return judged(by_task)
 
 
+def by_method(staleness: Iterable[int], shown: Callable[[tuple[str, int, str]], str]) -> str:
+    """A row for each method, a column for each task and staleness; `shown` has (task, k, method)."""
+    columns = [(task, k) for task in TASKS for k in staleness]
+    return _numbers(
+        ("method", *(f"{task}, k = {k}" for task, k in columns)),
+        ((f"`{name}`", *(shown((task, k, name)) for task, k in columns)) for name in METHODS),
+    )
+
+
 def collapses(found: list[Stack]) -> str:
     """Failed runs of every method: final seeds at the chosen rate, and the tuning seeds at each of the four rates."""
     cells, tuned = final(found), tuning(found)
-    columns = [(task, k) for task in TASKS for k in (16, 64) if all((task, k, name) in cells for name in METHODS)]
-    rows = []
-    for name in METHODS:
-        row = [f"`{name}`"]
-        for task, k in columns:
-            stack = tuned[task, k, name]
-            fell = np.array(failed(stack))
-            each = "/".join(str(int(fell[np.isclose(stack.rates, rate)].sum())) for rate in RATES[task])
-            row.append(f"{sum(failed(cells[task, k, name]))}; {each}")
-        rows.append(row)
-    return _numbers(("method", *(f"{task}, k = {k}" for task, k in columns)), rows)
+
+    def shown(cell: tuple[str, int, str]) -> str:
+        fell, rates = np.array(failed(tuned[cell])), tuned[cell].rates
+        each = "/".join(str(int(fell[np.isclose(rates, rate)].sum())) for rate in RATES[cell[0]])
+        return f"{sum(failed(cells[cell]))}; {each}"
+
+    return by_method(STALE, shown)
 
 
-def metric_table(found: list[Stack], name: str, summary: Callable[[np.ndarray], float], form: str) -> str:
-    """A summary over updates and final seeds of a recorded metric, by method, task and k."""
+def metric_table(found: list[Stack], name: str, summary: Callable[[NDArray[Any]], float], form: str) -> str:
+    """A summary over updates and final seeds of a recorded metric."""
     cells = final(found)
-    columns = [(task, k) for task in TASKS for k in (16, 64) if all((task, k, method) in cells for method in METHODS)]
-    return _numbers(
-        ("method", *(f"{task}, k = {k}" for task, k in columns)),
-        (
-            (
-                f"`{method}`",
-                *(format(summary(cells[task, k, method].metrics[name].astype(float)), form) for task, k in columns),
-            )
-            for method in METHODS
-        ),
-    )
+    return by_method(STALE, lambda cell: format(summary(cells[cell].metrics[name].astype(float)), form))
 
 
 def chosen(found: list[Stack]) -> str:
     """The learning rate that tuning chose; * at an end of its grid."""
     cells = final(found)
-    columns = [(task, k) for task in TASKS for k in KS if any((task, k, name) in cells for name in METHODS)]
 
-    def shown(task: str, k: int, name: str) -> str:
-        if (task, k, name) not in cells:
-            return ""
-        rate = float(cells[task, k, name].rates[0])
-        return f"{rate:g}" + ("*" if rate in (RATES[task][0], RATES[task][-1]) else "")
+    def shown(cell: tuple[str, int, str]) -> str:
+        rate, grid = float(cells[cell].rates[0]), RATES[cell[0]]
+        return f"{rate:g}" + ("*" if rate in (grid[0], grid[-1]) else "")
 
-    return _numbers(
-        ("method", *(f"{task}, k = {k}" for task, k in columns)),
-        ((f"`{name}`", *(shown(task, k, name) for task, k in columns)) for name in METHODS),
-    )
+    return by_method(KS, shown)
 
 
-def means(found: list[Stack], which: Callable[[Stack], np.ndarray]) -> str:
-    """Mean and standard deviation over the final seeds, in percent, of every method."""
+def means(found: list[Stack], which: Callable[[Stack], NDArray[Any]]) -> str:
+    """Mean and standard deviation over the final seeds, in percent."""
     cells = final(found)
-    columns = [(task, k) for task in TASKS for k in KS if any((task, k, name) in cells for name in METHODS)]
 
-    def shown(key: tuple[str, int, str]) -> str:
-        if key not in cells:
-            return ""
-        values = 100 * which(cells[key]).astype(float)
+    def shown(cell: tuple[str, int, str]) -> str:
+        values = 100 * which(cells[cell]).astype(float)
         return f"{values.mean():.1f} ± {values.std(ddof=1):.1f}"
 
-    return _numbers(
-        ("method", *(f"{task}, k = {k}" for task, k in columns)),
-        ((f"`{name}`", *(shown((task, k, name)) for task, k in columns)) for name in METHODS),
-    )
+    return by_method(KS, shown)
 
 
 def exponent_table(found: list[Stack]) -> str:
@@ -307,11 +270,9 @@ def exponent_table(found: list[Stack]) -> str:
 def one_setting(found: list[Stack]) -> str:
     """How far the best single setting is from each task's best."""
     given = exponents(found)
-    if not given:
-        return ""
     loss = {name: max(max(s[n] for n in NINE) - s[name] for s in given.values()) for name in NINE}
     name = min(loss, key=loss.__getitem__)
-    word = "supported" if loss[name] < 0.02 and len(given) >= 2 else "not supported"
+    word = "supported" if loss[name] < MATTERS else "not supported"
     return (
         f"The setting whose largest distance from a task's best is smallest is `{name}`: "
         f"{100 * loss[name]:.1f} points. By the registered rule, hypothesis 8 is **{word}**."
@@ -342,12 +303,14 @@ def fragments(found: list[Stack], registered: list[Comparison]) -> dict[str, str
     parts["hypothesis-4"] += f" Agreement of the order of all methods between tasks (Kendall's τ): {agreement}."
     fell = failures(found)
     parts["hypothesis-2"] = f"{failure_table(fell)}\n\nBy the registered rule, hypothesis 2 is **{verdict(fell)}**."
-    if exponents(found):
-        parts["hypothesis-8"] = f"{exponent_table(found)}\n\n{one_setting(found)}"
+    parts["hypothesis-8"] = f"{exponent_table(found)}\n\n{one_setting(found)}"
     others = exploration(found)
     parts["hypothesis-1"] += "\n\nExploration, not registered: without the three methods of hypothesis 2,\n\n"
     parts["hypothesis-1"] += differences(c for c in others if "hard" in c.what)
-    parts["mass"] = "Exploration, not registered:\n\n" + differences(c for c in others if "grpo" in c.what)
+    parts["hypothesis-3"] += "\n\nExploration, not registered:\n\n"
+    parts["hypothesis-3"] += differences(c for c in others if c.what == "dgpo(1,2) - grpo")
+    bounds = [c for c in others if c.what in ("dac - grpo", "dppo_tv - grpo")]
+    parts["mass"] = f"Exploration, not registered:\n\n{differences(bounds)}"
     parts["entropy"] = "Mean entropy per token, in nats, over the last 64 updates:\n\n" + metric_table(
         found, "entropy", lambda values: float(values[-64:].mean()), ".3f"
     )
@@ -366,7 +329,7 @@ def fragments(found: list[Stack], registered: list[Comparison]) -> dict[str, str
     return parts
 
 
-def tables_page(found: list[Stack], registered: list[Comparison]) -> str:
+def tables_page(found: list[Stack], registered: list[Comparison]) -> bytes:
     """results/tables.md."""
     hours = sum(stack.cpu_seconds for stack in found) / 3600
     runs = sum(len(stack.seeds) for stack in found)
@@ -380,10 +343,7 @@ def tables_page(found: list[Stack], registered: list[Comparison]) -> str:
         "Exponents of DGPO at k = 16": f"{exponent_table(found)}\n\n{one_setting(found)}",
     }
     body = "\n\n".join(f"## {name}\n\n{text}" for name, text in sections.items())
-    return (
-        "# Tables of the staleness atlas\n\nWritten by `python studies/atlas/figures.py`; do not edit.\n\n"
-        f"{runs} runs, {hours:.2f} CPU-hours.\n\n{body}\n"
-    )
+    return written("Tables of the staleness atlas", f"{runs} runs, {hours:.2f} CPU-hours.\n\n{body}")
 
 
 def written(title: str, tables: str) -> bytes:
@@ -405,14 +365,6 @@ def filled(page: str, parts: dict[str, str]) -> str:
     return page
 
 
-def svg(figure: Callable[[], Figure]) -> bytes:
-    """A figure as the bytes of an SVG file."""
-    with matplotlib.style.context(["default", STYLE]):
-        stream = io.BytesIO()
-        figure().savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
-
-
 def main(argv: list[str]) -> int:
     """Write everything, or compare it with what is committed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -420,26 +372,19 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     found = stacks()
     registered = comparisons(found)
+    foresight = read_json(RESULTS / "collapse.json")
     drawn: dict[Path, bytes] = {
-        FIGURES / "atlas_scores.svg": svg(lambda: scores(found)),
-        FIGURES / "atlas_curves.svg": svg(lambda: curves(found)),
-        FIGURES / "atlas_rates.svg": svg(lambda: rates(found)),
-        FIGURES / "atlas_collapse.svg": svg(lambda: foresight_figure(read_json(RESULTS / "collapse.json"))),
-        FIGURES / "atlas_best_weight.svg": svg(best_weight.figure),
+        drawing.FOLDER / "atlas_scores.svg": drawing.svg(lambda: scores(found)),
+        drawing.FOLDER / "atlas_curves.svg": drawing.svg(lambda: curves(found)),
+        drawing.FOLDER / "atlas_rates.svg": drawing.svg(lambda: rates(found)),
+        drawing.FOLDER / "atlas_collapse.svg": drawing.svg(lambda: foresight_figure(foresight)),
+        drawing.FOLDER / "atlas_best_weight.svg": drawing.svg(best_weight.figure),
         RESULTS / "collapse.md": written("What foresees a collapse", collapse.tables()),
         RESULTS / "best_weight.md": written("The weight that would have been best", best_weight.tables()),
-        TABLES: tables_page(found, registered).encode(),
+        RESULTS / "tables.md": tables_page(found, registered),
         EVIDENCE: filled(EVIDENCE.read_text("utf-8"), fragments(found, registered)).encode(),
     }
-    stale = [path for path, content in drawn.items() if not path.is_file() or path.read_bytes() != content]
-    if arguments.check:
-        if stale:
-            names = ", ".join(str(path.relative_to(ROOT)) for path in stale)
-            print(f"out of date: {names}; run: make atlas-figures", file=sys.stderr)
-        return 1 if stale else 0
-    for path in stale:
-        write_bytes_atomic(path, drawn[path])
-    return 0
+    return drawing.write(drawn, check=arguments.check, command="make atlas-figures")
 
 
 if __name__ == "__main__":

@@ -7,37 +7,21 @@ python studies/bias/figures.py --check    exit 1 if a committed figure is not th
 from __future__ import annotations
 
 import argparse
-import io
 import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib.style
 import torch
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dgpo.diagnostics.bias import power_bias
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parents[2] / "docs" / "figures"))
+import drawing
 from run import read
 
-FOLDER = Path(__file__).parents[2] / "docs" / "figures"
-STYLE = {
-    "svg.hashsalt": "dgpo",
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
-    "font.size": 9,
-    "axes.titlesize": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "0.93",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-}
 SHOWN = {
     "is": ("#000000", "o"),
     "grpo": ("#999999", "s"),
@@ -50,14 +34,10 @@ SHOWN = {
 """Label -> colour and marker."""
 
 
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04))
-
-
 def trajectories() -> Figure:
     """Log ratio against stale updates: the simulation as markers, gradient flow as lines."""
     results = read("trajectories")
-    figure = _figure(9.6, 3.9)
+    figure = drawing.blank(9.6, 3.9)
     left, right = figure.subplots(1, 2)
     for label, (colour, marker) in SHOWN.items():
         for axis, name in ((left, "down"), (right, "up")):
@@ -91,7 +71,7 @@ def trajectories() -> Figure:
 
 def pointwise() -> Figure:
     """|w - r| / b against u = r/b on either side."""
-    figure = _figure(9.6, 3.4)
+    figure = drawing.blank(9.6, 3.4)
     left, right = figure.subplots(1, 2)
     u = torch.linspace(0.002, 1, 400, dtype=torch.float64)
     v = torch.linspace(1, 6, 400, dtype=torch.float64)
@@ -125,10 +105,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 def svg(draw: Callable[[], Figure]) -> bytes:
     """A figure as the bytes of an SVG file."""
-    with matplotlib.style.context(["default", STYLE]):
-        stream = io.BytesIO()
-        draw().savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+    return drawing.svg(draw)
 
 
 def main(argv: list[str]) -> int:
@@ -136,16 +113,8 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Draw the figures of the page on bias.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a figure is out of date")
     arguments = parser.parse_args(argv)
-    stale = []
-    for name, draw in FIGURES.items():
-        path = FOLDER / name
-        if not arguments.check:
-            path.write_bytes(svg(draw))
-        elif not path.is_file() or path.read_bytes() != svg(draw):
-            stale.append(name)
-    if stale:
-        print(f"out of date: {', '.join(stale)}; run: python studies/bias/figures.py", file=sys.stderr)
-    return 1 if stale else 0
+    files = {drawing.FOLDER / name: svg(draw) for name, draw in FIGURES.items()}
+    return drawing.write(files, check=arguments.check, command="python studies/bias/figures.py")
 
 
 if __name__ == "__main__":
