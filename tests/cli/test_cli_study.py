@@ -132,12 +132,13 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
     assert options["eval_benchmark_kwargs"] == {"limit": 7, "samples": 4}
     plan = dgpo(
         *("compare", "--config", recipe, "--objectives", "grpo,dgpo:n=2,m=3", "--seeds", "0-4", "--max_steps", "12"),
-        *("--tune", "learning_rate=1e-3,1e-2", "--tuning_seeds", "9", "--out", tmp_path / "o", "--dry_run"),
+        *("--tune", "learning_rate=1e-3,1e-2", "--tune", "beta=0,0.1", "--tuning_seeds", "9"),
+        *("--out", tmp_path / "o", "--dry_run"),
     )
     assert plan.code == 0, plan.err
     assert "2 arms x 5 seeds = 10 runs of 12 updates" in plan.out
     assert "dgpo:n=2,m=3" in plan.out
-    assert "2 settings x 1 seeds for each arm = 4 runs" in plan.out
+    assert "4 settings x 1 seeds for each arm = 8 runs" in plan.out
     assert not (tmp_path / "o").exists()
 
 
@@ -147,6 +148,7 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
         ({"objectives": ["grpo", "dgop"]}, ["unknown objective 'dgop', did you mean 'dgpo'?"]),
         ({"objectives": ["grpo", "dgpo:q=1"]}, ["objective 'dgpo' has no field 'q'"]),
         ({"objectives": ["dgpo", "dgpo:n=1"]}, ["objectives 'dgpo' is given twice"]),
+        ({"objectives": []}, ["objectives: none; expected at least two arms"]),
         ({"objectives": None}, ["study.yaml' has no 'objectives'"]),
         ({"seed": 1}, ["unknown key 'seed' in", "did you mean 'seeds'?"]),
         ({"seeds": "0-"}, ["study.yaml', line 3: seeds '0-': cannot use '0-'"]),
@@ -178,6 +180,14 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
         ({"evaluation": {"samples": -1}}, ["samples = -1"]),
         ({"evaluation": {"samples": 0}}, ["samples = 0 leaves nothing to score"]),
         ({"evaluation": {"tasks": ["additio"]}}, ["unknown task 'additio'"]),
+        ({"evaluation": {"tasks": []}}, ["evaluation: tasks = none; expected at least one, each once"]),
+        ({"evaluation": {"tasks": ["addition", "addition"]}}, ["tasks = addition, addition; expected"]),
+        ({"settings": {"task": ["addition", "reverse"]}}, ["the runs train on addition and reverse; name what all"]),
+        # an evaluation samples at the temperature of training
+        (
+            {"tune": {"temperature": [0.7, 1]}, "tuning_seeds": 7},
+            ["would not be evaluated alike", "temperature: 0.7 -> 1.0", "Give one value to all, in evaluation"],
+        ),
         ({"evaluation": {"every": 0}}, ["every = 0; expected a whole number of updates"]),
         ({"evaluation": {"limit": 0}}, ["limit = 0; expected a whole number"]),
         ({"keep_models": "perhaps"}, ["'perhaps'; expected true or false"]),
@@ -198,6 +208,7 @@ def test_errors_of_the_command(
     dgpo("compare", written(), "--max_steps", "3").one_error("unknown argument '--max_steps'", "study's config")
     dgpo("compare", written(), "--jobs", "0").one_error("--jobs 0 is not allowed; expected >= 1")
     flags = ["compare", "--config", recipe, "--objectives", "grpo,dgpo", "--seeds", "0"]
+    dgpo("compare", "--config", tmp_path, *flags[3:]).one_error("cannot read the config file", "Is a directory")
     dgpo(*flags, "--seed", "3").one_error("--seed cannot be given here: dgpo compare sets it")
     dgpo(*flags, "--max_step", "3").one_error("unknown argument '--max_step'", "did you mean 'max_steps'?")
     moved = written(config={"base": "recipe.yaml", "model_name_or_path": str(tmp_path / "gone")})

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -75,9 +76,10 @@ def run(argv: list[str]) -> int:
     except Interrupted:
         print("stopped; the same command goes on")
         return 130
-    _summarise(study, root, choices, console)
+    # before the summary, which is an error where no arm has a setting
     for line in not_chosen:
         print(line)
+    _summarise(study, root, choices, console)
     return FAILURES if view.failed or not_chosen else 0
 
 
@@ -88,7 +90,7 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
     with_flags = any(word == "--config" or word.startswith("--config=") for word in argv)
     parser = argparse.ArgumentParser(
         prog="dgpo compare",
-        usage="dgpo compare STUDY.yaml [--summary] [--dry_run] [--jobs N] [--out FOLDER]\n"
+        usage="dgpo compare STUDY.yaml [--summary | --dry_run] [--jobs N] [--out FOLDER]\n"
         "       dgpo compare --config RECIPE.yaml --objectives dgpo,grpo --seeds 0-4 [any flag of dgpo train] ...",
         description="Trains every objective on the same seeds with `dgpo train`, after each was tuned on other seeds "
         "with the same budget. Finished runs are skipped and killed ones continue, so that the same command goes on.",
@@ -98,15 +100,18 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
         parser.add_argument("study", metavar="STUDY.yaml", type=Path, help="the study: docs/compare.md has its keys")
     parser.add_argument("--out", help="folder of the runs (default: `out` of the study, or outputs/compare/NAME)")
     parser.add_argument("--jobs", type=int, help="runs at a time (default: the number of GPUs, or 1)")
-    parser.add_argument("--summary", action="store_true", help="summarise what is finished, and stop")
-    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and stop")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--summary", action="store_true", help="summarise what is finished, and stop")
+    instead.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and stop")
     if with_flags:
+        # "extend": a second --tune adds to the first
+        axes: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE,VALUE"}
         parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="a recipe of dgpo train")
         parser.add_argument("--objectives", required=True, help="such as dgpo,grpo or dgpo:n=2,m=2,grpo")
         parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
-        parser.add_argument("--settings", nargs="+", default=[], metavar="NAME=VALUE,VALUE", help="further axes")
+        parser.add_argument("--settings", **axes, help="further axes")
         parser.add_argument("--baseline", help="what the others are compared with (default: the first)")
-        parser.add_argument("--tune", nargs="+", default=[], metavar="NAME=VALUE,VALUE", help="what each is tuned over")
+        parser.add_argument("--tune", **axes, help="what each is tuned over")
         parser.add_argument("--tuning_seeds", default="", help="seeds of the tuning runs, such as 100-103")
         parser.add_argument("--criterion", default="final", help="choose by the 'final' score or the 'area'")
     args, rest = parser.parse_known_args(argv)
@@ -118,8 +123,6 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
                 f"unknown argument {rest[0]!r}; options of the runs belong into the study's config, or give --config"
             )
         return args, read(args.study)
-    if not args.config.is_file():
-        raise UserError(f"--config {str(args.config)!r}: no such file")
     with user_input():
         return args, Given(
             name=args.config.stem,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 
 from rich.console import Console
@@ -88,7 +88,7 @@ class View:
         self._next = self._clock() + REFRESH
         states = [progress.state for progress in runner.progress.values()]
         if self._live is not None:
-            with suppress(OSError):  # the terminal is gone: the runs go on, or save a checkpoint
+            with _terminal_may_be_gone():
                 self._live.update(self._table(runner), refresh=True)
         elif self._first and "finished" in states and (left := self._left(runner)) is not None:
             self._first = False
@@ -99,7 +99,7 @@ class View:
         return seconds_left(self._study, runner, self.later)
 
     def _say(self, text: str, style: str = "") -> None:
-        with suppress(OSError):
+        with _terminal_may_be_gone():
             # soft_wrap: a path or a line of a log is copied and searched for as it is
             self._console.print(Text(text, style), soft_wrap=True)
 
@@ -127,6 +127,11 @@ class View:
             now = [f"{folder.step()}/{self._study.updates}" for folder in folders if folder.cell.name in runner.running]
             table.add_row(Text(arm.label), marks, Text(" ".join(now)))
         return table
+
+
+def _terminal_may_be_gone() -> AbstractContextManager[None]:
+    """Printing raises OSError after a hang-up, which must not end the runs: they go on, or save a checkpoint."""
+    return suppress(OSError)
 
 
 def seconds_left(study: Study, runner: Runner, later: int = 0) -> float | None:

@@ -11,7 +11,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from dgpo.cli.train_arguments import ModelArguments, TrainArguments
 from dgpo.cli.yaml_file import Entry
 from dgpo.comparison.study import SET_BY_COMPARE, Arm, Setting, Study, product, words
 from dgpo.diagnostics.naming import label
+from dgpo.evaluation.folder import differences
 from dgpo.registry import did_you_mean
 from dgpo.training.benchmark_evaluation import sampling_of
 from dgpo.training.config import EVALUATION_OPTIONS, DGPOConfig
@@ -261,8 +262,11 @@ def study_of(given: Given) -> Study:
         every = per_generation * math.ceil(updates / EVALUATIONS / per_generation)
     if isinstance(every, bool) or not isinstance(every, int) or not every >= 1:
         raise UserError(f"evaluation: every = {every!r}; expected a whole number of updates >= 1")
-    names = evaluation.pop("tasks", None) or found[0].config.eval_benchmarks or _own_task(found[0])
+    names = evaluation.pop("tasks", found[0].config.eval_benchmarks or None)
+    names = _own_task(found) if names is None else names
     with user_input():
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"evaluation: tasks = {', '.join(names) or 'none'}; expected at least one, each once")
         for name in names:
             tasks.options(name)
         options = {
@@ -281,7 +285,7 @@ def study_of(given: Given) -> Study:
             "eval_benchmark_on_start": "true",
         }
         kwargs = {**found[0].config.eval_benchmark_options(), **evaluation}
-        options["eval_benchmark_kwargs"] = {**kwargs, "samples": _samples(found[0].config, names, kwargs)}
+        options["eval_benchmark_kwargs"] = {**kwargs, "samples": _samples(found, names, kwargs)}
         study = Study(
             name=given.name,
             options=options,
@@ -304,6 +308,8 @@ def _stays(name: str) -> bool:
 
 
 def _arms(given: Given) -> list[Arm]:
+    if not given.objectives:
+        raise ValueError("objectives: none; expected at least two arms to compare")
     found = []
     for spec in given.objectives:
         method = label(objectives.make(spec))
@@ -327,23 +333,40 @@ def _baseline(given: Given, arms: Sequence[Arm]) -> str:
     return of_it[0] if len(of_it) == 1 else given.baseline
 
 
-def _own_task(found: Settings) -> list[str]:
-    if found.args.task is None:
+def _own_task(found: Sequence[Settings]) -> list[str]:
+    how = "evaluation: {tasks: [gsm8k]} in a study or --eval_benchmarks gsm8k"
+    args = found[0].args
+    if args.task is None:
         raise UserError(
-            f"dataset = {found.args.dataset!r} has nothing to evaluate on; name tasks or benchmarks (`dgpo tasks` "
-            "lists them), evaluation: {tasks: [gsm8k]} in a study or --eval_benchmarks gsm8k"
+            f"dataset = {args.dataset!r} has nothing to evaluate on; name tasks or benchmarks (`dgpo tasks` lists "
+            f"them), {how}"
         )
-    return [found.args.task]
+    if len(trained_on := dict.fromkeys(str(one.args.task) for one in found)) > 1:
+        raise UserError(f"the runs train on {' and '.join(trained_on)}; name what all are evaluated on, {how}")
+    return [args.task]
 
 
-def _samples(config: DGPOConfig, names: Sequence[str], kwargs: Mapping[str, Any]) -> int:
-    """The samples of each problem. Raises ValueError for what the first evaluation would refuse without a model."""
-    config = copy.copy(config)
-    config.eval_benchmarks, config.eval_benchmark_kwargs = list(names), dict(kwargs)
-    sampling = sampling_of(config)
-    if not sampling.samples and not kwargs.get("greedy"):
+def _samples(found: Sequence[Settings], names: Sequence[str], kwargs: Mapping[str, Any]) -> int:
+    """The samples of each problem.
+
+    Raises:
+        ValueError: what the first evaluation would refuse without a model; runs that would sample it differently.
+    """
+    samplings = []
+    for one in found:
+        config = copy.copy(one.config)
+        config.eval_benchmarks, config.eval_benchmark_kwargs = list(names), dict(kwargs)
+        samplings.append(asdict(sampling_of(config)))
+    for other in samplings:
+        if changed := differences(samplings[0], other):
+            raise ValueError(
+                "the runs would not be evaluated alike, as an evaluation samples as training does: "
+                f"{'; '.join(changed)}. Give one value to all, in evaluation of the study or in eval_benchmark_kwargs"
+            )
+    samples: int = samplings[0]["samples"]
+    if not samples and not kwargs.get("greedy"):
         raise ValueError("evaluation: samples = 0 leaves nothing to score; give samples >= 1, or greedy: true")
-    return sampling.samples
+    return samples
 
 
 def _same_updates(found: Sequence[Settings], told: Sequence[str]) -> int:
