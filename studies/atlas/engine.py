@@ -70,34 +70,45 @@ class Setting:
 
 
 @dataclass
-class State:
-    """A stack of S members after `update` updates.
+class Optimised:
+    """S members and the state of their optimiser.
 
     Attributes:
         parameters, first, second: [S, size] weights and Adam's moments.
         update: updates done.
-        metrics: [updates, S, len(METRICS)], NaN from `update` on.
-        scores: [evaluations, S] mean probability of the right answer; row 0 is the start.
-        skipped: [S] updates that were left out because a gradient was not finite.
     """
 
     parameters: Tensor
     first: Tensor
     second: Tensor
     update: int
+
+    @classmethod
+    def start(cls, parameters: Tensor) -> Optimised:
+        """Before the first update."""
+        return cls(parameters.clone(), torch.zeros_like(parameters), torch.zeros_like(parameters), 0)
+
+
+@dataclass
+class State(Optimised):
+    """A stack of S members after `update` updates of a setting.
+
+    Attributes:
+        metrics: [updates, S, len(METRICS)], NaN from `update` on.
+        scores: [evaluations, S] mean probability of the right answer; row 0 is the start.
+        skipped: [S] updates that were left out because a gradient was not finite.
+    """
+
     metrics: Tensor
     scores: Tensor
     skipped: Tensor
 
     @classmethod
-    def start(cls, setting: Setting, parameters: Tensor) -> State:
+    def of(cls, setting: Setting, parameters: Tensor) -> State:
         """Before the first update."""
         members = len(parameters)
         return cls(
-            parameters=parameters.clone(),
-            first=torch.zeros_like(parameters),
-            second=torch.zeros_like(parameters),
-            update=0,
+            **vars(Optimised.start(parameters)),
             metrics=torch.full((setting.updates, members, len(METRICS)), torch.nan),
             scores=torch.full((setting.updates // setting.evaluate_every + 1, members), torch.nan),
             skipped=torch.zeros(members, dtype=torch.long),
@@ -259,7 +270,7 @@ def _effective_share(size: Tensor, count: Tensor) -> Tensor:
     return size.sum(1).square() / (count * size.square().sum(1)).clamp(min=torch.finfo(size.dtype).tiny)
 
 
-def adam(state: State, gradients: Tensor, learning_rate: Tensor, usable: Tensor) -> None:
+def adam(state: Optimised, gradients: Tensor, learning_rate: Tensor, usable: Tensor) -> None:
     """One step of Adam without weight decay for the members in `usable` [S], each with its gradient norm clipped."""
     norm = gradients.norm(dim=1, keepdim=True)
     gradients = gradients * (MAX_GRAD_NORM / (norm + 1e-6)).clamp(max=1)
@@ -303,7 +314,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         state = State.load(checkpoint, start.device)
     else:
-        state = State.start(setting, start)
+        state = State.of(setting, start)
     asked, right = evaluation_problems(setting.problems)
     rate = learning_rate.to(start)
     gradients = torch.empty_like(start)

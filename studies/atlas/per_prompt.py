@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from engine import Setting, State, adam, drawn, generate, gradient, shape_of
+from engine import Optimised, Setting, adam, drawn, generate, gradient, shape_of
 from gradient_moments import Blocks, Moments
 from problems import END, Problems
 from stacked import Shape, logits, sample
@@ -35,7 +35,7 @@ def states(
 
     A generation begins at every π_old: the one before it ends there, however many of its updates are left.
     """
-    shape, state = shape_of(setting.problems), State.start(setting, start)
+    shape, state = shape_of(setting.problems), Optimised.start(start)
     gradients, rates = torch.empty_like(start), torch.full((len(seeds),), rate).to(start)
     ends = (*olds, olds[-1] + max(positions))
     found = {}

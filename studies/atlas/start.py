@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from engine import State, adam, answer_probability, evaluation_problems, shape_of
+from engine import Optimised, adam, answer_probability, evaluation_problems, shape_of
 from problems import Problems
 from stacked import logits
 from torch import Tensor
@@ -39,7 +39,7 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
     shape = shape_of(problems)
     start = shape.initial([10_000 + seed for seed in seeds])
     members = len(seeds)
-    state = State(start, torch.zeros_like(start), torch.zeros_like(start), 0, start, start, start)
+    state = Optimised.start(start)
     asked, right = evaluation_problems(problems)
     generators = [torch.Generator().manual_seed(WARM_UP_STREAM + seed) for seed in seeds]
     gradients = torch.zeros_like(start)

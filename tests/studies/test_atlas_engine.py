@@ -12,7 +12,19 @@ import pytest
 import torch
 from arms import METHODS, OBJECTIVES, Arm, arms
 from datasets import Dataset
-from engine import METRICS, MiniBatch, Setting, State, adam, answer_probability, drawn, generate, gradient, train
+from engine import (
+    METRICS,
+    MiniBatch,
+    Optimised,
+    Setting,
+    State,
+    adam,
+    answer_probability,
+    drawn,
+    generate,
+    gradient,
+    train,
+)
 from problems import BACKWARD, END, EQUALS, FORWARD, PLUS, PROBLEMS, VOCABULARY
 from scipy.stats import chisquare
 from stacked import Shape, logits, sample
@@ -260,7 +272,7 @@ def test_a_run_is_that_of_an_ordinary_model(easy, monkeypatch, label):
 def test_adam_is_that_of_torch():
     """With gradients on both sides of the clip."""
     flat, rates = weights(), torch.tensor([1e-2, 1e-3, 3e-2], dtype=torch.float64)
-    state = State.start(setting_of(), flat)
+    state = Optimised.start(flat)
     theirs = [row.clone().requires_grad_() for row in flat]
     optimizers = [
         torch.optim.AdamW([p], lr=float(rate), weight_decay=0.0, betas=engine.BETAS, eps=engine.EPSILON)
@@ -614,7 +626,7 @@ def test_updates_are_those_of_the_trainer(tmp_path, label, dtype):
     batch = replace(batch, advantage=group_advantage(rewards.to(dtype), GROUP, "none"))
     assert END % 2 == 0
     assert (batch.advantage > 0).any()
-    state = State.start(setting_of(label), flat)
+    state = Optimised.start(flat)
     generated = logprob_of(flat, batch)
     for update, (parameters, gradients) in enumerate(trainer.seen):
         now = torch.cat([p.flatten() for p in parameters.values()])[None]
