@@ -9,14 +9,12 @@ every prompt under every method, and of the tokens of every bin. Everything is r
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
-import best_weight_view
 import torch
 from arms import TASKS
 from best_weight_cells import (
@@ -30,10 +28,10 @@ from best_weight_cells import (
     PROMPTS,
     RESAMPLES,
     SEEDS,
-    STALENESS,
     STATES,
     UPDATE,
     Cell,
+    bounds,
     compute,
     exponents,
     load,
@@ -47,30 +45,24 @@ from gradient_moments import (
     squared_error,
     together,
 )
-from matplotlib.figure import Figure
+from phases import WORK
+from recorded import RESULTS
 from torch import Tensor
 
-from dgpo.files import read_json, write_json_atomic
+from dgpo.files import write_json_atomic
 
-RESULTS = Path(__file__).parent / "results"
-NAME = "best_weight.json"
 LEAST_SHARE = 1e-3
 """Share of tokens from which a bin takes part in the comparison of curves and in the weights of all bins together."""
 REGIONS = ("A < 0, below", "A < 0, within", "A < 0, above", "A > 0, below", "A > 0, within", "A > 0, above")
-"""Of the boundaries 0.8 and 1.2."""
+"""Sign of A, and whether r is below `LOW`, above `HIGH` or between."""
 
 Piece = dict[Cell, dict[str, Any]]
 
 
 def analyse(work: Path, results: Path) -> None:
-    """Compute the cells that are left and whose arm has its learning rate, and write `results`/best_weight.json."""
+    """Compute the cells that are left and whose arm has its learning rate; write best_weight.json from all of them."""
     compute(work)
-    summarise(work, results)
-
-
-def summarise(work: Path, results: Path) -> None:
-    """Write `results`/best_weight.json from the cells that are done."""
-    loaded = {f"{task}-k{k}": load(work, task, k) for task in TASKS for k in STALENESS}
+    loaded = {f"{task}-k{k}": load(work, task, k) for task in TASKS for k in POSITIONS}
     setting = {
         "states": STATES,
         "positions": {str(k): at for k, at in POSITIONS.items()},
@@ -84,7 +76,7 @@ def summarise(work: Path, results: Path) -> None:
         "least_share": LEAST_SHARE,
     }
     pieces = {name: summary(piece) for name, piece in loaded.items() if piece}
-    write_json_atomic(results / NAME, {"setting": setting, "pieces": pieces})
+    write_json_atomic(results / "best_weight.json", {"setting": setting, "pieces": pieces})
 
 
 def pooled(piece: Piece, keep: Callable[[Cell], bool] = lambda cell: True) -> Moments:
@@ -132,7 +124,7 @@ def summary(piece: Piece) -> dict[str, Any]:
                     "as_it_is": interval(distance(w, c * ratio, share, used)),
                     "at_best_scale": interval(distance(w, c * ratio, share, used, scaled=True)),
                 }
-                for label, w in zip(COMPARED, mean, strict=False)
+                for label, w in zip(COMPARED, mean[: len(COMPARED)], strict=True)
             }
             for name, c in best.items()
         },
@@ -232,12 +224,6 @@ def _dgpo(
     return found
 
 
-def bounds() -> list[tuple[int, float, float]]:
-    """Sign of A and ratios between which every bin lies."""
-    edges = (0.0, *EDGES, math.inf)
-    return [(sign, low, high) for sign in (-1, 1) for low, high in itertools.pairwise(edges)]
-
-
 def interval(values: Tensor) -> list[float | None]:
     """[value, 2.5 %, 97.5 %] of [R+1]: of the sample, and over the resamples."""
     low, high = values[1:].double().quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -249,22 +235,11 @@ def rounded(value: Tensor | float) -> float | None:
     return float(f"{float(value):.6g}") if math.isfinite(float(value)) else None
 
 
-def tables() -> str:
-    """Markdown of the committed results."""
-    return best_weight_view.tables(read_json(RESULTS / NAME), bounds())
-
-
-def figure() -> Figure:
-    """Best weights over the methods' curves, from the committed results."""
-    return best_weight_view.figure(read_json(RESULTS / NAME), bounds())
-
-
 def main() -> None:
     """Parse and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("outputs/atlas"), help="folder of the arms (outputs/atlas)")
+    parser.add_argument("--work", type=Path, default=WORK, help=f"folder of the arms ({WORK})")
     analyse(parser.parse_args().work, RESULTS)
-    print(tables())
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A cell is one pair: a task, a staleness k, a seed, the update of π_old and the 
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import time
 from collections.abc import Iterator
@@ -25,22 +26,24 @@ from dgpo.files import FolderInUse, FolderLock, write_bytes_atomic
 
 COMPARED = METHODS | {label: ABLATION[label] for label in ("dgpo(1,2) capped",)}
 """Label -> objective; the first is importance sampling."""
-STALENESS = (16, 64)
 STATES = (32, 96, 160)
 """Updates after which the run's policy is π_old."""
 POSITIONS = {16: (4, 15), 64: (16, 63)}
 """k -> updates since π_old after which the run's policy is π: a quarter of a generation, and before its last update."""
 SEEDS = (0, 1)
-PROMPTS, GROUP, UPDATE, BLOCK = 1024, 8, 8, 32
-"""Fresh prompts, responses of each, prompts of an update (K), prompts of a block of the bootstrap."""
+PROMPTS, BLOCK = 1024, 32
+"""Fresh prompts, and prompts of a block of the bootstrap."""
+GROUP, UPDATE = Setting.group, Setting.prompts
+"""Responses to a prompt, and prompts of an update (K), as in the runs."""
 RESAMPLES = 200
 LOW, HIGH = 0.8, 1.2
+"""The usual boundaries of a clip."""
 EDGES = (
     *(LOW * f for f in (1 / 8, 1 / 4, 1 / 2, math.sqrt(1 / 2), 1)),
     1.0,
     *(HIGH * f for f in (1, math.sqrt(2), 2, 4, 8)),
 )
-"""Ratios between two bins, for either sign of A; the usual boundaries are among them."""
+"""Ratios between two bins, for either sign of A."""
 N_GRID = tuple(i / 4 for i in range(17))
 M_GRID = (1.0, 1.25, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, math.inf)
 FOLDER = "best_weight"
@@ -49,6 +52,12 @@ FOLDER = "best_weight"
 def bins() -> Bins:
     """By sign of A and ratio."""
     return Bins(torch.tensor(EDGES, dtype=torch.float64).log())
+
+
+def bounds() -> list[tuple[int, float, float]]:
+    """Sign of A of every bin, and the ratios between which it lies."""
+    edges = (0.0, *EDGES, math.inf)
+    return [(sign, low, high) for sign in (-1, 1) for low, high in itertools.pairwise(edges)]
 
 
 def exponents() -> list[tuple[float, float]]:
@@ -70,6 +79,10 @@ class Cell:
         """Of all cells of a task and staleness."""
         return work / FOLDER / f"{self.task}-k{self.k}"
 
+    def tuning(self, work: Path) -> Path:
+        """The file that says the arm's learning rate."""
+        return work / self.task / Arm(self.task, self.k, "is").name / "tuning.npz"
+
     def path(self, work: Path) -> Path:
         """The file of its moments."""
         return self.folder(work) / f"seed{self.seed}-{self.old}+{self.position}.pt"
@@ -81,15 +94,14 @@ def cells() -> Iterator[Cell]:
         for index in (-1, 0):
             for old in STATES:
                 for task in TASKS:
-                    for k in STALENESS:
+                    for k in POSITIONS:
                         yield Cell(task, k, seed, old, POSITIONS[k][index])
 
 
 def compute(work: Path) -> None:
     """Compute every cell that is left and whose arm has its learning rate; several processes share the work."""
     for cell in cells():
-        tuned = work / cell.task / Arm(cell.task, cell.k, "is").name / "tuning.npz"
-        if tuned.exists() and not cell.path(work).exists():
+        if cell.tuning(work).exists() and not cell.path(work).exists():
             try:
                 with FolderLock(cell.folder(work), "computing the best weight in", f"_{cell.path(work).stem}.lock"):
                     _save(cell.path(work), measured(cell, work))
@@ -131,7 +143,7 @@ def _policies(cell: Cell, work: Path) -> dict[str, Any]:
     """ "OLD+SINCE" -> parameters [S, size] of all seeds, and the learning rate; computed once."""
     path = cell.folder(work) / "policies.pt"
     if not path.exists():
-        rate = chosen_rate(work / cell.task / Arm(cell.task, cell.k, "is").name / "tuning.npz")
+        rate = chosen_rate(cell.tuning(work))
         parameters = starts(cell.task, work, torch.device("cpu"))
         setting = Setting(PROBLEMS[cell.task], objectives.make("is"), updates_per_generation=cell.k)
         start = torch.stack([parameters[seed] for seed in SEEDS])

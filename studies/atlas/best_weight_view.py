@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
-from best_weight_cells import COMPARED, HIGH, LOW
+from best_weight_cells import COMPARED, HIGH, LOW, bounds
+from markdown_table import table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from dgpo import objectives
 from dgpo.objectives.curves import weight_curve
+
+sys.path.append(str(Path(__file__).parents[2] / "docs" / "figures"))
+import drawing
 
 DRAWN = {
     "is": "#000000",
@@ -37,19 +42,17 @@ CRITERIA = {
     "mse_at_best_scale": "MSE at best scale",
 }
 
-Bounds = list[tuple[int, float, float]]
 
-
-def tables(results: dict[str, Any], bounds: Bounds) -> str:
+def tables(results: dict[str, Any]) -> str:
     """Markdown: errors of every method, best multipliers, distances of the curves, DGPO's best exponents."""
     pieces = results["pieces"]
     parts = [
-        overview(results),
+        _overview(results),
         "The same by position in the generation: bias² + variance = MSE, in units of |∇|²; error at the best scale.",
         *(_positions(piece, name) for name, piece in pieces.items()),
         "**Best multiplier of r, bin by bin**, as registered (alone), and for all bins together.",
-        _multipliers(pieces, bounds, "alone"),
-        _multipliers(pieces, bounds, "together"),
+        _multipliers(pieces, "alone"),
+        _multipliers(pieces, "together"),
         "**Mean squared difference between w and w\\***, weighted by the bins' share of tokens: as registered / up "
         "to a factor, in units of the mean of w² / the same with w\\* of all bins together. Bins with less than "
         f"{100 * results['setting']['least_share']:g} % of the tokens are left out; together, their multiplier is 0.",
@@ -58,7 +61,7 @@ def tables(results: dict[str, Any], bounds: Bounds) -> str:
     return "\n\n".join(parts)
 
 
-def overview(results: dict[str, Any]) -> str:
+def _overview(results: dict[str, Any]) -> str:
     """Markdown: what the pairs of policies are, the methods' errors, one multiplier per region, DGPO's exponents."""
     pieces = results["pieces"]
     setting = results["setting"]
@@ -97,7 +100,7 @@ def _words(values: list[int]) -> str:
 
 def _errors(pieces: dict[str, Any], key: str, position: str) -> str:
     rows = [[label, *(_interval(p["methods"][label][position][key]) for p in pieces.values())] for label in COMPARED]
-    return _table(["method", *pieces], rows)
+    return table(["method", *pieces], rows)
 
 
 def _positions(piece: dict[str, Any], name: str) -> str:
@@ -112,18 +115,18 @@ def _positions(piece: dict[str, Any], name: str) -> str:
             )
             cells.append(f"{bias} + {variance} = {mse}; {direction}")
         rows.append([label, *cells])
-    return _table([name, *(f"after {position} updates" for position in positions)], rows)
+    return table([name, *(f"after {position} updates" for position in positions)], rows)
 
 
-def _multipliers(pieces: dict[str, Any], bounds: Bounds, kind: str) -> str:
+def _multipliers(pieces: dict[str, Any], kind: str) -> str:
     rows = []
-    for b, (sign, low, high) in enumerate(bounds):
+    for b, (sign, low, high) in enumerate(bounds()):
         cells = [
             f"{_interval(p['bins'][b][kind])}, {100 * p['bins'][b]['share']:.2f} %" if p["bins"][b]["share"] else "-"
             for p in pieces.values()
         ]
         rows.append([f"A {'<' if sign < 0 else '>'} 0, {low:.3g} to {high:.3g}", *cells])
-    return _table([f"{kind}: multiplier, share of tokens", *pieces], rows)
+    return table([f"{kind}: multiplier, share of tokens", *pieces], rows)
 
 
 def _regions(pieces: dict[str, Any]) -> str:
@@ -134,7 +137,7 @@ def _regions(pieces: dict[str, Any]) -> str:
         rows.append(
             [name, *(f"{_interval(f['alone'])}; {_interval(f['together'])}, {100 * f['share']:.2f} %" for f in found)]
         )
-    return _table(["alone; together, share of tokens", *pieces], rows)
+    return table(["alone; together, share of tokens", *pieces], rows)
 
 
 def _best(pieces: dict[str, Any]) -> str:
@@ -145,7 +148,7 @@ def _best(pieces: dict[str, Any]) -> str:
             rows.append([f"{kind}: {title}", *cells])
     for key, title in (("mse", "MSE"), ("at_best_scale", "error at best scale")):
         rows.append([f"is: {title}", *(_short(p["methods"]["is"]["all"][key][0]) for p in pieces.values())])
-    return _table(["multipliers", *pieces], rows)
+    return table(["multipliers", *pieces], rows)
 
 
 def _fitted(found: dict[str, Any], key: str) -> str:
@@ -162,7 +165,7 @@ def _distances(pieces: dict[str, Any]) -> str:
             found = (alone["as_it_is"], alone["at_best_scale"], together["at_best_scale"])
             cells.append(" / ".join(_short(value[0]) for value in found))
         rows.append([label, *cells])
-    return _table(["method", *pieces], rows)
+    return table(["method", *pieces], rows)
 
 
 def _exponents(pieces: dict[str, Any]) -> str:
@@ -175,7 +178,7 @@ def _exponents(pieces: dict[str, Any]) -> str:
             n, m = found["n"], [_inverse(value) for value in found["inverse_m"]]
             cells.append(f"n {n[0]:g} [{n[1]:g}, {n[2]:g}], m {m[0]} [{m[2]}, {m[1]}]: {values}")
         rows.append([title, *cells])
-    return _table(["criterion", *pieces], rows)
+    return table(["criterion", *pieces], rows)
 
 
 def _inverse(value: float) -> str:
@@ -193,23 +196,16 @@ def _short(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
-
-
-def figure(results: dict[str, Any], bounds: Bounds) -> Figure:
+def figure(results: dict[str, Any]) -> Figure:
     """w/r against r: methods as lines, the best multipliers of the bins as points, those of the regions as bars."""
     pieces = results["pieces"]
-    drawn = Figure(
-        figsize=(9.6, 1.2 + 1.9 * len(pieces)),
-        layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04),
-    )
+    drawn = drawing.blank(9.6, 1.2 + 1.9 * len(pieces))
     axes = drawn.subplots(max(len(pieces), 1), 2, squeeze=False, sharex=True, sharey=True)
     for row, (name, piece) in zip(axes, pieces.items(), strict=False):
         for axis, sign in zip(row, (-1, 1), strict=True):
             _curves(axis, sign)
             _regions_of(axis, piece["regions"], sign)
-            _points(axis, [b for b, (s, _, _) in zip(piece["bins"], bounds, strict=True) if s == sign])
+            _points(axis, [b for b, (s, _, _) in zip(piece["bins"], bounds(), strict=True) if s == sign])
             axis.set_title(f"{name}, A {'<' if sign < 0 else '>'} 0", loc="left")
             axis.set_xscale("log")
             axis.set_yscale("log")

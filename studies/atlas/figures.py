@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import best_weight
+import best_weight_view
 import collapse
 import numpy as np
 from arms import METHODS, RATES, TASKS
@@ -372,15 +372,15 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     found = stacks()
     registered = comparisons(found)
-    foresight = read_json(RESULTS / "collapse.json")
+    foresight, best = read_json(RESULTS / "collapse.json"), read_json(RESULTS / "best_weight.json")
     drawn: dict[Path, bytes] = {
         drawing.FOLDER / "atlas_scores.svg": drawing.svg(lambda: scores(found)),
         drawing.FOLDER / "atlas_curves.svg": drawing.svg(lambda: curves(found)),
         drawing.FOLDER / "atlas_rates.svg": drawing.svg(lambda: rates(found)),
         drawing.FOLDER / "atlas_collapse.svg": drawing.svg(lambda: foresight_figure(foresight)),
-        drawing.FOLDER / "atlas_best_weight.svg": drawing.svg(best_weight.figure),
+        drawing.FOLDER / "atlas_best_weight.svg": drawing.svg(lambda: best_weight_view.figure(best)),
         RESULTS / "collapse.md": written("What foresees a collapse", collapse.tables()),
-        RESULTS / "best_weight.md": written("The weight that would have been best", best_weight.tables()),
+        RESULTS / "best_weight.md": written("The weight that would have been best", best_weight_view.tables(best)),
         RESULTS / "tables.md": tables_page(found, registered),
         EVIDENCE: filled(EVIDENCE.read_text("utf-8"), fragments(found, registered)).encode(),
     }

@@ -143,15 +143,9 @@ def errors_of_bins(found: Moments, multipliers: Tensor, prompts: int) -> tuple[T
         [..., R+1] each.
     """
     G, second = found.bins_mean, found.bins_second
-    squared = torch.einsum("...rb,rbc,...rc->...r", *_alike(multipliers, G + (second - G) / prompts))
+    c = multipliers.expand(*multipliers.shape[:-2], len(G), -1)
+    squared = torch.einsum("...rb,rbc,...rc->...r", c, G + (second - G) / prompts, c)
     product = (multipliers * G.sum(2)).sum(-1)
     reference = G.sum((1, 2))
-    least = torch.finfo(G.dtype).tiny
-    return (squared - 2 * product + reference) / reference, 1 - product.square() / (reference * squared).clamp(
-        min=least
-    )
-
-
-def _alike(multipliers: Tensor, size: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    c = multipliers.expand(*multipliers.shape[:-2], len(size), -1)
-    return c, size, c
+    size = (reference * squared).clamp(min=torch.finfo(G.dtype).tiny)
+    return (squared - 2 * product + reference) / reference, 1 - product.square() / size

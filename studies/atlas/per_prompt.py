@@ -6,7 +6,7 @@ pass gives the gradient of every prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -114,11 +114,10 @@ def token_batch(data: Fresh, logprob: Tensor, rows: Tensor | slice) -> TokenBatc
     return TokenBatch(logprob.flatten(0, 1), old.flatten(0, 1), advantage.flatten(), mask.flatten(0, 1))
 
 
-def logprob_of(shape: Shape, parameters: Mapping[str, Tensor], data: Fresh, rows: Tensor | slice) -> Tensor:
-    """[prompts, G, T] of the responses, one member per prompt."""
-    prompts, responses = data.prompts[rows].unsqueeze(1), data.responses[rows].unsqueeze(1)
-    scores = logits(shape, dict(parameters), prompts, responses).log_softmax(-1)
-    return scores.gather(-1, responses.unsqueeze(-1)).squeeze(-1).squeeze(1)
+def logprob_of(shape: Shape, parameters: dict[str, Tensor], prompts: Tensor, responses: Tensor) -> Tensor:
+    """[S, P, G, T] of the responses to the prompts [S, P, L] of every member."""
+    scores = logits(shape, parameters, prompts, responses).log_softmax(-1)
+    return scores.gather(-1, responses.unsqueeze(-1)).squeeze(-1)
 
 
 def calibrated(objective: Objective, data: Fresh, logprob: Tensor, update: int) -> list[Objective]:
@@ -154,7 +153,8 @@ def gradients(
     """
     copies = flat.expand(len(rows), -1).contiguous()
     leaves = {name: view.detach().requires_grad_() for name, view in shape.views(copies).items()}
-    logprob = logprob_of(shape, leaves, data, rows)
+    # one member per prompt
+    logprob = logprob_of(shape, leaves, data.prompts[rows].unsqueeze(1), data.responses[rows].unsqueeze(1)).squeeze(1)
     tokens = token_batch(data, logprob, rows)
     totals = StepTotals(tokens=data.mask.sum() / len(data.mask), sequences=data.mask.shape[1])
     bin_of = bins.of(tokens)
@@ -211,9 +211,7 @@ def measure(
     """
     N = len(data.prompts)
     with torch.no_grad():
-        one = replace(data, prompts=data.prompts[None], responses=data.responses[None])
-        scores = logits(shape, shape.views(flat[None]), one.prompts, one.responses).log_softmax(-1)
-        logprob = scores.gather(-1, one.responses.unsqueeze(-1)).squeeze(-1)[0]
+        logprob = logprob_of(shape, shape.views(flat[None]), data.prompts[None], data.responses[None])[0]
         everything = token_batch(data, logprob, slice(None))
         bin_of = bins.of(everything)
         counted = bin_of >= 0

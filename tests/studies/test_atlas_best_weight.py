@@ -6,10 +6,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import best_weight
+import best_weight_view
 import pytest
 import torch
-from best_weight import distance, interval
+from best_weight import analyse, distance, interval
 from best_weight_cells import COMPARED, Cell, bins, exponents
 from engine import MiniBatch, Setting, gradient, shape_of, train
 from gradient_moments import Blocks, alone, errors_of_bins, merged, squared_error, together
@@ -241,7 +241,7 @@ def test_the_distance_of_curves_and_the_grid() -> None:
     assert interval(torch.tensor([5.0, *range(101)])) == [5, 2.5, 97.5]
 
 
-def test_the_results_are_written_from_the_cells_that_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_results_are_written_from_the_cells_that_are_done(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     Q, C = len(bins()), len(COMPARED)
     rows = C + len(exponents())
@@ -255,9 +255,8 @@ def test_the_results_are_written_from_the_cells_that_are_done(tmp_path: Path, mo
         path = Cell("rare", 16, seed, 32, 15).path(tmp_path)
         path.parent.mkdir(parents=True, exist_ok=True)
         torch.save(values | {"rate": 1e-3, "cpu_seconds": 1.0}, path)
-    monkeypatch.setattr(best_weight, "RESULTS", tmp_path)
     # no arm has its learning rate, so that nothing is computed
-    best_weight.analyse(tmp_path, tmp_path)
+    analyse(tmp_path, tmp_path)
     written = json.loads((tmp_path / "best_weight.json").read_text())
     (piece,) = written["pieces"].values()
     assert piece["cells"] == [[0, 32, 15], [1, 32, 15]]
@@ -266,6 +265,6 @@ def test_the_results_are_written_from_the_cells_that_are_done(tmp_path: Path, mo
         assert piece["methods"][label]["all"]["mse_over_is"] == [1, 1, 1]
         assert piece["distance"]["alone"][label] == piece["distance"]["alone"]["is"]
     assert piece["best"]["together"]["mse"][0] <= piece["methods"]["is"]["all"]["mse"][0]
-    text = best_weight.tables()
+    text = best_weight_view.tables(written)
     assert all(f"| {label} |" in text for label in COMPARED)
-    assert len(best_weight.figure().axes) == 2
+    assert len(best_weight_view.figure(written).axes) == 2
