@@ -1,9 +1,9 @@
 """The weight that would have been best, per bin of the ratio, and what every method's own weight costs; see README.md.
 
-python studies/atlas/best_weight.py     compute what is left of states of the arm `is`, write results/best_weight.json
+python studies/atlas/best_weight.py     compute what is left, write results/best_weight.json
 
-A few final seeds are trained again to the policies π_old and π; 1024 fresh prompts from π_old then give the gradient of
-every prompt under every method, and of the tokens of every bin. Everything is resumed per task and staleness.
+A few final seeds of the arm `is` are trained again up to the policies π_old and π. Samples of π_old for 1024 fresh prompts
+then give the gradient of every prompt under every method, and of the tokens of every bin. An interrupted call resumes.
 """
 
 from __future__ import annotations

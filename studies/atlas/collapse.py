@@ -1,4 +1,4 @@
-"""Runs that broke down, as README.md defines it, and what foresees it."""
+"""Which runs collapsed, as README.md defines it, and what foresees a collapse."""
 
 from __future__ import annotations
 

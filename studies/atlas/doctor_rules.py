@@ -1,4 +1,4 @@
-"""The rules of the doctor, as they are, on the recorded series of a run."""
+"""The doctor's rules, unchanged, on the recorded metrics of a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pairs of policies within a generation of a run, and what their prompts' gradients are under every method.
+"""Pairs of policies within a generation of a run, and the gradient of each prompt under every method.
 
 The stack trains many members at once; here its members are the prompts. With the same parameters in each, one backward
 pass gives the gradient of every prompt.

@@ -1,4 +1,4 @@
-"""An arm of the atlas: its starts, its tuning runs, its final runs, and what is kept of them."""
+"""An arm of the atlas: its starts, its tuning runs, its final runs, and what is recorded of them."""
 
 from __future__ import annotations
 

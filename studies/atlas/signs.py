@@ -1,4 +1,4 @@
-"""What foresees a collapse: the statistics and rules that README.md names, at its horizons."""
+"""What foresees a collapse: the statistics and rules that README.md names, at the horizons that it names."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def run(argv: list[str]) -> int:
                 _print_design(study, choices, console)
             runner.run(_folders(root, study.final_cells(choices.settings())))
     except Interrupted:
-        print("stopped; the same command goes on")
+        print("stopped; repeat the command to continue")
         return 130
     # before the summary, which is an error where no arm has a setting
     for line in not_chosen:
@@ -92,8 +92,8 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
         prog="dgpo compare",
         usage="dgpo compare STUDY.yaml [--summary | --dry_run] [--jobs N] [--out FOLDER]\n"
         "       dgpo compare --config RECIPE.yaml --objectives dgpo,grpo --seeds 0-4 [any flag of dgpo train] ...",
-        description="Trains every objective on the same seeds with `dgpo train`, after each was tuned on other seeds "
-        "with the same budget. Finished runs are skipped and killed ones continue, so that the same command goes on.",
+        description="Train every objective on the same seeds with `dgpo train`, after tuning each on other seeds with "
+        "the same budget. Repeat the command to continue: finished runs are skipped, and killed ones resume.",
         allow_abbrev=False,
     )
     if not with_flags:
