@@ -116,6 +116,11 @@ def test_the_sign_flip_test_tries_all_signs(eighths: list[int]) -> None:
     assert sign_flip_p_value(d) == pytest.approx(brute)
 
 
+def test_differences_that_add_up_to_zero_but_for_rounding_give_one() -> None:
+    assert sum([-0.3, -0.1, 0.1, 0.3]) != 0
+    assert sign_flip_p_value([-0.3, -0.1, 0.1, 0.3]) == 1
+
+
 def test_random_signs_agree_with_all_signs() -> None:
     d = np.random.default_rng(0).normal(0.2, 0.3, 16)
     exact = sign_flip_p_value(d, resamples=2**16)
