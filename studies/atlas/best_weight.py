@@ -2,8 +2,9 @@
 
 python studies/atlas/best_weight.py     compute what is left, write results/best_weight.json
 
-A few final seeds of the arm `is` are trained again up to the policies π_old and π. Samples of π_old for 1024 fresh prompts
-then give the gradient of every prompt under every method, and of the tokens of every bin. An interrupted call resumes.
+A few final seeds of the arm `is` are trained again up to the policies π_old and π. Samples of π_old for 1024 fresh
+prompts then give the gradient of every prompt under every method, and of the tokens of every bin. Repeat an interrupted
+call to resume it.
 """
 
 from __future__ import annotations
