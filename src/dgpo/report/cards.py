@@ -25,7 +25,8 @@ def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any
         for row in results
         if first[row["label"], row["benchmark"]] == row["estimate"]
     ]
-    return joined([cards, tag("ul", *lines, class_="results") if lines else ""])
+    arrows = "Arrows go from the mean of the first tenth of the log to that of the last tenth."
+    return joined([cards, tag("ul", *lines, class_="results") if lines else "", tag("p", arrows, class_="aside")])
 
 
 def _card(run: Mapping[str, Any], number: int) -> Markup:

@@ -15,6 +15,9 @@ from dgpo.report import sections
 from dgpo.report.markup import Markup, escaped, joined, table, tag
 from dgpo.report.page import rendered
 
+SECTIONS = {"overview": "Overview", "curves": "Curves", "scores": "Scores", "config": "What ran"}
+"""Id of a section -> its name in the navigation."""
+
 SCRIPTS = ("base", "comparison", "frame")
 """Parts of the page's script, in execution order."""
 
@@ -52,7 +55,7 @@ def comparison_page(summary: Summary) -> str:
         "tables": joined(tag("div", tag("h3", grid.title), _table(grid, arms)) for grid in grids(summary)),
         "about": _about(summary),
     }
-    return rendered("comparison.html", SCRIPTS, parts, _data(summary, arms))
+    return rendered("comparison.html", SECTIONS, SCRIPTS, parts, _data(summary, arms))
 
 
 def _arms(summary: Summary) -> list[str]:

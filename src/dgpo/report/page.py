@@ -18,10 +18,24 @@ from dgpo.files import write_text_atomic
 from dgpo.installation import require
 from dgpo.report import cards, sections
 from dgpo.report.data import collect
-from dgpo.report.markup import escaped
+from dgpo.report.markup import escaped, tag
 
 SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls", "frame")
 """Parts of the page's script, in execution order; later parts use declarations of earlier ones."""
+
+SECTIONS = {
+    "overview": "Overview",
+    "curves": "Curves",
+    "regions": "Regions",
+    "overlay": "Tokens on weights",
+    "explorer": "Explorer",
+    "replay": "Replay",
+    "doctor": "Doctor",
+    "evaluation": "Evaluation",
+    "tokens": "Top tokens",
+    "config": "Config",
+}
+"""Id of a section -> its name in the navigation."""
 
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
@@ -63,19 +77,22 @@ def page(data: Mapping[str, Any]) -> str:
         "top_tokens": sections.each(runs, sections.top_tokens),
         "config": sections.config(runs),
     }
-    return rendered("page.html", SCRIPTS, parts, _for_the_browser(data))
+    return rendered("page.html", SECTIONS, SCRIPTS, parts, _for_the_browser(data))
 
 
-def rendered(template: str, scripts: Sequence[str], parts: Mapping[str, str], data: Mapping[str, Any]) -> str:
-    """Fill the template of a page.
+def rendered(
+    template: str, named: Mapping[str, str], scripts: Sequence[str], parts: Mapping[str, str], data: Mapping[str, Any]
+) -> str:
+    """Fill the template of a page, in what all pages share (`shell.html`).
 
     Text from a run has to be escaped in `parts`; in `data`, a JSON block, it need not. The content security policy of
     the page allows only the two scripts whose hashes it lists, and no network request.
 
     Args:
-        template: file name among the assets.
+        template: file of its sections among the assets, after the overview.
+        named: id of a section -> its name in the navigation.
         scripts: parts of its script, in execution order.
-        parts: name of a place -> HTML.
+        parts: name of a place -> HTML; `title` and `header` of the overview among them.
         data: what the script reads.
 
     Raises:
@@ -84,6 +101,7 @@ def rendered(template: str, scripts: Sequence[str], parts: Mapping[str, str], da
     plotly, script = _plotly(), _script(scripts)
     whole = {
         **parts,
+        "links": "\n".join(tag("li", tag("a", name, href=f"#{place}")) for place, name in named.items()),
         "policy": _policy([plotly, script]),
         "style": _asset("style.css"),
         "version": escaped(dgpo.__version__),
@@ -91,8 +109,9 @@ def rendered(template: str, scripts: Sequence[str], parts: Mapping[str, str], da
         "plotly": plotly,
         "script": script,
     }
+    places = _asset("shell.html").replace("{{sections}}", _asset(template))
     # a single pass, so that placeholders in text of a run are not filled
-    return PLACE.sub(lambda place: whole[place[1]], _asset(template))
+    return PLACE.sub(lambda place: whole[place[1]], places)
 
 
 def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
