@@ -126,7 +126,8 @@ def test_a_design_is_shown_before_its_runs() -> None:
     cells.append(smallest_difference(8, 0.02, comparisons=3, paired=False))
     assert grid.rows == [["2.0", *(f"{100 * cell:.1f}" for cell in cells)]]
     assert len(grid.caption) == 3
-    few = tables.design_grid(3, 2, tasks=2, stds=(0.02, 0.9))
-    assert "3 seeds per arm on each of 2 tasks" in few.caption[0]
+    few = tables.design_grid(6, 2, stds=(0.02, 0.9))
+    assert few.caption[0] == "6 seeds per arm"
     assert few.rows[1] == ["90.0", "none", "none", "none"]
+    # 2 x 0.0312 > 5 %
     assert "p >= 0.0312 with 6 pairs, so it finds no difference" in few.caption[-1]

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from dgpo.fields import check_value
+
+Measure = Literal["final", "area"]
+MEASURES: tuple[Measure, ...] = ("final", "area")
+"""The score of the last evaluation, and the mean score over training (`Outcome.area`)."""
 
 
 @dataclass(frozen=True)

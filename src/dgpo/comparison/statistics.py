@@ -27,12 +27,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dgpo.evaluation.estimates import RESAMPLED_VALUES
+from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.paired import sign_flip_p_value
 from dgpo.fields import check_value
 from dgpo.runs.results import Estimate
 
 FEW_SEEDS = 5
 """With fewer seeds in every task, intervals are known to be too narrow."""
+
+ALPHA = 0.05
+"""Level of all tests of a comparison together."""
 
 EXACT_SEEDS = 16
 """Up to so many paired runs, the sign-flip test tries every pattern of signs."""
@@ -225,8 +229,8 @@ def smallest_difference(
     std: float,
     *,
     comparisons: int = 1,
-    alpha: float = 0.05,
-    power: float = 0.8,
+    alpha: float = ALPHA,
+    power: float = POWER,
     paired: bool = True,
     correlation: float = 0.0,
 ) -> float:
@@ -270,7 +274,7 @@ def smallest_difference(
 
 
 def detectable(
-    scores: Scores, baseline: Scores, *, comparisons: int = 1, alpha: float = 0.05, power: float = 0.8
+    scores: Scores, baseline: Scores, *, comparisons: int = 1, alpha: float = ALPHA, power: float = POWER
 ) -> float:
     """The smallest true `paired_difference` that a comparison with the spread of this one finds::
 

@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+from dgpo.comparison.outcome import MEASURES, Measure
 from dgpo.registry import did_you_mean
 
 Phase = Literal["tuning", "final"]
-Criterion = Literal["final", "area"]
 Setting = Mapping[str, str]
 """Training option -> its value, as text."""
-
-CRITERIA: tuple[Criterion, ...] = ("final", "area")
-"""Score by which a setting is chosen: of the last evaluation, or the mean over training (`Outcome.area`)."""
 
 SET_BY_COMPARE = (
     *("objective", "objective_kwargs", "seed", "data_seed", "output_dir", "overwrite_output_dir", "resume"),
@@ -103,7 +100,7 @@ class Study:
     every: int
     tune: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     tuning_seeds: tuple[int, ...] = ()
-    criterion: Criterion = "final"
+    criterion: Measure = "final"
     keep_models: bool = True
 
     def __post_init__(self) -> None:
@@ -132,10 +129,10 @@ class Study:
         if bool(self.tune) != bool(self.tuning_seeds):
             given, lacks = ("tune", "tuning_seeds") if self.tune else ("tuning_seeds", "tune")
             raise ValueError(f"{given} is given without {lacks}; give both, or neither")
-        if self.criterion not in CRITERIA:
-            hint = did_you_mean(self.criterion, CRITERIA)
+        if self.criterion not in MEASURES:
+            hint = did_you_mean(self.criterion, MEASURES)
             raise ValueError(
-                f"criterion = {self.criterion!r} is not known{hint}; expected one of {', '.join(CRITERIA)}"
+                f"criterion = {self.criterion!r} is not known{hint}; expected one of {', '.join(MEASURES)}"
             )
 
     @property

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dgpo.comparison import statistics
-from dgpo.comparison.outcome import Outcome
+from dgpo.comparison.outcome import MEASURES, Measure, Outcome
 from dgpo.comparison.scored import ALL_TASKS, Cell, Run, Runs, runs_of
-from dgpo.comparison.summary import MEASURES, Against, Curve, Measure, Method, Summary, Tuned
+from dgpo.comparison.summary import Against, Curve, Method, Summary, Tuned
+from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.paired import holm
 from dgpo.fields import check_value
 from dgpo.registry import did_you_mean
@@ -31,8 +32,8 @@ def summarise(
     same_runs: bool | None = None,
     cells: Iterable[Cell] = (),
     measure: Measure = "final",
-    alpha: float = 0.05,
-    power: float = 0.8,
+    alpha: float = statistics.ALPHA,
+    power: float = POWER,
     confidence: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
+from dgpo.comparison.outcome import MEASURES, Measure
 from dgpo.comparison.scored import Cell
 from dgpo.runs.results import Estimate
 
 SCHEMA = "dgpo.comparison_summary/1"
-
-Measure = Literal["final", "area"]
-MEASURES: tuple[Measure, ...] = ("final", "area")
-"""The score of the last evaluation, and the mean score over training."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgpo.comparison.statistics import smallest_difference, smallest_p_value
+from dgpo.comparison.statistics import ALPHA, smallest_difference, smallest_p_value
 from dgpo.comparison.summary import Method, Summary
+from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.tables import UNKNOWN, Grid, grid_markdown
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.runs.results import Estimate
@@ -154,24 +154,13 @@ def tuning_grid(summary: Summary) -> Grid:
     )
 
 
-def design_grid(
-    seeds: int,
-    comparisons: int,
-    *,
-    tasks: int = 1,
-    stds: Sequence[float] = STDS,
-    alpha: float = 0.05,
-    power: float = 0.8,
-) -> Grid:
+def design_grid(seeds: int, comparisons: int, stds: Sequence[float] = STDS) -> Grid:
     """What a design can find, before its first run: the smallest difference for several spreads between seeds.
 
     Args:
-        seeds: of every arm, and every task.
+        seeds: of every arm.
         comparisons: number of arms besides the baseline.
-        tasks: number of tasks with runs of their own.
         stds: standard deviations of the score between the seeds of an arm: of tuning runs, or supposed ones.
-        alpha: level of all comparisons together.
-        power: chance of finding the difference.
 
     Raises:
         ValueError: as `smallest_difference`.
@@ -179,23 +168,20 @@ def design_grid(
     rows = []
     for std in stds:
         found = [
-            smallest_difference(
-                seeds, std, comparisons=comparisons, alpha=alpha, power=power, paired=paired, correlation=c
-            )
-            / math.sqrt(tasks)
+            smallest_difference(seeds, std, comparisons=comparisons, paired=paired, correlation=c)
             for paired, c in ((True, CORRELATION), (True, 0.0), (False, 0.0))
         ]
         rows.append([f"{100 * std:.1f}", *map(_size, found)])
-    least = smallest_p_value(seeds * tasks)
+    least = smallest_p_value(seeds)
     notes = [
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} per arm" + (f" on each of {tasks} tasks" if tasks > 1 else ""),
-        f"two-sided {alpha:g} for {comparisons} {'comparison' if comparisons == 1 else 'comparisons'} together, power "
-        f"{100 * power:g} %, t-test of the mean",
+        f"{seeds} {'seed' if seeds == 1 else 'seeds'} per arm",
+        f"two-sided {ALPHA:g} for {comparisons} {'comparison' if comparisons == 1 else 'comparisons'} together, power "
+        f"{100 * POWER:g} %, t-test of the mean",
         f"the correlation is that of the two arms' scores over the same seeds: {CORRELATION:g}, or none",
     ]
-    if least * comparisons > alpha:
+    if least * comparisons > ALPHA:
         notes.append(
-            f"the sign-flip test of the summary gives p >= {least:.3g} with {seeds * tasks} pairs, so it finds no "
+            f"the sign-flip test of the summary gives p >= {least:.3g} with {seeds} pairs, so it finds no "
             "difference at this level; use more seeds"
         )
     columns = ["SD between seeds, %", f"paired, correlation {CORRELATION:g}", "paired, no correlation", "unpaired"]
