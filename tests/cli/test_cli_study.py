@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dgpo.cli.study_file import as_options, axes_of_flags, objectives_of_flag, r
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.evaluations import outcomes, starting_scores
 from dgpo.comparison.reading import read_summary
+from dgpo.comparison.runner import Runner
 from dgpo.comparison.study import Study
 
 ROOT = Path(__file__).parents[2]
@@ -231,6 +232,20 @@ def test_a_changed_study_is_refused_and_a_larger_one_is_not(
     assert more.code == 0, more.err
     assert "4 of 9 are finished" in more.out
     dgpo("compare", written(), "--out", tmp_path / "p", "--summary").one_error("no final run in", "is finished")
+
+
+def test_arms_whose_tuning_failed_are_named(
+    written: Callable[..., Path], dgpo: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(runner: Runner, folders: Sequence[CellFolder]) -> None:
+        for folder in folders:
+            folder.save(Progress(state="failed", code=1, starts=1))
+
+    monkeypatch.setattr(Runner, "run", fail)
+    found = dgpo("compare", written(tune={"beta": [0, 1]}, tuning_seeds=7), "--out", tmp_path / "o")
+    for arm in ("grpo", "dgpo:n=2"):
+        assert f"{arm}: every tuning run failed, so that no setting can be chosen; the same command" in found.out
+    found.one_error("no final run in", "is finished")
 
 
 def test_two_arms_see_the_same_prompts_and_problems_and_start_alike(
