@@ -26,7 +26,7 @@ class Stack:
         scores: [17, S] mean probability of the right answer, before the first and after every 16th update.
         skipped: [S] updates left out because a gradient was not finite.
         metrics: name -> [256, S] per update (`run.PER_UPDATE`), or [16, S] means between evaluations.
-        cpu_seconds: of the whole stack.
+        cpu_seconds: of the stack, since it was last resumed.
     """
 
     arm: Arm
