@@ -3,68 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from dgpo.runs.metrics import with_steps
+from dgpo.runs.names import QUANTITIES, find, offers, reward_functions
 
-
-def _ours(name: str) -> tuple[str, ...]:
-    """A statistic of the loss: of our trainer, of our plug-ins (`actor/objective/...` in verl), and as a mean."""
-    return (f"objective/{name}", f"*/objective/{name}", f"objective/{name}/mean")
-
-
-KEYS: dict[str, tuple[str, ...]] = {
-    "reward": ("reward", "critic/score/mean", "train/agg/all/*/reward/mean"),
-    "reward_std": ("reward_std",),
-    "reward_max": ("critic/score/max", "train/agg/all/*/reward/max"),
-    "reward_min": ("critic/score/min", "train/agg/all/*/reward/min"),
-    "zero_std": ("frac_reward_zero_std",),
-    "mixed_groups": ("train/agg/all/*/solved_some",),
-    "advantage_max": ("critic/advantages/max",),
-    "advantage_min": ("critic/advantages/min",),
-    "truncated": (
-        "completions/clipped_ratio",
-        "response_length/clip_ratio",
-        "train/agg/all/*/stop_condition/generation_truncated",
-        "train/agg/all/*/is_truncated/mean",
-    ),
-    "length": (
-        "completions/mean_length",
-        "response_length/mean",
-        "train/agg/all/*/num_output_tokens/mean",
-    ),
-    "loss": ("policy_loss", "loss", "actor/pg_loss", "actor/loss", "loss/mean"),
-    "grad_norm": ("grad_norm", "actor/grad_norm", "optim/grad_norm"),
-    "learning_rate": ("learning_rate", "actor/lr", "optim/lr"),
-    "entropy": ("entropy", "actor/entropy", "actor/entropy_loss", "entropy/all/mean"),
-    "kl_old": _ours("kl/old"),
-    "mean_log_ratio": ("actor/ppo_kl",),
-    "clipped": ("clip_ratio/region_mean", "cispo_clip_ratio", "actor/pg_clipfrac"),
-    "inside": _ours("fraction/inside"),
-    "reverse_right": _ours("mass/reverse_right"),
-    "weight_max": (*_ours("weight/max"), "*objective/weight_max", "*objective/weight/max/max"),
-    "ess": _ours("weight/ess"),
-    "weight_zero": _ours("weight/zero_fraction"),
-    "advantage_zero": _ours("advantage/zero_fraction"),
-    "kl_sampler": (*_ours("kl/sampler"), "rollout_corr/k3_kl"),
-    "kl_sampler_k1": (*_ours("kl/sampler_k1"), "rollout_corr/kl"),
-    "sampler_cut": _ours("sampler/cut_mass"),
-    "sampler_difference": ("sampling/sampling_logp_difference/mean",),
-    "sampler_probability": ("training/rollout_probs_diff_mean",),
-    "kl_sampler_and_old": ("mismatch_kl/all/mean",),
-    "timeout": ("math_reward/timeout", "*/timeout", "*/timeout_rate"),
-}
-"""Quantity -> the names under which trainers log it. The first one in the log is used; `*` matches any text.
-
-TRL 1.16 and ours: `trl.GRPOTrainer`, `DGPOTrainer`. verl 0.9.1: `compute_data_metrics`, `ppo_loss`,
-`compute_offpolicy_metrics`, `calculate_debug_metrics`. prime-rl 559b4477: `trainer/rl/train.py`,
-`orchestrator/metrics.py`, whose `mismatch_kl` is between sampler and current policy, so that it includes staleness.
-"""
+KEYS: dict[str, tuple[str, ...]] = {name: quantity.patterns for name, quantity in QUANTITIES.items()}
+"""Quantity -> the names under which trainers log it. The first one in the log is used; `*` matches any text."""
 
 MUST_BE_FINITE = ("loss", "grad_norm", "entropy", "kl_old", "mean_log_ratio", "kl_sampler", "weight_max")
 
@@ -78,12 +27,16 @@ class Series:
         steps: optimiser steps, ascending.
         values: one finite number per step.
         broken: steps at which it was logged as NaN, infinite or (verl) null.
+        empty: steps at which it was logged as null, as TRL does for a mean over nothing.
+        unreadable: steps at which the value is no number.
     """
 
     key: str = ""
     steps: tuple[int, ...] = ()
     values: tuple[float, ...] = ()
     broken: tuple[int, ...] = ()
+    empty: tuple[int, ...] = ()
+    unreadable: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.values)
@@ -121,6 +74,8 @@ class Series:
 
     def __str__(self) -> str:
         """As evidence: `entropy 0.58 at steps 1-30`; the median if there are several points."""
+        if not len(self):
+            return f"{self.key or 'nothing'}: no number"
         where = f"at step {self.steps[0]}" if len(self) == 1 else f"at steps {self.steps[0]}-{self.steps[-1]} (median)"
         return f"{self.key} {self.median:.3g} {where}"
 
@@ -130,22 +85,26 @@ class Log:
     """The log lines of a run, one per step, and its events.
 
     Attributes:
-        rows: (step, key -> value), by step.
+        rows: (step, key -> value), by step. A null is None; where the logger writes null for NaN (verl), it is NaN.
         resumed: steps at which training was resumed from a checkpoint.
+        repeated: steps that were logged more than once, with the same names; the last value counts.
+        mapped: quantity -> the name that the user says it has (`--map`).
     """
 
     rows: tuple[tuple[int, Mapping[str, Any]], ...] = ()
     resumed: tuple[int, ...] = ()
+    repeated: tuple[int, ...] = ()
+    mapped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, lines: Iterable[Mapping[str, Any]]) -> Log:
+    def of(cls, lines: Iterable[Mapping[str, Any]], mapped: Mapping[str, str] | None = None) -> Log:
         """Build from lines with a `step`, and events; merges lines of the same step (prime-rl writes several).
 
         Raises:
             ValueError: if a line has no step; names its number.
         """
         rows: dict[int, dict[str, Any]] = {}
-        resumed = []
+        resumed, repeated = [], []
         for step, line in with_steps(lines):
             if "event" in line:
                 if line["event"] == "begin" and step > 0:
@@ -153,36 +112,89 @@ class Log:
                 continue
             data = line.get("data")
             # verl writes null for NaN (orjson does); TRL writes null for a mean over nothing
-            if not isinstance(data, Mapping):
-                data = {key: value for key, value in line.items() if value is not None}
-            rows.setdefault(step, {}).update(data)
-        return cls(rows=tuple(sorted(rows.items())), resumed=tuple(resumed))
+            data = {k: math.nan if v is None else v for k, v in data.items()} if isinstance(data, Mapping) else line
+            row = rows.setdefault(step, {})
+            if any(key in row and key not in _PLACES for key in data):
+                repeated.append(step)
+            row.update({key: value for key, value in data.items() if value is not None or key not in row})
+        return cls(
+            rows=tuple(sorted(rows.items())),
+            resumed=tuple(resumed),
+            repeated=tuple(dict.fromkeys(repeated)),
+            mapped=dict(mapped or {}),
+        )
 
     @cached_property
     def keys(self) -> tuple[str, ...]:
         """All names in the log, in order of appearance."""
         return tuple(dict.fromkeys(key for _, row in self.rows for key in row))
 
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Quantity of `KEYS` -> the name under which this log has it; only those that it has."""
+        found = {quantity: self.mapped.get(quantity) or find(quantity, self.keys) for quantity in KEYS}
+        return {quantity: key for quantity, key in found.items() if key is not None}
+
     def __getitem__(self, quantity: str) -> Series:
         """A quantity of `KEYS`; empty where the log has none of its names."""
-        for pattern in KEYS[quantity]:
-            expression = re.compile(".*".join(map(re.escape, pattern.split("*"))))
-            # names are tried by preference, keys in the order of the log; those of evaluations are not training metrics
-            for key in self.keys:
-                if expression.fullmatch(key) and not key.startswith(("eval_", "val")):
-                    return self.series(key)
-        return Series()
+        KEYS[quantity]
+        key = self.names.get(quantity)
+        return Series() if key is None else self.series(key)
+
+    @cached_property
+    def reward_functions(self) -> dict[str, Series]:
+        """Name of each reward function -> its mean over steps; empty if the log does not tell them apart."""
+        return {name: self.series(key) for name, key in reward_functions(self.keys).items()}
+
+    @cached_property
+    def offers(self) -> dict[str, tuple[str, ...]]:
+        """Quantity that the log does not have under a known name -> its names that look like it (for `--map`)."""
+        known = {*self.names.values(), *_PLACES}
+        unknown = [key for key in self.keys if key not in known and "rewards/" not in key and len(self.series(key))]
+        found = {quantity: offers(quantity, unknown) for quantity in KEYS if quantity not in self.names}
+        return {quantity: keys for quantity, keys in found.items() if keys}
 
     def series(self, key: str) -> Series:
         """The values logged under one name."""
-        points = [(step, row[key]) for step, row in self.rows if key in row]
-        numbers = [(s, float(v)) for s, v in points if isinstance(v, int | float) and math.isfinite(v)]
+        if key not in self._series:
+            self._series[key] = self._read(key)
+        return self._series[key]
+
+    @cached_property
+    def _series(self) -> dict[str, Series]:
+        return {}
+
+    def _read(self, key: str) -> Series:
+        steps: list[int] = []
+        values: list[float] = []
+        broken: list[int] = []
+        empty: list[int] = []
+        unreadable: list[int] = []
+        for step, row in self.rows:
+            if key not in row:
+                continue
+            value = row[key]
+            if value is None:
+                empty.append(step)
+            elif not isinstance(value, int | float):
+                unreadable.append(step)
+            elif math.isfinite(value):
+                steps.append(step)
+                values.append(float(value))
+            else:
+                broken.append(step)
         return Series(
             key=key,
-            steps=tuple(step for step, _ in numbers),
-            values=tuple(value for _, value in numbers),
-            broken=tuple(s for s, v in points if v is None or (isinstance(v, float) and not math.isfinite(v))),
+            steps=tuple(steps),
+            values=tuple(values),
+            broken=tuple(broken),
+            empty=tuple(empty),
+            unreadable=tuple(unreadable),
         )
+
+
+_PLACES = frozenset({"step", "_step", "time", "_timestamp", "_runtime", "epoch"})
+"""Names that say where a line stands."""
 
 
 def aligned(first: Series, second: Series) -> list[tuple[int, float, float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,21 +23,27 @@ class Run:
 
     Attributes:
         folder: where it was recorded to; for a log alone, the file.
-        info: `run.json`; empty if there is none. Entries that `info.KINDS` does not allow are left out.
+        info: `run.json`; empty if there is none. Entries that `info.KINDS` does not allow are left out. Of a log alone,
+            `config` has the settings that the log tells (its header, the trainer's state), in the names of TRL.
         metrics: the log lines, in order. If a step occurs twice, because the run was resumed from an earlier
             checkpoint, only the last. Events have a key `event`.
         damaged: names of the files, or parts of files, that could not be read so far.
+        remarks: what a reader of the metrics should know of how they were read, one sentence each: where the file
+            breaks off, lines that were left out, steps that had to be counted.
+        mapped: quantity -> the name that the user says it has in the log.
     """
 
     folder: Path
     info: dict[str, Any]
     metrics: list[dict[str, Any]]
     damaged: list[str] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()
+    mapped: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def log(self) -> Log:
         """The metrics as series over steps."""
-        return Log.of(self.metrics)
+        return Log.of(self.metrics, self.mapped)
 
     @cached_property
     def files(self) -> dict[int, list[Path]]:
