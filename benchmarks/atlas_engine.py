@@ -25,11 +25,8 @@ import transformers
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from trainer_step import machine
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from dgpo import objectives
@@ -40,7 +37,8 @@ from dgpo.training.starter import one_thread
 
 sys.path.append(str(Path(__file__).parents[1] / "studies" / "atlas"))
 from engine import Setting, shape_of, train
-from problems import END, PROBLEMS, VOCABULARY
+from ordinary import model_of, words
+from problems import PROBLEMS
 
 RESULTS = Path(__file__).parent / "results" / "atlas_engine.json"
 OBJECTIVE = "dgpo"
@@ -84,29 +82,6 @@ def even(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 def of_trainer(updates: int) -> float:
     """CPU-seconds of 512 updates."""
-    words = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token=str(END)))
-    words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=str(END), eos_token=str(END), padding_side="left"
-    )
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=SHAPE.prompt + SHAPE.response,
-            n_embd=SHAPE.width,
-            n_layer=SHAPE.layers,
-            n_head=SHAPE.heads,
-            activation_function="relu",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            summary_first_dropout=0.0,
-            bos_token_id=END,
-            eos_token_id=END,
-            pad_token_id=END,
-        )
-    )
-    model.load_state_dict(SHAPE.member(SHAPE.initial([0]), 0))
     prompts, _ = PROBLEM.draw(2048, torch.Generator().manual_seed(0))
     rows = [" ".join(map(str, prompt)) for prompt in prompts.tolist()]
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +102,11 @@ def of_trainer(updates: int) -> float:
             }
         )
         trainer = DGPOTrainer(
-            model, even, config, train_dataset=Dataset.from_dict({"prompt": rows}), processing_class=tokenizer
+            model_of(SHAPE, SHAPE.initial([0]), 0),
+            even,
+            config,
+            train_dataset=Dataset.from_dict({"prompt": rows}),
+            processing_class=words(),
         )
         watch = Stopwatch()
         for callback in (PrinterCallback, ProgressCallback):
