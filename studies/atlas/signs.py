@@ -154,7 +154,7 @@ def aurocs(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator) -
 
 
 def held_out(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The threshold that catches its share of the events of the other tasks, in each task with enough events."""
+    """The threshold that catches `CAUGHT` of the events of the other tasks, in each task with enough events."""
     found = []
     for task, horizon in product(runs.tasks, HORIZONS):
         if task == ALL:
