@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
@@ -190,13 +191,33 @@ def test_a_model_object_without_a_name(build, tiny_folder):
     assert card.data.base_model is None
 
 
-def test_a_conversation_where_the_tokenizer_has_a_template(build, tiny_folder, capsys):
+@pytest.mark.parametrize(
+    ("prompt", "start", "asked"),
+    [
+        ("1+2=", 'question = "1+2="', "question"),
+        ([{"role": "user", "content": "1+2="}], 'question = "1+2="', '[{"role": "user", "content": question}]'),
+        (
+            [{"role": "system", "content": "3+4"}, {"role": "user", "content": "1+2="}],
+            'messages = [{"role": "system", "content": "3+4"}, {"role": "user", "content": "1+2="}]',
+            "messages",
+        ),
+        ([{"role": "user", "content": "1" * 2000}], "question = ", '[{"role": "user", "content": question}]'),
+        ("1" * 2000, "question = ", "question"),
+    ],
+    ids=["text", "a question", "a conversation", "a long question", "a long text"],
+)
+def test_the_snippet_asks_as_in_training(build, prompt, start, asked, capsys):
+    """The first prompt of the data, as text or as messages; also text where the tokenizer has a template."""
     trainer = build(DGPOTrainer)
     trainer.processing_class.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}="
+    trainer.train_dataset = Dataset.from_list([{"prompt": prompt, "answer": "3"}])
     trainer.save_model(trainer.args.output_dir)
     card = card_of(trainer)
-    assert 'generator([{"role": "user", "content": question}], ' in card.text
-    assert run_snippet(card, capsys)
+    assert f"\n{start}" in card.text
+    assert f"generator({asked}, " in card.text
+    assert "1" * 1000 not in card.text
+    if len(str(prompt)) < 1000:  # its characters are all that the tiny tokenizer has
+        assert run_snippet(card, capsys)
 
 
 def test_adapters_name_their_base_model_and_the_snippet_runs(build, tiny_folder, capsys):

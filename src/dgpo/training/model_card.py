@@ -22,6 +22,9 @@ from dgpo.training.factors import Factors
 
 PACKAGES = ("dgpo", "trl", "transformers", "torch", "datasets", "tokenizers", "accelerate", "peft", "vllm")
 QUESTION = "What is 12 + 34?"
+"""The example of a card where the data has no prompt to show."""
+LONGEST_EXAMPLE = 1000
+"""Characters of a prompt that is shown as the example."""
 
 SOFTWARE = """@software{{dgpo,
     title   = {{dgpo}},
@@ -87,6 +90,7 @@ class Trained:
         data: on the hub, if that is where the data came from; as Markdown.
         prompts: of the data; None for a stream.
         hub_model_id: where the result was pushed to, if it was.
+        example: a prompt of the data, text or messages; None where it has none.
         chat: whether the tokenizer has a chat template.
         images: whether the model reads images.
     """
@@ -100,6 +104,7 @@ class Trained:
     data: str
     prompts: int | None
     hub_model_id: str | None
+    example: Any
     chat: bool
     images: bool
 
@@ -202,15 +207,36 @@ def snippet(run: Trained) -> str:
             "The adapters need their base model, which has no name: build it as for training, as `base`.\n\n"
             f"```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, {where!r})\n```"
         )
-    question = "[{'role': 'user', 'content': question}]".replace("'", '"') if run.chat else "question"
+    start, asked = _example(run)
     task, argument = ("image-text-to-text", "text=") if run.images else ("text-generation", "")
     return (
-        "```python\nfrom transformers import pipeline\n\n"
-        f'question = "{QUESTION}"\n'
+        f"```python\nfrom transformers import pipeline\n\n{start}\n"
         f'generator = pipeline("{task}", model={json.dumps(where, ensure_ascii=False)}, device_map="auto")\n'
-        f"output = generator({argument}{question}, max_new_tokens={config.max_completion_length}, "
+        f"output = generator({argument}{asked}, max_new_tokens={config.max_completion_length}, "
         'return_full_text=False)[0]\nprint(output["generated_text"])\n```'
     )
+
+
+def _example(run: Trained) -> tuple[str, str]:
+    """A line of code with a prompt as the model was trained on, and what of it is passed on."""
+    given, in_turn = _plain(run.example), '[{"role": "user", "content": question}]'
+    # a generic one where there is none, or it would not fit on the page
+    if given is None or len(text := json.dumps(given, ensure_ascii=False)) > LONGEST_EXAMPLE:
+        chat = run.chat if run.example is None or run.images else not isinstance(run.example, str)
+        return f"question = {json.dumps(QUESTION)}", in_turn if chat else "question"
+    if isinstance(given, str):
+        return f"question = {text}", "question"
+    if len(given) == 1 and given[0].keys() == {"role", "content"} and given[0]["role"] == "user":
+        return f"question = {json.dumps(given[0]['content'], ensure_ascii=False)}", in_turn
+    return f"messages = {text}", "messages"
+
+
+def _plain(prompt: Any) -> str | list[dict[str, str]] | None:
+    """A text, or messages of texts without the fields that are None; None for anything else, such as images."""
+    if isinstance(prompt, str) or prompt is None:
+        return prompt
+    messages = [{name: value for name, value in message.items() if value is not None} for message in prompt]
+    return messages if all(isinstance(value, str) for message in messages for value in message.values()) else None
 
 
 def _named(name: str | None, made: Any) -> str:

@@ -26,7 +26,7 @@ from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
-from dgpo.training.data_checks import check_data
+from dgpo.training.data_checks import check_data, first_prompt
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
@@ -518,6 +518,7 @@ class DGPOTrainer(ResumableTrainer):
             data=model_card.named_data(dataset_name, self.data_name),
             prompts=len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
             hub_model_id=self.hub_model_id,
+            example=first_prompt(self.train_dataset),
             chat=self._has_chat_template(),
             images=self._is_vlm,
         )
