@@ -291,6 +291,16 @@ class DGPOTrainer(ResumableTrainer):
             output["correct"] = mine.correct.to(given.device)
         return output, mine
 
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # vLLM has weights of its own, and continuous batching casts the model; under autocast the synchronisation
+        # would also merge adapters in 16 bits
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*args, **kwargs)
+        # autocast forgets the weights that it has cast when its outermost context ends; without this one that is the
+        # forward pass of every single token
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
+
     def _correct_logs(self, scores: Scores, size: int) -> None:
         """Bring into line what TRL has just logged of its advantages of all ranks."""
         metrics = self._metrics["train" if self.model.training else "eval"]
