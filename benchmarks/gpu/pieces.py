@@ -39,6 +39,18 @@ PIECES = (
         question="how fast is the head beside its peers and three matrix products, and what memory does it take",
         seconds=90,
     ),
+    Piece(
+        name="steps",
+        part="fast",
+        question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
+        seconds=105,
+    ),
+    Piece(
+        name="seeds",
+        part="many seeds",
+        question="what does a seed of the atlas cost on the device, and does a cell end where the CPU's did",
+        seconds=45,
+    ),
 )
 
 
