@@ -134,6 +134,7 @@ def test_the_settings_of_the_run(build, prompts):
     assert rows["data"] == f"[someone/sums](https://huggingface.co/datasets/someone/sums), {len(prompts)} prompts"
     assert rows["rewards"] == "`first` · 1, `second` · 0.25"
     assert rows["updates per generation"] == "4"
+    assert rows["responses per update"] == "4"
     assert rows["learning rate"] == "0.005, constant"
     assert rows["dgpo"] == dgpo.__version__
     assert {"trl", "transformers", "torch"} <= set(rows)
@@ -218,6 +219,21 @@ def test_the_snippet_asks_as_in_training(build, prompt, start, asked, capsys):
     assert "1" * 1000 not in card.text
     if len(str(prompt)) < 1000:  # its characters are all that the tiny tokenizer has
         assert run_snippet(card, capsys)
+
+
+def test_what_came_of_it_is_said_as_the_log_has_it(build):
+    trainer = build(DGPOTrainer)
+    assert "### Results" not in card_of(trainer).text
+    trainer.state.log_history = [{"step": 0, "eval/sums/avg@4": 0.25, "eval/sums/avg@4_se": 0.02}]
+    trainer.state.log_history += [{"step": step, "reward": 0.1 * step} for step in range(1, 9)]
+    trainer.state.log_history += [{"step": 8, "eval/sums/avg@4": 0.985, "eval/sums/avg@4_se": 0.01}]
+    trainer.state.log_history += [{"step": 8, "eval/sums/greedy": 1.0}]
+    text = card_of(trainer).text
+    assert "| sums avg@4 | 25.0 %, 21.1 to 28.9 (update 0) | 98.5 %, 96.5 to 100.0 (update 8) |" in text
+    assert "| sums greedy | – | 100.0 % (update 8) |" in text
+    assert "Mean reward in training: 0.2 over the first 3 log lines that have it, 0.7 over the last 3." in text
+    trainer.state.log_history = [{"step": step, "eval_reward": step / 10} for step in (2, 4)]
+    assert "| held-out reward | 0.2 (update 2) | 0.4 (update 4) |" in card_of(trainer).text
 
 
 def test_adapters_name_their_base_model_and_the_snippet_runs(build, tiny_folder, capsys):

@@ -21,6 +21,7 @@ from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import reference_kl
+from dgpo.runs.log import Log
 from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
@@ -531,6 +532,10 @@ class DGPOTrainer(ResumableTrainer):
             example=first_prompt(self.train_dataset),
             chat=self._has_chat_template(),
             images=self._is_vlm,
+            completions=self.args.per_device_train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.accelerator.num_processes,
+            log=Log.of(self.state.log_history),
         )
 
     def _has_chat_template(self) -> bool:
