@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,33 +21,19 @@ from typing import Any
 import datasets
 import torch
 import transformers
+from atlas_case import OBJECTIVE, PROBLEM, SHAPE, UPDATES, K, seconds_per_seed
 from datasets import Dataset
+from ordinary import model_of, words
 from rich.console import Console
 from rich.table import Table
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
-from trainer_step import machine
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from trainer_step import Stopwatch, machine, train_silently
 
-from dgpo import objectives
 from dgpo.files import write_json_atomic
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.demo import SETTINGS
 from dgpo.training.starter import one_thread
 
-sys.path.append(str(Path(__file__).parents[1] / "studies" / "atlas"))
-from engine import Setting, shape_of, train
-from problems import END, PROBLEMS, VOCABULARY
-
 RESULTS = Path(__file__).parent / "results" / "atlas_engine.json"
-OBJECTIVE = "dgpo"
-K = 16
-UPDATES = 512
-"""Of a run; what the numbers are scaled to."""
-PROBLEM = PROBLEMS["reverse"]
-SHAPE = shape_of(PROBLEM, width=64, layers=2, heads=2)
 ENGINE, TRAINER = "engine of studies/atlas", "DGPOTrainer"
 
 
@@ -58,25 +43,6 @@ def cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """CPU-seconds from the end of the first generation to the end of the last update."""
-
-    start = end = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.end = cpu_seconds()
-        if state.global_step == K:
-            self.start = self.end
-
-
-def of_engine(members: int, updates: int) -> float:
-    """CPU-seconds per seed of 512 updates."""
-    setting = Setting(PROBLEM, objectives.make(OBJECTIVE), updates=updates, updates_per_generation=K)
-    before = cpu_seconds()
-    train(setting, SHAPE, SHAPE.initial(list(range(members))), list(range(members)), torch.full((members,), 1e-3))
-    return (cpu_seconds() - before) / members * UPDATES / updates
-
-
 def even(completion_ids: list[list[int]], **_: Any) -> list[float]:
     """Half of all completions. Groups without spread would cost the trainer less, and the engine the same."""
     return [float(ids[0] % 2 == 0) for ids in completion_ids]
@@ -84,29 +50,6 @@ def even(completion_ids: list[list[int]], **_: Any) -> list[float]:
 
 def of_trainer(updates: int) -> float:
     """CPU-seconds of 512 updates."""
-    words = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token=str(END)))
-    words.pre_tokenizer = Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=str(END), eos_token=str(END), padding_side="left"
-    )
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_positions=SHAPE.prompt + SHAPE.response,
-            n_embd=SHAPE.width,
-            n_layer=SHAPE.layers,
-            n_head=SHAPE.heads,
-            activation_function="relu",
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            summary_first_dropout=0.0,
-            bos_token_id=END,
-            eos_token_id=END,
-            pad_token_id=END,
-        )
-    )
-    model.load_state_dict(SHAPE.member(SHAPE.initial([0]), 0))
     prompts, _ = PROBLEM.draw(2048, torch.Generator().manual_seed(0))
     rows = [" ".join(map(str, prompt)) for prompt in prompts.tolist()]
     with tempfile.TemporaryDirectory() as folder:
@@ -127,13 +70,15 @@ def of_trainer(updates: int) -> float:
             }
         )
         trainer = DGPOTrainer(
-            model, even, config, train_dataset=Dataset.from_dict({"prompt": rows}), processing_class=tokenizer
+            model_of(SHAPE, SHAPE.initial([0]), 0),
+            even,
+            config,
+            train_dataset=Dataset.from_dict({"prompt": rows}),
+            processing_class=words(),
         )
-        watch = Stopwatch()
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
-        trainer.add_callback(watch)
-        trainer.train()
+        # from the end of the first generation on
+        watch = Stopwatch(K, cpu_seconds)
+        train_silently(trainer, watch)
     return (watch.end - watch.start) * UPDATES / updates
 
 
@@ -153,7 +98,7 @@ def main() -> None:
     datasets.disable_progress_bars()
     facts, loads = machine(), []
     measured: dict[str, Callable[[], float]] = {
-        ENGINE: lambda: of_engine(args.members, args.updates),
+        ENGINE: lambda: seconds_per_seed(args.members, args.updates, torch.device("cpu"), cpu_seconds),
         TRAINER: lambda: of_trainer(args.updates),
     }
     rounds: dict[str, list[float]] = {name: [] for name in measured}

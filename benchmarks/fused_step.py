@@ -26,8 +26,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, TrainerCallback, set_seed
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, set_seed
 from trl import GRPOConfig, GRPOTrainer
 
 from dgpo.files import write_json_atomic
@@ -37,10 +36,10 @@ from dgpo.training.demo import SETTINGS
 from dgpo.training.starter import character_tokenizer, one_thread, tiny_model
 
 sys.path.insert(0, str(Path(__file__).parent))
-from trainer_step import machine
+from scripted import rewards, rollout
+from trainer_step import STOCK, machine, seconds_per_update
 
 RESULTS = Path(__file__).parent / "results" / "fused_step.json"
-STOCK = "GRPOTrainer (TRL)"
 TOKENIZER = character_tokenizer()
 
 
@@ -82,44 +81,6 @@ CASES = {
 }
 
 
-def rollout(case: Case) -> Callable[..., dict[str, Any]]:
-    """Completions of one length, of tokens that depend on their place in the batch alone."""
-
-    def scripted(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(len(prompts))
-        ids = torch.randint(3, case.vocabulary, (len(prompts), case.length), generator=generator)
-        return {
-            "prompt_ids": [TOKENIZER(prompt)["input_ids"] for prompt in prompts],
-            "completion_ids": ids.tolist(),
-            "logprobs": None,
-        }
-
-    return scripted
-
-
-def reward(group: int, without_spread: float) -> Callable[..., list[float]]:
-    """Equal in the first share of every two groups, spread over the others."""
-
-    def rewards(completions: list[str], **_: Any) -> list[float]:
-        equal = lambda i: (i // group) % 2 < 2 * without_spread  # noqa: E731
-        return [0.0 if equal(i) else float(i % 2) for i in range(len(completions))]
-
-    return rewards
-
-
-class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Processor seconds from the end of update `skip` to the end of the last."""
-
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
-        self.start = self.end = 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.end = time.process_time()
-        if state.global_step == self.skip:
-            self.start = self.end
-
-
 def trainers(case: Case, without_spread: float, updates: int, folder: str) -> dict[str, Callable[[], GRPOTrainer]]:
     """Name -> how to make it."""
     shared = {
@@ -135,10 +96,10 @@ def trainers(case: Case, without_spread: float, updates: int, folder: str) -> di
         "seed": 0,
     }
     given = {
-        "reward_funcs": reward(shared["num_generations"], without_spread),
+        "reward_funcs": rewards(shared["num_generations"], lambda _: without_spread),
         "train_dataset": Addition().dataset("train").select(range(2048)),
         "processing_class": TOKENIZER,
-        "rollout_func": rollout(case),
+        "rollout_func": rollout(TOKENIZER, case.vocabulary, lambda count, _: [case.length] * count),
     }
     return {
         STOCK: lambda: GRPOTrainer(case.model(), args=GRPOConfig(**shared), **given),
@@ -149,16 +110,6 @@ def trainers(case: Case, without_spread: float, updates: int, folder: str) -> di
     }
 
 
-def seconds_per_update(make: Callable[[], GRPOTrainer], skip: int, updates: int) -> float:
-    """Of one run, its first `skip` updates left out."""
-    trainer, watch = make(), Stopwatch(skip)
-    for callback in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(callback)
-    trainer.add_callback(watch)
-    trainer.train()
-    return (watch.end - watch.start) / (updates - skip)
-
-
 def measure(case: Case, without_spread: float, rounds: int, updates: int, skip: int) -> dict[str, dict[str, Any]]:
     """Seconds of every round by trainer, and how many times as fast as stock TRL in the same round."""
     with tempfile.TemporaryDirectory() as folder:
@@ -167,7 +118,7 @@ def measure(case: Case, without_spread: float, rounds: int, updates: int, skip: 
         times: dict[str, list[float]] = {name: [] for name in names}
         for round_ in range(rounds):
             for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
-                times[name].append(seconds_per_update(makers[name], skip, updates))
+                times[name].append(seconds_per_update(makers[name], skip, updates, time.process_time))
     rows = {}
     for name, seconds in times.items():
         speedups = [stock / ours for ours, stock in zip(seconds, times[STOCK], strict=True)]

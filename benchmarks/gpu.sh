@@ -1,10 +1,7 @@
 #!/bin/sh
-# Correctness, speed and memory of the fused loss on a machine with a GPU that has torch and triton; peers are measured
-# where they are installed. Under 10 minutes.   Usage: benchmarks/gpu.sh OUTDIR [options of gpu_head.py]
+# Does it run on a GPU: is it right, is it fast, does it learn? In under ten minutes; benchmarks/README.md has the rest.
+#   benchmarks/gpu.sh OUT [--only NAME ...] [--budget SECONDS] [--list]
+# GPU_REHEARSAL=1: the same on a CPU, in small.
 set -eu
-[ $# -ge 1 ] || { echo "usage: benchmarks/gpu.sh OUTDIR [options of gpu_head.py]" >&2; exit 2; }
-mkdir -p "$1"
-out=$(cd "$1" && pwd)
-shift
-cd "$(dirname "$0")/.."
-PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" benchmarks/gpu_head.py --out "$out" "$@"
+here=$(cd "$(dirname "$0")" && pwd)
+PYTHONPATH="$here:$here/../src${PYTHONPATH:+:$PYTHONPATH}" exec "${PYTHON:-python3}" -m gpu "$@"

@@ -93,6 +93,22 @@ def atlas(document: dict[str, Any]) -> list[str]:
     ]
 
 
+NO_GPU = (
+    "Nothing was measured on a GPU: none was at hand. `benchmarks/gpu.sh OUT` checks and measures everything there."
+)
+
+
+def gpu(document: dict[str, Any]) -> list[str]:
+    """What benchmarks/gpu.sh found, a row per piece; then the measurements of each piece whose rows are times."""
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
+    lines = [f"Measured on {document['hardware']['device']}; {versions}.", ""]
+    lines += ["| piece | outcome | seconds | what it found |", "|---|---|---:|---|"]
+    for name, piece in document["pieces"].items():
+        said = "; ".join(piece.get("failures", [])) or piece.get("skipped") or piece.get("headline") or ""
+        lines.append(f"| {name} | {piece['status']} | {piece.get('wall_s', '')} | {said.replace('|', '/')} |")
+    return [*lines, ""]
+
+
 def page() -> str:
     """All of RESULTS.md."""
     lines = [
@@ -106,16 +122,6 @@ def page() -> str:
     ]
     found = read("head-cpu.json")
     lines += head(found) if found else ["Not measured.", ""]
-    gpu = read("gpu_head.json")
-    lines += ["### On a GPU", ""]
-    lines += (
-        ["See `results/gpu_head.json`.", ""]
-        if gpu
-        else [
-            "Not measured on a GPU: none was at hand. `benchmarks/gpu.sh OUTDIR` checks and measures everything there.",
-            "",
-        ]
-    )
     for title, name, part in (
         ("Whole optimiser steps", "fused_step.json", steps),
         ("The mathematical grader", "grader.json", grader),
@@ -123,6 +129,8 @@ def page() -> str:
     ):
         found = read(name)
         lines += [f"## {title}", "", *(part(found) if found else ["Not measured.", ""])]
+    found = read("gpu.json")
+    lines += ["## On a GPU", "", *(gpu(found) if found else [NO_GPU, ""])]
     return "\n".join(lines).rstrip() + "\n"
 
 

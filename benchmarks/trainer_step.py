@@ -47,14 +47,14 @@ def digits(completions: list[str], **_: Any) -> list[float]:
 
 
 class Stopwatch(TrainerCallback):  # type: ignore[misc]
-    """Seconds from the end of update `skip` to the end of the last."""
+    """Seconds of a clock from the end of update `skip` to the end of the last."""
 
-    def __init__(self, skip: int) -> None:
-        self.skip = skip
+    def __init__(self, skip: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.skip, self._clock = skip, clock
         self.start = self.end = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.end = time.perf_counter()
+        self.end = self._clock()
         if state.global_step == self.skip:
             self.start = self.end
 
@@ -98,13 +98,20 @@ def trainers(length: int, updates: int, folder: str) -> dict[str, Callable[[], G
     }
 
 
-def seconds_per_update(make: Callable[[], GRPOTrainer], skip: int, updates: int) -> float:
-    """Of one run, its first `skip` updates left out."""
-    trainer, watch = make(), Stopwatch(skip)
+def train_silently(trainer: GRPOTrainer, watch: TrainerCallback) -> None:
+    """Train under a callback, without a line or a bar."""
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.add_callback(watch)
     trainer.train()
+
+
+def seconds_per_update(
+    make: Callable[[], GRPOTrainer], skip: int, updates: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Of one run, its first `skip` updates left out."""
+    watch = Stopwatch(skip, clock)
+    train_silently(make(), watch)
     return (watch.end - watch.start) / (updates - skip)
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from collapse_shown import as_markdown
 from numpy.typing import NDArray
 from recorded import RESULTS, Stack, stacks
-from signs import HORIZONS, Runs, aurocs, danger, doctor, drift_limits, held_out, seen_afterwards
+from signs import HORIZONS, STATISTICS, Runs, aurocs, danger, doctor, drift_limits, held_out, seen_afterwards
 
-from dgpo.files import read_json, write_json_atomic
+from dgpo.files import write_json_atomic
 
 SMOOTHED = 16
 """Updates whose mean reward is the smoothed one."""
@@ -25,7 +24,7 @@ WORSE, STALLED = 0.8, 1.2
 """Final score over the first: below is worse than the start; below is stalled if no group has spread."""
 SENSITIVITY = (0.25, 0.75)
 """Other shares than `FALL`."""
-SERIES = ("reward", "entropy", "grad_norm", "kl_old", "ess", "ratio_ess", "largest_weight")
+SERIES = ("reward", *(metric for metric, _ in STATISTICS.values()))
 """Metrics that are recorded for every update and needed here."""
 
 Kind = Literal["collapsed", "non-finite", "worse", "stalled", "none"]
@@ -57,9 +56,9 @@ class Event:
         return "worse" if self.worse else "stalled" if self.stalled else "none"
 
 
-def events(stack: Stack, fall: float = FALL) -> list[Event]:
-    """What became of each member of a stack; `fall` is the sensitivity of the definition."""
-    collapsed = collapses(stack.metrics["reward"], stack.scores[0], fall)
+def events(stack: Stack) -> list[Event]:
+    """What became of each member of a stack."""
+    collapsed = collapses(stack.metrics["reward"], stack.scores[0])
     broken = ~np.isfinite(stack.metrics["grad_norm"])
     # a gradient that is not finite has no finite norm; a finite one may overflow in its norm, and is not counted
     first = np.where(stack.skipped > 0, broken.argmax(0), -1)
@@ -131,8 +130,6 @@ def flat(found: list[Stack]) -> Runs:
     return Runs(
         task=repeated(lambda s: s.arm.task),
         k=repeated(lambda s: s.arm.k),
-        method=repeated(lambda s: s.arm.method),
-        phase=repeated(lambda s: s.phase),
         rate=joined(lambda s: s.rates),
         collapsed=at,
         healthy=(at < 0) & ~broken & (np.nanmax(smoothed(reward.T), axis=0) - start >= GAIN),
@@ -199,11 +196,6 @@ def fallen_before(runs: Runs) -> list[dict[str, Any]]:
 def write(results: Path = RESULTS) -> None:
     """`analyse` to collapse.json."""
     write_json_atomic(results / "collapse.json", _without_nan(analyse(results)))
-
-
-def tables(results: Path = RESULTS) -> str:
-    """What `write` wrote, in Markdown."""
-    return as_markdown(read_json(results / "collapse.json"))
 
 
 def _without_nan(value: Any) -> Any:

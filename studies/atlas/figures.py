@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import best_weight_view
-import collapse
+import collapse_view
 import numpy as np
 from arms import METHODS, RATES, TASKS
-from collapse_figure import foresight_figure
 from hypotheses import (
     MATTERS,
     NINE,
@@ -377,9 +376,9 @@ def main(argv: list[str]) -> int:
         drawing.FOLDER / "atlas_scores.svg": drawing.svg(lambda: scores(found)),
         drawing.FOLDER / "atlas_curves.svg": drawing.svg(lambda: curves(found)),
         drawing.FOLDER / "atlas_rates.svg": drawing.svg(lambda: rates(found)),
-        drawing.FOLDER / "atlas_collapse.svg": drawing.svg(lambda: foresight_figure(foresight)),
+        drawing.FOLDER / "atlas_collapse.svg": drawing.svg(lambda: collapse_view.figure(foresight)),
         drawing.FOLDER / "atlas_best_weight.svg": drawing.svg(lambda: best_weight_view.figure(best)),
-        RESULTS / "collapse.md": written("What foresees a collapse", collapse.tables()),
+        RESULTS / "collapse.md": written("What foresees a collapse", collapse_view.tables(foresight)),
         RESULTS / "best_weight.md": written("The weight that would have been best", best_weight_view.tables(best)),
         RESULTS / "tables.md": tables_page(found, registered),
         EVIDENCE: filled(EVIDENCE.read_text("utf-8"), fragments(found, registered)).encode(),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from dgpo.evaluation.intervals import interval
 
-SMOOTHED = 5
+MEDIAN_OF = 5
 """Updates whose median is the value of a statistic."""
 RESAMPLES = 1000
 CAUGHT = 0.8
@@ -42,8 +42,8 @@ def dangerous(values: NDArray[np.floating], sign: int) -> Floats:
     signed = sign * values.astype(np.float64)
     signed[np.isnan(signed)] = np.inf
     medians = np.full_like(signed, np.nan)
-    windows = np.lib.stride_tricks.sliding_window_view(signed, SMOOTHED, axis=1)
-    medians[:, SMOOTHED - 1 :] = np.sort(windows, axis=-1)[..., SMOOTHED // 2]
+    windows = np.lib.stride_tricks.sliding_window_view(signed, MEDIAN_OF, axis=1)
+    medians[:, MEDIAN_OF - 1 :] = np.sort(windows, axis=-1)[..., MEDIAN_OF // 2]
     return medians
 
 
@@ -78,7 +78,7 @@ def auroc(shares: NDArray[np.float32], resampled: NDArray[np.float32], rng: np.r
 
     Args:
         shares: [P] `Pairs.shares` with weights of 1; events without a value are left out.
-        resampled: [P, B] the same for B resamples of the healthy runs, each run with all of its updates.
+        resampled: [P, `RESAMPLES`] the same for resamples of the healthy runs, each run with all of its updates.
         rng: draws the events again; the interval is that of a percentile bootstrap over runs.
     """
     used = np.isfinite(shares)
@@ -86,7 +86,7 @@ def auroc(shares: NDArray[np.float32], resampled: NDArray[np.float32], rng: np.r
         return NOTHING
     shares, resampled = shares[used], resampled[used]
     # an event whose healthy runs were not drawn is left out of that resample
-    weights = counts(rng, *resampled.shape) * np.isfinite(resampled)
+    weights = counts(rng, len(resampled)) * np.isfinite(resampled)
     means = (weights * np.nan_to_num(resampled)).sum(0) / weights.sum(0)
     low, high = np.nanpercentile(means, (2.5, 97.5))
     return Estimate(float(shares.mean(dtype=np.float64)), float(low), float(high), len(shares))
@@ -120,7 +120,7 @@ def pairs(
         others = np.flatnonzero(label[healthy] == one)
         step = 1 if period is None else int(period[events[mine[0]]])
         # the first update in this position that has a value
-        first = int(place) + step * -(-max(SMOOTHED - 1 - int(place), 0) // step)
+        first = int(place) + step * -(-max(MEDIAN_OF - 1 - int(place), 0) // step)
         block = values[healthy[others], first::step]
         cells = np.ix_(mine, others)
         below[cells] = below_each(block, values[events[mine], at[mine]])
@@ -163,12 +163,12 @@ class Alarm:
     updates: float
 
 
-def threshold(values: Floats, caught: float = CAUGHT) -> float:
-    """The most dangerous threshold that at least this share of values reaches."""
+def threshold(values: Floats) -> float:
+    """The most dangerous threshold that at least `CAUGHT` of the values reach."""
     if len(values) == 0:
         raise ValueError("no event to choose a threshold for")
     # less than half a value of rounding: 0.8 · 5 must be 4
-    return float(np.sort(values)[::-1][int(np.ceil(caught * len(values) - 1e-9)) - 1])
+    return float(np.sort(values)[::-1][int(np.ceil(CAUGHT * len(values) - 1e-9)) - 1])
 
 
 def onsets(above: NDArray[np.bool_]) -> Ints:
@@ -177,15 +177,13 @@ def onsets(above: NDArray[np.bool_]) -> Ints:
     return result
 
 
-def alarms(
-    limit: float, event_values: Floats, healthy_values: Floats, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Alarm:
+def alarms(limit: float, event_values: Floats, healthy_values: Floats, rng: np.random.Generator) -> Alarm:
     """A threshold on other runs: [P] values of events and [N, T] of healthy runs; intervals at this threshold."""
-    above = healthy_values[:, SMOOTHED - 1 :] >= limit
+    above = healthy_values[:, MEDIAN_OF - 1 :] >= limit
     return Alarm(
         threshold=limit,
         caught=share(event_values >= limit),
-        alarms=mean(onsets(above), rng, resamples),
+        alarms=mean(onsets(above), rng),
         alarmed=share(above.any(1)),
         updates=float(above.mean()),
     )
@@ -199,17 +197,17 @@ def share(found: NDArray[np.bool_]) -> Estimate:
     return Estimate(estimate.value, estimate.low, estimate.high, len(found))
 
 
-def mean(values: NDArray[np.generic], rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
+def mean(values: NDArray[np.generic], rng: np.random.Generator) -> Estimate:
     """Mean over runs, with a percentile bootstrap."""
     if len(values) == 0:
         return NOTHING
     numbers = values.astype(np.float64)
-    means = numbers @ counts(rng, len(numbers), resamples) / len(numbers)
+    means = numbers @ counts(rng, len(numbers)) / len(numbers)
     low, high = np.percentile(means, (2.5, 97.5))
     return Estimate(float(numbers.mean()), float(low), float(high), len(numbers))
 
 
-def counts(rng: np.random.Generator, size: int, resamples: int = RESAMPLES) -> NDArray[np.float32]:
-    """[size, resamples] how often each run is in a resample."""
-    drawn = rng.multinomial(size, np.full(size, 1 / size), size=resamples)
+def counts(rng: np.random.Generator, size: int) -> NDArray[np.float32]:
+    """[size, `RESAMPLES`] how often each run is in a resample."""
+    drawn = rng.multinomial(size, np.full(size, 1 / size), size=RESAMPLES)
     return np.ascontiguousarray(drawn.T, dtype=np.float32)

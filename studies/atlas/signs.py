@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
-from doctor_rules import FORESEEING, SEEING, log_of, named, warned
 from foresight import (
     FEWEST,
+    MEDIAN_OF,
     NOTHING,
-    RESAMPLES,
-    SMOOTHED,
     Floats,
     Ints,
     alarms,
@@ -26,9 +25,11 @@ from foresight import (
     threshold,
 )
 from numpy.typing import NDArray
+from recorded import EVALUATED_EVERY
 
+from dgpo.diagnostics.doctor import RULES, Case, Rule
 from dgpo.diagnostics.doctor.rules_weights import FAR_FROM_OLD
-from dgpo.runs.log import Log
+from dgpo.runs.log import KEYS, Log
 
 HORIZONS = (5, 20, 50)
 """Updates before the collapse."""
@@ -41,6 +42,20 @@ STATISTICS = {
     "largest weight": ("largest_weight", 1),
 }
 """Label -> metric, and 1 if large values are dangerous, -1 if small ones are; fixed before the runs."""
+RECORDED = {
+    "reward": "reward",
+    "entropy": "entropy",
+    "grad_norm": "grad_norm",
+    "kl_old": "kl_old",
+    "ess": "ess",
+    "weight_max": "largest_weight",
+}
+"""Quantity of the doctor -> metric of the atlas. The share of weights that are 0 is not recorded: where a hard clip
+stops tokens, `concentration` takes their zeros for a low ess."""
+FORESEEING = ("entropy_falling", "entropy_rising", "grad_spike", "drift", "concentration")
+"""Rules that are held against a collapse that is still to come."""
+SEEING = "reward_fell"
+"""The rule that should find one afterwards."""
 LIMITS = (0.02, 0.05, FAR_FROM_OLD, 0.2, 0.5, 1.0, 2.0)
 """KL to π_old in nats per token; the third is the doctor's."""
 CHECKED_EVERY = 32
@@ -55,7 +70,7 @@ class Runs:
     """All recorded runs, R of them, with T updates each.
 
     Attributes:
-        task, k, method, phase, rate: [R].
+        task, k, rate: [R].
         collapsed: [R] update of the collapse, -1 if there was none.
         healthy: [R] no collapse, no gradient that was not finite, and a smoothed reward 0.1 above the start.
         line: [R] reward below which the run had collapsed; NaN if it did not.
@@ -65,8 +80,6 @@ class Runs:
 
     task: NDArray[np.str_]
     k: Ints
-    method: NDArray[np.str_]
-    phase: NDArray[np.str_]
     rate: Floats
     collapsed: Ints
     healthy: NDArray[np.bool_]
@@ -76,7 +89,7 @@ class Runs:
 
     def events(self, horizon: int, task: str = ALL) -> tuple[Ints, Ints]:
         """[P] runs that collapsed late enough to have a value `horizon` updates before, and [P] that update."""
-        runs = np.flatnonzero((self.collapsed - horizon >= SMOOTHED - 1) & self._of(task))
+        runs = np.flatnonzero((self.collapsed - horizon >= MEDIAN_OF - 1) & self._of(task))
         return runs, self.collapsed[runs] - horizon
 
     def sound(self, task: str = ALL) -> Ints:
@@ -88,9 +101,7 @@ class Runs:
 
         Samples are drawn once per generation, so that their reward shows a collapse up to k updates later.
         """
-        return (
-            self.scores[runs, at // (self.metrics["reward"].shape[1] // (self.scores.shape[1] - 1))] < self.line[runs]
-        )
+        return self.scores[runs, at // EVALUATED_EVERY] < self.line[runs]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -109,19 +120,17 @@ class Runs:
         return np.unique(np.stack(codes, 1), axis=0, return_inverse=True)[1].ravel(), self.k
 
 
-def danger(runs: Runs, statistics: Mapping[str, tuple[str, int]] = STATISTICS) -> dict[str, Floats]:
+def danger(runs: Runs) -> dict[str, Floats]:
     """Statistic -> [R, T] values, larger means more dangerous."""
-    return {label: dangerous(runs.metrics[name], sign) for label, (name, sign) in statistics.items()}
+    return {label: dangerous(runs.metrics[name], sign) for label, (name, sign) in STATISTICS.items()}
 
 
-def aurocs(
-    runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator, resamples: int = RESAMPLES
-) -> list[dict[str, Any]]:
+def aurocs(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator) -> list[dict[str, Any]]:
     """AUROC of every statistic at every horizon, over all tasks and in each, under every control."""
     found = []
     healthy = runs.sound()
     # the same resamples for every statistic
-    drawn = {task: counts(rng, len(runs.sound(task)), resamples) for task in runs.tasks if len(runs.sound(task))}
+    drawn = {task: counts(rng, len(runs.sound(task))) for task in runs.tasks if len(runs.sound(task))}
     for horizon in HORIZONS:
         events, at = runs.events(horizon)
         unseen = ~runs.fallen(events, at)
@@ -145,9 +154,9 @@ def aurocs(
 
 
 def held_out(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The threshold that catches 80 % of the events of the other tasks, in each task with enough events."""
+    """The threshold that catches `CAUGHT` of the events of the other tasks, in each task with enough events."""
     found = []
-    for task, horizon in _cells(runs):
+    for task, horizon in product(runs.tasks, HORIZONS):
         if task == ALL:
             continue
         events, at = runs.events(horizon, task)
@@ -163,16 +172,36 @@ def held_out(runs: Runs, values: Mapping[str, Floats], rng: np.random.Generator)
     return found
 
 
+def named(names: Sequence[str]) -> list[Rule]:
+    """The rules with these names."""
+    rules = {rule.name: rule for rule in RULES}
+    return [rules[name] for name in names]
+
+
+def log_of(metrics: Mapping[str, NDArray[np.floating]]) -> Log:
+    """The log of a run with metrics [T], one line per update, as `DGPOTrainer` would name them."""
+    columns = [metrics[ours].astype(float).tolist() for ours in RECORDED.values()]
+    keys = [KEYS[quantity][0] for quantity in RECORDED]
+    lines = zip(*columns, strict=True)
+    return Log(rows=tuple((u, dict(zip(keys, line, strict=True))) for u, line in enumerate(lines)))
+
+
+def warned(rules: Sequence[Rule], log: Log, updates: int) -> list[bool]:
+    """Which rules give a warning or an error, asked after so many updates; a note is no alarm."""
+    case = Case(log=Log(rows=log.rows[:updates]))
+    return [(finding := rule(case)) is not None and finding.severity != "note" for rule in rules]
+
+
 def doctor(runs: Runs, rng: np.random.Generator) -> list[dict[str, Any]]:
     """What the doctor's rules say, asked `horizon` updates before a collapse, and again and again of healthy runs."""
     rules = named(FORESEEING)
     healthy = {int(run): _asked(rules, _log(runs, run), runs) for run in runs.sound()}
     logs = {int(run): _log(runs, run) for run in np.flatnonzero(runs.collapsed >= 0)}
     found = []
-    for task, horizon in _cells(runs):
+    for task, horizon in product(runs.tasks, HORIZONS):
         events, at = runs.events(horizon, task)
         # update `at` is the last one that is known
-        fired = np.array([warned(rules, logs[int(e)], int(t) + 1) for e, t in zip(events, at, strict=True)], dtype=bool)
+        fired = [warned(rules, logs[int(e)], int(t) + 1) for e, t in zip(events, at, strict=True)]
         asked = np.array([healthy[int(run)] for run in runs.sound(task)], dtype=bool)
         for i, rule in enumerate(FORESEEING):
             said = asked[:, :, i] if len(asked) else np.zeros((0, 1), dtype=bool)
@@ -181,7 +210,7 @@ def doctor(runs: Runs, rng: np.random.Generator) -> list[dict[str, Any]]:
                     "rule": rule,
                     "horizon": horizon,
                     "task": task,
-                    "caught": asdict(share(fired[:, i]) if len(fired) else NOTHING),
+                    "caught": asdict(share(np.array([each[i] for each in fired], dtype=bool))),
                     "alarms": asdict(mean(onsets(said), rng)),
                     "alarmed": asdict(share(said.any(1))),
                 }
@@ -240,10 +269,4 @@ def _asked(rules: list[Any], log: Log, runs: Runs) -> list[list[bool]]:
 
 
 def _log(runs: Runs, run: int) -> Log:
-    return log_of({name: values[run, :, None] for name, values in runs.metrics.items()}, 0)
-
-
-def _cells(runs: Runs) -> Iterator[tuple[str, int]]:
-    for task in runs.tasks:
-        for horizon in HORIZONS:
-            yield task, horizon
+    return log_of({name: values[run] for name, values in runs.metrics.items()})

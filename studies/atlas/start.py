@@ -25,8 +25,8 @@ def right_share(problems: Problems, falling: Tensor) -> Tensor:
     return 0.5 * (problems.start / 0.5) ** (falling / HABIT_GROWS).clamp(0, 1)
 
 
-def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
-    """Parameters [S, size] of the starts, and their scores [S].
+def warm_up(problems: Problems, seeds: list[int], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Parameters [S, size] of the starts, trained on the device, and their scores [S].
 
     The loss is the cross-entropy of the answers, weighted by their shares. Without a habit a member stops when its
     score has reached `problems.start`. With one it learns both at equal shares up to a score of `TOGETHER`; then
@@ -37,15 +37,15 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
         RuntimeError: a member did not come to its end within `LONGEST` steps.
     """
     shape = shape_of(problems)
-    start = shape.initial([10_000 + seed for seed in seeds])
+    start = shape.initial([10_000 + seed for seed in seeds]).to(device)
     members = len(seeds)
     state = Optimised.start(start)
     asked, right = evaluation_problems(problems)
     generators = [torch.Generator().manual_seed(WARM_UP_STREAM + seed) for seed in seeds]
     gradients = torch.zeros_like(start)
-    training = torch.ones(members, dtype=torch.bool)
-    falling = torch.zeros(members)
-    score = torch.zeros(members)
+    training = torch.ones(members, dtype=torch.bool, device=device)
+    falling = torch.zeros(members, device=device)
+    score = torch.zeros(members, device=device)
     for step in range(LONGEST):
         if step % CHECKED_EVERY == 0:
             score = answer_probability(shape, state.parameters, asked, right).mean(1)
@@ -57,11 +57,11 @@ def warm_up(problems: Problems, seeds: list[int]) -> tuple[Tensor, Tensor]:
             if not training.any():
                 return state.parameters, score
         batches = [problems.draw(BATCH, generator) for generator in generators]
-        prompts, answers = (torch.stack(part) for part in zip(*batches, strict=True))
+        prompts, answers = (torch.stack(part).to(device) for part in zip(*batches, strict=True))
         share = right_share(problems, falling)
         responses, weights = answers.unsqueeze(2), share[:, None]
         if problems.habit is not None:
-            habits = torch.stack([problems.habit(part) for part in prompts])
+            habits = torch.stack([problems.habit(part) for part, _ in batches]).to(device)
             responses, weights = torch.stack([answers, habits], 2), torch.stack([share, 1 - share], 1)
         leaves = {name: view.detach().requires_grad_() for name, view in shape.views(state.parameters).items()}
         found = logits(shape, leaves, prompts, responses).log_softmax(-1)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -212,3 +213,33 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, dgpo: Callable[...,
     monkeypatch.setitem(sys.modules, "dgpo.cli.objectives", SimpleNamespace(run=interrupted))
     done = dgpo("objectives")
     assert (done.code, done.err) == (130, "dgpo objectives: interrupted\n")
+
+
+@pytest.mark.parametrize("options", [[], ["default"]], ids=["usual", "-W default"])
+def test_warnings_are_lines_and_deprecations_inside_libraries_are_not_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: list[str]
+) -> None:
+    """transformers tells TRL in a FutureWarning which of its options will go; a user of TRL cannot change that."""
+
+    def warn(argv: list[str]) -> int:
+        warnings.warn("`old` is deprecated. Use `new` instead.", FutureWarning, stacklevel=1)
+        warnings.warn("the data has one row", UserWarning, stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(sys.modules, "dgpo.cli.objectives", SimpleNamespace(run=warn))
+    monkeypatch.setattr(sys, "argv", ["dgpo", "objectives"])
+    monkeypatch.setattr(sys, "warnoptions", options)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(reconfigure=lambda **_: None, flush=lambda: None))
+    monkeypatch.setattr(sys.stderr, "reconfigure", lambda **_: None, raising=False)
+    # pytest itself records warnings in place of printing them
+    monkeypatch.setattr(warnings, "showwarning", lambda *given, **_: sys.stderr.write(warnings.formatwarning(*given)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        with pytest.raises(SystemExit) as stop:
+            main.main()
+    assert stop.value.code == 0
+    expected = ["warning: the data has one row"]
+    if options:
+        expected.insert(0, "futurewarning: `old` is deprecated. Use `new` instead.")
+    assert capsys.readouterr().err.splitlines() == expected

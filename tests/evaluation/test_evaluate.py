@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from dgpo.evaluation import (
     table,
     write,
 )
+from dgpo.evaluation.backends import Backend, Completion
 from dgpo.evaluation.intervals import detectable_of_samples
 from dgpo.evaluation.votes import same_by
 from dgpo.grading import FunctionGrader, Verdict
@@ -311,3 +313,39 @@ def test_table_of_several(backend):
     assert len(rows) == 3
     estimate = found.benchmarks["olympiadbench"].estimates["best@6"]
     assert f" {100 * estimate.value:.1f} " in rows[1]
+
+
+class Server(Backend):
+    """Completes a prompt with one of `texts`, whichever the temperature."""
+
+    model = "served"
+
+    def __init__(self, texts, kind="openai"):
+        self.texts, self.kind = texts, kind
+
+    def complete(self, requests, sampling, done=()):
+        left = [at for at in range(len(requests)) if at not in done]
+        yield [(at, Completion(self.texts[requests[at].seed % len(self.texts)], 1, False)) for at in left]
+
+    def settings(self):
+        return {"kind": self.kind}
+
+
+@pytest.mark.parametrize(
+    ("texts", "kind", "count", "samples", "warned"),
+    [
+        (["the same"], "openai", 8, 2, True),
+        (["the same"], "openai", 7, 2, False),
+        (["the same"], "openai", 8, 1, False),
+        (["one", "another"], "openai", 8, 4, False),
+        (["the same"], "transformers", 8, 2, False),  # which samples
+    ],
+)
+def test_a_server_that_ignores_the_temperature_is_named(texts, kind, count, samples, warned):
+    problems = [{"prompt": f"{number}+1=", "answer": number + 1} for number in range(count)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        evaluate(
+            suite("sums", problems), Server(texts, kind), Sampling(samples=samples, max_new_tokens=4), progress=False
+        )
+    assert [f"the {samples} samples of each problem are equal" in str(one.message) for one in caught] == [True] * warned

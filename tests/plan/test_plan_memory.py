@@ -122,6 +122,18 @@ def test_sharding_over_four(sharding: Any, autocast: bool, weights: float, gradi
     assert ("gathered layers" in terms) == (sharding in ("FSDP2", "ZeRO-3"))
 
 
+def test_casts_of_the_weights_are_kept_while_generating() -> None:
+    """Where transformers generates with weights that are trained: autocast keeps no casts of frozen ones."""
+
+    def phase(**changes: Any) -> str:
+        terms = model_terms(setting(autocast=True, **changes))
+        return next(term.phase for term in terms if term.name == "autocast copies")
+
+    assert phase(generated_rows=64) == "both"
+    assert phase(generated_rows=0) == "update"  # vLLM has weights of its own
+    assert phase(generated_rows=64, adapters=100) == "update"
+
+
 def test_adapters_and_reference_model() -> None:
     n = ModelShape.of(TINY).parameters
     terms = sizes(model_terms(setting(adapters=100, weight_bytes=2)))

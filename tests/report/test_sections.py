@@ -51,7 +51,7 @@ def test_every_cell_of_the_replay(data):
 
 
 def test_a_card_goes_from_the_start_to_the_end(data):
-    run = {**data["runs"][0], "summary": {**data["runs"][0]["summary"], "reward": [0.25, 0.5]}}
+    run = {**data["runs"][0], "headline": [], "summary": {**data["runs"][0]["summary"], "reward": [0.25, 0.5]}}
     markup = cards.header([run], [])
     assert '<span class="from">0.250</span>' in markup
     assert '<span class="to">0.500</span>' in markup

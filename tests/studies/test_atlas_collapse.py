@@ -6,17 +6,29 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import collapse_view
 import numpy as np
 import pytest
 from arms import Arm
-from collapse import SERIES, breakdown, events, flat, smoothed, tables, write
-from collapse_figure import COLOURS, foresight_figure
-from doctor_rules import RECORDED, log_of, named, warned
+from collapse import SERIES, breakdown, collapses, events, flat, smoothed, write
+from collapse_view import COLOURS
 from foresight import Estimate, alarms, auroc, below_each, counts, dangerous, pairs, threshold
 from numpy.typing import NDArray
 from recorded import Stack
 from scipy.stats import mannwhitneyu
-from signs import HORIZONS, STATISTICS, aurocs, danger, drift, drift_limits, held_out
+from signs import (
+    HORIZONS,
+    RECORDED,
+    STATISTICS,
+    aurocs,
+    danger,
+    drift,
+    drift_limits,
+    held_out,
+    log_of,
+    named,
+    warned,
+)
 
 from dgpo.diagnostics.doctor.rules_weights import FAR_FROM_OLD
 from dgpo.files import read_json
@@ -72,8 +84,8 @@ def test_a_collapse_is_dated_by_the_smoothed_reward() -> None:
 @pytest.mark.parametrize(("fall", "at"), [(0.25, 111), (0.5, 107), (0.75, 103)])
 def test_the_sensitivities_date_it_later_or_earlier(fall: float, at: int) -> None:
     """With a fall to 0.29, 0.7 - i/16 * 0.41 is below 0.4 from i = 12, below 0.5 from 8, below 0.6 from 4."""
-    (event,) = events(stack([steps((0, 0.3), (50, 0.7), (100, 0.29))]), fall=fall)
-    assert event.collapsed == at
+    reward = steps((0, 0.3), (50, 0.7), (100, 0.29))
+    assert collapses(reward[:, None], np.array([0.3]), fall) == at
 
 
 def test_a_dip_that_comes_back_is_not_a_collapse_and_the_one_after_it_is() -> None:
@@ -143,7 +155,7 @@ def auroc_of(values: NDArray[np.float64], events: int, at: int, **labels: NDArra
     runs = np.arange(len(values))
     found = pairs(values, runs[:events], np.full(events, at), runs[events:], **labels)
     ones = np.ones((len(values) - events, 1), dtype=np.float32)
-    return auroc(found.shares(ones)[:, 0], found.shares(counts(rng, len(values) - events, 200)), rng)
+    return auroc(found.shares(ones)[:, 0], found.shares(counts(rng, len(values) - events)), rng)
 
 
 def test_a_running_median_reads_nan_as_the_worst_and_the_sign_as_danger() -> None:
@@ -254,8 +266,8 @@ def test_the_analysis_finds_what_announces_a_collapse() -> None:
     assert runs.healthy.sum() == 2 * HEALTHY
     # start 0.3, peak 0.7
     assert np.nanmax(np.abs(runs.line - 0.5)) < 1e-6
-    values = danger(runs, {name: STATISTICS[name] for name in ("entropy", "largest weight")})
-    rows = aurocs(runs, values, rng, resamples=200)
+    values = {name: danger(runs)[name] for name in ("entropy", "largest weight")}
+    rows = aurocs(runs, values, rng)
     by = {(r["task"], r["horizon"], r["statistic"], r["control"]): r for r in rows}
     for horizon in HORIZONS:
         low = by["all", horizon, "entropy", "none"]
@@ -294,8 +306,8 @@ def test_too_few_events_give_counts_only() -> None:
     # one event less in the second task
     few[1].metrics["reward"][:, 0] = few[1].metrics["reward"][:, -1]
     runs, rng = flat(few), np.random.default_rng(0)
-    values = danger(runs, {"entropy": STATISTICS["entropy"]})
-    rows = aurocs(runs, values, rng, resamples=20)
+    values = {"entropy": danger(runs)["entropy"]}
+    rows = aurocs(runs, values, rng)
     assert {r["events"] for r in rows if r["task"] == "addition"} == {EVENTS - 1}
     assert all(np.isnan(r["auroc"]["value"]) for r in rows if r["task"] == "addition")
     assert not any(np.isnan(r["auroc"]["value"]) for r in rows if r["task"] == "reverse")
@@ -335,9 +347,8 @@ def test_the_drift_of_the_limits_is_what_the_rule_compares() -> None:
     kl = np.random.default_rng(7).exponential(0.1, (3, 40)).astype(np.float32)
     far = drift(kl)
     (rule,) = named(["drift"])
-    metrics = dict.fromkeys(RECORDED.values(), kl.T)
     for run in range(3):
-        log = log_of(metrics, run)
+        log = log_of(dict.fromkeys(RECORDED.values(), kl[run]))
         fired = [warned([rule], log, n)[0] for n in range(1, 41)]
         # the rule says nothing about fewer than three points
         assert fired == [False, False, *(far[run, 2:] >= FAR_FROM_OLD)]
@@ -359,7 +370,7 @@ def test_limits_of_the_drift_are_counted() -> None:
 
 
 def test_the_tables_say_what_was_found(written: Path) -> None:
-    text = tables(written)
+    text = collapse_view.tables(read_json(written / "collapse.json"))
     assert f"| reverse | 16 | {EVENTS + HEALTHY} | {EVENTS} ({EVENTS}, {EVENTS}) | 0 | {EVENTS} | 0 |" in text
     assert f"| is | {EVENTS} + 0 | {EVENTS} + 0 |" in text
     # 20 updates before, no policy has fallen: the evaluations show it at update 128
@@ -373,7 +384,7 @@ def test_the_tables_say_what_was_found(written: Path) -> None:
 
 def test_the_figure_shows_every_statistic(written: Path) -> None:
     assert list(COLOURS) == list(STATISTICS)
-    figure = foresight_figure(read_json(written / "collapse.json"))
+    figure = collapse_view.figure(read_json(written / "collapse.json"))
     left, right = figure.axes
     assert left.get_legend_handles_labels()[1] == list(STATISTICS)
     assert [label.get_text() for label in right.get_xticklabels()] == [f"{h}\n{2 * EVENTS} runs" for h in HORIZONS]

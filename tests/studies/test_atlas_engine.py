@@ -25,15 +25,13 @@ from engine import (
     gradient,
     train,
 )
+from ordinary import model_of, words
 from problems import BACKWARD, END, EQUALS, FORWARD, PLUS, PROBLEMS, VOCABULARY
 from scipy.stats import chisquare
 from stacked import Shape, logits, sample
 from start import HABIT_GROWS, right_share
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2LMHeadModel
 
 from dgpo import objectives, policy_loss
 from dgpo.advantages import group_advantage
@@ -55,29 +53,6 @@ def weights(members: int = MEMBERS, dtype: torch.dtype = torch.float64, seed: in
     """Parameters [S, size] of which every one matters: norms and biases are random too."""
     generator = torch.Generator().manual_seed(seed)
     return (0.6 * torch.randn(members, SHAPE.size, generator=generator, dtype=torch.float64)).to(dtype)
-
-
-def model_of(shape: Shape, flat: torch.Tensor, index: int) -> GPT2LMHeadModel:
-    """An ordinary model with the parameters of one member."""
-    config = GPT2Config(
-        vocab_size=shape.vocabulary,
-        n_positions=shape.prompt + shape.response,
-        n_embd=shape.width,
-        n_layer=shape.layers,
-        n_head=shape.heads,
-        activation_function="relu",
-        resid_pdrop=0.0,
-        embd_pdrop=0.0,
-        attn_pdrop=0.0,
-        summary_first_dropout=0.0,
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=END,
-        attn_implementation="eager",
-    )
-    model = GPT2LMHeadModel(config).to(flat.dtype)
-    model.load_state_dict(shape.member(flat, index), strict=True)
-    return model
 
 
 def logprob_by(model: GPT2LMHeadModel, batch: MiniBatch, member: int) -> torch.Tensor:
@@ -553,13 +528,6 @@ class Watched(DGPOTrainer):
         loss = super().training_step(model, *args, **kwargs)
         self.seen.append((before, {name: p.grad.clone() for name, p in model.named_parameters()}))
         return loss
-
-
-def words() -> PreTrainedTokenizerFast:
-    """Token i is written "i"."""
-    inner = Tokenizer(WordLevel({str(i): i for i in range(VOCABULARY)}, unk_token=str(END)))
-    inner.pre_tokenizer = Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=str(END), eos_token=str(END), padding_side="left")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from arms import FINAL_SEEDS, RATES, TUNING_SEEDS, arms
-from recorded import RESULTS
+from recorded import EVALUATED_EVERY, RESULTS
 
 from dgpo.files import read_json
 
@@ -29,6 +29,9 @@ def test_every_arm_has_its_runs_and_no_gradient_was_left_out() -> None:
         means = {rate: tuned[rates == rate].mean() for rate in sorted(set(rates.tolist()))}
         assert sorted(means) == pytest.approx(sorted(RATES[arm.task]))
         assert file[f"{arm.name}/final/rates"][0] == max(means, key=lambda rate: (means[rate], -rate))
+        # after every so many updates, and once before the first
+        updates = len(file[f"{arm.name}/final/reward"])
+        assert updates == EVALUATED_EVERY * (len(file[f"{arm.name}/final/scores"]) - 1)
         assert not file[f"{arm.name}/final/skipped"].any()
         assert not file[f"{arm.name}/tuning/skipped"].any()
 

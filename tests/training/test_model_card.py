@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
+from datasets import Dataset
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM
 
@@ -133,6 +134,7 @@ def test_the_settings_of_the_run(build, prompts):
     assert rows["data"] == f"[someone/sums](https://huggingface.co/datasets/someone/sums), {len(prompts)} prompts"
     assert rows["rewards"] == "`first` · 1, `second` · 0.25"
     assert rows["updates per generation"] == "4"
+    assert rows["responses per update"] == "4"
     assert rows["learning rate"] == "0.005, constant"
     assert rows["dgpo"] == dgpo.__version__
     assert {"trl", "transformers", "torch"} <= set(rows)
@@ -190,13 +192,48 @@ def test_a_model_object_without_a_name(build, tiny_folder):
     assert card.data.base_model is None
 
 
-def test_a_conversation_where_the_tokenizer_has_a_template(build, tiny_folder, capsys):
+@pytest.mark.parametrize(
+    ("prompt", "start", "asked"),
+    [
+        ("1+2=", 'question = "1+2="', "question"),
+        ([{"role": "user", "content": "1+2="}], 'question = "1+2="', '[{"role": "user", "content": question}]'),
+        (
+            [{"role": "system", "content": "3+4"}, {"role": "user", "content": "1+2="}],
+            'messages = [{"role": "system", "content": "3+4"}, {"role": "user", "content": "1+2="}]',
+            "messages",
+        ),
+        ([{"role": "user", "content": "1" * 2000}], "question = ", '[{"role": "user", "content": question}]'),
+        ("1" * 2000, "question = ", "question"),
+    ],
+    ids=["text", "a question", "a conversation", "a long question", "a long text"],
+)
+def test_the_snippet_asks_as_in_training(build, prompt, start, asked, capsys):
+    """The first prompt of the data, as text or as messages; also text where the tokenizer has a template."""
     trainer = build(DGPOTrainer)
     trainer.processing_class.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}="
+    trainer.train_dataset = Dataset.from_list([{"prompt": prompt, "answer": "3"}])
     trainer.save_model(trainer.args.output_dir)
     card = card_of(trainer)
-    assert 'generator([{"role": "user", "content": question}], ' in card.text
-    assert run_snippet(card, capsys)
+    assert f"\n{start}" in card.text
+    assert f"generator({asked}, " in card.text
+    assert "1" * 1000 not in card.text
+    if len(str(prompt)) < 1000:  # its characters are all that the tiny tokenizer has
+        assert run_snippet(card, capsys)
+
+
+def test_what_came_of_it_is_said_as_the_log_has_it(build):
+    trainer = build(DGPOTrainer)
+    assert "### Results" not in card_of(trainer).text
+    trainer.state.log_history = [{"step": 0, "eval/sums/avg@4": 0.25, "eval/sums/avg@4_se": 0.02}]
+    trainer.state.log_history += [{"step": step, "reward": 0.1 * step} for step in range(1, 9)]
+    trainer.state.log_history += [{"step": 8, "eval/sums/avg@4": 0.985, "eval/sums/avg@4_se": 0.01}]
+    trainer.state.log_history += [{"step": 8, "eval/sums/greedy": 1.0}]
+    text = card_of(trainer).text
+    assert "| sums avg@4 | 25.0 %, 21.1 to 28.9 (update 0) | 98.5 %, 96.5 to 100.0 (update 8) |" in text
+    assert "| sums greedy | – | 100.0 % (update 8) |" in text
+    assert "Mean reward in training: 0.2 over the first 3 log lines that have it, 0.7 over the last 3." in text
+    trainer.state.log_history = [{"step": step, "eval_reward": step / 10} for step in (2, 4)]
+    assert "| held-out reward | 0.2 (update 2) | 0.4 (update 4) |" in card_of(trainer).text
 
 
 def test_adapters_name_their_base_model_and_the_snippet_runs(build, tiny_folder, capsys):

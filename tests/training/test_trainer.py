@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 from trl import GRPOConfig, GRPOTrainer
 
@@ -368,3 +369,39 @@ def test_training_again_after_an_interruption_inside_a_step(build):
     assert len(seen) == 8
     for (first, tokens), (second, more) in zip(seen[::2], seen[1::2], strict=True):
         assert first == second == tokens + more
+
+
+class HeadCasts(TorchDispatchMode):
+    """Counts how often a tensor of the head's shape is cast to bfloat16."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = shape, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and (kwargs or {}).get("dtype") == torch.bfloat16:
+            self.count += args[0].shape == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+def test_autocast_casts_the_weights_once_per_generation(build):
+    """And not once per token; the samples are those of TRL."""
+
+    def generated(generate):
+        trainer = build(DGPOTrainer, bf16=True, max_steps=1, temperature=0.7)
+        casts, found = HeadCasts(trainer.model.get_output_embeddings().weight.shape), []
+
+        def watched(*args, **kwargs):
+            with casts:
+                found.append(generate(trainer, *args, **kwargs))
+            return found[-1]
+
+        trainer._generate_single_turn = watched
+        trainer.train()
+        return casts.count, found
+
+    ours, theirs = generated(DGPOTrainer._generate_single_turn), generated(GRPOTrainer._generate_single_turn)
+    assert ours[1] == theirs[1]
+    longest = max(len(ids) for ids in ours[1][0][0])
+    assert longest > 1
+    assert (ours[0], theirs[0]) == (1, longest)

@@ -117,6 +117,9 @@ def _one_line(message: Warning | str, category: type[Warning], *where: object, *
 def main() -> None:
     """Console entry point. An exception that gets here is ours: traceback, exit code 1."""
     warnings.formatwarning = _one_line
+    if not sys.warnoptions:  # given by -W or PYTHONWARNINGS
+        # libraries address deprecations to the code that calls them, which is not the user's here
+        warnings.simplefilter("ignore", FutureWarning)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # π and ± on a terminal without UTF-8
     try:

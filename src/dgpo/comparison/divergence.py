@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from dgpo.diagnostics.doctor.rules_solved import SOLVED
 from dgpo.diagnostics.doctor.rules_trends import COLLAPSED, LONG_ENOUGH
 from dgpo.evaluation.intervals import standard_error
 from dgpo.runs.log import MUST_BE_FINITE, Log
@@ -14,9 +15,6 @@ from dgpo.runs.log import MUST_BE_FINITE, Log
 FAILED, NOT_FINITE, ENTROPY, WORSE = "failed", "non-finite", "entropy collapsed", "worse than the start"
 REASONS = (FAILED, NOT_FINITE, ENTROPY, WORSE)
 """In the order in which they are looked for; the first that holds is given."""
-
-SOLVED = 0.9
-"""Score from which a low entropy is no collapse: a policy that solves nearly everything has little left to explore."""
 
 STANDARD_ERRORS = 2.0
 """By so many standard errors of the paired difference over problems the last evaluation is below the first."""

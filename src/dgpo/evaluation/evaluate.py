@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -18,6 +19,9 @@ from dgpo.runs.results import Evaluation
 
 if TYPE_CHECKING:
     from tqdm import tqdm  # type: ignore[import-untyped]
+
+MANY = 8
+"""Problems from which on equal samples of all are no chance."""
 
 
 def evaluate(
@@ -59,9 +63,10 @@ def evaluate(
     suites = [suites] if isinstance(suites, Suite) else list(suites)
     slots = plan(suites, sampling, greedy)
     ks = require_ks(ks, sampling.samples)
+    settings = backend.settings()
     run = {
         "model": backend.model,
-        "backend": backend.settings(),
+        "backend": settings,
         "sampling": {**asdict(sampling), "greedy": greedy},
         "prompt": dict(prompt or {}),
         "benchmarks": {suite.name: {"grader": suite.grader.version, "data": suite.data()} for suite in suites},
@@ -79,10 +84,28 @@ def evaluate(
         generations = [rows[position] for position in range(len(slots))] if folder is None else folder.finish()
         # where nothing was left to generate, keep the timing of the session that generated
         timing = {"completions": fresh, "seconds": seconds} if fresh else recorded_timing(out)
+        if settings["kind"] == "openai":
+            _warn_of_equal_samples(sampling, generations)
         evaluation = summary(suites, run, generations, ks, timing)
         if out is not None:
             write_results(evaluation, out)
     return evaluation
+
+
+def _warn_of_equal_samples(sampling: Sampling, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Say so if every problem has one text in all its samples, which a server that ignores the temperature gives."""
+    texts: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row["kind"] == "sample":
+            texts.setdefault((row["benchmark"], row["id"]), set()).add(row["completion"])
+    # of few problems the samples may well be equal
+    if sampling.samples > 1 and len(texts) >= MANY and all(len(found) == 1 for found in texts.values()):
+        warnings.warn(
+            f"the {sampling.samples} samples of each problem are equal, although temperature = {sampling.temperature}: "
+            "the server seems to decode greedily, and avg@k and pass@k are then the greedy accuracy (`transformers "
+            "serve` samples only if the model's generation_config.json has do_sample: true)",
+            stacklevel=3,
+        )
 
 
 def _generate(

@@ -154,7 +154,9 @@ def model_terms(s: MemorySetting) -> list[Term]:
         terms.append(Term(name="gathered layers", formula=how, phase="update"))
     elif s.autocast and s.weight_bytes == 4 and not s.zero:
         matrices = counted(shape.layers, "layer") * quantity(shape.layer_matrices) + head
-        terms.append(Term(name="autocast copies", formula=_bytes(2) * matrices, phase="update"))
+        # autocast keeps casts of trained weights alone; while generating they serve all tokens
+        phase: Phase = "both" if s.generated_rows and full else "update"
+        terms.append(Term(name="autocast copies", formula=_bytes(2) * matrices, phase=phase))
     return terms
 
 

@@ -10,7 +10,7 @@ from dgpo.report.sections import SIGNS, mark, unregistered
 
 
 def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
-    """One card per run, and the first estimate of every benchmark."""
+    """One card per run, and the first estimate of every benchmark of models that are of no run here."""
     cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
     first: dict[tuple[str, str], str] = {}
     for row in results:
@@ -23,9 +23,12 @@ def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any
             f" ({100 * row['low']:.1f} to {100 * row['high']:.1f}), {row['label']}",
         )
         for row in results
-        if first[row["label"], row["benchmark"]] == row["estimate"]
+        if first[row["label"], row["benchmark"]] == row["estimate"] and not row["in_headline"]
     ]
-    arrows = "Arrows go from the mean of the first tenth of the log to that of the last tenth."
+    arrows = (
+        "Arrows of what was logged in training (reward, entropy, length) go from the mean of the first tenth of the "
+        "log to that of the last tenth."
+    )
     return joined([cards, tag("ul", *lines, class_="results") if lines else "", tag("p", arrows, class_="aside")])
 
 
@@ -44,22 +47,11 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
         ("entropy", _change(summary["entropy"], "nats")),
         ("length", _change(summary["length"], "tokens")),
     ]
-    listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
     reward = summary["reward"]
-    if reward is None:
-        headline = tag("p", "no reward was logged", class_="headline none")
-    else:
-        change = reward[1] - reward[0]
-        moved = "+" if change > 0 else "−" if change < 0 else "±"
-        headline = tag(
-            "p",
-            tag("span", "reward ", class_="what"),
-            tag("span", _three(reward[0]), class_="from"),
-            tag("span", " → ", aria_label=" to "),
-            tag("span", _three(reward[1]), class_="to"),
-            tag("span", f" ({moved}{shown(abs(change), 2)})", class_="what"),
-            class_="headline",
-        )
+    if run["headline"] and reward is not None:
+        facts.insert(2, ("training reward", f"{_three(reward[0])} → {_three(reward[1])}"))
+    listed = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts if value]
+    headline = _evaluated(run["headline"]) if run["headline"] else _reward(reward, summary["tenth"])
     return tag(
         "article",
         tag("h2", mark(run, number)),
@@ -67,6 +59,86 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
         tag("dl", *listed),
         _verdict(run, number),
         class_=f"card run-{number % 8}",
+    )
+
+
+def _evaluated(changes: Sequence[Mapping[str, Any]]) -> Markup:
+    """The main result of an evaluation as the headline, the others below it."""
+    first, *others = changes
+    before, after = first["before"], first["after"]
+    rate = bool(first["estimate"])
+    words = [tag("span", f"{first['name']} ", class_="what")]
+    if before is not None:
+        words += [tag("span", _value(before, rate), class_="from"), tag("span", " → ", aria_label=" to ")]
+    words.append(tag("span", _value(after, rate) + ("\u00a0%" if rate else ""), class_="to"))
+    return joined(
+        [
+            tag("p", *words, class_="headline"),
+            tag("p", f"{_because(first)}.", class_="aside"),
+            tag("ul", *(tag("li", _line(one)) for one in others), class_="others") if others else "",
+        ]
+    )
+
+
+def _because(change: Mapping[str, Any]) -> str:
+    """How sure a change is, and what was compared."""
+    before, after, difference = change["before"], change["after"], change["difference"]
+    ends = [one for one in (before, after) if one is not None]
+    problems = "" if change["problems"] is None else f" on {change['problems']:,} problems"
+    updates = [one["update"] for one in ends if one["update"] is not None]
+    where = f", after update {' and '.join(f'{update:,}' for update in updates)}" if updates else ""
+    if difference is not None:
+        return f"difference {_interval(difference, sign='+')} points, 95 % interval, paired{problems}{where}"
+    if all(one["low"] is None for one in ends):
+        return f"no interval was logged{where}"
+    return (
+        f"95 % {'intervals' if len(ends) > 1 else 'interval'} "
+        + " and ".join(f"{100 * one['low']:.1f} to {100 * one['high']:.1f} %" for one in ends if one["low"] is not None)
+        + problems
+        + where
+    )
+
+
+def _line(change: Mapping[str, Any]) -> str:
+    before, after, difference = change["before"], change["after"], change["difference"]
+    start = "" if before is None else f"{_value(before, True)} → "
+    why = "" if difference is None else f" ({_interval(difference, sign='+')})"
+    return f"{change['name']}: {start}{_value(after, True)} %{why}"
+
+
+def _value(end: Mapping[str, Any], rate: bool) -> str:
+    return f"{100 * end['value']:.1f}" if rate else _three(end["value"])
+
+
+def _interval(estimate: Mapping[str, Any], sign: str = "") -> str:
+    value, low, high = (f"{100 * estimate[name]:{sign}.1f}".replace("-", "−") for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def _reward(reward: Sequence[float] | None, tenth: int) -> Markup:
+    """The reward in training, where there is no evaluation."""
+    if reward is None:
+        return tag("p", "no evaluation, and no reward was logged", class_="headline none")
+    change = reward[1] - reward[0]
+    moved = "+" if change > 0 else "−" if change < 0 else "±"
+    points = f"{tenth} points" if tenth > 1 else "point"
+    return joined(
+        [
+            tag(
+                "p",
+                tag("span", "reward ", class_="what"),
+                tag("span", _three(reward[0]), class_="from"),
+                tag("span", " → ", aria_label=" to "),
+                tag("span", _three(reward[1]), class_="to"),
+                tag("span", f" ({moved}{shown(abs(change), 2)})", class_="what"),
+                class_="headline",
+            ),
+            tag(
+                "p",
+                f"In training, mean of the first {points} of the log and of the last. There is no evaluation.",
+                class_="aside",
+            ),
+        ]
     )
 
 

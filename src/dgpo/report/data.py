@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, 
 from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.replay import Replay, replay
 from dgpo.objectives import Objective
-from dgpo.report import evaluations, series, tokens, weight_curves
+from dgpo.report import evaluations, headline, series, tokens, weight_curves
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
 from dgpo.runs.info import objective_of
@@ -58,7 +59,7 @@ def collect(
     return {
         "schema": SCHEMA,
         "runs": [
-            _run(run, part, name, objective, moved, widest, found, seen(case))
+            _run(run, part, name, objective, moved, widest, found, seen(case), results)
             for run, part, name, objective, moved, found, case in zip(
                 loaded, samples, labels(folders), own, read, findings, cases, strict=True
             )
@@ -70,9 +71,13 @@ def collect(
         "weights": weight_curves.curves(chosen, weight_curves.grid(widest), levels),
         "explorer": weight_curves.explored(),
         "evaluations": [
-            {"label": name, **row}
-            for name, found in zip(labels(list(results)), results.values(), strict=True)
-            for row in found
+            {
+                "label": name,
+                "in_headline": any(headline.update_of(run.info, found.model) is not None for run in loaded),
+                **row,
+            }
+            for name, found in zip(labels([one.folder for one in results]), results, strict=True)
+            for row in found.rows()
         ],
     }
 
@@ -104,6 +109,7 @@ def _run(
     widest: float,
     findings: Sequence[Finding],
     there: Mapping[str, int],
+    results: Sequence[evaluations.Results],
 ) -> dict[str, Any]:
     log, info = run.log, run.info
     found_replay, why = _replay(part, found)
@@ -118,6 +124,10 @@ def _run(
         "info": {key: value for key, value in info.items() if key != "config"},
         "config": info.get("config") or {},
         "summary": summary(run),
+        "headline": [
+            {"name": change.name, **asdict(change)}
+            for change in headline.evaluated(info, results) or headline.logged(log)
+        ],
         "resumed": list(log.resumed),
         "charts": series.charts(log),
         "evaluations": series.evaluations(log),
@@ -167,6 +177,7 @@ def summary(run: Run) -> dict[str, Any]:
         "parameters": (info.get("model") or {}).get("parameters"),
         "data_rows": (info.get("data") or {}).get("rows"),
         "engine": info.get("engine"),
+        "tenth": series.tenth(log["reward"]),
         **{
             name: None if (found := series.ends(series.first(log, names))) is None else list(map(series.rounded, found))
             for name, names in (

@@ -4,44 +4,38 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dgpo.runs.results import read_results, results_file, summary_of
+from dgpo.runs.results import Estimate, read_results, results_file, summary_of
 
 
-def readable(paths: Sequence[str | os.PathLike[str]]) -> dict[Path, list[dict[str, Any]]]:
-    """Folder -> the `rows` of its results; damaged results are left out, with a warning that names them.
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """The results of one evaluation.
 
-    Raises:
-        ValueError: if a file does not exist.
+    Attributes:
+        folder: of its `results.json`.
+        document: what the file holds.
+        estimates: benchmark -> number of problems, and estimate by name.
     """
-    found = {}
-    for path in paths:
-        file = results_file(path)
-        try:
-            found[file.parent] = rows(path)
-        except ValueError as error:
-            if not file.is_file():
-                raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
-    return found
 
+    folder: Path
+    document: Mapping[str, Any]
+    estimates: Mapping[str, tuple[int, Mapping[str, Estimate]]]
 
-def rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """One row per benchmark and estimate: fractions with the ends of their 95 % interval.
+    @property
+    def model(self) -> str:
+        """Name of the model that was evaluated; empty if it is not known."""
+        return str(self.document.get("model") or "")
 
-    Raises:
-        ValueError: as `read_results`; or if an entry that the page shows is damaged.
-    """
-    document = read_results(path)
-    found = []
-    for benchmark, about in document["benchmarks"].items():
-        problems, estimates = summary_of(about, f"{str(path)!r}: benchmarks.{benchmark}")
-        found += [
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per benchmark and estimate: fractions with the ends of their 95 % interval."""
+        return [
             {
-                "model": document.get("model"),
+                "model": self.document.get("model"),
                 "benchmark": benchmark,
                 "estimate": name,
                 "value": estimate.value,
@@ -49,6 +43,40 @@ def rows(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
                 "high": estimate.high,
                 "problems": problems,
             }
+            for benchmark, (problems, estimates) in self.estimates.items()
             for name, estimate in estimates.items()
         ]
+
+
+def readable(paths: Sequence[str | os.PathLike[str]]) -> list[Results]:
+    """The results that can be read; damaged ones are left out, with a warning that names them.
+
+    Raises:
+        ValueError: if a file does not exist.
+    """
+    found = []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except ValueError as error:
+            if not results_file(path).is_file():
+                raise
+            warnings.warn(f"left out: {error}", stacklevel=2)
     return found
+
+
+def read(path: str | os.PathLike[str]) -> Results:
+    """The results of one evaluation, from its folder or its `results.json`.
+
+    Raises:
+        ValueError: as `read_results`; or if an entry that the page shows is damaged.
+    """
+    document = read_results(path)
+    return Results(
+        folder=results_file(path).parent,
+        document=document,
+        estimates={
+            name: summary_of(about, f"{str(path)!r}: benchmarks.{name}")
+            for name, about in document["benchmarks"].items()
+        },
+    )

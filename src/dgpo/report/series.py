@@ -117,11 +117,16 @@ def _value(point: tuple[int, float | None]) -> float:
     return math.nan if point[1] is None else point[1]
 
 
+def tenth(series: Series) -> int:
+    """A tenth of the points of a series: three at least, no more than half; 1 for a single point."""
+    return max(1, min(max(3, len(series) // 10), len(series) // 2))
+
+
 def ends(series: Series) -> tuple[float, float] | None:
-    """Mean of the first and of the last tenth of the points (three at least, no more than half)."""
+    """Mean of the first and of the last `tenth` of the points."""
     if not len(series):
         return None
-    size = max(1, min(max(3, len(series) // 10), len(series) // 2))
+    size = tenth(series)
     return fmean(series.values[:size]), fmean(series.values[-size:])
 
 

@@ -139,7 +139,8 @@ class BenchmarkEvaluation(TrainerCallback):
         accelerator = self._accelerator
         # every k-th, so that each rank gets a share of every benchmark
         mine = [slot for slot in slots if slot.index % accelerator.num_processes == accelerator.process_index]
-        with unwrap_model_for_generation(self._model(), accelerator) as model:
+        # one context for all tokens: autocast casts the weights once in each
+        with unwrap_model_for_generation(self._model(), accelerator) as model, accelerator.autocast():
             backend = self._backend(model)
             requests = [slot.request(self.sampling.seed) for slot in mine]
             rows = [

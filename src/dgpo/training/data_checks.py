@@ -76,6 +76,11 @@ def _check_prompts(where: str, data: Any, conversations: bool) -> None:
         )
 
 
+def first_prompt(data: Any) -> Any:
+    """The prompt of the first row, text or messages; None where there is none."""
+    return next(_values(data, "prompt"), None) if data is not None and "prompt" in _columns(data) else None
+
+
 def images_of(data: Any) -> str | None:
     """The column of a data set that holds images, in words; None without any.
 

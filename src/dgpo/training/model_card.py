@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from accelerate.utils import is_peft_model
@@ -17,11 +17,18 @@ import dgpo
 from dgpo.installation import versions
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
+from dgpo.report.headline import End, logged
+from dgpo.report.series import ends as ends_of
+from dgpo.report.series import tenth
+from dgpo.runs.log import Log
 from dgpo.training.config import DGPOConfig
 from dgpo.training.factors import Factors
 
 PACKAGES = ("dgpo", "trl", "transformers", "torch", "datasets", "tokenizers", "accelerate", "peft", "vllm")
 QUESTION = "What is 12 + 34?"
+"""The example of a card where the data has no prompt to show."""
+LONGEST_EXAMPLE = 1000
+"""Characters of a prompt that is shown as the example."""
 
 SOFTWARE = """@software{{dgpo,
     title   = {{dgpo}},
@@ -87,8 +94,11 @@ class Trained:
         data: on the hub, if that is where the data came from; as Markdown.
         prompts: of the data; None for a stream.
         hub_model_id: where the result was pushed to, if it was.
+        example: a prompt of the data, text or messages; None where it has none.
         chat: whether the tokenizer has a chat template.
         images: whether the model reads images.
+        completions: per optimiser update, on all ranks.
+        log: of training.
     """
 
     config: DGPOConfig
@@ -100,8 +110,11 @@ class Trained:
     data: str
     prompts: int | None
     hub_model_id: str | None
+    example: Any
     chat: bool
     images: bool
+    completions: int
+    log: Log
 
 
 def named_data(hub: str | None, name: str | None) -> str:
@@ -154,6 +167,7 @@ def text(run: Trained, model_name: str | None, badges: Iterable[str] = ()) -> st
         "## Training",
         *badges,
         _table(("setting", "value"), settings(run)),
+        *results(run.log),
         "### Versions",
         _table(("package", "version"), list(versions(*PACKAGES).items())),
         "## Citation",
@@ -183,14 +197,39 @@ def settings(run: Trained) -> list[tuple[str, str]]:
         ("dynamic sampling", "yes" if config.dynamic_sampling else ""),
         ("rewards", _rewards(run.rewards)),
         ("responses per prompt", str(config.num_generations)),
+        ("responses per update", str(run.completions)),
         ("tokens of a response, at most", str(config.max_completion_length)),
         ("sampling temperature", shown(config.temperature)),
         ("optimiser updates", str(run.updates)),
         ("updates per generation", shown(float(config.updates_per_generation))),
         ("learning rate", f"{shown(config.learning_rate)}, {config.lr_scheduler_type.value}"),
+        ("precision", "bfloat16, mixed" if config.bf16 else "float16, mixed" if config.fp16 else ""),
         ("seed", str(config.seed)),
     ]
     return [(name, value) for name, value in found if value]
+
+
+def results(log: Log) -> list[str]:
+    """What the log says of the result: evaluations during training with their intervals, and the reward."""
+    rows = []
+    for change in logged(log):
+        ends = ["–" if end is None else _end(end, rate=bool(change.estimate)) for end in (change.before, change.after)]
+        rows.append((change.name, *ends))
+    parts = [_table(("held out, 95 % interval", "first evaluation", "last evaluation"), rows)] if rows else []
+    if (found := ends_of(log["reward"])) is not None:
+        points = tenth(log["reward"])
+        parts.append(
+            f"Mean reward in training: {found[0]:.3g} over the first {points} log lines that have it, {found[1]:.3g} "
+            f"over the last {points}."
+        )
+    return ["### Results", *parts] if parts else []
+
+
+def _end(end: End, *, rate: bool) -> str:
+    if not rate:
+        return f"{end.value:.3g} (update {end.update})"
+    interval = "" if end.low is None or end.high is None else f", {100 * end.low:.1f} to {100 * end.high:.1f}"
+    return f"{100 * end.value:.1f} %{interval} (update {end.update})"
 
 
 def snippet(run: Trained) -> str:
@@ -202,15 +241,36 @@ def snippet(run: Trained) -> str:
             "The adapters need their base model, which has no name: build it as for training, as `base`.\n\n"
             f"```python\nfrom peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, {where!r})\n```"
         )
-    question = "[{'role': 'user', 'content': question}]".replace("'", '"') if run.chat else "question"
+    start, asked = _example(run)
     task, argument = ("image-text-to-text", "text=") if run.images else ("text-generation", "")
     return (
-        "```python\nfrom transformers import pipeline\n\n"
-        f'question = "{QUESTION}"\n'
+        f"```python\nfrom transformers import pipeline\n\n{start}\n"
         f'generator = pipeline("{task}", model={json.dumps(where, ensure_ascii=False)}, device_map="auto")\n'
-        f"output = generator({argument}{question}, max_new_tokens={config.max_completion_length}, "
+        f"output = generator({argument}{asked}, max_new_tokens={config.max_completion_length}, "
         'return_full_text=False)[0]\nprint(output["generated_text"])\n```'
     )
+
+
+def _example(run: Trained) -> tuple[str, str]:
+    """A line of code with a prompt as the model was trained on, and what of it is passed on."""
+    given, in_turn = _plain(run.example), '[{"role": "user", "content": question}]'
+    # a generic one where there is none, or it would not fit on the page
+    if given is None or len(text := json.dumps(given, ensure_ascii=False)) > LONGEST_EXAMPLE:
+        chat = run.chat if run.example is None or run.images else not isinstance(run.example, str)
+        return f"question = {json.dumps(QUESTION)}", in_turn if chat else "question"
+    if isinstance(given, str):
+        return f"question = {text}", "question"
+    if len(given) == 1 and given[0].keys() == {"role", "content"} and given[0]["role"] == "user":
+        return f"question = {json.dumps(given[0]['content'], ensure_ascii=False)}", in_turn
+    return f"messages = {text}", "messages"
+
+
+def _plain(prompt: Any) -> str | list[dict[str, str]] | None:
+    """A text, or messages of texts without the fields that are None; None for anything else, such as images."""
+    if isinstance(prompt, str) or prompt is None:
+        return prompt
+    messages = [{name: value for name, value in message.items() if value is not None} for message in prompt]
+    return messages if all(isinstance(value, str) for message in messages for value in message.values()) else None
 
 
 def _named(name: str | None, made: Any) -> str:
@@ -244,7 +304,7 @@ def _rewards(weights: Mapping[str, float]) -> str:
     return ", ".join(f"`{name}`" + (f" · {shown(weight)}" if differ else "") for name, weight in weights.items())
 
 
-def _table(header: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    cells = [header, ("---", "---"), *rows]
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    cells = [header, ("---",) * len(header), *rows]
     # a bare bar would end the cell; chr(92), because Python 3.11 allows no backslash inside the braces
-    return "\n".join(f"| {name} | {value.replace('|', chr(92) + '|')} |" for name, value in cells)
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in cells)

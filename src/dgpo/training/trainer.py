@@ -21,12 +21,13 @@ from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import reference_kl
+from dgpo.runs.log import Log
 from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
-from dgpo.training.data_checks import check_data
+from dgpo.training.data_checks import check_data, first_prompt
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
@@ -291,6 +292,16 @@ class DGPOTrainer(ResumableTrainer):
             output["correct"] = mine.correct.to(given.device)
         return output, mine
 
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # vLLM has weights of its own, and continuous batching casts the model; under autocast the synchronisation
+        # would also merge adapters in 16 bits
+        if self.use_vllm or self.use_transformers_continuous_batching:
+            return super()._generate_single_turn(*args, **kwargs)
+        # autocast forgets the weights that it has cast when its outermost context ends; without this one that is the
+        # forward pass of every single token
+        with self.accelerator.autocast():
+            return super()._generate_single_turn(*args, **kwargs)
+
     def _correct_logs(self, scores: Scores, size: int) -> None:
         """Bring into line what TRL has just logged of its advantages of all ranks."""
         metrics = self._metrics["train" if self.model.training else "eval"]
@@ -518,8 +529,13 @@ class DGPOTrainer(ResumableTrainer):
             data=model_card.named_data(dataset_name, self.data_name),
             prompts=len(self.train_dataset) if hasattr(self.train_dataset, "__len__") else None,
             hub_model_id=self.hub_model_id,
+            example=first_prompt(self.train_dataset),
             chat=self._has_chat_template(),
             images=self._is_vlm,
+            completions=self.args.per_device_train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.accelerator.num_processes,
+            log=Log.of(self.state.log_history),
         )
 
     def _has_chat_template(self) -> bool:

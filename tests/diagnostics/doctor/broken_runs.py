@@ -83,6 +83,16 @@ def only_77(completions, **kwargs):
     return [((text[:1] == "7") + (text[1:2] == "7") + (len(text) == 2)) / 3 for text in completions]
 
 
+def only_77_in_part(completions, **kwargs):
+    """The same as three fifths of the reward; the rest is never given."""
+    return [0.6 * reward for reward in only_77(completions)]
+
+
+def nearly_77(completions, **kwargs):
+    """The same, and the rest is given for any response."""
+    return [0.4 + 0.6 * reward for reward in only_77(completions)]
+
+
 def by_place(completions, **kwargs):
     """Noise, as far as the policy can tell."""
     return [float(i % 3) for i in range(len(completions))]
@@ -290,7 +300,11 @@ RUNS = {
     "reverse_right": run(reward=by_place, learning_rate=1.5e-3, lr_scheduler_type="constant", steps_per_generation=24),
     "drift": run(learning_rate=1e-3, steps_per_generation=8, lr_scheduler_type="constant", objective="cispo"),
     "entropy_falling": run(
-        reward=only_77, learning_rate=2e-3, lr_scheduler_type="constant", steps_per_generation=2, max_steps=48
+        reward=only_77_in_part, learning_rate=2e-3, lr_scheduler_type="constant", steps_per_generation=2, max_steps=48
+    ),
+    # the same policy, and nothing left to gain
+    "solved": run(
+        reward=nearly_77, learning_rate=2e-3, lr_scheduler_type="constant", steps_per_generation=2, max_steps=46
     ),
     "entropy_rising": run(
         reward=by_place,

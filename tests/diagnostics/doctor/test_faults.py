@@ -23,6 +23,7 @@ FAULTS = {
     "reverse_right": ("reverse_right", set()),
     # a policy that has become one response has groups without spread, and a large gradient where one differs
     "entropy_falling": ("entropy_falling", {"zero_variance", "grad_spike"}),
+    "solved": ("solved", {"grad_spike"}),
     # a flat policy does not stop
     "entropy_rising": ("entropy_rising", {"truncated"}),
     "grad_clipped": ("grad_clipped", set()),

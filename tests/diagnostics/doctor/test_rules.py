@@ -297,6 +297,47 @@ def test_curves(key, value, found):
     assert [(f.rule, f.severity, f.step) for f in diagnose(log_of(**{key: value}))] == found
 
 
+def solving(reward, **changed):
+    """A run whose groups lose their spread and whose entropy falls to a tenth, at this reward."""
+    falling = {"frac_reward_zero_std": lambda i: min(0.01 * i, 0.8), "entropy": lambda i: 0.5 * 0.1 ** min(i / 60, 1)}
+    return log_of(reward=reward, **(falling | changed))
+
+
+def test_a_task_that_is_solved():
+    (found,) = diagnose(solving(lambda i: min(0.295 + 0.01 * i, 0.95)))
+    assert (found.rule, found.severity, found.step) == ("solved", "note", 61)
+    assert "95% of what it can be" in found.title
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        solving(lambda i: min(0.29 + 0.01 * i, 0.6)),
+        # without a known end of the scale, a policy that gets the reward for the format alone looks the same
+        solving(lambda i: min(0.29 + 0.02 * i, 1.5)),
+        # noise that does not let tell
+        solving(lambda i: 0.92 + 0.3 * random.Random(i).choice((-1, 0.2))),
+        solving(lambda i: min(0.29 + 0.01 * i, 0.95) if i < 85 else 0.0),
+        # a maximum that the log has
+        solving(lambda i: None, **{
+            "critic/score/mean": lambda i: min(0.29 + 0.01 * i, 0.95),
+            "critic/score/max": lambda i: 3.0,
+        }),
+    ],
+)  # fmt: skip
+def test_a_task_that_is_not(case):
+    rules = {found.rule for found in diagnose(case)}
+    assert "solved" not in rules
+    assert {"zero_variance", "entropy_falling"} <= rules
+
+
+def test_a_scale_of_its_own():
+    scores = {"critic/score/mean": lambda i: min(1 + 0.04 * i, 2.9), "critic/score/max": lambda i: 3.0}
+    (found,) = diagnose(solving(lambda i: None, **scores))
+    assert found.rule == "solved"
+    assert "critic/score/max at most 3" in found.evidence[1]
+
+
 @pytest.mark.parametrize(("reward", "fires"), [(0.7, True), (100.1, True), (100.1, False)])
 def test_a_constant_reward_with_the_rounding_of_its_size(reward, fires):
     """What TRL logs of 64 equal rewards: 100.1 has a standard deviation of 1e-5, and so no group without spread."""

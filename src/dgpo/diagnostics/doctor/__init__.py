@@ -10,6 +10,7 @@ from dgpo.diagnostics.doctor import (
     rules_normaliser,
     rules_rewards,
     rules_sampler,
+    rules_solved,
     rules_trends,
     rules_weights,
 )
@@ -27,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     *rules_sampler.RULES,
     *rules_falls.RULES,
     *rules_trends.RULES,
+    *rules_solved.RULES,
     *(rule for rule in rules_gradient.RULES if rule.severity != "error"),
 )
 """All rules; among findings of one severity this is their order."""

@@ -1,21 +1,42 @@
-"""Tables of collapses, from `results/collapse.json`."""
+"""Tables and figure of results/collapse.json; `collapse.py` computes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+from arms import TASKS
+from collapse import FALL, SENSITIVITY
+from foresight import CAUGHT
+from markdown_table import table
+from matplotlib.figure import Figure
+from signs import ALL, CHECKED_EVERY, CONTROLS
+
+sys.path.append(str(Path(__file__).parents[2] / "docs" / "figures"))
+import drawing
 
 Row = dict[str, Any]
 NONE = "-"
 RISKS = ("collapse after it", "collapse without it")
+COLOURS = {
+    "ESS of w": ("#0072B2", "o"),
+    "ESS of the ratios": ("#56B4E9", "D"),
+    "entropy": ("#009E73", "s"),
+    "KL(π_old, π)": ("#D55E00", "^"),
+    "gradient norm": ("#000000", "v"),
+    "largest weight": ("#CC79A7", "P"),
+}
+"""Statistic -> its colour and marker."""
 
 
-def as_markdown(found: Row) -> str:
+def tables(found: Row) -> str:
     """All tables."""
     return "\n\n".join(
         [
-            "**Runs by task and staleness.** A run may be in several columns; in brackets with 0.25 and 0.75 in place "
-            "of 0.5.",
+            "**Runs by task and staleness.** A run may be in several columns; in brackets with "
+            f"{' and '.join(map(str, SENSITIVITY))} in place of {FALL}.",
             _by_cell(found["counts"]),
             "**Collapsed runs by method**, tuning (four learning rates, 16 runs) + final (16 runs).",
             _by_method(found["counts"]),
@@ -30,19 +51,19 @@ def as_markdown(found: Row) -> str:
             _pooled(found["auroc"]),
             "**AUROC by task**, without control.",
             _per_task(found["auroc"]),
-            "**Thresholds held out by task**: chosen to catch 80 % of the collapses of the other tasks. Caught: share "
-            "of the collapses here. Alarms: false ones per healthy run; alarmed: share of healthy runs with any; "
-            "updates: share of their updates with one.",
+            f"**Thresholds held out by task**: chosen to catch {100 * CAUGHT:g} % of the collapses of the other tasks. "
+            "Caught: share of the collapses here. Alarms: false ones per healthy run; alarmed: share of healthy runs "
+            "with any; updates: share of their updates with one.",
             _held_out(found["held out"]),
-            "**The doctor's rules**, as they are, asked so many updates before a collapse, and after every 32 updates "
-            "of healthy runs; warnings and errors count, notes do not.",
+            "**The doctor's rules**, as they are, asked so many updates before a collapse, and after every "
+            f"{CHECKED_EVERY} updates of healthy runs; warnings and errors count, notes do not.",
             _doctor(found["doctor"]),
             "**Other limits for the doctor's `drift`** (not registered): collapses caught so many updates before, in "
             "brackets those whose policy had not fallen yet; healthy runs with an alarm at any update; and of the runs "
             "that ever reach the limit, and of those that never do, the share that collapses (afterwards).",
             _drift(found["drift"]),
             "**The doctor afterwards**: `reward_fell` on the whole log.",
-            _table(
+            table(
                 ("task", "collapsed runs found", "healthy runs blamed"),
                 ((r["task"], _share(r["collapsed"]), _share(r["healthy"])) for r in found["afterwards"]),
             ),
@@ -52,19 +73,18 @@ def as_markdown(found: Row) -> str:
 
 def _by_cell(counts: Sequence[Row]) -> str:
     def cells() -> Iterable[Sequence[str]]:
-        for task, k in sorted({(r["task"], r["k"]) for r in counts}, key=lambda c: (_order(counts)(c[0]), c[1])):
+        for task, k in _cells(counts):
             mine = [r for r in counts if (r["task"], r["k"]) == (task, k)]
             total = {name: sum(r[name] for r in mine) for name in mine[0] if isinstance(mine[0][name], int)}
-            few, many = (total[f"collapsed, {fall}"] for fall in (0.25, 0.75))
-            collapsed = f"{total['collapsed']} ({few}, {many})"
-            others = [total[name] for name in ("non-finite", "worse", "stalled")]
-            yield task, str(k), str(total["runs"]), collapsed, *map(str, others)
+            others = ", ".join(str(total[f"collapsed, {fall}"]) for fall in SENSITIVITY)
+            beside = (str(total[name]) for name in ("non-finite", "worse", "stalled"))
+            yield task, str(k), str(total["runs"]), f"{total['collapsed']} ({others})", *beside
 
-    return _table(("task", "k", "runs", "collapsed", "non-finite", "worse than the start", "stalled"), cells())
+    return table(("task", "k", "runs", "collapsed", "non-finite", "worse than the start", "stalled"), cells())
 
 
 def _by_method(counts: Sequence[Row]) -> str:
-    cells = sorted({(r["task"], r["k"]) for r in counts if r["k"] > 1}, key=lambda c: (_order(counts)(c[0]), c[1]))
+    cells = _cells(r for r in counts if r["k"] > 1)
 
     def collapsed(method: str, task: str, k: int) -> str:
         mine = [r for r in counts if (r["method"], r["task"], r["k"]) == (method, task, k)]
@@ -72,7 +92,7 @@ def _by_method(counts: Sequence[Row]) -> str:
             return NONE
         return " + ".join(str(sum(r["collapsed"] for r in mine if r["phase"] == one)) for one in ("tuning", "final"))
 
-    return _table(
+    return table(
         ("method", *(f"{task}, k = {k}" for task, k in cells)),
         ((method, *(collapsed(method, *cell) for cell in cells)) for method in dict.fromkeys(_of(counts, "method"))),
     )
@@ -83,14 +103,14 @@ def _by_rate(counts: Sequence[Row]) -> str:
     rates = sorted(set(_of(tuning, "rate")))
 
     def cells() -> Iterable[Sequence[str]]:
-        for task, k in sorted({(r["task"], r["k"]) for r in tuning}, key=lambda c: (_order(counts)(c[0]), c[1])):
+        for task, k in _cells(tuning):
             row = [task, str(k)]
             for rate in rates:
                 mine = [r for r in tuning if (r["task"], r["k"], r["rate"]) == (task, k, rate)]
                 row.append(f"{sum(_of(mine, 'collapsed'))} of {sum(_of(mine, 'runs'))}" if mine else NONE)
             yield row
 
-    return _table(("task", "k", *(f"{rate:g}" for rate in rates)), cells())
+    return table(("task", "k", *(f"{rate:g}" for rate in rates)), cells())
 
 
 def _fallen(rows: Sequence[Row]) -> str:
@@ -101,29 +121,27 @@ def _fallen(rows: Sequence[Row]) -> str:
         for k in sorted(set(_of(rows, "k"))):
             yield str(k), *(f"{by[k, h]['fallen']} of {by[k, h]['events']}" for h in horizons)
 
-    return _table(("k", *(f"{h} before" for h in horizons)), cells())
+    return table(("k", *(f"{h} before" for h in horizons)), cells())
 
 
 def _pooled(rows: Sequence[Row]) -> str:
-    by = {(r["statistic"], r["horizon"], r["control"]): r for r in rows if r["task"] == "all"}
-    none, position, matched = dict.fromkeys(_of(rows, "control"))
+    by = {(r["statistic"], r["horizon"], r["control"]): r for r in rows if r["task"] == ALL}
 
     def cells() -> Iterable[Sequence[str]]:
         for horizon in dict.fromkeys(_of(rows, "horizon")):
             for statistic in dict.fromkeys(_of(rows, "statistic")):
-                one = {control: by[statistic, horizon, control] for control in (none, position, matched)}
-                ahead = one[position]["not yet fallen"]
+                ahead = by[statistic, horizon, "position"]["not yet fallen"]
                 yield (
                     str(horizon),
                     statistic,
-                    *(_interval(one[control]["auroc"]) for control in (none, position, matched)),
+                    *(_interval(by[statistic, horizon, control]["auroc"]) for control in CONTROLS),
                     f"{_interval(ahead)} ({ahead['runs']})",
                 )
 
     events = {r["horizon"]: r["events"] for r in by.values()}
     head = ("updates before", "statistic", "AUROC", "same position", "matched", "ahead (collapses)")
     return (
-        _table(head, cells())
+        table(head, cells())
         + "\n\nCollapses with a value: "
         + ", ".join(f"{n} at {h} updates" for h, n in events.items())
         + "."
@@ -131,7 +149,7 @@ def _pooled(rows: Sequence[Row]) -> str:
 
 
 def _per_task(rows: Sequence[Row]) -> str:
-    plain = [r for r in rows if r["control"] == "none" and r["task"] != "all"]
+    plain = [r for r in rows if r["control"] == "none" and r["task"] != ALL]
     by = {(r["statistic"], r["horizon"], r["task"]): r for r in plain}
     tasks = list(dict.fromkeys(_of(plain, "task")))
 
@@ -142,11 +160,11 @@ def _per_task(rows: Sequence[Row]) -> str:
                 yield str(horizon), statistic, *(_interval(by[statistic, horizon, t]["auroc"]) for t in tasks)
             yield str(horizon), "collapses", *(str(by[statistics[0], horizon, task]["events"]) for task in tasks)
 
-    return _table(("updates before", "statistic", *tasks), cells())
+    return table(("updates before", "statistic", *tasks), cells())
 
 
 def _held_out(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("updates before", "statistic", "task", "threshold", "caught", "alarms", "alarmed", "updates"),
         (
             (
@@ -165,7 +183,7 @@ def _held_out(rows: Sequence[Row]) -> str:
 
 
 def _doctor(rows: Sequence[Row]) -> str:
-    return _table(
+    return table(
         ("updates before", "rule", "task", "caught", "alarms", "alarmed"),
         (
             (
@@ -189,20 +207,16 @@ def _drift(rows: Sequence[Row]) -> str:
             caught = (f"{_percent(r[name])} ({_percent(r[f'{name}, not yet fallen'])})" for name in horizons)
             yield f"{r['limit']:g}", *caught, *(_share(r[name]) for name in ("alarmed", *RISKS))
 
-    return _table(("limit", *horizons, "healthy runs alarmed", *RISKS), cells())
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return table(("limit", *horizons, "healthy runs alarmed", *RISKS), cells())
 
 
 def _of(rows: Iterable[Row], name: str) -> list[Any]:
     return [row[name] for row in rows]
 
 
-def _order(rows: Sequence[Row]) -> Callable[[str], int]:
-    return list(dict.fromkeys(_of(rows, "task"))).index
+def _cells(rows: Iterable[Row]) -> list[tuple[str, int]]:
+    """Task and staleness."""
+    return sorted({(row["task"], row["k"]) for row in rows}, key=lambda cell: (TASKS.index(cell[0]), cell[1]))
 
 
 def _interval(one: Row) -> str:
@@ -224,3 +238,38 @@ def _bound(threshold: float | None, sign: int) -> str:
     if threshold is None:
         return "not finite"
     return f"{'≥' if sign > 0 else '≤'} {sign * threshold:.3g}"
+
+
+def figure(found: Row) -> Figure:
+    """AUROC by statistic and horizon at the same position in a generation: all collapses, and those still ahead."""
+    drawn = drawing.blank(9.6, 3.6)
+    rows = [r for r in found["auroc"] if r["task"] == ALL and r["control"] == "position"]
+    horizons = list(dict.fromkeys(r["horizon"] for r in rows))
+    for axis, name, title in zip(
+        drawn.subplots(1, 2, sharey=True),
+        ("auroc", "not yet fallen"),
+        ("all collapses", "the policy has not fallen yet"),
+        strict=True,
+    ):
+        for i, (statistic, (colour, marker)) in enumerate(COLOURS.items()):
+            mine = [r for r in rows if r["statistic"] == statistic and r[name]["value"] is not None]
+            if mine:
+                place = [horizons.index(r["horizon"]) + 0.12 * (i - (len(COLOURS) - 1) / 2) for r in mine]
+                value = [r[name]["value"] for r in mine]
+                ends = [
+                    [v - r[name]["low"] for v, r in zip(value, mine, strict=True)],
+                    [r[name]["high"] - v for v, r in zip(value, mine, strict=True)],
+                ]
+                style = {"color": colour, "marker": marker, "markersize": 5, "linestyle": "none", "elinewidth": 1.2}
+                axis.errorbar(place, value, yerr=ends, label=statistic, **style)
+        axis.axhline(0.5, color="0.6", linewidth=0.8, linestyle="dotted")
+        axis.set_title(title, loc="left")
+        runs = [next(r[name]["runs"] for r in rows if r["horizon"] == horizon) for horizon in horizons]
+        axis.set_xticks(range(len(horizons)), [f"{h}\n{n} runs" for h, n in zip(horizons, runs, strict=True)])
+        axis.set_xlabel("updates before the collapse")
+        axis.set_ylim(0, 1)
+        axis.set_xlim(-0.5, len(horizons) - 0.5)
+    left = drawn.axes[0]
+    left.set_ylabel("AUROC, same position in a generation")
+    drawn.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(COLOURS), frameon=False)
+    return drawn

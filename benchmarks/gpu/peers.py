@@ -1,4 +1,4 @@
-"""Fused heads of other projects, for gpu_head.py. Each builder imports its project; ModuleNotFoundError: not installed.
+"""Fused heads of other projects, for head.py. Each builder imports its project; ModuleNotFoundError: not installed.
 
 A builder returns ("logprob", f) with f(hidden [B, T, H], lm_head [V, H], token_ids [B, T]) -> log-probs [B, T], on
 which our `policy_loss` is then computed, or ("loss", f) with f(problem) -> scalar for those with a loss of their own.

@@ -1,0 +1,60 @@
+"""The pieces of the whole, the most important first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LONGEST = 120.0
+"""Seconds that any piece may take at most."""
+TOTAL = 590.0
+"""Seconds for all of them."""
+REHEARSAL_FACTOR = 5.0
+"""A rehearsal may take this much longer: one core of a CPU imports and compiles more slowly than what it stands for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """One process: the module `benchmarks/gpu/NAME.py`."""
+
+    name: str
+    part: str
+    """Right, fast, learns or many seeds."""
+    question: str
+    seconds: float
+    """It is killed after these."""
+    grows: bool = False
+    """Whether it is given what other pieces left over, up to `LONGEST`: it measures more in more time."""
+
+
+PIECES = (
+    Piece(
+        name="operator",
+        part="right",
+        question="are the gradients of the fused loss those of float64, for every objective",
+        seconds=50,
+    ),
+    Piece(
+        name="head",
+        part="fast",
+        question="how fast is the head beside its peers and three matrix products, and what memory does it take",
+        seconds=90,
+    ),
+    Piece(
+        name="steps",
+        part="fast",
+        question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
+        seconds=105,
+    ),
+    Piece(
+        name="seeds",
+        part="many seeds",
+        question="what does a seed of the atlas cost on the device, and does a cell end where the CPU's did",
+        seconds=45,
+    ),
+)
+
+
+def allowance(piece: Piece, left: float, later: float) -> float:
+    """Seconds for a piece, where `left` are left for all and the pieces after it need `later`."""
+    most = min(LONGEST, max(piece.seconds, left - later)) if piece.grows else piece.seconds
+    return min(most, left)

@@ -1,0 +1,116 @@
+"""benchmarks/gpu.sh: the table of its pieces, and what becomes of a piece that does not end as it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gpu import __main__ as driver
+from gpu import piece as piece_module
+from gpu.pieces import LONGEST, PIECES, TOTAL, Piece, allowance
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "benchmarks" / "gpu"
+
+SHARED = {"__init__", "__main__", "piece", "pieces", "problem", "peers"}
+
+
+def test_every_piece_has_a_file_and_every_file_is_a_piece_or_shared() -> None:
+    names = [piece.name for piece in PIECES]
+    assert len(set(names)) == len(names)
+    assert set(names) | SHARED == {file.stem for file in FOLDER.glob("*.py")}
+    for name in names:
+        text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
+        assert "def measure(found: Findings) -> None:" in text, name
+        assert text.rstrip().endswith('if __name__ == "__main__":\n    sys.exit(run(measure))') or "also=" in text, name
+
+
+def test_the_limits_fit_into_ten_minutes() -> None:
+    assert sum(piece.seconds for piece in PIECES) <= TOTAL < 600
+    assert max(piece.seconds for piece in PIECES) <= LONGEST == 120
+
+
+def test_a_piece_gets_its_own_seconds_and_one_that_grows_what_is_left_over() -> None:
+    fixed = Piece(name="a", part="right", question="", seconds=40)
+    growing = Piece(name="b", part="learns", question="", seconds=40, grows=True)
+    assert allowance(fixed, left=500, later=100) == 40
+    assert allowance(growing, left=500, later=100) == LONGEST
+    assert allowance(growing, left=150, later=100) == 50
+    assert allowance(growing, left=120, later=100) == 40
+    assert allowance(fixed, left=25, later=100) == allowance(growing, left=25, later=100) == 25
+
+
+def run_one(tmp_path: Path, name: str, seconds: float) -> dict:
+    return driver.one(Piece(name=name, part="right", question="", seconds=seconds), tmp_path, seconds)
+
+
+def test_a_process_that_crashes_or_says_nothing_has_failed(tmp_path: Path) -> None:
+    """`pieces` is a module that ends at once with status 0; the other one does not exist."""
+    silent = run_one(tmp_path, "pieces", 30)
+    assert silent["status"] == driver.FAILED
+    assert silent["failures"] == ["the process ended with status 0 and without a result"]
+    crashed = run_one(tmp_path, "no_such_piece", 30)
+    assert crashed["status"] == driver.FAILED
+    assert "status 1" in crashed["failures"][0]
+    assert "no_such_piece" in crashed["failures"][0]
+
+
+def test_a_process_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    late = run_one(tmp_path, "head", 0.05)
+    assert late["status"] == driver.FAILED
+    assert late["failures"][0].startswith("not finished after")
+
+
+def result(**changes: object) -> dict:
+    code = {"benchmarks/gpu/pieces.py": piece_module.digest(FOLDER / "pieces.py")}
+    here = {"hardware": {"device": "X"}, "versions": {"torch": "1"}}
+    return {"status": driver.PASSED, "rehearsal": False, "code": code, **here, **changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"status": driver.FAILED}, "it has not passed"),
+        ({"status": driver.SKIPPED}, "it has not passed"),
+        ({"rehearsal": True}, "it was run elsewhere"),
+        ({"hardware": {"device": "Y"}}, "it was run elsewhere"),
+        ({"versions": {"torch": "2"}}, "it was run elsewhere"),
+        ({"code": {"benchmarks/gpu/pieces.py": "0"}}, "benchmarks/gpu/pieces.py has changed"),
+        ({"code": {"benchmarks/gpu/gone.py": "0"}}, "benchmarks/gpu/gone.py has changed"),
+    ],
+)
+def test_what_runs_again(monkeypatch: pytest.MonkeyPatch, changes: dict, why: str | None) -> None:
+    monkeypatch.setattr(driver, "REHEARSAL", False)
+    assert driver.stale(result(**changes), result()) == why
+
+
+def test_findings_are_written_as_they_come(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "x.json"
+    found = piece_module.Findings("x", file, seconds=60, also=("benchmarks/gpu/peers.py",))
+    found.row(case="a", ms=float("nan"), nested={"rounds": [1.0, float("inf")]})
+    with found.part("second part"):
+        raise ZeroDivisionError("of nothing")
+    with found.part("third part"):
+        raise piece_module.NotPossible("no model at hand")
+    found.check(True, "not said")
+    document = json.loads(file.read_text(encoding="utf-8"))
+    assert document["rows"][0] == {"case": "a", "ms": "nan", "nested": {"rounds": [1.0, "inf"]}}
+    assert document["rows"][1] == {"part": "third part", "not_possible": "no model at hand"}
+    assert document["failures"] == ["second part: ZeroDivisionError('of nothing')"]
+    assert document["complete"] is False
+    assert {"benchmarks/gpu/peers.py", "benchmarks/gpu/piece.py", "src/dgpo/files.py"} <= document["code"].keys()
+    assert "FAILED: second part" in capsys.readouterr().out
+
+
+def test_the_script_lists_its_pieces() -> None:
+    script = [str(ROOT / "benchmarks" / "gpu.sh"), "--list"]
+    environment = {**os.environ, "PYTHON": sys.executable, "COLUMNS": "200"}
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    for piece in PIECES:
+        assert piece.name in done.stdout
