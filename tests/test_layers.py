@@ -55,7 +55,7 @@ RULES: dict[str, Rule] = {
     "__init__": Rule(CORE | {"fused"}, {"torch"}),
     "testing": Rule(CORE | {"__init__"}, {"torch"}),
     "fused": Rule(CORE, {"torch"}, frozenset({"triton"})),
-    "runs": Rule(CORE | {"__init__"}, {"torch"}, frozenset({"pyarrow"})),
+    "runs": Rule(CORE | {"__init__"}, {"torch"}, frozenset({"pyarrow", "tensorboard"})),
     "diagnostics": Rule(CORE | {"__init__", "fused", "runs"}, {"torch"}),
     "report": Rule(CORE | {"__init__", "fused", "runs", "diagnostics", "evaluation", "comparison"}, ANYTHING),
     "grading": Rule(SHARED, set(), frozenset({"math_verify", "latex2sympy2_extended", "sympy"})),

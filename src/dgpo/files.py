@@ -103,6 +103,21 @@ def read_text(path: str | os.PathLike[str]) -> str:
         OSError: it cannot be read, is not a regular file, or is larger than `LARGEST_TEXT`.
         UnicodeDecodeError: it is not UTF-8.
     """
+    _check_readable(path)
+    return Path(path).read_text(encoding="utf-8")
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """The content of an untrusted file; refuses what `read_text` refuses.
+
+    Raises:
+        OSError: as `read_text` raises.
+    """
+    _check_readable(path)
+    return Path(path).read_bytes()
+
+
+def _check_readable(path: str | os.PathLike[str]) -> None:
     about = os.stat(path)
     if not (
         stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)
@@ -110,7 +125,6 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise OSError(errno.EINVAL, "not a regular file", str(path))
     if about.st_size > LARGEST_TEXT:
         raise OSError(errno.EFBIG, f"{about.st_size:,} bytes; at most {LARGEST_TEXT:,} are read", str(path))
-    return Path(path).read_text(encoding="utf-8")
 
 
 def parse_json(text: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 
 from dgpo import TokenBatch
 from dgpo.diagnostics import load, record
-from dgpo.runs.metrics import read_log
+from dgpo.runs.reading import read_log
 from dgpo.runs.run import load_any
 
 LINES = [{"step": 1, "reward": 0.5}, {"step": 2, "reward": 0.75}]
@@ -26,7 +26,7 @@ def test_every_format_is_the_same_log(tmp_path: Path) -> None:
     run = tmp_path / "record"
     run.mkdir()
     (run / "metrics.jsonl").write_text(lines.read_text())
-    assert read_log(lines) == read_log(state) == LINES
+    assert read_log(lines).lines == read_log(state).lines == LINES
     for source in (lines, checkpoint, state, run, str(run)):
         found = load_any(source)
         assert found.metrics == LINES
@@ -39,7 +39,7 @@ def test_only_line_feeds_end_a_line(tmp_path: Path, separator: str) -> None:
     lines = [{"step": 1, "note": f"a{separator}b"}, {"step": 2}]
     file = tmp_path / "lines.jsonl"
     file.write_bytes("".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines).encode())
-    assert [line["step"] for line in read_log(file)] == [1, 2]
+    assert [line["step"] for line in read_log(file).lines] == [1, 2]
 
 
 def test_a_log_alone_is_not_a_run_folder(tmp_path: Path) -> None:

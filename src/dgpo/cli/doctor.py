@@ -9,6 +9,7 @@ import textwrap
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
 from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text
+from dgpo.runs.run import Run, load_any
 
 
 def run(argv: list[str]) -> int:
@@ -24,7 +25,15 @@ def run(argv: list[str]) -> int:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="folder that a run was recorded to, metrics.jsonl (also verl's), or trainer_state.json of a checkpoint",
+        help="folder that a run was recorded to, output folder of a trainer, checkpoint, or a log: trainer_state.json, "
+        "JSONL, CSV, the console output of TRL, verl, ms-swift, ..., an event file of TensorBoard",
+    )
+    parser.add_argument(
+        "--map",
+        action="append",
+        default=[],
+        metavar="QUANTITY=NAME",
+        help="the log has this quantity under a name that is not known: --map reward=reward_mean; may be repeated",
     )
     add_flag(parser)
     parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
@@ -48,15 +57,16 @@ def run(argv: list[str]) -> int:
             f"RUN = {arguments.runs} and --engine = {arguments.engine}; expected one or several runs, or --engine"
         )
     if arguments.engine is not None:
-        return _verl(arguments.ray_address, _variables(arguments.env))
+        return _verl(arguments.ray_address, _pairs("--env", arguments.env))
     with user_input():
         import_named(arguments.objective)
-    return _runs(arguments.runs, arguments.json)
+    return _runs(arguments.runs, arguments.json, _pairs("--map", arguments.map))
 
 
-def _runs(runs: list[str], as_json: bool) -> int:
+def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
     with user_input():
-        cases = {run: Case.of(run) for run in runs}
+        logs = {run: load_any(run, mapped) for run in runs}
+        cases = {run: Case.of(log) for run, log in logs.items()}
     found = {run: diagnose(case) for run, case in cases.items()}
     read = {run: seen(case) for run, case in cases.items()}
     if as_json:
@@ -64,20 +74,28 @@ def _runs(runs: list[str], as_json: bool) -> int:
     else:
         for run, findings in found.items():
             said = [text(findings)] if findings or can_tell(read[run]) else []
-            print("\n".join([run, textwrap.fill(covered(read[run]), 100, subsequent_indent="  "), *said]))
+            print("\n".join([run, *_about(logs[run], covered(read[run])), *said]))
     if unknown := [run for run in runs if not found[run] and not can_tell(read[run])]:
         raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in unknown))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
 
 
-def _variables(pairs: list[str]) -> dict[str, str]:
-    variables = {}
+def _about(run: Run, coverage: str) -> list[str]:
+    """What was read and how, as lines: the quantities, the file, what was left out, and names that could be mapped."""
+    said = [coverage, *run.remarks]
+    if offers := [f"--map {quantity}={names[0]}" for quantity, names in run.log.offers.items()]:
+        said.append(f"names that look like a quantity: {', '.join(offers)}")
+    return [textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in said]
+
+
+def _pairs(flag: str, pairs: list[str]) -> dict[str, str]:
+    found = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not name or not equals:
-            raise UserError(f"--env {pair!r} is not of the form NAME=VALUE")
-        variables[name] = value
-    return variables
+            raise UserError(f"{flag} {pair!r} is not of the form NAME=VALUE")
+        found[name] = value
+    return found
 
 
 def _verl(address: str | None, variables: dict[str, str]) -> int:

@@ -1,4 +1,4 @@
-"""Reading metrics: our `metrics.jsonl`, the JSONL of other trainers, and transformers' `trainer_state.json`."""
+"""Reading the `metrics.jsonl` of a run folder; `reading.py` reads the logs of other trainers."""
 
 from __future__ import annotations
 
@@ -7,29 +7,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from dgpo.files import parse_json, read_json, read_text
+from dgpo.files import parse_json, read_text
 from dgpo.runs.schema import in_numbers
 
 Line = dict[str, Any]
-
-
-def read_log(path: str | os.PathLike[str]) -> list[Line]:
-    """The log lines of a file: the `log_history` of a `trainer_state.json`, or the lines of a JSONL.
-
-    Raises:
-        ValueError: if the file is neither, or damaged; names the file and the line.
-        OSError: if the file cannot be read.
-    """
-    try:
-        whole = read_json(path)
-    except ValueError:
-        whole = None  # not a single JSON document; `read_metrics` reports what is wrong with a line
-    if not isinstance(whole, dict) or not isinstance(whole.get("log_history"), list):
-        return read_metrics(path)
-    try:
-        return [dict(line) for _, line in with_steps(whole["log_history"])]
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r}: {error}") from error
 
 
 def read_metrics(path: str | os.PathLike[str], *, leave_out: Callable[[int, str], None] | None = None) -> list[Line]:

@@ -325,6 +325,27 @@ QUANTITIES: dict[str, Quantity] = {
 }
 """The vocabulary of doctor and report."""
 
+STEPS = (
+    "step",
+    "global_step",
+    "global_step/max_steps",
+    "train/global_step",
+    "training/global_step",
+    "trainer/global_step",
+    "train/step",
+    "rollout/step",
+    "iteration",
+    "iter",
+    "train_step",
+    "update",
+    "Step",
+    "_step",
+)
+"""Names of the optimiser step, by preference; W&B's `_step` counts its own calls."""
+
+SUMMARY = "train_runtime"
+"""Stands in the line that transformers logs after the last step, with means over the run."""
+
 STRIPPED = ("train/",)
 """Prefixes that loggers (W&B, TensorBoard) put before the names of a framework."""
 
@@ -337,6 +358,18 @@ REWARD_FUNCTIONS = (
     "train/agg/all/*/rewards/*/mean",
 )
 """Where the mean of each reward function stands: TRL and ms-swift, TRL before 0.17, prime-rl."""
+
+PRINTED = {
+    "Loss": "loss/mean",
+    "Entropy": "entropy/all/mean",
+    "Mismatch KL": "mismatch_kl/all/mean",
+    "Grad. Norm": "optim/grad_norm",
+    "LR": "optim/lr",
+    "Throughput": "perf/throughput",
+    "Reward": "train/agg/all/policy/reward/mean",
+    "Truncation": "train/agg/all/policy/is_truncated/mean",
+}
+"""What prime-rl prints -> the name under which it logs it."""
 
 _PREFERENCES = frozenset({"chosen", "rejected", "margins", "accuracies"})
 """What DPO logs under `rewards/`, which are no reward functions."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dgpo.runs.info import read_info
+from dgpo.runs.events import read_events
+from dgpo.runs.info import checked, read_info
+from dgpo.runs.locate import RECORD, Found, find_log, is_run_folder, read_first
 from dgpo.runs.log import Log
-from dgpo.runs.metrics import read_log, read_metrics
+from dgpo.runs.metrics import read_metrics
+from dgpo.runs.names import QUANTITIES
+from dgpo.runs.reading import finished
 from dgpo.runs.schema import INFO, METRICS, TOKENS, TRAINER_STATE, named, token_files
 from dgpo.runs.tokens import Footer, Recorded, footer, read
 
@@ -142,19 +147,56 @@ def load(folder: str | os.PathLike[str]) -> Run:
     return Run(folder=folder, info=about, metrics=rows, damaged=damaged)
 
 
-def load_any(source: str | os.PathLike[str]) -> Run:
-    """A run from its folder, or from its log alone: a JSONL of metrics, or a `trainer_state.json` or its checkpoint.
+def load_any(source: str | os.PathLike[str], mapped: Mapping[str, str] | None = None) -> Run:
+    """A run from its folder, or from the log of any trainer (`read_log` has the formats).
+
+    A folder may be a run folder, a checkpoint, or the output folder of a trainer: `record/` in it is read first, then
+    the newest `checkpoint-N/trainer_state.json`, then any other log (`find_log`).
+
+    Args:
+        source: file or folder.
+        mapped: quantity -> the name that it has in this log, for names that are not known.
 
     Raises:
-        ValueError: if it is none of these, or the log is damaged; names the line.
+        ValueError: if it is none of these, or holds no log that can be read; or `mapped` names a quantity that does not
+            exist, or a name that the log does not have.
         FileNotFoundError: if it does not exist.
+        ModuleNotFoundError: if it is a log of TensorBoard, and tensorboard is not installed.
     """
     path = Path(source)
-    if path.is_dir() and not (path / TRAINER_STATE).is_file():
-        return load(path)
-    log = path / TRAINER_STATE if path.is_dir() else path
-    if not log.is_file():
-        raise FileNotFoundError(
-            f"{str(path)!r} does not exist; expected a run folder, a {METRICS} or a {TRAINER_STATE}"
+    if not path.exists():
+        raise FileNotFoundError(f"{str(path)!r} does not exist; expected a run folder or a log")
+    record = next((folder for folder in (path, path / RECORD) if is_run_folder(folder)), None)
+    if record is not None:
+        run = replace(load(record), mapped=dict(mapped or {}))
+    else:
+        found = find_log(path)
+        if found.events:
+            read = finished(read_events(found.files))
+        else:
+            read, found = read_first(found)
+        config, wrong = checked({"config": read.settings} if read.settings else {})
+        run = Run(
+            folder=found.files[0],
+            info=config,
+            metrics=read.lines,
+            remarks=(*_named(path, found), *found.remarks, *read.remarks, *wrong),
+            mapped=dict(mapped or {}),
         )
-    return Run(folder=log, info={}, metrics=read_log(log))
+    _check_mapping(run)
+    return run
+
+
+def _named(path: Path, found: Found) -> tuple[str, ...]:
+    """Which file of a folder was read."""
+    return (f"read from {found.files[0].relative_to(path)}",) if path.is_dir() else ()
+
+
+def _check_mapping(run: Run) -> None:
+    for quantity, name in run.mapped.items():
+        if quantity not in QUANTITIES:
+            raise ValueError(f"{quantity!r} is no quantity of a log; expected one of {', '.join(QUANTITIES)}")
+        if name not in run.log.keys:
+            near = difflib.get_close_matches(name, run.log.keys, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"{str(run.folder)!r} has no {name!r}, which {quantity} is mapped to{hint}")

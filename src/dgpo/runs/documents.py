@@ -1,0 +1,137 @@
+"""Logs as JSON: `trainer_state.json`, arrays, JSONL, columns; whole, or up to where they break off."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dgpo.files import loads
+from dgpo.runs.raw import Raw
+from dgpo.runs.settings import of_mapping
+from dgpo.runs.values import flat, json_values
+
+_HISTORY = re.compile(r'"(?:log_history|history|logs|metrics)"\s*:\s*\[')
+
+
+def read_document(text: str) -> Raw | None:
+    """The lines of a JSON text; None if it is none.
+
+    `{"log_history": [...]}`, an array of objects, objects one after another (JSONL, pretty-printed or not), or
+    an object of equally long lists.
+    """
+    start = len(text) - len(text.lstrip())
+    if not text.startswith(("{", "["), start):
+        return None
+    try:
+        return _whole(loads(text))
+    except ValueError:
+        return _parts(text, start)
+
+
+def _whole(found: Any) -> Raw:
+    if isinstance(found, list):
+        return _of_values(found)
+    history = found.get("log_history")
+    if not isinstance(history, list):
+        lists = [inner for inner in found.values() if isinstance(inner, list)]
+        tables = [inner for inner in lists if inner and all(isinstance(one, Mapping) for one in inner)]
+        if len(tables) == 1:
+            history = tables[0]
+        elif lists and len(lists) == len(found) and len({len(one) for one in lists}) == 1:
+            history = [dict(zip(found, one, strict=True)) for one in zip(*lists, strict=True)]
+        else:
+            return _of_values([found])
+    raw = _of_values(history)
+    raw.settings = _settings({name: inner for name, inner in found.items() if not isinstance(inner, list)})
+    return raw
+
+
+def _of_values(values: Sequence[Any]) -> Raw:
+    raw = Raw(lines=[flat(one) for one in values if isinstance(one, Mapping)])
+    others = [number for number, one in enumerate(values, 1) if not isinstance(one, Mapping)]
+    raw.remarks += _left_out(others, "entry")
+    return raw
+
+
+def _parts(text: str, start: int) -> Raw | None:
+    """What can be read of a text that is no single document: JSONL, or a document that breaks off."""
+    lines = _by_line(text)
+    if lines is not None:
+        return lines
+    outer = _HISTORY.search(text) if text.startswith("{", start) else None
+    if outer is not None:
+        start = outer.end()
+    elif text.startswith("[", start):
+        start += 1
+    values: list[Any] = []
+    end, broken = start, None
+    try:
+        for one, place in json_values(text, start):
+            values.append(one)
+            end = place
+    except ValueError as error:
+        broken = error.args[0]
+    if not any(isinstance(one, Mapping) for one in values):
+        return None
+    rest = len(text) - end
+    if text[start - 1 : start] != "[" and broken is not None and rest > 2 * (end - start) / len(values):
+        return None  # what follows is no object that breaks off: objects at the top of some other text
+    raw = _of_values(values)
+    if outer is not None:
+        raw.settings = _settings(_scalars(text[: outer.start()]) | _scalars(text[end:]))
+    at = len(text) if broken is None else broken
+    if broken is not None or outer is not None:
+        raw.remarks.append(
+            f"the file breaks off or is damaged in line {text.count(chr(10), 0, at) + 1}: "
+            f"the {len(values)} entries before that were read"
+        )
+    return raw
+
+
+def _by_line(text: str) -> Raw | None:
+    """JSONL; lines that are no object are left out and named. None unless most lines are objects."""
+    raw, wrong = Raw(), []
+    numbered = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for number, line in numbered:
+        try:
+            found = loads(line)
+        except ValueError:
+            wrong.append(number)
+            continue
+        if isinstance(found, Mapping):
+            raw.lines.append(flat(found))
+        else:
+            wrong.append(number)
+    if not raw.lines or len(wrong) > len(raw.lines):
+        return None
+    if wrong == [numbered[-1][0]]:
+        raw.remarks.append(f"line {wrong[0]}, the last, is incomplete and was left out")
+    else:
+        raw.remarks += _left_out(wrong, "line")
+    return raw
+
+
+def _settings(top: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands beside the history: for transformers' state the batch size is that of one device."""
+    found = of_mapping(top)
+    if "global_step" in top and "train_batch_size" in found:
+        found["per_device_train_batch_size"] = found.pop("train_batch_size")
+    return found
+
+
+def _scalars(text: str) -> dict[str, Any]:
+    """The names and numbers at the top of an object, from a text that is no whole object."""
+    return dict(re.findall(r'"(\w+)"\s*:\s*([-+.\deE]+)', text))
+
+
+def _left_out(numbers: Sequence[int], word: str) -> list[str]:
+    """A remark on entries or lines that are no objects; none if there are none."""
+    if not numbers:
+        return []
+    if len(numbers) == 1:
+        return [f"{word} {numbers[0]} is no JSON object and was left out"]
+    return [f"{len(numbers)} of the {_PLURAL[word]} are no JSON objects and were left out, the first is {numbers[0]}"]
+
+
+_PLURAL = {"line": "lines", "entry": "entries"}
