@@ -182,7 +182,7 @@ def test_metrics_of_a_trainer_between_everything_else_it_prints() -> None:
         "gradient_accumulation_steps": 4,
         "beta": 0.04,
         "learning_rate": 1e-06,
-        "num_generations": 8.0,
+        "num_generations": 8,
         "temperature": 0.9,
     }
     assert log["reward"].values == (0.25, 0.25, 0.25)
@@ -244,6 +244,63 @@ def test_steps_are_those_of_the_progress_bar(every: int) -> None:
         lines.append("\rProcessed prompts: 100%|##| 8/8 [00:01<00:00]")
     log = log_of("".join(lines))
     assert log["reward"].at == {step: float(step) for step in range(every, 61, every)}
+
+
+@pytest.mark.parametrize("every", [1, 20])
+def test_a_bar_that_was_buffered_apart_from_the_output(every: int) -> None:
+    """Standard error before standard output, as in a file that both were redirected to."""
+    bars = "".join(f"\r {step}%|#    | {step}/95 [00:01<00:09,  1.00s/it]" for step in range(96))
+    lines = "".join(f"{{'loss': 0.5, 'reward': {step}.0}}\n" for step in range(every, 96, every))
+    log = log_of("Map: 100%|##| 1400/1400 [00:00<00:00]\n" + bars + "\n" + lines)
+    assert log["reward"].at == {step: float(step) for step in range(every, 96, every)}
+
+
+def test_a_bar_of_a_notebook_and_of_a_run_that_goes_on() -> None:
+    lines = []
+    for step in range(400, 500):
+        lines.append(f" {step // 5}% {step}/500 [00:01<00:09,  1.00s/it]\n")
+        if step % 10 == 9:
+            lines.append(f"{{'loss': '0.5', 'reward': '{step + 1}'}}\n{{'eval_reward': '1'}}\n")
+    lines.append("100% 500/500 [00:01<00:09,  1.00s/it]\n")
+    log = log_of("".join(lines))
+    assert log["reward"].at == {step: float(step) for step in range(410, 501, 10)}
+    assert all("eval_reward" in row for _, row in log.rows)
+
+
+def test_lines_of_prime_rl() -> None:
+    """Trainer and orchestrator in one output; before and after the names lost their colons."""
+    text = "".join(
+        f"09:00:0{step} SUCCESS Step {step} | {step}.5s | Loss {step}.25 | Entropy 0.5 | Mismatch KL 0.001 | "
+        f"Grad. Norm 0.125 | LR 1.00e-06 | Throughput 812 tokens/s\n"
+        f"09:00:0{step} DEBUG Micro Step 1/2 | Loss 7.0 | Entropy 7.0\n"
+        f"09:00:0{step} SUCCESS Step {step} | Time: 1.5s | Reward: 0.75 | Truncation 12.5%\n"
+        for step in range(1, 4)
+    )
+    log = log_of(text)
+    assert log["loss"].values == (1.25, 2.25, 3.25)
+    assert log["reward"].values == (0.75,) * 3
+    assert log["truncated"].values == (0.125,) * 3
+    assert log["kl_sampler_and_old"].values == (0.001,) * 3
+    assert log["learning_rate"].values == (1e-06,) * 3
+
+
+def test_lines_of_an_own_loop() -> None:
+    text = "".join(
+        f"Epoch:[1/2]({step}/900), Reward: {step}.5, KL_ref: -0.25, Adv Std: 1, Actor Loss: 0.5, LR: 0.00000030, 3min\n"
+        for step in range(1, 4)
+    )
+    log = log_of(text)
+    assert log["reward"].at == {1: 1.5, 2: 2.5, 3: 3.5}
+    assert log["learning_rate"].values == (3e-07,) * 3
+    assert log.offers == {"loss": ("actor_loss",), "kl_reference": ("kl_ref",)}
+
+
+def test_an_evaluation_that_is_logged_late_is_no_restart() -> None:
+    lines: list[dict[str, float]] = [{"step": step, "reward": 1.0, "epoch": 1, "loss": 1.0} for step in range(1, 7)]
+    lines += [{"step": 3, "eval_reward": 1.0, "epoch": 1, "percentage": 3}]
+    reading = reading_of("".join(json.dumps(line) + "\n" for line in lines))
+    assert reading.remarks == ()
+    assert Log.of(reading.lines).repeated == ()
 
 
 def test_a_resumed_run_is_one_run() -> None:

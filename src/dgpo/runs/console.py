@@ -26,10 +26,19 @@ _PREFIX = re.compile(r"^\s*(?:\([^()]*pid=[^()]*\)|\[(?:rank|default)\s?\d+\]:?)
 
 _VERL = re.compile(r"\bstep:\s*(\d+)\s+-\s+(?=\S+:)")
 _STEP = re.compile(r"\b(?:global[_ ])?(?:step|rollout|iteration|iter)[\s:=#\[(]*(\d+)\b", re.IGNORECASE)
-_BAR = re.compile(r"^\s*(?:Train(?:ing)?\s*:?\s*)?(?:\d{1,3}%\|[^|]*\|\s*)?(\d+)/(\d+|\?+)\s*\[")
+_BAR = re.compile(r"(?:([A-Za-z]\w*):\s*)?(?:(?<!\d)\d{1,3}%(?:\|[^|]*\|)?\s*)?(?<![\d/])(\d+)/(\d+|\?+)\s*\[")
+"""A progress bar: ` 20%|##  | 10/50 [01:04<04:17,  6.4s/it]`, in notebooks ` 20% 10/50 [...]`, with a description."""
+
+_INTERVALS = {1, 2, 3, 4, 5, 8, 10, 15, 16, 20, 25, 30, 32, 40, 50, 64, 100, 128, 200, 250, 256, 500, 1000}
+"""What people set `logging_steps` to."""
+
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
+_OF = re.compile(r"[(\[](\d+)/\d+[)\]]")
+"""A count of steps without the word: `Epoch:[1/1](20/4292), loss: 0.66`."""
+
+_SEGMENT = re.compile(rf"\s*([A-Za-z][\w/.@ -]*?)\s*[=:]\s*({_NUMBER})(?![\w.])", re.IGNORECASE)
 _PAIR = re.compile(rf"([A-Za-z_][\w/.@-]*)\s*[=:]\s*({_NUMBER})(?![\w.])", re.IGNORECASE)
-_CELL = re.compile(rf"^\s*([A-Za-z][\w. /-]*?)\s+({_NUMBER})(%?)(?:\s|$)", re.IGNORECASE)
+_CELL = re.compile(rf"^\s*([A-Za-z][\w. /-]*?):?\s+({_NUMBER})(%?)(?:\s|$)", re.IGNORECASE)
 
 
 _OPENED = re.compile(r"\{\s*(?:$|['\"][^'\"]{1,80}['\"]\s*:)")
@@ -93,8 +102,9 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
         line = _COLOURS.sub("", line)
     if not line or line.isspace():
         return 1
-    if bar := _BAR.match(line):
-        found.bars.append((len(found.printed), int(bar[1]), bar[2]))
+    bars = _BAR.findall(line) if "/" in line and "[" in line else []
+    # many bars may stand in one line; those with a description count examples, weights or responses
+    found.bars += [(len(found.printed), int(one[1]), one[2]) for one in bars if one[0] in ("", "Train", "Training")]
     if opened := _OPENED.search(line):
         used, inner = _dict(lines, at, line[opened.start() :])
         if inner is not None:
@@ -109,7 +119,7 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
             return 1
     if verl := _VERL.search(line):
         found.verl.append((at + 1, _verl(line, verl)))
-    elif not bar:
+    elif not bars:
         _keep_text(found, at + 1, line)
     return 1
 
@@ -150,10 +160,10 @@ def _keep_dict(found: _Text, number: int, before: str, inner: dict[str, Any]) ->
 def _keep_text(found: _Text, number: int, line: str) -> None:
     if settings := of_text(line):
         found.settings.append(settings)
-    step = _STEP.search(line)
+    step = _STEP.search(line) or next(reversed(list(_OF.finditer(line))), None)
     if step is None:
         return
-    if line.count(" | ") >= 2:
+    if line.count(" | ") >= 2 and "Micro Step" not in line:
         cells: Line = {}
         for cell in line[step.end() :].split("|"):
             if match := _CELL.match(cell):
@@ -162,7 +172,10 @@ def _keep_text(found: _Text, number: int, line: str) -> None:
             found.cells.append((number, {"step": int(step[1]), **cells}))
             return
     rest = f"{line[: step.start()]} {line[step.end() :]}"
-    pairs: Line = {match[1]: float(match[2]) for match in _PAIR.finditer(rest)}
+    found_pairs = [match for segment in re.split(r"[,|;]\s", rest) if (match := _SEGMENT.match(segment))]
+    if len(found_pairs) < 2:
+        found_pairs = list(_PAIR.finditer(rest))
+    pairs: Line = {re.sub(r"\s+", "_", match[1].lower()): float(match[2]) for match in found_pairs}
     if pairs:
         found.pairs.append((number, {"step": int(step[1]), **pairs}))
 
@@ -233,26 +246,45 @@ def _whole(lines: list[tuple[int, Line]], text: str) -> list[tuple[int, Line]]:
 def _steps_of_bars(
     printed: Sequence[tuple[int, Line]], kept: Sequence[tuple[int, Line]], bars: Sequence[tuple[int, int, str]]
 ) -> Iterator[str]:
-    """Set the steps of lines without any from the progress bar between them, if it counts evenly."""
+    """Set the steps of lines without any from the progress bar, if it tells how many steps there are to a line."""
     if any(name in line for _, line in kept for name in STEPS):
         return
     training = [line for _, line in kept if not summary(line) and not only_evaluation(line)]
     of = {id(line): index for index, line in enumerate(training)}
     place = {number: of[id(line)] for number, (_, line) in enumerate(printed) if id(line) in of}
     for total, _ in Counter(total for _, _, total in bars).most_common():
-        # the count that stands last before a line
-        seen = {before: count for before, count, whole in bars if whole == total and before in place}
-        points = [(place[before], count) for before, count in sorted(seen.items())]
-        if len(points) < 2:
+        points = [(before, count) for before, count, whole in bars if whole == total]
+        counts = [count for _, count in points]
+        every, begin = _by_place([(place[before], count) for before, count in points if before in place])
+        if every is None and (len(training) > 1 or str(max(counts)) == total):
+            every, begin = _by_total(len(training), max(counts) - min(counts)), min(counts)
+        if every is None:
             continue
-        every = round((points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0]))
-        offsets = sorted(count - every * index for index, count in points)
-        offset = offsets[len(offsets) // 2]
-        if every < 1 or sum(abs(one - offset) <= every for one in offsets) < 0.9 * len(offsets):
-            continue
-        # a bar lags behind by less than one interval: a run that starts at 0 logs first at `every`
-        first = every * max(1, round(offset / every))
-        for index, line in enumerate(training):
-            line["step"] = first + every * index
+        # a bar that begins at 0 is that of a run that does, wherever it stands
+        begin = begin if min(counts) else 0
+        step = begin
+        for _, line in kept:
+            step += every * (id(line) in of)
+            line["step"] = step
+        first = training[0]["step"]
         yield f"the lines have no step: the progress bar counts {every} per line, the first is taken as step {first}"
         return
+
+
+def _by_total(lines: int, steps: int) -> int | None:
+    """Steps per line where a bar went over `steps`: output and bar may be buffered apart, so that no place tells."""
+    return max((every for every in _INTERVALS if steps // every == lines), default=None)
+
+
+def _by_place(points: Sequence[tuple[int, int]]) -> tuple[int | None, int]:
+    """Steps per line, and the step before the first, from the count that stands before each line."""
+    seen = sorted(dict(points).items())  # the last before a line
+    if len(seen) < 2:
+        return None, 0
+    every = round((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))
+    offsets = sorted(count - every * (index + 1) for index, count in seen)
+    offset = offsets[len(offsets) // 2]
+    if every < 1 or sum(abs(one - offset) <= every for one in offsets) < 0.9 * len(offsets):
+        return None, 0
+    # a bar lags behind by less than one interval
+    return every, every * max(0, round(offset / every))

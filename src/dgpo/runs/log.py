@@ -10,7 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from dgpo.runs.metrics import with_steps
-from dgpo.runs.names import QUANTITIES, find, offers, reward_functions
+from dgpo.runs.names import PLACES, QUANTITIES, find, offers, reward_functions
+from dgpo.runs.raw import only_evaluation
 
 KEYS: dict[str, tuple[str, ...]] = {name: quantity.patterns for name, quantity in QUANTITIES.items()}
 """Quantity -> the names under which trainers log it. The first one in the log is used; `*` matches any text."""
@@ -114,7 +115,7 @@ class Log:
             # verl writes null for NaN (orjson does); TRL writes null for a mean over nothing
             data = {k: math.nan if v is None else v for k, v in data.items()} if isinstance(data, Mapping) else line
             row = rows.setdefault(step, {})
-            if any(key in row and key not in _PLACES for key in data):
+            if any(key in row and key not in PLACES for key in data) and not only_evaluation(data):
                 repeated.append(step)
             row.update({key: value for key, value in data.items() if value is not None or key not in row})
         return cls(
@@ -149,7 +150,7 @@ class Log:
     @cached_property
     def offers(self) -> dict[str, tuple[str, ...]]:
         """Quantity that the log does not have under a known name -> its names that look like it (for `--map`)."""
-        known = {*self.names.values(), *_PLACES}
+        known = {*self.names.values(), *PLACES}
         unknown = [key for key in self.keys if key not in known and "rewards/" not in key and len(self.series(key))]
         found = {quantity: offers(quantity, unknown) for quantity in KEYS if quantity not in self.names}
         return {quantity: keys for quantity, keys in found.items() if keys}
@@ -191,10 +192,6 @@ class Log:
             empty=tuple(empty),
             unreadable=tuple(unreadable),
         )
-
-
-_PLACES = frozenset({"step", "_step", "time", "_timestamp", "_runtime", "epoch"})
-"""Names that say where a line stands."""
 
 
 def aligned(first: Series, second: Series) -> list[tuple[int, float, float]]:

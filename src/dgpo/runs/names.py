@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,6 +349,9 @@ SUMMARY = "train_runtime"
 STRIPPED = ("train/",)
 """Prefixes that loggers (W&B, TensorBoard) put before the names of a framework."""
 
+PLACES = frozenset({*STEPS, "epoch", "train/epoch", "time", "_timestamp", "_runtime", "percentage", "elapsed_time"})
+"""Names that say where a line stands, and that every line may have."""
+
 EVALUATION = ("eval_", "eval/", "val-", "val/", "test_", "test/")
 """Beginnings of names of evaluations, which are not metrics of training."""
 
@@ -386,6 +389,12 @@ def evaluation(key: str) -> bool:
 @cache
 def _expression(pattern: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, pattern.split("*"))))
+
+
+@lru_cache(maxsize=10_000)  # a log has few forms of lines
+def trains(names: tuple[str, ...]) -> bool:
+    """Whether the names of a line say that it is of training and not of an evaluation alone."""
+    return any(find(quantity, names) for quantity in ("loss", "reward", "grad_norm", "learning_rate"))
 
 
 def _bare(key: str) -> str:

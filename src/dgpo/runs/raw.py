@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dgpo.runs.names import SUMMARY, evaluation
+from dgpo.runs.names import SUMMARY, evaluation, trains
 from dgpo.runs.values import Line
 
 
@@ -29,9 +30,6 @@ def summary(line: Line) -> bool:
     return SUMMARY in line or f"train/{SUMMARY}" in line
 
 
-def only_evaluation(line: Line) -> bool:
+def only_evaluation(line: Mapping[str, Any]) -> bool:
     """Whether a line has metrics of an evaluation and none of training."""
-    return any(map(evaluation, line)) and all(name in _BESIDE or evaluation(name) for name in line)
-
-
-_BESIDE = frozenset({"epoch", "step", "time", "runtime", "train/epoch", "train/global_step"})
+    return any(map(evaluation, line)) and not trains(tuple(line))

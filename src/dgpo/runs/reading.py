@@ -13,7 +13,7 @@ from dgpo.files import read_bytes, shortened
 from dgpo.runs.console import read_console
 from dgpo.runs.documents import read_document
 from dgpo.runs.events import is_event_file, read_events
-from dgpo.runs.names import STEPS
+from dgpo.runs.names import PLACES, STEPS
 from dgpo.runs.raw import Raw, only_evaluation, summary
 from dgpo.runs.tables import read_table
 from dgpo.runs.values import Line
@@ -172,7 +172,7 @@ def _without_restarts(lines: list[Line]) -> tuple[list[Line], list[str]]:
                 latest = step
             kept.append(line)
             continue
-        metrics = {name for name in line if name not in STEPS}
+        metrics = set() if only_evaluation(line) else line.keys() - PLACES
         if step < latest and not metrics.isdisjoint(names.get(step, ())):
             before = [one for one in kept if one["step"] < step]
             left_out += len(kept) - len(before)

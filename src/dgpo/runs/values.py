@@ -53,6 +53,8 @@ def _number(text: str) -> Any:
     stripped = text.strip()
     if len(stripped) > 100:
         return printable(text)
+    if stripped.isdecimal() and len(stripped) < 16:
+        return int(stripped)
     try:
         return float(stripped) if "_" not in stripped else text
     except ValueError:
