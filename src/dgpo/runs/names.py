@@ -451,3 +451,15 @@ def offers(quantity: str, keys: Iterable[str]) -> tuple[str, ...]:
                 found.append(key)
                 break
     return tuple(found)
+
+
+def as_markdown() -> str:
+    """The table of the quantities and their names, as in the documentation."""
+    lines = ["| quantity | | names |", "| --- | --- | --- |"]
+    for name, quantity in QUANTITIES.items():
+        names = "; ".join(
+            f"{framework}: {', '.join(f'`{one}`' for one in names)}" for framework, names in quantity.names.items()
+        )
+        cells = (f"`{name}`", quantity.words, names)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
