@@ -353,7 +353,7 @@ def test_the_step_of_a_framework_before_the_count_of_the_logger() -> None:
     assert [step for step, _ in log_of("".join(json.dumps(line) + "\n" for line in lines)).rows] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("form", ["jsonl", "console", "verl_console_of_numpy", "trainer_state", "wandb"])
+@pytest.mark.parametrize("form", ["jsonl", "console", "verl_console_of_numpy"])
 def test_ten_thousand_steps_are_read_in_a_second(form: str) -> None:
     """In processor time; the rules have the rest of three seconds."""
     text = FORMATS[form]([*HISTORY] * 2000)

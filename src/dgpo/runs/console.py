@@ -12,7 +12,7 @@ from typing import Any
 from dgpo.runs.names import PRINTED, STEPS, evaluation, find
 from dgpo.runs.raw import Raw, only_evaluation, summary
 from dgpo.runs.settings import merged, of_mapping, of_text
-from dgpo.runs.values import Line, flat, python_dict
+from dgpo.runs.values import Line, flat, python_dict, value
 
 LONGEST = 4000
 """Lines of a dict that is printed over several of them (a configuration); one that goes on longer is none."""
@@ -182,12 +182,17 @@ def _keep_text(found: _Text, number: int, line: str) -> None:
 
 def _verl(line: str, match: re.Match[str]) -> Line:
     """`step:3 - actor/lr:1e-06 - ...`; numbers as `0.5`, `np.float64(0.5)`, `nan`."""
-    pairs: dict[str, Any] = {}
+    pairs: Line = {"step": int(match[1])}
     for part in line[match.end() :].split(" - "):
-        name, colon, number = part.strip().rpartition(":")
-        if colon and name and " " not in name:
-            pairs[name] = number.split(" [repeated")[0]
-    return {"step": int(match[1]), **{name: one for name, one in flat(pairs).items() if not isinstance(one, str)}}
+        name, colon, number = part.rpartition(":")
+        if colon and " " not in name:
+            try:
+                pairs[name] = float(number[11:-1] if number.startswith("np.float64(") else number)
+            except ValueError:  # a text, or something after the last number of the line
+                found = value(number.split(" [repeated")[0].strip())
+                if not isinstance(found, str):
+                    pairs[name] = found
+    return pairs
 
 
 _known: dict[tuple[str, ...], bool] = {}

@@ -25,7 +25,9 @@ _WORDS = {
     "null": None,
 }
 _SIGNED = re.compile(r"([+-]?)([a-z]+)")
-_WRAPPED = re.compile(r"(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*\(\s*([^(),]+?)\s*(?:,[^()]*)?\)")
+_WRAPPED = re.compile(
+    r"\b(?:(?:np|numpy|torch)\.\w+|tensor|array|Array|(?:float|int|bfloat)\d+)\(\s*([^(),]+?)\s*(?:,[^()]*)?\)"
+)
 """`np.float64(0.5)`, `tensor(0.5, device='cuda:0')`: the first argument."""
 
 _BARE = re.compile(r"([:\[,]\s*)([+-]?)(nan|inf|None|True|False)\b")
@@ -94,6 +96,11 @@ _WRAPPERS = frozenset({"metrics", "scalars", "logs", "log", "stats"})
 """Objects that hold the metrics of a line, and are no part of their names."""
 
 
+def unwrapped(text: str) -> str:
+    """The text with `np.float64(0.5)`, `tensor(0.5, device='cuda:0')` and the like as `0.5`."""
+    return _WRAPPED.sub(r"\1", text) if "(" in text else text
+
+
 def python_dict(text: str) -> dict[str, Any] | None:
     """The dict that `text` begins with, as Python or JSON prints it; None if it is none, or not complete."""
     if text.startswith('{"'):
@@ -104,8 +111,7 @@ def python_dict(text: str) -> dict[str, Any] | None:
             pass
     if '"' not in text and "\\" not in text:
         # the usual case: names in single quotes, numbers; JSON's parser is many times faster than Python's
-        plain = _WRAPPED.sub(r"\1", text) if "(" in text else text
-        plain = _BARE.sub(lambda word: word[1] + word[2] + _JSON_WORDS[word[3]], plain).replace("'", '"')
+        plain = _BARE.sub(lambda word: word[1] + word[2] + _JSON_WORDS[word[3]], unwrapped(text)).replace("'", '"')
         try:
             found, _ = json.JSONDecoder().raw_decode(plain)
             return found if isinstance(found, dict) else None
