@@ -303,6 +303,29 @@ def test_an_evaluation_that_is_logged_late_is_no_restart() -> None:
     assert Log.of(reading.lines).repeated == ()
 
 
+def test_steps_that_count_within_their_epoch() -> None:
+    lines = [{"epoch": epoch, "step": step, "reward": 1.0} for epoch in (1, 2, 3) for step in range(1, 6)]
+    reading = reading_of("".join(json.dumps(line) + "\n" for line in lines))
+    assert [line["step"] for line in reading.lines] == list(range(1, 16))
+    text = "".join(f"Epoch:[{line['epoch']}/3]({line['step']}/5), Reward: 1.0, LR: 0.5\n" for line in lines)
+    assert [line["step"] for line in reading_of(text).lines] == list(range(1, 16))
+
+
+def test_a_configuration_that_a_loop_logs_first() -> None:
+    lines = [{"type": "config", "args": {"lr": 2e-05, "temperature": 0.5}}, {"step": 1, "reward": 1.0}]
+    assert reading_of("".join(json.dumps(line) + "\n" for line in lines)).settings == {
+        "learning_rate": 2e-05,
+        "temperature": 0.5,
+    }
+
+
+def test_the_learning_rate_of_a_line_is_no_setting() -> None:
+    text = "".join(f"[STEP {step}] loss=0.5  lr={step}e-07  r_mean=+0.00\n" for step in range(1, 4))
+    reading = reading_of(text)
+    assert reading.settings == {}
+    assert Log.of(reading.lines)["learning_rate"].values == (1e-07, 2e-07, 3e-07)
+
+
 def test_a_resumed_run_is_one_run() -> None:
     """The last of a step counts, and the checkpoint before it is where training went on."""
     before = [{"step": step, "reward": 0.0, "loss": 1.0} for step in range(1, 8)]

@@ -77,6 +77,8 @@ def test_reward_functions() -> None:
         ("learning_rate", "lr_policy"),
         ("truncated", "truncation_rate"),
         ("zero_std", "zero_variance_groups"),
+        ("zero_std", "flat_reward_group_ratio"),
+        ("kl_reference", "loss_kl"),
     ],
 )
 def test_names_that_look_like_a_quantity(quantity: str, name: str) -> None:
@@ -90,6 +92,8 @@ def test_names_that_look_like_a_quantity(quantity: str, name: str) -> None:
         ("reward", "reward_max"),
         ("reward", "eval_reward_mean"),
         ("reward", "time_per_reward"),
+        ("reward", "nonzero_reward_ratio"),
+        ("reward", "reward_gap_raw_mean"),
         ("length", "length_max"),
         ("grad_norm", "weight_norm"),
         ("kl_reference", "kl_coef"),
@@ -98,6 +102,10 @@ def test_names_that_look_like_a_quantity(quantity: str, name: str) -> None:
 )
 def test_names_that_do_not(quantity: str, name: str) -> None:
     assert offers(quantity, [name]) == ()
+
+
+def test_the_closest_name_is_offered_first() -> None:
+    assert offers("reward", ["format_reward_x", "mean_reward", "reward_of_format"])[0] == "mean_reward"
 
 
 def test_only_what_is_missing_is_offered() -> None:

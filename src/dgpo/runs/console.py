@@ -33,8 +33,10 @@ _INTERVALS = {1, 2, 3, 4, 5, 8, 10, 15, 16, 20, 25, 30, 32, 40, 50, 64, 100, 128
 """What people set `logging_steps` to."""
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
-_OF = re.compile(r"[(\[](\d+)/\d+[)\]]")
-"""A count of steps without the word: `Epoch:[1/1](20/4292), loss: 0.66`."""
+_EPOCH = re.compile(r"\bepoch\W{0,3}(\d+)/\d+\W+(\d+)/(\d+)", re.IGNORECASE)
+"""A count of steps within an epoch: `Epoch:[1/3](20/4292), loss: 0.66`."""
+
+_ROUND = re.compile(r"\b(?:epoch|episode|update|cycle|round)[\s:=#\[(]*(\d+)\b", re.IGNORECASE)
 
 _SEGMENT = re.compile(rf"\s*([A-Za-z][\w/.@ -]*?)\s*[=:]\s*({_NUMBER})(?![\w.])", re.IGNORECASE)
 _PAIR = re.compile(rf"([A-Za-z_][\w/.@-]*)\s*[=:]\s*({_NUMBER})(?![\w.])", re.IGNORECASE)
@@ -158,26 +160,35 @@ def _keep_dict(found: _Text, number: int, before: str, inner: dict[str, Any]) ->
 
 
 def _keep_text(found: _Text, number: int, line: str) -> None:
-    if settings := of_text(line):
-        found.settings.append(settings)
-    step = _STEP.search(line) or next(reversed(list(_OF.finditer(line))), None)
-    if step is None:
-        return
-    if line.count(" | ") >= 2 and "Micro Step" not in line:
-        cells: Line = {}
+    step, count = _counted(line)
+    cells: Line = {}
+    pairs: Line = {}
+    if step is not None and line.count(" | ") >= 2 and "Micro Step" not in line:
         for cell in line[step.end() :].split("|"):
             if match := _CELL.match(cell):
                 cells[PRINTED.get(match[1], match[1])] = float(match[2]) * (0.01 if match[3] else 1.0)
-        if cells:
-            found.cells.append((number, {"step": int(step[1]), **cells}))
-            return
-    rest = f"{line[: step.start()]} {line[step.end() :]}"
-    found_pairs = [match for segment in re.split(r"[,|;]\s", rest) if (match := _SEGMENT.match(segment))]
-    if len(found_pairs) < 2:
-        found_pairs = list(_PAIR.finditer(rest))
-    pairs: Line = {re.sub(r"\s+", "_", match[1].lower()): float(match[2]) for match in found_pairs}
-    if pairs:
-        found.pairs.append((number, {"step": int(step[1]), **pairs}))
+    if step is not None and not cells:
+        rest = f"{line[: step.start()]} {line[step.end() :]}"
+        matches = [match for segment in re.split(r"[,|;]\s", rest) if (match := _SEGMENT.match(segment))]
+        if len(matches) < 2:
+            matches = list(_PAIR.finditer(rest))
+        pairs = {re.sub(r"\s+", "_", match[1].lower()): float(match[2]) for match in matches}
+    if cells:
+        found.cells.append((number, {"step": count, **cells}))
+    elif pairs:
+        found.pairs.append((number, {"step": count, **pairs}))
+    elif settings := of_text(line):  # not of a line of the log, whose learning rate is that of the warm-up
+        found.settings.append(settings)
+
+
+def _counted(line: str) -> tuple[re.Match[str] | None, int]:
+    """Where a line of text says how far training is, and the number."""
+    if step := _STEP.search(line):
+        return step, int(step[1])
+    if within := _EPOCH.search(line):
+        return within, (int(within[1]) - 1) * int(within[3]) + int(within[2])
+    around = _ROUND.search(line)
+    return around, int(around[1]) if around else 0
 
 
 def _verl(line: str, match: re.Match[str]) -> Line:

@@ -79,7 +79,7 @@ QUANTITIES: dict[str, Quantity] = {
     "zero_std": Quantity(
         words="share of the groups whose responses have the same reward",
         names={TRL: ("frac_reward_zero_std",)},
-        like=("zero std", "zero variance", "zero adv"),
+        like=("zero std", "zero variance", "zero adv", "flat reward", "same reward", "degenerate"),
     ),
     "mixed_groups": Quantity(
         words="share of the groups with right and wrong responses", names={PRIME: ("train/agg/all/*/solved_some",)}
@@ -377,8 +377,19 @@ PRINTED = {
 _PREFERENCES = frozenset({"chosen", "rejected", "margins", "accuracies"})
 """What DPO logs under `rewards/`, which are no reward functions."""
 
-_STATISTICS = frozenset({"std", "max", "min", "var", "median", "p90", "p10", "coef", "coeff", "time", "weight"})
+_STATISTICS = frozenset(
+    {"std", "max", "min", "var", "median", "p10", "p90", "ratio", "frac", "fraction", "rate", "gap", "count", "num"}
+    | {"coef", "coeff", "time", "weight", "weights", "penalty", "bonus", "nonzero", "zero", "group", "groups"}
+)
 """Words that make a name another statistic than the one that is looked for."""
+
+_NEUTRAL = frozenset(
+    {"mean", "avg", "average", "train", "training", "batch", "step", "raw", "env", "total", "policy", "actor", "value"}
+)
+"""Words that do not."""
+
+_SHARES = frozenset({"ratio", "frac", "fraction", "rate", "group", "groups"})
+"""Nor these, where a share is looked for."""
 
 
 def evaluation(key: str) -> bool:
@@ -441,16 +452,20 @@ def _groups(pattern: str) -> str:
 
 
 def offers(quantity: str, keys: Iterable[str]) -> tuple[str, ...]:
-    """Keys whose words resemble a quantity, and that are no known name of another one."""
+    """Keys whose words resemble a quantity, the closest first; `keys` that are known names are not for this."""
     found = []
+    shares = _SHARES if QUANTITIES[quantity].words.startswith("share") else frozenset()
     for key in keys:
+        if evaluation(key):
+            continue
         words = frozenset(re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower()))
         for like in QUANTITIES[quantity].like:
             wanted = frozenset(like.split())
-            if wanted <= words and not (words - wanted) & _STATISTICS and not evaluation(key):
-                found.append(key)
+            others = words - wanted - _NEUTRAL - shares
+            if wanted <= words and not others & _STATISTICS and len(others) <= 2:
+                found.append((len(others), key))
                 break
-    return tuple(found)
+    return tuple(key for _, key in sorted(found, key=lambda one: one[0]))
 
 
 def as_markdown() -> str:

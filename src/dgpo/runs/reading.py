@@ -15,6 +15,7 @@ from dgpo.runs.documents import read_document
 from dgpo.runs.events import is_event_file, read_events
 from dgpo.runs.names import PLACES, STEPS
 from dgpo.runs.raw import Raw, only_evaluation, summary
+from dgpo.runs.settings import of_mapping
 from dgpo.runs.tables import read_table
 from dgpo.runs.values import Line
 
@@ -103,7 +104,7 @@ def finished(raw: Raw) -> Reading:
         raise ValueError("it holds the summary of a run and no line of its log")
     settings = dict(raw.settings)
     numbered, remarks = _with_steps(lines, settings)
-    ordered, told = _without_restarts(numbered)
+    ordered, told = _without_restarts(_over_epochs(numbered))
     return Reading(lines=ordered, remarks=(*raw.remarks, *remarks, *told), settings=settings)
 
 
@@ -133,6 +134,9 @@ def _with_steps(lines: list[Line], settings: dict[str, Any]) -> tuple[list[Line]
         return counted, ["the lines have no step: they were counted, and a step is a line of the log"]
     found = [{**line, "step": step} for line, step in zip(lines, steps, strict=True) if step is not None]
     without = [number for number, step in enumerate(steps, 1) if step is None]
+    for number in without:  # a loop may log its configuration first
+        for name, inner in of_mapping(lines[number - 1]).items():
+            settings.setdefault(name, inner)
     if not without:
         return found, []
     what = f"entry {without[0]}" if len(without) == 1 else f"{len(without)} of {len(lines)} entries"
@@ -151,6 +155,21 @@ def _step(line: Line, settings: dict[str, Any]) -> int | None:
         if isinstance(step, int | float) and not isinstance(step, bool) and math.isfinite(step) and abs(step) < 2**53:
             return int(step) if step == int(step) else None
     return None
+
+
+def _over_epochs(lines: list[Line]) -> list[Line]:
+    """Lines whose step counts within its epoch get one that counts over all of them."""
+    before = offset = 0
+    epoch: float | None = None
+    found = []
+    for line in lines:
+        step, now = line["step"], line.get("epoch")
+        if isinstance(now, int | float) and "event" not in line:
+            if epoch is not None and now == epoch + 1 and step < before:
+                offset += before
+            epoch, before = now, step
+        found.append({**line, "step": step + offset} if offset else line)
+    return found
 
 
 def _without_restarts(lines: list[Line]) -> tuple[list[Line], list[str]]:

@@ -90,6 +90,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 _NAMES = {alias: name for name, aliases in SETTINGS.items() for alias in (name, *aliases)}
 _ENDINGS = sorted(_NAMES, key=len, reverse=True)
 
+_CONFIGURATIONS = {"args", "config", "cfg", "hparams", "hyperparameters", "hyperparams", "params", "training_args"}
+"""Names of objects that hold the settings."""
+
 BANNER = {
     "max_steps": re.compile(r"Total (?:optimization )?steps\s*[=:]\s*([\d,]+)"),
     "gradient_accumulation_steps": re.compile(r"[Gg]radient [Aa]ccumulation steps\s*[=:]\s*([\d,]+)"),
@@ -140,6 +143,9 @@ def _name(path: str) -> str | None:
     """TRL's name for a setting at a path such as `actor_rollout_ref.rollout.n`; None for what is none."""
     if path in _NAMES:
         return _NAMES[path]
+    outer, _, inner = path.partition(".")
+    if outer in _CONFIGURATIONS and inner in _NAMES:
+        return _NAMES[inner]
     # W&B and others put the configuration under a name of their own: config.actor_rollout_ref.rollout.n
     dotted = next((name for name in _ENDINGS if "." in name and path.endswith(f".{name}")), None)
     return None if dotted is None else _NAMES[dotted]
