@@ -49,7 +49,7 @@ def test_demo(dgpo: Callable[..., Any], short: None, output: Path, monkeypatch: 
     done = dgpo("demo", "--out", output, "--seed", 1, "--updates", 4)
     assert done.code == 0, done.err
     summary = json.loads((output / "summary.json").read_text())
-    assert summary.keys() == {"before", "after", "objective", "updates", "seconds", "seed"}
+    assert summary.keys() == {"before", "after", "objective", "updates", "seconds", "seed", "examples"}
     assert (summary["objective"], summary["updates"], summary["seed"]) == ("dgpo", 4, 1)
     for when in ("before", "after"):
         assert summary[when].keys() == {"greedy", "avg@8", "pass@8"}
@@ -58,6 +58,12 @@ def test_demo(dgpo: Callable[..., Any], short: None, output: Path, monkeypatch: 
             name: round(results["benchmarks"]["addition"]["estimates"][name]["value"], 4) for name in summary[when]
         }
         assert values == summary[when]
+        lines = (output / when / "generations.jsonl").read_text().splitlines()
+        greedy = [row for row in map(json.loads, lines) if row["kind"] == "greedy"]
+        assert [one["prompt"] for one in summary["examples"]] == [row["prompt"] for row in greedy[:3]]
+        for one, row in zip(summary["examples"], greedy, strict=False):
+            assert one[when] == {"completion": row["completion"], "correct": row["score"] > 0}
+            assert f"{one['prompt']}{one['answer']}" in done.out
         assert (output / when / "generations.jsonl").is_file()
     for row in ("greedy", "avg@8", "pass@8", "before", "after"):
         assert row in done.out

@@ -111,6 +111,41 @@ def test_recording_changes_nothing(build, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
+def test_what_the_model_wrote(recorded):
+    """The completions of two prompts per generation are those of the token files, with their rewards."""
+    trainer, run = recorded(record_completions=2, learning_rate=5e-3)
+    tokenizer = AutoTokenizer.from_pretrained(run.folder / run.info["tokenizer"])
+    found = run.completions
+    assert sorted({one.update for one in found}) == [1, 5]
+    assert len({(one.update, one.prompt_id) for one in found}) == 4
+    assert len(found) == 16
+    prompts = {row["prompt"]: row["answer"] for row in trainer.train_dataset}
+    trained = [
+        (tuple(part.token_ids[row][mask].tolist()), part.tokens.advantage[row][mask])
+        for part in run.recorded(range(1, 9))
+        for row, mask in enumerate(part.tokens.mask)
+    ]
+    matched = 0
+    for one in found:
+        assert one.completion == tokenizer.decode(one.token_ids)
+        assert prompts[one.prompt] == one.gold
+        text = tokenizer.decode(one.token_ids, skip_special_tokens=True)
+        digits = sum(character.isdigit() for character in text) / max(len(text), 1)
+        assert one.rewards == {"digits": pytest.approx(digits)}
+        assert one.ended == ("stop" if one.token_ids[-1] == tokenizer.eos_token_id else "limit")
+        # by equal ids; other completions may have the same text and another advantage
+        same = [advantage for ids, advantage in trained if ids == one.token_ids]
+        if one.advantage != 0:
+            matched += any(torch.allclose(a, torch.tensor(one.advantage), atol=1e-6) for a in same)
+    assert matched == sum(one.advantage != 0 for one in found) > 0
+
+
+def test_no_completions_where_none_are_wanted(recorded):
+    _, run = recorded(record_completions=0, max_steps=1)
+    assert run.completions == []
+    assert not (run.folder / "completions.jsonl").exists()
+
+
 def test_every_second_update(recorded):
     _, run = recorded(record_every=2)
     assert run.updates == [1, 3, 5, 7]
@@ -339,6 +374,7 @@ def test_a_generation_that_was_cut_begins_anew(build, tmp_path):
     ("options", "message"),
     [
         ({"record_every": 0, "record": "x"}, "record_every = 0"),
+        ({"record_completions": -1, "record": "x"}, "record_completions = -1"),
         ({"record_limit_mb": 0, "record": "x"}, "record_limit_mb"),
         ({"record_sum_pi_squared": True}, "needs record"),
         ({"record_sum_pi_squared": True, "record": "x", "fused_loss": False}, "needs the fused loss"),

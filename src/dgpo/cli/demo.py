@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from dgpo import objectives
 from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import user_input
-from dgpo.files import FolderInUse
+from dgpo.files import FolderInUse, printable
 from dgpo.training.demo import UPDATES, require_own, run_demo
 
 
@@ -39,6 +40,7 @@ def run(argv: list[str]) -> int:
     with user_input((FolderInUse,)):
         summary = run_demo(args.out, seed=args.seed, objective=args.objective, updates=args.updates, say=console.rule)
     console.print(_table(summary))
+    console.print(_examples(summary))
     print(f"{args.out}/model, {args.out}/summary.json, {args.out}/record")
     print(f"report, to open in a browser: {args.out}/report.html")
     return 0
@@ -55,4 +57,18 @@ def _table(summary: dict[str, Any]) -> Table:
     for name, before in summary["before"].items():
         after = summary["after"][name]
         rows.add_row(name, f"{100 * before:.1f}", f"{100 * after:.1f}", f"{100 * (after - before):+.1f}")
+    return rows
+
+
+def _examples(summary: dict[str, Any]) -> Table:
+    rows = Table(title="what it answers: the first held-out sums, greedily")
+    for column in ("sum", "before", "after"):
+        rows.add_column(column, justify="right")
+    for one in summary["examples"]:
+        answers = [
+            # Text: what a model wrote is not markup
+            Text(f"{printable(one[when]['completion'])} {'✓' if one[when]['correct'] else '✗'}")
+            for when in ("before", "after")
+        ]
+        rows.add_row(Text(f"{printable(one['prompt'])}{one['answer']}"), *answers)
     return rows

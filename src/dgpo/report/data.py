@@ -12,7 +12,7 @@ from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, 
 from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.replay import Replay, replay
 from dgpo.objectives import Objective
-from dgpo.report import evaluations, headline, series, tokens, weight_curves
+from dgpo.report import evaluations, headline, series, tokens, weight_curves, written
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
 from dgpo.runs.info import objective_of
@@ -59,7 +59,7 @@ def collect(
     return {
         "schema": SCHEMA,
         "runs": [
-            _run(run, part, name, objective, moved, widest, found, seen(case), results)
+            _run(run, part, name, objective, moved, widest, found, seen(case), results, len(loaded))
             for run, part, name, objective, moved, found, case in zip(
                 loaded, samples, labels(folders), own, read, findings, cases, strict=True
             )
@@ -110,6 +110,7 @@ def _run(
     findings: Sequence[Finding],
     there: Mapping[str, int],
     results: Sequence[evaluations.Results],
+    runs: int,
 ) -> dict[str, Any]:
     log, info = run.log, run.info
     found_replay, why = _replay(part, found)
@@ -146,6 +147,7 @@ def _run(
         "replay": None if found_replay is None else found_replay.as_dict(),
         "top_tokens": top,
         "undecoded": undecoded,
+        "written": written.written(part, objective, decode, runs),
     }
 
 

@@ -133,6 +133,14 @@ def logged(log: Log) -> list[Change]:
     return _main_first(found)
 
 
+def _shown(estimates: Iterable[str]) -> list[str]:
+    """Those of a headline: the accuracy of a sample and of greedy answers, and pass@k of the largest k."""
+    names = list(estimates)
+    passed = [name for name in names if name.startswith("pass@") and name != "pass@1"]
+    most = max(passed, key=lambda name: int(name.removeprefix("pass@")), default=None)
+    return [name for name in names if name == most or name.startswith(("avg@", "greedy")) or not name]
+
+
 def _changes(benchmark: str, first: Results | None, last: Results) -> list[Change]:
     problems, estimates = last.estimates[benchmark]
     earlier = {} if first is None else first.estimates[benchmark][1]
@@ -144,8 +152,6 @@ def _changes(benchmark: str, first: Results | None, last: Results) -> list[Chang
             differences = {row.metric: row.paired.difference for row in rows}
         except ValueError:  # other problems, or none in these files: each end has its own interval
             pass
-    passed = [name for name in estimates if name.startswith("pass@") and name != "pass@1"]
-    most = max(passed, key=lambda name: int(name.removeprefix("pass@")), default=None)
     found = [
         Change(
             benchmark=benchmark,
@@ -156,7 +162,6 @@ def _changes(benchmark: str, first: Results | None, last: Results) -> list[Chang
             problems=problems,
         )
         for name, estimate in estimates.items()
-        if name == most or name.startswith(("avg@", "greedy"))
     ]
     return _main_first(found)
 
@@ -166,9 +171,11 @@ def _alone(document: Mapping[str, Any], benchmark: str) -> dict[str, Any]:
 
 
 def _main_first(changes: Sequence[Change]) -> list[Change]:
-    """By benchmark, with the mean over samples first: it has the least noise."""
+    """By benchmark, with the mean over samples first, which has the least noise; only what `_shown` names."""
     order = list(dict.fromkeys(change.benchmark for change in changes))
-    return sorted(changes, key=lambda change: (order.index(change.benchmark), not change.estimate.startswith("avg@")))
+    shown = {name: _shown(one.estimate for one in changes if one.benchmark == name) for name in order}
+    kept = [change for change in changes if change.estimate in shown[change.benchmark]]
+    return sorted(kept, key=lambda change: (order.index(change.benchmark), not change.estimate.startswith("avg@")))
 
 
 def _same(one: str, other: str) -> bool:

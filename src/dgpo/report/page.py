@@ -16,16 +16,17 @@ from typing import Any
 import dgpo
 from dgpo.files import write_text_atomic
 from dgpo.installation import require
-from dgpo.report import cards, sections
+from dgpo.report import cards, sections, written
 from dgpo.report.data import collect
 from dgpo.report.markup import escaped, tag
 
-SCRIPTS = ("base", "curves", "regions", "overlay", "explorer", "evaluation", "controls", "frame")
+SCRIPTS = ("base", "curves", "written", "regions", "overlay", "explorer", "evaluation", "controls", "frame")
 """Parts of the page's script, in execution order; later parts use declarations of earlier ones."""
 
 SECTIONS = {
     "overview": "Overview",
     "curves": "Curves",
+    "written": "Completions",
     "regions": "Regions",
     "overlay": "Tokens on weights",
     "explorer": "Explorer",
@@ -71,6 +72,7 @@ def page(data: Mapping[str, Any]) -> str:
     parts = {
         "title": escaped("dgpo report: " + ", ".join(run["label"] for run in runs)),
         "header": cards.header(runs, data["evaluations"]),
+        "written": written.section(runs),
         "findings": sections.each(runs, sections.findings),
         "replay": sections.each(runs, sections.replay),
         "evaluations": sections.evaluations(data["evaluations"]),

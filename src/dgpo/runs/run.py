@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dgpo.runs.completions import Completion, read_completions
 from dgpo.runs.events import read_events
 from dgpo.runs.info import checked, read_info
 from dgpo.runs.locate import RECORD, Found, find_log, is_run_folder, read_first
@@ -18,7 +19,7 @@ from dgpo.runs.log import Log
 from dgpo.runs.metrics import read_metrics
 from dgpo.runs.names import QUANTITIES
 from dgpo.runs.reading import finished
-from dgpo.runs.schema import INFO, METRICS, TOKENS, TRAINER_STATE, named, token_files
+from dgpo.runs.schema import COMPLETIONS, INFO, METRICS, TOKENS, TRAINER_STATE, named, token_files
 from dgpo.runs.tokens import Footer, Recorded, footer, read
 
 
@@ -62,6 +63,20 @@ class Run:
     def updates(self) -> list[int]:
         """The recorded updates, in order."""
         return list(self.files)
+
+    @cached_property
+    def completions(self) -> list[Completion]:
+        """A sample of what the model wrote, in order; empty if none was recorded. Read at the first access."""
+        path = self.folder / COMPLETIONS
+        if not path.is_file():
+            return []
+        try:
+            return read_completions(
+                path, leave_out=lambda number, why: _leave_out(self.damaged, f"{COMPLETIONS}:{number}", why)
+            )
+        except (ValueError, OSError) as error:
+            _leave_out(self.damaged, COMPLETIONS, str(error))
+            return []
 
     def footers(self) -> dict[int, list[Footer]]:
         """Update -> the footers of its files; files that cannot be read are left out."""

@@ -2,7 +2,7 @@
 
 A run folder holds `run.json` (what ran), `metrics.jsonl` (one log line per line, and events) and, for every recorded
 update, `tokens/update-000012.parquet` with one row per valid response token; ranks other than 0 write
-`tokens/update-000012-rank3.parquet`.
+`tokens/update-000012-rank3.parquet`. `completions.jsonl` has a sample of what the model wrote (`completions.py`).
 
 | column | type | |
 |---|---|---|
@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 TOKENS_SCHEMA = "dgpo.tokens/1"
 RUN_SCHEMA = "dgpo.run/1"
-TOKENS, METRICS, INFO = "tokens", "metrics.jsonl", "run.json"
+TOKENS, METRICS, INFO, COMPLETIONS = "tokens", "metrics.jsonl", "run.json", "completions.jsonl"
 TRAINER_STATE = "trainer_state.json"
 """Written by transformers' trainer into every checkpoint; its `log_history` is the log up to that step."""
 

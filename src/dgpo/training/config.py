@@ -158,6 +158,10 @@ class DGPOConfig(GRPOConfig):
         "With record: also record the sum of squared probabilities of every token, for exact norms of logit gradients; "
         "costs one more forward pass.",
     )
+    record_completions: int = _option(
+        4,
+        "With record: number of prompts per generation whose completions are recorded as text; 0 records none.",
+    )
     eval_benchmarks: list[str] | None = _option(
         None,
         "Tasks and benchmarks to evaluate on during training, with the code of dgpo eval; `dgpo tasks` lists them. "

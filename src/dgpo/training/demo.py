@@ -25,6 +25,8 @@ from dgpo.training.trainer import DGPOTrainer
 
 UPDATES = 800
 SAMPLES = 8
+EXAMPLES = 3
+"""Problems whose answers the summary has."""
 
 SETTINGS: dict[str, Any] = {
     # 32 prompts x 8 completions are generated together and serve 4 updates of 64 completions: off-policy by up to 3
@@ -95,6 +97,7 @@ def _run(out: Path, seed: int, objective: str, updates: int, say: Any) -> dict[s
         "objective": objective,
         "updates": updates,
         "seed": seed,
+        "examples": _examples(before, after),
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_json_atomic(out / "summary.json", summary)
@@ -144,6 +147,24 @@ def _train(model_folder: Path, task: Addition, out: Path, *, seed: int, objectiv
     trainer.train()
     trainer.save_model(config.output_dir)
     trainer.create_model_card(model_name="addition")
+
+
+def _examples(before: Evaluation, after: Evaluation) -> list[dict[str, Any]]:
+    """The first problems with what the model answered before and after, greedily."""
+    greedy = [
+        {row["id"]: row for row in evaluation.generations if row["kind"] == "greedy"} for evaluation in (before, after)
+    ]
+    return [
+        {
+            "prompt": row["prompt"],
+            "answer": row["answer"],
+            **{
+                when: {"completion": rows[name]["completion"], "correct": rows[name]["score"] > 0}
+                for when, rows in zip(("before", "after"), greedy, strict=True)
+            },
+        }
+        for name, row in list(greedy[0].items())[:EXAMPLES]
+    ]
 
 
 def _values(evaluation: Evaluation) -> dict[str, float]:

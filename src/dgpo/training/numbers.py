@@ -28,6 +28,7 @@ RANGES = {
     "off_policy_mask_threshold": "[0, inf]",
     "positive_nll_coef": "[0, inf)",
     "rank_timeout": "[0, inf)",
+    "record_completions": "[0, inf)",
     "record_every": "[1, inf)",
     "record_limit_mb": "(0, inf]",
     "ref_model_mixup_alpha": "[0, 1]",

@@ -7,11 +7,12 @@ import datetime
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,17 @@ from dgpo.aggregation import StepTotals
 from dgpo.fused.head import Head
 from dgpo.installation import versions
 from dgpo.redaction import without_secrets
+from dgpo.runs.completions import (
+    CUT,
+    LONGEST_COMPLETION,
+    LONGEST_GOLD,
+    LONGEST_PROMPT,
+    STOP,
+    Completion,
+    CompletionWriter,
+    clipped,
+    prompt_id,
+)
 from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
 from dgpo.tokens import TokenBatch
@@ -36,6 +48,9 @@ from dgpo.training.head import Heads
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("dgpo", "torch", "trl", "transformers", "accelerate", "peft", "vllm", "deepspeed", "math-verify")
+GOLD = ("answer", "solution", "ground_truth", "gold", "target", "label")
+"""Columns that may hold the reference answer, by preference."""
+
 HASHED_ROWS = 10_000
 """Rows of the data that its hash reads, so that a large set does not delay the start."""
 
@@ -76,6 +91,7 @@ class Recording(TrainerCallback, ExportableState):
             world_size=accelerator.num_processes,
             warn=logger.warning,
         )
+        self.completions = CompletionWriter(config.record, config.record_completions)
         self._run: str | None = None
         self._update = 0
         self._wanted = False
@@ -115,6 +131,40 @@ class Recording(TrainerCallback, ExportableState):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.finish()
+
+    # --- what the model wrote -------------------------------------------------------------------------------------
+
+    def write(self, step: int, sampled: Sampled, output: Mapping[str, Any]) -> None:
+        """A sample of the completions of one generation of this rank; the main process alone writes.
+
+        Args:
+            step: updates so far.
+            sampled: the completions, and the rewards of all ranks.
+            output: the trainer's, with `prompt_ids`, `prompt_mask` and `advantages` of this rank.
+        """
+        if not self._accelerator.is_main_process or not self.recorder.on:
+            return
+        ids, mask = output["prompt_ids"].cpu(), output["prompt_mask"].cpu().bool()
+        prompts = [one[there] for one, there in zip(ids, mask, strict=True)]
+        names = [prompt_id(prompt.numpy().tobytes()) for prompt in prompts]
+        given = output["advantages"].detach().float().cpu().reshape(len(names), -1)[:, 0].tolist()
+        decode = getattr(self._processing_class, "tokenizer", self._processing_class).decode
+        found = [
+            Completion(
+                update=step + 1,
+                prompt_id=names[i],
+                prompt=clipped(decode(prompts[i].tolist()), LONGEST_PROMPT),
+                completion=clipped(decode(sampled.token_ids[i]), LONGEST_COMPLETION),
+                gold=_gold(sampled.rows[i]),
+                rewards=sampled.rewards_of(i),
+                advantage=given[i] if math.isfinite(given[i]) else None,
+                ended=CUT if sampled.truncated[i] else STOP,
+                token_ids=tuple(sampled.token_ids[i]),
+            )
+            for i in self.completions.chosen(names, given)
+        ]
+        with self.recorder.guard():
+            self.completions.write(found)
 
     def _sum_pi_squared(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """[B, T] Σ_v π(v)², from hidden states in chunks."""
@@ -156,6 +206,8 @@ class Recording(TrainerCallback, ExportableState):
         self._update = 0
         self.recorder.begin(state.global_step)
         if state.is_world_process_zero:
+            with self.recorder.guard():
+                self.completions.begin(state.global_step)
             self._say_what_runs(before, state.global_step)
 
     def _say_what_runs(self, before: dict[str, Any] | None, step: int) -> None:
@@ -194,6 +246,40 @@ class Recording(TrainerCallback, ExportableState):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.recorder.metrics({"event": "end", "step": state.global_step})
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """The completions of one generation on this rank, and the rewards of all.
+
+    Attributes:
+        rows: [B] of the data.
+        token_ids: [B] of each completion.
+        truncated: [B] whether it was cut off at the limit.
+        names: [K] of the reward functions.
+        rewards: [N, K] of all ranks; NaN where a function gave none. This rank's are B in a row.
+        first: index of its first.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    token_ids: Sequence[Sequence[int]]
+    truncated: Sequence[bool]
+    names: Sequence[str]
+    rewards: Tensor
+    first: int
+
+    def rewards_of(self, i: int) -> dict[str, float | None]:
+        """Name -> reward of one completion of this rank."""
+        values = self.rewards[self.first + i].tolist()
+        return {name: value if math.isfinite(value) else None for name, value in zip(self.names, values, strict=True)}
+
+
+def _gold(row: Mapping[str, Any]) -> str | None:
+    """The reference answer of a row, under the names that rewards and data sets use; None if it has none."""
+    for name in GOLD:
+        if row.get(name) is not None:
+            return clipped(str(row[name]), LONGEST_GOLD)
+    return None
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ from dgpo.training.metrics import StepMetrics, parts_of
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask, totals_of
 from dgpo.training.old_logprob import OldLogProbs, can_defer
-from dgpo.training.recording import Recording, describe
+from dgpo.training.recording import Recording, Sampled, describe
 from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
@@ -186,6 +186,7 @@ class DGPOTrainer(ResumableTrainer):
         # looked up on each call: somebody may patch it later
         self._step_loss = StepLoss(self._factors, heads, lambda *given: self._forward(*given), self.accelerator)
         self._rewards_per_func: Tensor | None = None
+        self._sampled: Sampled | None = None
         named = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
         self._scoring = Scoring(args, named, self.reward_weights.tolist(), self._factors.advantage)
         self._dynamic_sampler: DynamicSampler | None = None
@@ -255,6 +256,14 @@ class DGPOTrainer(ResumableTrainer):
             for row, ids in zip(inputs, completion_ids_list, strict=True)
         ]
         self._rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
+        self._sampled = Sampled(
+            rows=inputs,
+            token_ids=completion_ids_list,
+            truncated=[row["truncated"] for row in rows],
+            names=self.reward_func_names,
+            rewards=self._rewards_per_func,
+            first=self.accelerator.process_index * len(inputs),
+        )
         return self._rewards_per_func
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -290,6 +299,9 @@ class DGPOTrainer(ResumableTrainer):
         output["advantages"] = mine.in_place_of(given)
         if self.args.positive_nll_coef > 0:
             output["correct"] = mine.correct.to(given.device)
+        if training and self._recording is not None:
+            assert self._sampled is not None
+            self._recording.write(self.state.global_step, self._sampled, output)
         return output, mine
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
