@@ -54,7 +54,7 @@ def test_a_recorded_run_comes_before_everything_else(tmp_path: Path) -> None:
     assert (len(run.log["reward"]), run.folder) == (7, tmp_path / "record")
 
 
-MADE: dict[str, Callable[[Path], None]] = {
+MADE: dict[str, Callable[[Path], object]] = {
     "logging.jsonl": lambda folder: jsonl(folder / "logging.jsonl", 4),
     "v1-20260101-000000/logging.jsonl": lambda folder: jsonl(folder / "v1-20260101-000000" / "logging.jsonl", 4),
     "v1-20260101-000000/checkpoint-4/trainer_state.json": lambda folder: state(
@@ -63,6 +63,10 @@ MADE: dict[str, Callable[[Path], None]] = {
     "experiment.jsonl": lambda folder: jsonl(folder / "experiment.jsonl", 4),
     "train.log": lambda folder: jsonl(folder / "train.log", 4),
     "files/output.log": lambda folder: jsonl(folder / "files" / "output.log", 4),
+    "wandb/offline-run-20260102_000000-b/files/output.log": lambda folder: [
+        jsonl(folder / "wandb" / f"offline-run-2026010{day}_000000-b" / "files" / "output.log", 2 * day)
+        for day in (1, 2)
+    ],
 }
 
 
@@ -74,6 +78,21 @@ def test_other_logs_in_a_folder(tmp_path: Path, name: str) -> None:
     run = load_any(tmp_path)
     assert run.remarks[0] == f"read from {name}"
     assert len(run.log["reward"]) == 4
+
+
+def test_settings_in_the_files_of_others_beside_a_log(tmp_path: Path) -> None:
+    jsonl(tmp_path / "logging.jsonl", 4)
+    (tmp_path / "args.json").write_text(
+        json.dumps({"temperature": 0.9, "num_generations": 8, "beta": 0.0, "model": "m"})
+    )
+    assert load_any(tmp_path).info["config"] == {"temperature": 0.9, "num_generations": 8, "beta": 0.0}
+    files = tmp_path / "wandb" / "files"
+    jsonl(files / "output.log", 4)
+    arguments = ["actor_rollout_ref.rollout.n=4", "--lr", "1e-5"]
+    (files / "wandb-metadata.json").write_text(json.dumps({"args": arguments, "os": "Linux"}))
+    assert load_any(tmp_path / "wandb").info["config"] == {"num_generations": 4, "learning_rate": 1e-05}
+    (files / "wandb-metadata.json").write_text("{")
+    assert load_any(tmp_path / "wandb").info == {}
 
 
 def test_several_logs_are_named(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def same(log: Log, history: list[Row], *, verl: bool) -> None:
         assert log.repeated == ()
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @pytest.mark.parametrize("form", FORMATS)
 @given(history=histories, seed=st.integers(0, 2**32))
 def test_every_format_is_the_same_history(form: str, history: list[Row], seed: int) -> None:

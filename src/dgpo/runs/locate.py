@@ -6,9 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from dgpo.files import read_json
 from dgpo.runs.reading import Reading, read_log
 from dgpo.runs.schema import INFO, METRICS, TOKENS, TRAINER_STATE
+from dgpo.runs.settings import merged, of_mapping, of_text
 
 RECORD = "record"
 """Where a trainer's output folder has its recorded run, if it was not put elsewhere."""
@@ -59,20 +62,44 @@ def find_log(path: Path) -> Found:
         others = f"{len(folders)} folders hold event files: {folders[-1]} was written last and is read"
         return Found(newest, events=True, remarks=(others,) if len(folders) > 1 else ())
     logs = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not _NO_LOGS.match(file.name))
-    if (console := path / "files" / "output.log").is_file():  # W&B's folder of a run
-        logs.append(console)
+    if not logs:
+        logs = _of_wandb(path)
     if len(logs) == 1:
         return Found(logs)
     if logs:
         names = ", ".join(file.name for file in logs[:5])
         raise ValueError(f"{str(path)!r} holds {len(logs)} files that may be logs ({names}); give one of them")
-    offline = any(file.suffix == ".wandb" for file in path.iterdir())
+    offline = next(path.rglob("*.wandb"), None) is not None
     raise ValueError(
         f"{str(path)!r} holds no log: none of {RECORD}/, {INFO}, {METRICS}, {TRAINER_STATE}, checkpoint-N/, "
         "logging.jsonl, event files of TensorBoard, or a .jsonl, .csv or .log file"
         + ("; W&B's .wandb files are not read: run `wandb sync`, and export the run as CSV" if offline else "")
         + "; nothing was recorded there (DGPOConfig(record=FOLDER), or dgpo.diagnostics.record)"
     )
+
+
+def _of_wandb(path: Path) -> list[Path]:
+    """The console output that W&B keeps of a run: of the folder of a run, or of the latest one in `wandb/`."""
+    folders = [path, *(outer / "latest-run" for outer in (path, path / "wandb"))]
+    runs = [*path.glob("*run-*"), *path.glob("wandb/*run-*")]
+    folders += sorted((folder for folder in runs if folder.is_dir()), key=lambda folder: folder.name, reverse=True)
+    outputs = (folder / "files" / "output.log" for folder in folders)
+    return [file for file in outputs if file.is_file()][:1]
+
+
+def settings_beside(file: Path) -> dict[str, Any]:
+    """Settings in the files that ms-swift (`args.json`) and W&B (`wandb-metadata.json`) put beside a log."""
+    found: list[dict[str, Any]] = []
+    for name in ("args.json", "wandb-metadata.json"):
+        try:
+            inner = read_json(file.parent / name)
+        except (OSError, ValueError):  # not there, or of another program
+            continue
+        if isinstance(inner, dict):
+            arguments = inner.get("args") if name == "wandb-metadata.json" else None
+            words = " ".join(map(str, arguments)) if isinstance(arguments, list) else ""
+            found.append(of_text(words) if words else of_mapping(inner))
+    return merged(found)
 
 
 def _versions(path: Path) -> list[Path]:

@@ -14,12 +14,13 @@ from typing import Any
 from dgpo.runs.completions import Completion, read_completions
 from dgpo.runs.events import read_events
 from dgpo.runs.info import checked, read_info
-from dgpo.runs.locate import RECORD, Found, find_log, is_run_folder, read_first
+from dgpo.runs.locate import RECORD, Found, find_log, is_run_folder, read_first, settings_beside
 from dgpo.runs.log import Log
 from dgpo.runs.metrics import read_metrics
 from dgpo.runs.names import QUANTITIES
 from dgpo.runs.reading import finished
 from dgpo.runs.schema import COMPLETIONS, INFO, METRICS, TOKENS, TRAINER_STATE, named, token_files
+from dgpo.runs.settings import merged
 from dgpo.runs.tokens import Footer, Recorded, footer, read
 
 
@@ -190,7 +191,8 @@ def load_any(source: str | os.PathLike[str], mapped: Mapping[str, str] | None = 
             read = finished(read_events(found.files))
         else:
             read, found = read_first(found)
-        config, wrong = checked({"config": read.settings} if read.settings else {})
+        settings = merged([read.settings, settings_beside(found.files[0])])
+        config, wrong = checked({"config": settings} if settings else {})
         run = Run(
             folder=found.files[0],
             info=config,
