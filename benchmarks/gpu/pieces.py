@@ -34,16 +34,46 @@ PIECES = (
         seconds=50,
     ),
     Piece(
+        name="trainer",
+        part="right",
+        question="are the trainer's gradients the same with the fused loss and without it, with LoRA too",
+        seconds=40,
+    ),
+    Piece(
+        name="grader",
+        part="right",
+        question="do the grader's worker processes and CUDA leave each other alone",
+        seconds=25,
+    ),
+    Piece(
         name="head",
         part="fast",
         question="how fast is the head beside its peers and three matrix products, and what memory does it take",
         seconds=90,
     ),
     Piece(
+        name="attention",
+        part="right",
+        question="do 20 updates with flash or SDPA attention raise the reward",
+        seconds=35,
+    ),
+    Piece(
+        name="resume",
+        part="right",
+        question="does an interrupted run end where the uninterrupted one does",
+        seconds=35,
+    ),
+    Piece(
         name="steps",
         part="fast",
         question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
         seconds=105,
+    ),
+    Piece(
+        name="compiled",
+        part="right",
+        question="are the gradients of a compiled model the same",
+        seconds=40,
     ),
     Piece(
         name="seeds",
