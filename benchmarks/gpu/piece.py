@@ -80,6 +80,8 @@ class Findings:
 
     def __init__(self, piece: str, file: Path, seconds: float, also: tuple[str, ...]) -> None:
         self.seconds, self._file, self._also = seconds, file, also
+        self.folder = file.absolute().parent
+        """For what a piece leaves beside its JSON file."""
         self.headline = ""
         """The result in a few words, for the table at the end."""
         self.rows: list[dict[str, Any]] = []

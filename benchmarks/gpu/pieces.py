@@ -67,7 +67,21 @@ PIECES = (
         name="steps",
         part="fast",
         question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
-        seconds=105,
+        seconds=100,
+    ),
+    Piece(
+        name="learns_dgpo",
+        part="learns",
+        question="does SmolLM2-135M-Instruct learn word problems with DGPO",
+        seconds=60,
+        grows=True,
+    ),
+    Piece(
+        name="learns_grpo",
+        part="learns",
+        question="does it learn them with GRPO",
+        seconds=60,
+        grows=True,
     ),
     Piece(
         name="compiled",
@@ -79,7 +93,7 @@ PIECES = (
         name="seeds",
         part="many seeds",
         question="what does a seed of the atlas cost on the device, and does a cell end where the CPU's did",
-        seconds=45,
+        seconds=40,
     ),
 )
 

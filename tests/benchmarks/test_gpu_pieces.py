@@ -16,7 +16,7 @@ from gpu.pieces import LONGEST, PIECES, TOTAL, Piece, allowance
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu"
 
-SHARED = {"__init__", "__main__", "piece", "pieces", "problem", "peers", "rig", "unpack"}
+SHARED = {"__init__", "__main__", "piece", "pieces", "problem", "peers", "rig", "unpack", "learning"}
 
 
 def test_every_piece_has_a_file_and_every_file_is_a_piece_or_shared() -> None:
