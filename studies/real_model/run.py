@@ -44,9 +44,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the training run (default 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs/llm"), help="default: outputs/llm")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a computation (default: all cores)")
     parser.add_argument("--gsm8k", type=Path, help="folder with gsm8k_test.jsonl, to evaluate GSM8K before and after")
     args = parser.parse_args()
     started = time.perf_counter()
+    # bound: the two threads of a product may otherwise share one of two cores. One thread waits for no other
+    bound = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"} if args.threads > 1 else {}
+    os.environ.update({"OMP_NUM_THREADS": str(args.threads), **bound})
     out, run = args.out, args.out / f"seed-{args.seed}"
     start, model, record = out / "start", run / "model", run / "record"
     start.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,7 @@ def main() -> None:
     summary = {
         "seed": args.seed,
         "model": read_json(start / "source.json"),
-        "hardware": hardware(),
+        "hardware": hardware(args.threads),
         "seconds": round(time.perf_counter() - started),
         **found,
     }
@@ -79,13 +83,10 @@ def main() -> None:
 
 
 def dgpo(*arguments: Any) -> None:
-    """Print and run one command with all cores; a failure ends the script with its exit status."""
+    """Print and run one command; a failure ends the script with its exit status."""
     command = ["-m", "dgpo", *map(str, arguments)]
     print(f"\n$ {shlex.join(['dgpo', *command[2:]])}", flush=True)
-    cores = str(os.cpu_count() or 1)
-    # bound: on few cores the two threads of a product may otherwise share one
-    threads = {"OMP_NUM_THREADS": cores, "OMP_PROC_BIND": "true", "OMP_PLACES": "threads"}
-    done = subprocess.run([sys.executable, *command], env={**os.environ, **threads})
+    done = subprocess.run([sys.executable, *command])
     if done.returncode:
         sys.exit(done.returncode)
 
@@ -113,9 +114,11 @@ def compared(before: Path, after: Path) -> dict[str, Any]:
     return found
 
 
-def hardware() -> str:
+def hardware(threads: int) -> str:
     """What computed it."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} CPU cores"
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{threads} of {os.cpu_count()} CPU cores"
 
 
 def table(summary: dict[str, Any]) -> Table:
