@@ -31,7 +31,12 @@ def measure(found: Findings) -> None:
         padded(found, attention)
     with found.part("run"), tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(StringIO()):
-            options = {"max_steps": UPDATES, "learning_rate": 1e-3, "bf16": True, "reward_weights": [1.0, 0.0]}
+            options = {
+                "max_steps": UPDATES,
+                "learning_rate": pick(1e-3, 1e-2),
+                "bf16": True,
+                "reward_weights": [1.0, 0.0],
+            }
             made = trainer(model(attention=attention), folder, reward=[digits, MathReward()], **options)
             made.train()
         rows = [row for row in made.state.log_history if "loss" in row]

@@ -9,9 +9,10 @@ from __future__ import annotations
 import sys
 
 import torch
+from transformers import PreTrainedModel
 
 from gpu.piece import Findings, pick, run
-from gpu.rig import VOCABULARY, distance, gradients, model
+from gpu.rig import LENGTH, VOCABULARY, distance, gradients, model
 
 AGREE = 1e-3
 """Relative (L2), in float32: a compiler may order sums as it likes."""
@@ -21,18 +22,28 @@ BACKEND = pick("inductor", "aot_eager")
 
 def measure(found: Findings) -> None:
     """A row per way to compile."""
-    plain, _ = gradients(model(VOCABULARY))
+    plain, _ = gradients(small(), equal)
     with found.part("torch_compile"):
-        seen, trainer = gradients(model(VOCABULARY), torch_compile=True, torch_compile_backend=BACKEND)
+        seen, trainer = gradients(small(), equal, torch_compile=True, torch_compile_backend=BACKEND)
         compare(found, "torch_compile=True", seen, plain, trainer, fused=False)
     torch.compiler.reset()
     with found.part("the transformer in place"):
-        network = model(VOCABULARY)
+        network = small()
         network.model.compile(backend=BACKEND)
-        seen, trainer = gradients(network)
+        seen, trainer = gradients(network, equal)
         compare(found, "model.model.compile()", seen, plain, trainer, fused=True)
     worst = max((row["second"] for row in found.rows if "second" in row), default=float("nan"))
     found.headline = f"{BACKEND}: gradients differ by {worst:.1g} at most"
+
+
+def small() -> PreTrainedModel:
+    """Of one layer: what is compiled takes seconds per layer."""
+    return model(VOCABULARY, layers=1)
+
+
+def equal(count: int, random: torch.Generator) -> list[int]:
+    """Lengths of completions: one shape, and so one graph."""
+    return [LENGTH] * count
 
 
 def compare(found: Findings, case: str, seen: list, plain: list, trainer: object, *, fused: bool) -> None:

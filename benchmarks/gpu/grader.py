@@ -34,7 +34,7 @@ def measure(found: Findings) -> None:
     repeats = pick(20, 1)
     responses, golds, scores = (list(column) * repeats for column in zip(*FORMULAS, strict=True))
     with MathGrader(workers=2, deadline=pick(5.0, 60.0)) as grader:
-        for case, kernels in (("idle", 0), ("kernels queued", pick(400, 5)), ("idle again", 0)):
+        for case, kernels in (("idle", 0), ("kernels queued", pick(1000, 5)), ("idle again", 0)):
             with found.part(case):
                 start = time.perf_counter()
                 for _ in range(kernels):

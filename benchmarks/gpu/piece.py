@@ -127,7 +127,8 @@ class Findings:
         """Write the file as it is."""
         document = {
             **self._about,
-            "code": code(self._also),
+            # only what has come to its end can stand
+            "code": code(self._also) if complete else {},
             "seconds": round(time.monotonic() - STARTED, 2),
             "complete": complete,
             "skipped": skipped,

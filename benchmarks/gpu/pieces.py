@@ -87,7 +87,7 @@ PIECES = (
         name="compiled",
         part="right",
         question="are the gradients of a compiled model the same",
-        seconds=40,
+        seconds=45,
     ),
     Piece(
         name="seeds",

