@@ -28,7 +28,7 @@ from gpu.pieces import PIECES, REHEARSAL_FACTOR, TOTAL, Piece, allowance
 
 SHORTEST = 10.0
 """With fewer seconds left, no further piece is begun."""
-GRACE = 3.0
+GRACE = 5.0
 """A piece is told to end this many seconds before it is killed."""
 
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "FAILED", "not possible", "not run"
