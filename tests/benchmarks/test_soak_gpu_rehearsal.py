@@ -6,8 +6,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from gpu.__main__ import PASSED, SKIPPED
 from gpu.pieces import PIECES
@@ -16,11 +18,40 @@ ROOT = Path(__file__).resolve().parents[2]
 ABOUT = {"rehearsal", "hardware", "versions", "code", "seconds", "complete", "headline", "rows", "failures", "status"}
 
 
+SCRIPT = str(ROOT / "benchmarks" / "gpu.sh")
+
+
+def environment() -> dict[str, str]:
+    found = {**os.environ, "GPU_REHEARSAL": "1", "PYTHON": sys.executable, "COLUMNS": "200"}
+    found.pop("TRITON_INTERPRET", None)
+    return found
+
+
 def call(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "GPU_REHEARSAL": "1", "PYTHON": sys.executable, "COLUMNS": "200"}
-    environment.pop("TRITON_INTERPRET", None)
-    script = [str(ROOT / "benchmarks" / "gpu.sh"), str(out), *options]
-    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=3300)
+    script = [SCRIPT, str(out), *options]
+    return subprocess.run(script, env=environment(), capture_output=True, text=True, timeout=3300)
+
+
+def processes(out: Path) -> list[int]:
+    """Those that were given a file in this folder."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if any(str(out) in argument for argument in process.info["cmdline"] or []):
+            found.append(process.info["pid"])
+    return found
+
+
+@pytest.mark.soak
+def test_a_piece_ends_with_its_driver(tmp_path: Path) -> None:
+    driver = subprocess.Popen([SCRIPT, str(tmp_path), "--only", "head"], env=environment(), stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while len(processes(tmp_path)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(processes(tmp_path)) == 2  # the driver and the piece
+    driver.terminate()
+    driver.communicate(timeout=60)
+    assert driver.returncode == 143
+    assert processes(tmp_path) == []
 
 
 @pytest.mark.soak
