@@ -88,6 +88,8 @@ class Findings:
         """The result in a few words, for the table at the end."""
         self.rows: list[dict[str, Any]] = []
         self.failures: list[str] = []
+        # as it was imported: a file may be edited while a piece runs
+        self._code = code()
         self._about = {"piece": piece, "rehearsal": REHEARSAL, **about()}
 
     def left(self) -> float:
@@ -133,7 +135,7 @@ class Findings:
         document = {
             **self._about,
             # only what has come to its end can stand
-            "code": code(self._also) if complete else {},
+            "code": {**code(self._also), **self._code} if complete else {},
             "seconds": round(self._elapsed(), 2),
             "complete": complete,
             "skipped": skipped,
