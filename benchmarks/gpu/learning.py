@@ -28,8 +28,8 @@ from dgpo.training.checkpoint_files import checkpoints
 from gpu.piece import REHEARSAL, ROOT, Findings, NotPossible, free, pick
 
 sys.path.append(str(Path(__file__).parents[2] / "studies" / "real_model"))
-from problems import write  # isort: skip
 from run import ON_A_GPU, RECIPE, WORDS, compared  # isort: skip
+from words import write  # isort: skip
 
 MODEL = os.environ.get("GPU_MODEL", str(ROOT / "outputs" / "llm" / "start"))
 KEPT_FOR_AFTER = 25.0
