@@ -8,6 +8,7 @@ VERL := .venv-verl
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
+LLM_OUT ?= outputs/llm
 
 # tiny models on few cores: OpenMP barriers cost more than the arithmetic; nothing here may reach for a hub
 export OMP_NUM_THREADS ?= 1
@@ -17,7 +18,7 @@ export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser test-verl soak lint format docs figures atlas atlas-figures new-method bench clean
+.PHONY: help setup demo llm test browser test-verl soak lint format docs figures atlas atlas-figures new-method bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
@@ -34,6 +35,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> summary (SEED=0)
 	$(OFFLINE) $(BIN)/dgpo demo --seed $(SEED) --out $(DEMO_OUT)
+
+llm: $(READY) ## a real language model, SmolLM2-135M-Instruct: evaluate -> train with DGPO -> evaluate -> report (SEED=0)
+	$(BIN)/python studies/real_model/run.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
 
 test: $(READY) ## every test except the soaks
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"

@@ -99,14 +99,108 @@ NO_GPU = (
 
 
 def gpu(document: dict[str, Any]) -> list[str]:
-    """What benchmarks/gpu.sh found, a row per piece; then the measurements of each piece whose rows are times."""
+    """What benchmarks/gpu.sh found: a row per piece; then the tables of what was measured."""
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
     lines = [f"Measured on {document['hardware']['device']}; {versions}.", ""]
     lines += ["| piece | outcome | seconds | what it found |", "|---|---|---:|---|"]
     for name, piece in document["pieces"].items():
         said = "; ".join(piece.get("failures", [])) or piece.get("skipped") or piece.get("headline") or ""
         lines.append(f"| {name} | {piece['status']} | {piece.get('wall_s', '')} | {said.replace('|', '/')} |")
-    return [*lines, ""]
+    lines.append("")
+    for title, names, part in (
+        ("The output head", ("head",), gpu_head),
+        ("Whole optimiser steps", ("steps",), gpu_steps),
+        ("A real model learns", ("learns_dgpo", "learns_grpo"), gpu_learns),
+        ("Many seeds at once", ("seeds",), gpu_seeds),
+    ):
+        rows = [row for name in names for row in document["pieces"].get(name, {}).get("rows", [])]
+        if rows:
+            lines += [f"### {title}", "", *part(rows), ""]
+    return lines
+
+
+def gpu_head(rows: list[dict[str, Any]]) -> list[str]:
+    """Every variant that was measured, and what was not, by name."""
+    lines = [
+        "Ratios to the three products of the same round, medians; `dgpo` with its own backend and chunk.",
+        "",
+        "| model, N, H | zero advantage | | ms | x the three products | range | goal | peak memory, MiB |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if "model" not in row:
+            continue
+        name = (
+            f"| {row['model']}, {row['N']:,}, {row['H']:,} | {row['zero_advantage']:.0%} | {row.get('variant', '')} |"
+        )
+        if "ms" not in row:
+            lines.append(f"{name} {row['missing']} | | | | |")
+            continue
+        goal = f"{row['goal']:.2f}" if "goal" in row else ""
+        span = f"{row['low']:.2f} .. {row['high']:.2f}"
+        lines.append(f"{name} {row['ms']:.2f} | {row['ratio']:.2f} | {span} | {goal} | {_whole(row['peak_mib'])} |")
+    return lines
+
+
+def gpu_steps(rows: list[dict[str, Any]]) -> list[str]:
+    """Seconds, tokens per second and memory of every trainer."""
+    lines = [
+        "| model | without spread | trainer | s per update | range | tokens per second | x TRL | peak memory, MiB |",
+        "|---|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if "trainer" not in row:
+            lines.append(f"| {row['part']} | | {row['not_possible']} | | | | | |")
+            continue
+        times = "" if row["times_as_fast"] is None else f"{row['times_as_fast']:.2f}"
+        lines.append(
+            f"| {row['model']} | {row['without_spread']:.0%} | {row['trainer']} | {row['seconds_per_update']:.3f} | "
+            f"{row['low']:.3f} .. {row['high']:.3f} | {row['tokens_per_second']:,.0f} | {times} | "
+            f"{_whole(row['peak_mib'])} |"
+        )
+    return lines
+
+
+def gpu_learns(rows: list[dict[str, Any]]) -> list[str]:
+    """Accuracies on held-out problems before and after, of each method."""
+    lines = [
+        "SmolLM2-135M-Instruct on the word problems of studies/real_model; held-out problems, in percent.",
+        "",
+        "| method | updates | s per update | metric | before | after | difference (95 % interval) |",
+        "|---|---:|---:|---|---:|---:|---:|",
+    ]
+    for row in rows:
+        for metric, of in row["accuracies"].items():
+            if metric == "problems":
+                continue
+            change = "{:+.1f} ({:+.1f} .. {:+.1f})".format(*of["difference"]) if "difference" in of else ""
+            lines.append(
+                f"| {row['method']} | {row['updates']} | {row['seconds_per_update']:.2f} | {metric} | "
+                f"{of['before']:.1f} | {of['after']:.1f} | {change} |"
+            )
+    return lines
+
+
+def gpu_seeds(rows: list[dict[str, Any]]) -> list[str]:
+    """Seconds per seed on the device beside CPU-seconds, and where the cell ended on both."""
+    lines = [
+        "| | seeds at once | updates | s per seed | CPU-seconds per seed | mean score at the end | of the CPU's run |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        if "seconds_per_seed" not in row:
+            continue
+        name = row["arm"] if row["part"] == "cell" else "speed"
+        scores = [f"{row[key]:.3f}" if key in row else "" for key in ("score", "committed_score")]
+        lines.append(
+            f"| {name} | {row['seeds']} | {row['updates']} | {row['seconds_per_seed']:.3f} | "
+            f"{row['cpu_seconds_per_seed']:.2f} | {scores[0]} | {scores[1]} |"
+        )
+    return lines
+
+
+def _whole(number: float | None) -> str:
+    return "" if number is None else f"{number:,.0f}"
 
 
 def page() -> str:

@@ -28,7 +28,7 @@ from gpu.pieces import PIECES, REHEARSAL_FACTOR, TOTAL, Piece, allowance
 
 SHORTEST = 10.0
 """With fewer seconds left, no further piece is begun."""
-GRACE = 3.0
+GRACE = 5.0
 """A piece is told to end this many seconds before it is killed."""
 
 PASSED, FAILED, SKIPPED, NOT_RUN = "passed", "FAILED", "not possible", "not run"
@@ -45,6 +45,8 @@ def main() -> int:
     factor = REHEARSAL_FACTOR if REHEARSAL else 1.0
     budget = TOTAL * factor if flags.budget is None else flags.budget
     chosen = [piece for piece in PIECES if flags.only is None or piece.name in flags.only]
+    # as an interruption: the piece that runs must end with this process
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with FolderLock(flags.out, "measuring into"):
         return everything(flags.out, chosen, time.monotonic() + budget, factor)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dgpo.objectives import OBJECTIVES
-from gpu.piece import REHEARSAL, Findings, device, pick, run
+from gpu.piece import REHEARSAL, Findings, device, free, pick, run
 from gpu.problem import VOCABULARY, gradients, make
 
 if REHEARSAL:
@@ -36,7 +36,7 @@ def measure(found: Findings) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         with found.part(f"every objective, {dtype}"):
             worst = max(worst, every_objective(found, dtype, backends))
-    right = sum(row["right"] for row in found.rows)
+    right = sum(row["right"] for row in found.rows if "right" in row)
     found.headline = f"{right} of {len(found.rows)} right; largest error over the naive one {worst:.2f}"
     with found.part("a real vocabulary"):
         real_vocabulary(found, backends)
@@ -46,7 +46,7 @@ def measure(found: Findings) -> None:
 
 def every_objective(found: Findings, dtype: torch.dtype, backends: tuple[str, ...]) -> float:
     """A row per objective and backend; the largest error over that of the naive computation."""
-    B, T, H, V = pick((8, 48, 64, 5003), (4, 6, 16, 103))
+    B, T, H, V = pick((8, 48, 64, 5003), (4, 5, 16, 103))
     p = make(B, T, H, V, dtype, device(), zero=0.25)
     p.mask[:, -4:] = torch.rand(B, 4, device=device()) < 0.5
     exact = p.double()
@@ -68,7 +68,7 @@ def every_objective(found: Findings, dtype: torch.dtype, backends: tuple[str, ..
 
 def real_vocabulary(found: Findings, backends: tuple[str, ...]) -> None:
     """One objective at the vocabulary of Qwen2.5 and a chunk that does not divide the rows."""
-    B, T, H, V = pick((4, 96, 896, VOCABULARY), (2, 10, 16, 1031))
+    B, T, H, V = pick((4, 96, 896, VOCABULARY), (2, 5, 16, 1031))
     for dtype in (torch.float32, torch.bfloat16):
         p = make(B, T, H, V, dtype, device())
         truth = gradients(p.double(), backend="reference")
@@ -80,13 +80,19 @@ def real_vocabulary(found: Findings, backends: tuple[str, ...]) -> None:
 
 def large_chunk(found: Findings, backends: tuple[str, ...]) -> None:
     """One chunk of more than 2^31 logits against chunks of less, in bfloat16."""
-    B, T, H, V = pick((16, 1024, 64, VOCABULARY), (2, 8, 16, 1031))
+    B, T, H, V = pick((16, 1024, 64, VOCABULARY), (2, 4, 16, 1031))
     p = make(B, T, H, V, torch.bfloat16, device())
+    case = f"one chunk of {B * T * V / 2**31:.2f} x 2^31 logits"
     for backend in backends:
-        whole = gradients(p, backend=backend, chunk_tokens=B * T)
+        try:
+            whole = gradients(p, backend=backend, chunk_tokens=B * T)
+        except torch.OutOfMemoryError:  # in torch the chunk is there several times in float32
+            found.row(case=case, backend=backend, missing="out of memory")
+            free()
+            continue
         error = errors(gradients(p, backend=backend, chunk_tokens=B * T // 4), tuple(g.double() for g in whole))
         right = max(error) < 1e-2
-        found.row(case=f"one chunk of {B * T * V / 2**31:.2f} x 2^31 logits", backend=backend, dx=error[0], dw=error[1])
+        found.row(case=case, backend=backend, dx=error[0], dw=error[1])
         found.check(right, f"{backend}: one chunk of {B * T:,} rows differs from four by {max(error):.2g}")
 
 

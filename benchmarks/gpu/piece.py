@@ -37,6 +37,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 import torch
 
 from dgpo.files import write_json_atomic
@@ -49,8 +50,6 @@ PACKAGES = (
     *("torch", "triton", "transformers", "trl", "datasets", "accelerate", "peft", "flash-attn", "verl"),
     *("liger_kernel", "cut_cross_entropy", "quack-kernels"),
 )
-STARTED = time.monotonic()
-"""When this module was imported: the seconds of a piece count from here."""
 
 
 def device() -> torch.device:
@@ -78,17 +77,27 @@ class NotPossible(Exception):
 class Findings:
     """What a piece has found so far, and the file that it is in."""
 
-    def __init__(self, piece: str, file: Path, seconds: float, also: tuple[str, ...]) -> None:
+    def __init__(
+        self, piece: str, file: Path, seconds: float, also: tuple[str, ...], started: float | None = None
+    ) -> None:
         self.seconds, self._file, self._also = seconds, file, also
+        self._started = time.monotonic() if started is None else started
+        self.folder = file.absolute().parent
+        """For what a piece leaves beside its JSON file."""
         self.headline = ""
         """The result in a few words, for the table at the end."""
         self.rows: list[dict[str, Any]] = []
         self.failures: list[str] = []
+        # as it was imported: a file may be edited while a piece runs
+        self._code = code()
         self._about = {"piece": piece, "rehearsal": REHEARSAL, **about()}
 
     def left(self) -> float:
         """Seconds until this piece should have ended; after that it is killed."""
-        return self.seconds - (time.monotonic() - STARTED)
+        return self.seconds - self._elapsed()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
     def row(self, **values: Any) -> None:
         """Keep and print one measurement: numbers and short texts by name; what is not finite becomes text."""
@@ -125,8 +134,9 @@ class Findings:
         """Write the file as it is."""
         document = {
             **self._about,
-            "code": code(self._also),
-            "seconds": round(time.monotonic() - STARTED, 2),
+            # only what has come to its end can stand
+            "code": {**code(self._also), **self._code} if complete else {},
+            "seconds": round(self._elapsed(), 2),
             "complete": complete,
             "skipped": skipped,
             "headline": self.headline,
@@ -147,10 +157,12 @@ def run(measure: Callable[[Findings], None], *, also: tuple[str, ...] = ()) -> i
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the JSON file")
     parser.add_argument("--seconds", type=float, default=110, help="it should end within these (110)")
     flags = parser.parse_args()
-    # a piece that hangs says where before it is killed
-    faulthandler.dump_traceback_later(max(flags.seconds, 1), exit=False, file=sys.stdout)
     piece = Path(inspect.getfile(measure)).stem
-    found = Findings(piece, flags.out, flags.seconds, also)
+    # its seconds count from its start, before the imports
+    already = time.time() - psutil.Process().create_time()
+    found = Findings(piece, flags.out, flags.seconds, also, time.monotonic() - already)
+    # a piece that hangs, at its exit too, says where before it is killed
+    faulthandler.dump_traceback_later(max(found.left(), 1), exit=False, file=sys.stdout)
     skipped = None
     try:
         device()
@@ -162,7 +174,6 @@ def run(measure: Callable[[Findings], None], *, also: tuple[str, ...] = ()) -> i
         traceback.print_exc(file=sys.stdout)
         found.fail(repr(failure)[:500])
     found.save(complete=True, skipped=skipped)
-    faulthandler.cancel_dump_traceback_later()
     return 1 if found.failures else 0
 
 

@@ -8,7 +8,7 @@ LONGEST = 120.0
 """Seconds that any piece may take at most."""
 TOTAL = 590.0
 """Seconds for all of them."""
-REHEARSAL_FACTOR = 5.0
+REHEARSAL_FACTOR = 10.0
 """A rehearsal may take this much longer: one core of a CPU imports and compiles more slowly than what it stands for."""
 
 
@@ -34,22 +34,66 @@ PIECES = (
         seconds=50,
     ),
     Piece(
+        name="trainer",
+        part="right",
+        question="are the trainer's gradients the same with the fused loss and without it, with LoRA too",
+        seconds=40,
+    ),
+    Piece(
+        name="grader",
+        part="right",
+        question="do the grader's worker processes and CUDA leave each other alone",
+        seconds=25,
+    ),
+    Piece(
         name="head",
         part="fast",
         question="how fast is the head beside its peers and three matrix products, and what memory does it take",
         seconds=90,
     ),
     Piece(
+        name="attention",
+        part="right",
+        question="do 20 updates with flash or SDPA attention raise the reward",
+        seconds=35,
+    ),
+    Piece(
+        name="resume",
+        part="right",
+        question="does an interrupted run end where the uninterrupted one does",
+        seconds=35,
+    ),
+    Piece(
         name="steps",
         part="fast",
         question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
-        seconds=105,
+        seconds=100,
+    ),
+    Piece(
+        name="learns_dgpo",
+        part="learns",
+        question="does SmolLM2-135M-Instruct learn word problems with DGPO",
+        seconds=60,
+        grows=True,
+    ),
+    Piece(
+        name="learns_grpo",
+        part="learns",
+        question="does it learn them with GRPO",
+        seconds=60,
+        grows=True,
+    ),
+    Piece(
+        name="compiled",
+        part="right",
+        question="are the gradients of a compiled model the same",
+        seconds=45,
     ),
     Piece(
         name="seeds",
         part="many seeds",
         question="what does a seed of the atlas cost on the device, and does a cell end where the CPU's did",
-        seconds=45,
+        seconds=40,
     ),
 )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,7 +18,7 @@ from gpu.pieces import LONGEST, PIECES, TOTAL, Piece, allowance
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "benchmarks" / "gpu"
 
-SHARED = {"__init__", "__main__", "piece", "pieces", "problem", "peers"}
+SHARED = {"__init__", "__main__", "piece", "pieces", "problem", "peers", "rig", "unpack", "learning"}
 
 
 def test_every_piece_has_a_file_and_every_file_is_a_piece_or_shared() -> None:
@@ -27,6 +29,39 @@ def test_every_piece_has_a_file_and_every_file_is_a_piece_or_shared() -> None:
         text = (FOLDER / f"{name}.py").read_text(encoding="utf-8")
         assert "def measure(found: Findings) -> None:" in text, name
         assert text.rstrip().endswith('if __name__ == "__main__":\n    sys.exit(run(measure))') or "also=" in text, name
+
+
+def names_of(file: Path) -> set[str]:
+    """What a module defines or imports at its top level."""
+    found: set[str] = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            found |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        else:
+            found |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    return found
+
+
+def test_what_pieces_take_from_scripts_and_studies_is_there() -> None:
+    """Only a rehearsal imports most of the pieces, and it is long."""
+    scripts = {"atlas": ROOT / "studies" / "atlas", "real_model": ROOT / "studies" / "real_model"}
+    taken = 0
+    for piece in FOLDER.glob("*.py"):
+        text = piece.read_text(encoding="utf-8")
+        folders = [ROOT / "benchmarks", *(folder for name, folder in scripts.items() if name in text)]
+        for node in ast.parse(text).body:
+            if not isinstance(node, ast.ImportFrom) or node.module is None:
+                continue
+            local = [file for folder in folders if (file := folder / f"{node.module}.py").is_file()]
+            if not local:
+                assert importlib.util.find_spec(node.module.partition(".")[0]), f"{piece.name}: {node.module}"
+                continue
+            wanted = {alias.name for alias in node.names}
+            assert wanted <= names_of(local[0]), f"{piece.name}: {wanted - names_of(local[0])} of {local[0]}"
+            taken += 1
+    assert taken > 5
 
 
 def test_the_limits_fit_into_ten_minutes() -> None:
@@ -98,11 +133,14 @@ def test_findings_are_written_as_they_come(tmp_path: Path, capsys: pytest.Captur
     with found.part("third part"):
         raise piece_module.NotPossible("no model at hand")
     found.check(True, "not said")
+    assert json.loads(file.read_text(encoding="utf-8"))["code"] == {}
+    assert json.loads(file.read_text(encoding="utf-8"))["complete"] is False
+    found.save(complete=True)
     document = json.loads(file.read_text(encoding="utf-8"))
     assert document["rows"][0] == {"case": "a", "ms": "nan", "nested": {"rounds": [1.0, "inf"]}}
     assert document["rows"][1] == {"part": "third part", "not_possible": "no model at hand"}
     assert document["failures"] == ["second part: ZeroDivisionError('of nothing')"]
-    assert document["complete"] is False
+    assert document["complete"] is True
     assert {"benchmarks/gpu/peers.py", "benchmarks/gpu/piece.py", "src/dgpo/files.py"} <= document["code"].keys()
     assert "FAILED: second part" in capsys.readouterr().out
 

@@ -73,6 +73,7 @@ def lines(*rows: dict[str, Any]) -> str:
         (["--config"], ["--config needs a file"]),
         (["--dataset", "x.jsonl"], ["either --task or --dataset", "task = 'addition', dataset = 'x.jsonl'"]),
         (["--chat"], ["chat = True has no meaning with task = 'addition'", "--dataset"]),
+        (["--no_chat"], ["no_chat = True has no meaning with task = 'addition'", "plain text"]),
         (["--prompt_template", "Q: {prompt}"], ["prompt_template = 'Q: {prompt}' has no meaning with task"]),
     ],
     ids=lambda value: " ".join(value)[:40] if value and value[0].startswith("--") else "",

@@ -214,8 +214,9 @@ def test_gsm8k(dgpo: Callable[..., Any], quick: list[str], seen: list[DGPOTraine
     assert trainer.state.global_step == 4
 
 
-def test_chat(dgpo: Callable[..., Any], quick: list[str], tiny: Path, tmp_path: Path, seen: list[DGPOTrainer]) -> None:
-    """A tokenizer with a chat template gets one user message per prompt."""
+@pytest.fixture
+def chatting(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny model, with a chat template."""
     model = tmp_path / "model"
     AutoModelForCausalLM.from_pretrained(tiny).save_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(tiny)
@@ -224,12 +225,36 @@ def test_chat(dgpo: Callable[..., Any], quick: list[str], tiny: Path, tmp_path: 
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
     tokenizer.save_pretrained(model)
+    return model
+
+
+@pytest.mark.parametrize("chat", [True, False])
+def test_chat(
+    dgpo: Callable[..., Any], quick: list[str], chatting: Path, tmp_path: Path, seen: list[DGPOTrainer], chat: bool
+) -> None:
+    """A tokenizer with a chat template gets one user message per prompt; without the flag a note says that it may."""
     file = tmp_path / "data.jsonl"
     file.write_text("".join(json.dumps({"problem": f"{a}+{a}=", "answer": str(2 * a)}) + "\n" for a in range(8)))
-    flags = ["--model_name_or_path", model, "--max_steps", 1]
-    done = dgpo("train", "--dataset", file, "--chat", *quick, *flags)
+    flags = ["--model_name_or_path", chatting, "--max_steps", 1, *(["--chat"] if chat else [])]
+    done = dgpo("train", "--dataset", file, *quick, *flags)
     assert done.code == 0, done.err
-    assert seen[0].train_dataset[0]["prompt"] == [{"role": "user", "content": "0+0="}]
+    assert seen[0].train_dataset[0]["prompt"] == ([{"role": "user", "content": "0+0="}] if chat else "0+0=")
+    assert ("note: the prompts are plain text" in done.out) is not chat
+
+
+def test_chat_of_a_benchmark_is_up_to_the_tokenizer(
+    dgpo: Callable[..., Any], quick: list[str], chatting: Path, tiny: Path, seen: list[DGPOTrainer]
+) -> None:
+    """As in `dgpo eval` and `eval_benchmarks`, which would ask otherwise than the model was trained."""
+    pytest.importorskip("reasoning_gym")
+    task = ["--task", "reasoning_gym:gcd,train_size=16,validation_size=4", "--eval_on_start", "--max_steps", 1]
+    kinds = []
+    for model, flags in ((chatting, []), (chatting, ["--no_chat"]), (tiny, [])):
+        done = dgpo("train", *task, *quick, "--model_name_or_path", model, "--overwrite_output_dir", *flags)
+        assert done.code == 0, done.err
+        assert "note: the prompts are plain text" not in done.out
+        kinds.append({type(seen[-1].train_dataset[0]["prompt"]), type(seen[-1].eval_dataset[0]["prompt"])})
+    assert kinds == [{list}, {str}, {str}]
 
 
 def test_a_reward_beside_the_user(

@@ -3,4 +3,4 @@
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parents[2] / "studies" / study) for study in ("bias", "atlas")]
+sys.path += [str(Path(__file__).parents[2] / "studies" / study) for study in ("bias", "atlas", "real_model")]

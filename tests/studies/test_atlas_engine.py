@@ -29,14 +29,14 @@ from ordinary import model_of, words
 from problems import BACKWARD, END, EQUALS, FORWARD, PLUS, PROBLEMS, VOCABULARY
 from scipy.stats import chisquare
 from stacked import Shape, logits, sample
-from start import HABIT_GROWS, right_share
-from torch._subclasses.fake_tensor import FakeTensorMode
+from start import HABIT_GROWS, right_share, warm_up
 from transformers import GPT2LMHeadModel
 
 from dgpo import objectives, policy_loss
 from dgpo.advantages import group_advantage
 from dgpo.objectives import Objective
 from dgpo.training import DGPOConfig, DGPOTrainer
+from pretended_gpu import pretended_gpu
 
 REVERSE = PROBLEMS["reverse"]
 SHAPE = Shape(VOCABULARY, width=8, layers=2, heads=2, prompt=REVERSE.prompt, response=REVERSE.response)
@@ -317,24 +317,29 @@ def test_no_method_looks_across_members(label):
         assert torch.equal(values[[0, 2]], changed[name][[0, 2]]), name
 
 
-def test_every_tensor_is_where_the_parameters_are():
-    """A stand-in for a GPU: under `FakeTensorMode` any product of tensors of two devices is an error."""
-    with FakeTensorMode():
-        with pytest.raises(RuntimeError, match="same device"):
-            torch.zeros(2) + torch.zeros(2, device="meta")
-        # small: a product costs a millisecond there
-        short = lambda count, generator: [part[:, :2] for part in REVERSE.draw(count, generator)]  # noqa: E731
-        problems = replace(REVERSE, prompt=2, response=2, draw=short)
-        shape = replace(SHAPE, prompt=2, response=2, layers=1)
-        flat = torch.zeros(2, shape.size, device="meta")
-        setting = replace(setting_of("dgpo(1,2)", updates_per_generation=2), problems=problems)
-        _, batch = generate(setting, shape, flat, [1, 2], 0)
-        assert batch.old_logprob is not None
-        into = torch.empty_like(flat)
-        metrics = gradient(setting, shape, flat, batch, into)
-        assert {value.device.type for value in metrics.values()} == {"meta"}
-        asked, right = engine.evaluation_problems(problems)
-        assert answer_probability(shape, flat, asked, right).device.type == "meta"
+def test_every_tensor_is_where_the_parameters_are(monkeypatch):
+    """On the stand-in for a GPU, where a product of tensors of two devices is an error, all is as on the CPU."""
+    few = replace(setting_of("bapo", updates_per_generation=2), updates=2, evaluate_every=1)
+    # a start that takes two steps: the habit grows from the first on
+    rare = replace(PROBLEMS["rare"], start=1e-3)
+    monkeypatch.setattr("start.TOGETHER", 0.0)
+    monkeypatch.setattr("start.HABIT_GROWS", 1)
+    monkeypatch.setattr("start.HABIT_RESTS", 3)
+
+    def everything(device):
+        begun, score = warm_up(rare, [1, 2], device)
+        state = train(few, SHAPE, weights(2, torch.float32).to(device), [1, 2], torch.tensor([1e-3, 2e-3]))
+        return {"starts": begun, "score": score, "parameters": state.parameters}, [state.metrics, state.scores]
+
+    expected, recorded = everything("cpu")
+    with pretended_gpu() as device:
+        found, recorded_there = everything(device)
+        assert {values.device for values in found.values()} == {device}
+        found = {name: values.cpu() for name, values in found.items()}
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values)
+    for ours, theirs in zip(recorded_there, recorded, strict=True):
+        torch.testing.assert_close(ours, theirs, equal_nan=True)
 
 
 @dataclass(frozen=True, kw_only=True)

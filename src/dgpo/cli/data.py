@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dgpo import tasks
 from dgpo.cli.arguments import argument
@@ -32,7 +32,12 @@ class DataArguments:
         None, "Column names of a data set, as field=column: prompt=question answer=final id=uid."
     )
     prompt_template: str | None = argument(None, "Template for each prompt of a data set; contains {prompt}.")
-    chat: bool = argument(False, "Send each prompt as a user message, through the chat template.")
+    chat: bool = argument(
+        False,
+        "Send each prompt as a user message, through the chat template. Default for benchmarks and reasoning-gym: if "
+        "the tokenizer has one, which a server is assumed to have.",
+    )
+    no_chat: bool = argument(False, "Send prompts of benchmarks and reasoning-gym as plain text.")
 
     def check_source(self) -> None:
         """Check these flags by themselves, before anything is loaded.
@@ -42,9 +47,13 @@ class DataArguments:
         """
         if (self.task is None) == (self.dataset is None):
             raise ValueError(f"give either --task or --dataset; got task = {self.task!r}, dataset = {self.dataset!r}")
+        if self.chat and self.no_chat:
+            raise ValueError("chat and no_chat contradict each other; give one of them")
         if self.task is None:
             if self.data_dir is not None:
                 raise ValueError(f"data_dir = {self.data_dir!r} has no meaning with a data set; --dataset takes a file")
+            if self.no_chat:
+                raise ValueError("no_chat = True has no meaning with a data set, whose prompts are sent as they are")
             return
         known = tasks.options(self.task)
         for option in ("dataset_config", "dataset_split", "columns", "prompt_template", "chat"):
@@ -53,11 +62,38 @@ class DataArguments:
                     f"{option} = {getattr(self, option)!r} has no meaning with task = {self.task!r}, which makes its "
                     "own prompts; it is an option of --dataset"
                 )
+        if self.no_chat and "chat" not in known:
+            raise ValueError(f"no_chat = True has no meaning with task = {self.task!r}, whose prompts are plain text")
 
-    def make_task(self) -> tasks.Task | None:
-        """The task; None if it is a data set. Raises ValueError as `check_source` does."""
+    @property
+    def chat_is_open(self) -> bool:
+        """Whether the tokenizer decides if prompts are conversations: for benchmarks and reasoning-gym, by default."""
+        return not (self.chat or self.no_chat) and self.task is not None and "chat" in tasks.options(self.task)
+
+    def note_of_plain_text(self, prompt: Any, tokenizer: Any) -> str | None:
+        """A hint where prompts of a data set are texts and the tokenizer, if there is one, has a chat template."""
+        if self.dataset is None or self.chat or not isinstance(prompt, str):
+            return None
+        if getattr(tokenizer, "chat_template", None) is None:
+            return None
+        return (
+            "note: the prompts are plain text, although the tokenizer has a chat template; with --chat each is a user "
+            "message"
+        )
+
+    def make_task(self, tokenizer: Any = None) -> tasks.Task | None:
+        """The task; None if it is a data set. Raises ValueError as `check_source` does.
+
+        Args:
+            tokenizer: of the model, for a task of which `chat_is_open`: decides whether its prompts are conversations.
+        """
         self.check_source()
-        return None if self.task is None else tasks.make(self.task, data_dir=self.data_dir, chat=self.chat or None)
+        if self.task is None:
+            return None
+        chat = True if self.chat else False if self.no_chat else None
+        if chat is None and tokenizer is not None:
+            chat = tokenizer.chat_template is not None
+        return tasks.make(self.task, data_dir=self.data_dir, chat=chat)
 
     def load_dataset(self, split: str) -> Dataset:
         """The data set, of the user's split or else of this one; see `dgpo.tasks.data.load`."""

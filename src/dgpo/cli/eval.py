@@ -44,6 +44,8 @@ def _generate(args: EvalArguments, stack: ExitStack) -> tuple[Evaluation, Path]:
         tokenizer = None if args.backend == "openai" else load_tokenizer(args.model)
         problems = load_problems(args, tokenizer, stack)
         backend = stack.enter_context(_backend(args, args.model))
+    if (note := args.note_of_plain_text(problems.suites[0].problems[0]["prompt"], tokenizer)) is not None:
+        print(note, flush=True)
     folder = args.folder(problems.name)
     with user_input((ValueError, OSError)), _told(folder):
         evaluation = evaluate(

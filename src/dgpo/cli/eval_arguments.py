@@ -27,11 +27,6 @@ class EvalArguments(DataArguments):
         False, "Leave out benchmark problems whose reference answer is known to be wrong."
     )
     prompt: Literal["boxed", "plain"] | None = argument(None, "Prompt of benchmark problems: boxed (default) or plain.")
-    no_chat: bool = argument(
-        False,
-        "Send benchmark prompts as plain text. Default: as user messages if the tokenizer has a chat "
-        "template, which a server is assumed to have.",
-    )
     grader: Literal["exact", "math"] | None = argument(
         None, "For data sets: exact (equal text or rational number; default) or math (mathematically equal)."
     )

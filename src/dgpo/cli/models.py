@@ -33,12 +33,12 @@ def load_model(name: str, dtype: str = "auto") -> tuple[Any, Any]:
     return model.to("cuda"), tokenizer
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
     """The tokenizer of a model. Raises ValueError as `load_model` does."""
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise cannot_load(name, error) from error
 

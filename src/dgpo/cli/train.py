@@ -7,6 +7,7 @@ import gc
 from contextlib import ExitStack
 from pathlib import Path
 
+from datasets import Dataset
 from transformers.hf_argparser import string_to_bool
 from trl import get_peft_config, get_quantization_config
 
@@ -14,12 +15,14 @@ from dgpo.cli import dry_run, run_folder
 from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.launcher import continuing, resume_flags
-from dgpo.cli.models import check_loads
+from dgpo.cli.models import check_loads, load_tokenizer
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, evaluates, held_out, make_rewards
 from dgpo.files import FolderInUse
+from dgpo.tasks import Task
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 from dgpo.training.checkpoint_files import checkpoints, update_of
+from dgpo.training.data_checks import first_prompt
 from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
@@ -42,6 +45,8 @@ def run(argv: list[str]) -> int:
 
 def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: list[str], resume: Resume | None) -> int:
     say = trainer.accelerator.print
+    if (note := args.note_of_plain_text(first_prompt(trainer.train_dataset), trainer.processing_class)) is not None:
+        say(note)
     if resume is not None:
         for note in resume.notes:
             say(note)
@@ -105,11 +110,7 @@ def _dry_run(argv: list[str]) -> bool:
 def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> DGPOTrainer:
     check_settings(args, config)
     task = args.make_task()
-    data = args.load_dataset("train") if task is None else task.dataset("train")
-    evaluated = None
-    if evaluates(config):
-        name, split = held_out(args, config)
-        evaluated = args.load_split(name, split) if task is None else task.dataset(split)
+    data, evaluated = _data(args, config, task)
     rewards = make_rewards(args, config, task)
     config.model_init_kwargs = {
         "revision": model.model_revision,
@@ -119,6 +120,9 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
         **(config.model_init_kwargs or {}),
     }
     check_loads(model.model_name_or_path, model.model_revision)
+    if args.chat_is_open:
+        tokenizer = load_tokenizer(model.model_name_or_path, model.model_revision)
+        data, evaluated = _data(args, config, args.make_task(tokenizer))
     trainer = DGPOTrainer(
         model=model.model_name_or_path,
         reward_funcs=rewards,
@@ -130,3 +134,12 @@ def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> D
     )
     trainer.data_name = args.task or args.dataset
     return trainer
+
+
+def _data(args: TrainArguments, config: DGPOConfig, task: Task | None) -> tuple[Dataset, Dataset | None]:
+    """What to train on, and what `eval_strategy` evaluates on."""
+    data = args.load_dataset("train") if task is None else task.dataset("train")
+    if not evaluates(config):
+        return data, None
+    name, split = held_out(args, config)
+    return data, args.load_split(name, split) if task is None else task.dataset(split)

@@ -335,7 +335,7 @@ def test_a_scale_of_its_own():
     scores = {"critic/score/mean": lambda i: min(1 + 0.04 * i, 2.9), "critic/score/max": lambda i: 3.0}
     (found,) = diagnose(solving(lambda i: None, **scores))
     assert found.rule == "solved"
-    assert "critic/score/max at most 3" in found.evidence[1]
+    assert any("critic/score/max at most 3" in line for line in found.evidence)
 
 
 @pytest.mark.parametrize(("reward", "fires"), [(0.7, True), (100.1, True), (100.1, False)])

@@ -1,0 +1,17 @@
+"""SmolLM2-135M-Instruct learns word problems with GRPO. See learning.py."""
+
+from __future__ import annotations
+
+import sys
+
+from gpu.learning import learn
+from gpu.piece import Findings, run
+
+
+def measure(found: Findings) -> None:
+    """One run."""
+    learn(found, "grpo")
+
+
+if __name__ == "__main__":
+    sys.exit(run(measure))

@@ -1,0 +1,149 @@
+"""SmolLM2-135M-Instruct learns word problems: evaluate, train with DGPO, evaluate again, report. `make llm` runs it.
+
+    python studies/real_model/run.py [--seed 0] [--out outputs/llm] [--gsm8k FOLDER]
+
+Every stage is a command that is printed and can be run by hand. A stage that is complete is not repeated: interrupt
+and run again at will. The evaluation before training is shared by all seeds. `--gsm8k FOLDER` also evaluates GSM8K
+before and after, from `gsm8k_test.jsonl` in that folder (512 problems, 4 samples each), which takes longer than
+everything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from model import make_model
+from rich.console import Console
+from rich.table import Table
+from words import write
+
+from dgpo.evaluation.compare import compare
+from dgpo.files import read_json, write_json_atomic
+from dgpo.runs.results import read_results
+
+HERE = Path(__file__).resolve().parent
+RECIPE = HERE / "words.yaml"
+METRICS = ("greedy", "avg@", "pass@")
+ON_A_GPU = ("--use_cpu", "false", "--per_device_train_batch_size", "128", "--dataloader_pin_memory", "true")
+"""What differs from the recipe on a GPU: 64 prompts x 8 completions per generation in place of 16 x 8."""
+
+WORDS = ("--samples", "8", "--temperature", "0.7", "--max_new_tokens", "48")
+GSM8K = ("--limit", "512", "--samples", "4", "--temperature", "0.7", "--top_p", "1", "--max_new_tokens", "256")
+
+
+def main() -> None:
+    """Run the stages that are missing and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seed", type=int, default=0, help="of the training run (default 0)")
+    parser.add_argument("--out", type=Path, default=Path("outputs/llm"), help="default: outputs/llm")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a computation (default: all cores)")
+    parser.add_argument("--gsm8k", type=Path, help="folder with gsm8k_test.jsonl, to evaluate GSM8K before and after")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    # bound: the two threads of a product may otherwise share one of two cores. One thread waits for no other
+    bound = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"} if args.threads > 1 else {}
+    os.environ.update({"OMP_NUM_THREADS": str(args.threads), **bound})
+    out, run = args.out, args.out / f"seed-{args.seed}"
+    start, model, record = out / "start", run / "model", run / "record"
+    start.mkdir(parents=True, exist_ok=True)
+    print(f"model: {make_model(start)['source']}", flush=True)
+    train, test = write(out / "data")
+
+    evaluate(start, test, out / "before")
+    if not (model / "config.json").exists():  # the trainer writes it at the end
+        dgpo("train", "--config", RECIPE, "--model_name_or_path", start, "--dataset", train, "--output_dir", model,
+             "--record", record, "--seed", args.seed, *(ON_A_GPU if torch.cuda.is_available() else ()),
+             *(["--resume"] if any(model.glob("checkpoint-*")) else []))  # fmt: skip
+    evaluate(model, test, run / "after")
+    dgpo("report", record, "--eval", out / "before", run / "after", "--out", run / "report.html")
+    dgpo("doctor", record)
+    found = {"words": compared(out / "before", run / "after")}
+    if args.gsm8k is not None:
+        for folder, of in ((out, start), (run, model)):
+            evaluate(of, None, folder / "gsm8k", data=args.gsm8k)
+        found["gsm8k"] = compared(out / "gsm8k", run / "gsm8k")
+    summary = {
+        "seed": args.seed,
+        "model": read_json(start / "source.json"),
+        "hardware": hardware(args.threads),
+        "seconds": round(time.perf_counter() - started),
+        **found,
+    }
+    write_json_atomic(run / "summary.json", summary)
+    Console().print(table(summary))
+    print(f"report, to open in a browser: {run}/report.html")
+
+
+def dgpo(*arguments: Any) -> None:
+    """Print and run one command; a failure ends the script with its exit status."""
+    command = ["-m", "dgpo", *map(str, arguments)]
+    print(f"\n$ {shlex.join(['dgpo', *command[2:]])}", flush=True)
+    done = subprocess.run([sys.executable, *command])
+    if done.returncode:
+        sys.exit(done.returncode)
+
+
+def evaluate(model: Path, words: Path | None, out: Path, data: Path | None = None) -> None:
+    """Evaluate `model` on the JSONL file `words`, or on the GSM8K problems in the folder `data`; resumes."""
+    if words is not None:
+        what = ["--dataset", words, "--grader", "math", *WORDS]
+    else:
+        what = ["--benchmarks", "gsm8k", "--data_dir", data, *GSM8K]
+    dgpo("eval", "--model", model, *what, "--dtype", "bfloat16", "--batch_size", "128", "--out", out)
+
+
+def compared(before: Path, after: Path) -> dict[str, Any]:
+    """Estimates before and after, and their differences problem by problem, in points."""
+    rows = {row.metric: row.paired for row in compare(before, after).rows}
+    (first,), (second,) = (read_results(folder)["benchmarks"].values() for folder in (before, after))
+    found: dict[str, Any] = {"problems": first["problems"]}
+    for name in (name for name in first["estimates"] if name.startswith(METRICS)):
+        values = [100 * side["estimates"][name]["value"] for side in (first, second)]
+        found[name] = {"before": round(values[0], 1), "after": round(values[1], 1)}
+        if name in rows:
+            change = rows[name].difference
+            found[name]["difference"] = [round(100 * x, 1) for x in (change.value, change.low, change.high)]
+    return found
+
+
+def hardware(threads: int) -> str:
+    """What computed it."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{threads} of {os.cpu_count()} CPU cores"
+
+
+def table(summary: dict[str, Any]) -> Table:
+    """The summary for a terminal, in percent."""
+    shown = Table(
+        title=f"SmolLM2-135M-Instruct, DGPO, seed {summary['seed']}",
+        caption=f"{summary['seconds']} s on {summary['hardware']}; differences with 95 % intervals, by problem",
+    )
+    shown.add_column("problems")
+    shown.add_column("%")
+    for column in ("before", "after", "difference"):
+        shown.add_column(column, justify="right")
+    for task in (name for name in ("words", "gsm8k") if name in summary):
+        for metric, row in summary[task].items():
+            if metric == "problems":
+                continue
+            change = f"{row['after'] - row['before']:+.1f}"
+            if "difference" in row:
+                value, low, high = row["difference"]
+                change = f"{value:+.1f} ({low:+.1f} .. {high:+.1f})"
+            shown.add_row(
+                f"{summary[task]['problems']} {task}", metric, f"{row['before']:.1f}", f"{row['after']:.1f}", change
+            )
+    return shown
+
+
+if __name__ == "__main__":
+    main()
