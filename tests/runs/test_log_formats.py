@@ -152,6 +152,51 @@ def test_no_content_makes_a_traceback(content: bytes | str) -> None:
     assert log_or_error(content) != ""
 
 
+FRAGMENTS = [
+    "{'loss': 0.5, 'reward': 0.25, 'epoch': 0.1}",
+    "{'loss': '0.5', 'grad_norm': 'nan'}",
+    "{'eval_reward': 1.0}",
+    "{'train_runtime': 1.0, 'reward': 2.0}",
+    "{'temperature': 0.7, 'lr': [1, 2]}",
+    '{"step": 3, "loss": 1.0, "data": {"a": null}}',
+    '{"step": "3/9", "reward": {"mean": 1}}',
+    '{"global_step/max_steps": "x/y", "loss": NaN}',
+    '{"log_history": [{"step": 1}, 2, null',
+    "step:4 - actor/pg_loss:np.float64(0.5) - actor/lr:1e-06",
+    "step:-1 - x:",
+    "Step 3 | 1.5s | Loss 0.25 | LR 1e-06",
+    "Step 7:",
+    "{",
+    " 'loss': tensor(0.5, device='cuda:0'),",
+    "}",
+    " 20%|##  | 10/50 [00:01<00:09,  1.00s/it]",
+    "100% 5/5 [00:01<00:00]",
+    " 0/?? [",
+    "Epoch:[1/1](5/9), reward: 1.0, loss: 2",
+    "step,reward\n1,0.5",
+    "2,nan,",
+    "Total optimization steps = 1,0",
+    "\x1b[36m(TaskRunner pid=1)\x1b[0m",
+    "[",
+    "]",
+    ",",
+    "\ufeff",
+]
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=12), st.sampled_from(["\n", "\r", " ", ""]), st.integers(0, 40))
+def test_no_mixture_makes_a_traceback(parts: list[str], between: str, cut: int) -> None:
+    """Pieces of every format in any order, and the end cut off."""
+    text = between.join(parts)
+    log = log_or_error(text[: max(0, len(text) - cut)])
+    assert log != ""
+    if isinstance(log, Log):
+        assert all(isinstance(step, int) and len(row) > 0 for step, row in log.rows)
+        assert log.names is not None
+        assert log.offers is not None
+
+
 def test_metrics_of_a_trainer_between_everything_else_it_prints() -> None:
     text = "\n".join(
         [

@@ -263,9 +263,9 @@ def _steps_of_bars(
     printed: Sequence[tuple[int, Line]], kept: Sequence[tuple[int, Line]], bars: Sequence[tuple[int, int, str]]
 ) -> Iterator[str]:
     """Set the steps of lines without any from the progress bar, if it tells how many steps there are to a line."""
-    if any(name in line for _, line in kept for name in STEPS):
-        return
     training = [line for _, line in kept if not summary(line) and not only_evaluation(line)]
+    if not training or any(name in line for _, line in kept for name in STEPS):
+        return
     of = {id(line): index for index, line in enumerate(training)}
     place = {number: of[id(line)] for number, (_, line) in enumerate(printed) if id(line) in of}
     for total, _ in Counter(total for _, _, total in bars).most_common():

@@ -22,7 +22,7 @@ _NAMED = ("logging.jsonl", METRICS)
 
 _SUFFIXES = (".jsonl", ".log", ".csv", ".tsv", ".out", ".txt", ".json")
 _NO_LOGS = re.compile(
-    r"(?:config|tokenizer|generation|special_tokens|vocab|added_tokens|adapter|preprocessor|all_results|README|args|"
+    r"(?:config|completions|samples|generations|tokenizer|generation|special_tokens|vocab|added_tokens|adapter|preprocessor|all_results|README|args|"
     r"requirements|training_args|model\.safetensors|merges|chat_template|eval_results|train_results).*"
 )
 
