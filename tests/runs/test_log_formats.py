@@ -242,7 +242,7 @@ def test_the_configuration_that_verl_prints() -> None:
         "(TaskRunner pid=1) " + line
         for line in [
             "{'actor_rollout_ref': {'actor': {'clip_ratio_high': 0.28,",
-            "                                 'grad_clip': 1.0,",
+            "                                 'grad_clip': 1.0, 'kl_loss_coef': 0.001, 'use_kl_loss': False,",
             "                                 'optim': {'lr': 1e-06}},",
             "                       'rollout': {'n': 8, 'temperature': 0.6, 'top_p': 0.95}},",
             " 'data': {'max_response_length': 2048}}",

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgpo.runs.bars import bars_in, steps_of_bars
 from dgpo.runs.names import PRINTED, STEPS, evaluation, find
-from dgpo.runs.raw import Raw, only_evaluation, summary
+from dgpo.runs.raw import Raw
 from dgpo.runs.settings import merged, of_mapping, of_text
 from dgpo.runs.values import Line, flat, python_dict, value
 
@@ -26,12 +27,6 @@ _PREFIX = re.compile(r"^\s*(?:\([^()]*pid=[^()]*\)|\[(?:rank|default)\s?\d+\]:?)
 
 _VERL = re.compile(r"\bstep:\s*(\d+)\s+-\s+(?=\S+:)")
 _STEP = re.compile(r"\b(?:global[_ ])?(?:step|rollout|iteration|iter)[\s:=#\[(]*(\d+)\b", re.IGNORECASE)
-_BAR = re.compile(r"(?:([A-Za-z]\w*):\s*)?(?:(?<!\d)\d{1,3}%(?:\|[^|]*\|)?\s*)?(?<![\d/])(\d+)/(\d+|\?+)\s*\[")
-"""A progress bar: ` 20%|##  | 10/50 [01:04<04:17,  6.4s/it]`, in notebooks ` 20% 10/50 [...]`, with a description."""
-
-_INTERVALS = {1, 2, 3, 4, 5, 8, 10, 15, 16, 20, 25, 30, 32, 40, 50, 64, 100, 128, 200, 250, 256, 500, 1000}
-"""What people set `logging_steps` to."""
-
 _NUMBER = r"[-+]?(?:\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|nan|inf)"
 _EPOCH = re.compile(r"\bepoch\W{0,3}(\d+)/\d+\W+(\d+)/(\d+)", re.IGNORECASE)
 """A count of steps within an epoch: `Epoch:[1/3](20/4292), loss: 0.66`."""
@@ -85,7 +80,7 @@ def read_console(text: str) -> Raw | None:
         kept = _whole(found.verl, text)
     elif found.printed:
         kept = _of_training(found.printed)
-        remarks += _steps_of_bars(found.printed, kept, found.bars)
+        remarks += steps_of_bars(found.printed, kept, found.bars)
     else:
         kept = _whole(_usual(found), text)
     if not kept:
@@ -104,9 +99,8 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
         line = _COLOURS.sub("", line)
     if not line or line.isspace():
         return 1
-    bars = _BAR.findall(line) if "/" in line and "[" in line else []
-    # many bars may stand in one line; those with a description count examples, weights or responses
-    found.bars += [(len(found.printed), int(one[1]), one[2]) for one in bars if one[0] in ("", "Train", "Training")]
+    bars = bars_in(line)
+    found.bars += [(len(found.printed), count, total) for count, total in bars]
     if opened := _OPENED.search(line):
         used, inner = _dict(lines, at, line[opened.start() :])
         if inner is not None:
@@ -257,50 +251,3 @@ def _whole(lines: list[tuple[int, Line]], text: str) -> list[tuple[int, Line]]:
         last = text.count("\n") + 1
         return lines[:-1] if lines[-1][0] == last else lines
     return lines
-
-
-def _steps_of_bars(
-    printed: Sequence[tuple[int, Line]], kept: Sequence[tuple[int, Line]], bars: Sequence[tuple[int, int, str]]
-) -> Iterator[str]:
-    """Set the steps of lines without any from the progress bar, if it tells how many steps there are to a line."""
-    training = [line for _, line in kept if not summary(line) and not only_evaluation(line)]
-    if not training or any(name in line for _, line in kept for name in STEPS):
-        return
-    of = {id(line): index for index, line in enumerate(training)}
-    place = {number: of[id(line)] for number, (_, line) in enumerate(printed) if id(line) in of}
-    for total, _ in Counter(total for _, _, total in bars).most_common():
-        points = [(before, count) for before, count, whole in bars if whole == total]
-        counts = [count for _, count in points]
-        every, begin = _by_place([(place[before], count) for before, count in points if before in place])
-        if every is None and (len(training) > 1 or str(max(counts)) == total):
-            every, begin = _by_total(len(training), max(counts) - min(counts)), min(counts)
-        if every is None:
-            continue
-        # a bar that begins at 0 is that of a run that does, wherever it stands
-        begin = begin if min(counts) else 0
-        step = begin
-        for _, line in kept:
-            step += every * (id(line) in of)
-            line["step"] = step
-        first = training[0]["step"]
-        yield f"the lines have no step: the progress bar counts {every} per line, the first is taken as step {first}"
-        return
-
-
-def _by_total(lines: int, steps: int) -> int | None:
-    """Steps per line where a bar went over `steps`: output and bar may be buffered apart, so that no place tells."""
-    return max((every for every in _INTERVALS if steps // every == lines), default=None)
-
-
-def _by_place(points: Sequence[tuple[int, int]]) -> tuple[int | None, int]:
-    """Steps per line, and the step before the first, from the count that stands before each line."""
-    seen = sorted(dict(points).items())  # the last before a line
-    if len(seen) < 2:
-        return None, 0
-    every = round((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))
-    offsets = sorted(count - every * (index + 1) for index, count in seen)
-    offset = offsets[len(offsets) // 2]
-    if every < 1 or sum(abs(one - offset) <= every for one in offsets) < 0.9 * len(offsets):
-        return None, 0
-    # a bar lags behind by less than one interval
-    return every, every * max(0, round(offset / every))

@@ -108,10 +108,13 @@ _ASSIGNED = re.compile(r"(?:^|[\s('\"+-])([A-Za-z_][\w.-]*)(?:=|\s+(?=['\"\d.]))
 def of_mapping(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings in a nested configuration, as printed or saved."""
     found: dict[str, Any] = {}
-    for path, inner in flat(config, keep=frozenset()).items():
-        name = _name(path.replace("/", "."))
+    settings = {path.replace("/", "."): inner for path, inner in flat(config, keep=frozenset()).items()}
+    for path, inner in settings.items():
+        name = _name(path)
         if name is not None and _plain(inner):
             found.setdefault(name, inner)
+    if any(path.endswith("use_kl_loss") and inner is False for path, inner in settings.items()):
+        found.pop("beta", None)  # verl and SkyRL have a coefficient all the same
     return found
 
 
