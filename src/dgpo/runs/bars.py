@@ -10,8 +10,11 @@ from dgpo.runs.names import STEPS
 from dgpo.runs.raw import only_evaluation, summary
 from dgpo.runs.values import Line
 
-_BAR = re.compile(r"(?:([A-Za-z]\w*):\s*)?(?:(?<!\d)\d{1,3}%(?:\|[^|]*\|)?\s*)?(?<![\d/])(\d+)/(\d+|\?+)\s*\[")
-"""A progress bar: ` 20%|##  | 10/50 [01:04<04:17,  6.4s/it]`, in notebooks ` 20% 10/50 [...]`, with a description."""
+_BAR = re.compile(r"(?<![\d/])(\d+)/(\d+|\?+)\s*\[")
+"""The count of a progress bar: ` 20%|##  | 10/50 [01:04<04:17,  6.4s/it]`, in notebooks ` 20% 10/50 [...]`."""
+
+_DESCRIBED = re.compile(r"([A-Za-z]\w*):\s*(?:\d{1,3}%(?:\|[^|]*\|)?\s*)?$")
+"""The description of a bar, in the text before its count."""
 
 _INTERVALS = {1, 2, 3, 4, 5, 8, 10, 15, 16, 20, 25, 30, 32, 40, 50, 64, 100, 128, 200, 250, 256, 500, 1000}
 """What people set `logging_steps` to."""
@@ -20,8 +23,14 @@ _INTERVALS = {1, 2, 3, 4, 5, 8, 10, 15, 16, 20, 25, 30, 32, 40, 50, 64, 100, 128
 def bars_in(line: str) -> list[tuple[int, str]]:
     """(count, total) of each bar in a line: many may stand in one. Bars with a description count other things
     (examples, weights, responses), but for `Train`."""
-    found = _BAR.findall(line) if "/" in line and "[" in line else []
-    return [(int(count), total) for name, count, total in found if name in ("", "Train", "Training")]
+    if "/" not in line or "[" not in line:
+        return []
+    found = []
+    for bar in _BAR.finditer(line):
+        described = _DESCRIBED.search(line[max(0, bar.start() - 80) : bar.start()])
+        if described is None or described[1] in ("Train", "Training"):
+            found.append((int(bar[1]), bar[2]))
+    return found
 
 
 def steps_of_bars(

@@ -18,6 +18,9 @@ from dgpo.runs.values import Line, flat, python_dict, value
 LONGEST = 4000
 """Lines of a dict that is printed over several of them (a configuration); one that goes on longer is none."""
 
+HEADER = 20
+"""Lines of the log up to which the text around them may tell settings; later it is what the model wrote."""
+
 FEWEST = 3
 """Lines of one form that make a text a log where no name is known."""
 
@@ -99,9 +102,12 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
         line = _COLOURS.sub("", line)
     if not line or line.isspace():
         return 1
+    if "step:" in line and (verl := _VERL.search(line)):
+        found.verl.append((at + 1, _verl(line, verl)))
+        return 1
     bars = bars_in(line)
     found.bars += [(len(found.printed), count, total) for count, total in bars]
-    if opened := _OPENED.search(line):
+    if "{" in line and (opened := _OPENED.search(line)):
         used, inner = _dict(lines, at, line[opened.start() :])
         if inner is not None:
             before = line[: opened.start()]
@@ -113,9 +119,7 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
         if _metrics(names) or at == len(lines) - 1:
             found.cut.append(at + 1)
             return 1
-    if verl := _VERL.search(line):
-        found.verl.append((at + 1, _verl(line, verl)))
-    elif not bars:
+    if not bars:
         _keep_text(found, at + 1, line)
     return 1
 
@@ -171,12 +175,15 @@ def _keep_text(found: _Text, number: int, line: str) -> None:
         found.cells.append((number, {"step": count, **cells}))
     elif pairs:
         found.pairs.append((number, {"step": count, **pairs}))
-    elif settings := of_text(line):  # not of a line of the log, whose learning rate is that of the warm-up
+    elif max(len(found.printed), len(found.verl)) < HEADER and (settings := of_text(line)):
         found.settings.append(settings)
 
 
 def _counted(line: str) -> tuple[re.Match[str] | None, int]:
     """Where a line of text says how far training is, and the number."""
+    words = line.lower()  # most lines have none of the words: much faster than the patterns
+    if not any(word in words for word in ("step", "iter", "rollout", "epoch", "episode", "update", "cycle", "round")):
+        return None, 0
     if step := _STEP.search(line):
         return step, int(step[1])
     if within := _EPOCH.search(line):

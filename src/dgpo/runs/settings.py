@@ -121,9 +121,12 @@ def of_mapping(config: Mapping[str, Any]) -> dict[str, Any]:
 def of_text(line: str) -> dict[str, Any]:
     """The settings in a line of a console log: banner, repr of a configuration, or arguments of a command."""
     found: dict[str, Any] = {}
-    for name, expression in BANNER.items():
-        if match := expression.search(line):
-            found[name] = int(match[1].replace(",", ""))
+    if "=" not in line and ":" not in line and "--" not in line:
+        return found
+    if any(word in line for word in ("Total", "ccumulation", "per device", "pochs")):
+        for name, expression in BANNER.items():
+            if match := expression.search(line):
+                found[name] = int(match[1].replace(",", ""))
     if "=" in line or "--" in line:
         for match in _ASSIGNED.finditer(line):
             known = _NAMES.get(match[1].replace("-", "_"))
