@@ -25,7 +25,8 @@ def run(argv: list[str]) -> int:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folders that runs were recorded to (record: FOLDER), or one folder of `dgpo compare` with its summary",
+        help="folders that runs were recorded to (record: FOLDER), logs that `dgpo doctor` reads, or one "
+        "folder of `dgpo compare` with its summary",
     )
     parser.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the first RUN)")
     parser.add_argument(

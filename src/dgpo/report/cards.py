@@ -40,8 +40,9 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
     if summary["finished"] is False:
         updates += ", not finished"
     facts = [
-        ("objective", run["objective"] or unregistered(run) or "unknown"),
-        ("model", f"{model} ({_size(parameters)})" if parameters else model),
+        # a log alone does not say what ran
+        ("objective", run["objective"] or unregistered(run) or ("unknown" if run["info"] else None)),
+        ("model", f"{model} ({_size(parameters)})" if parameters else model if run["info"] else None),
         ("updates", updates),
         ("time", None if summary["seconds"] is None else _duration(summary["seconds"])),
         ("entropy", _change(summary["entropy"], "nats")),

@@ -16,7 +16,7 @@ from dgpo.report import evaluations, headline, series, tokens, weight_curves, wr
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
 from dgpo.runs.info import objective_of
-from dgpo.runs.run import Run, load
+from dgpo.runs.run import Run, load_any
 
 SCHEMA = "dgpo.report/1"
 NO_TOKENS = "this run has no recorded tokens (record: FOLDER writes them while training)"
@@ -30,7 +30,7 @@ def collect(
     The same input gives the same output. Of a long run, only the doctor reads all recorded tokens (see `sample`).
 
     Args:
-        runs: folders that were recorded to.
+        runs: folders that were recorded to, or logs of any trainer (`load_any`): curves and findings.
         evaluation: folders of `dgpo eval`, or their results.json.
 
     Raises:
@@ -39,7 +39,7 @@ def collect(
     """
     folders = [Path(path) for path in runs]
     results = evaluations.readable(evaluation)
-    loaded = [load(folder) for folder in folders]
+    loaded = [load_any(folder) for folder in folders]
     for run in loaded:
         if not any("event" not in row for row in run.metrics) and not run.updates:
             raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
@@ -141,6 +141,7 @@ def _run(
         "broken": list(found.broken),
         "incomplete": sorted({*part.incomplete, *found.incomplete}),
         "damaged": list(run.damaged),
+        "remarks": list(run.remarks),
         "no_tokens": why,
         "regions": drawn_regions(part, log, found_replay),
         "histogram": tokens.counts(found, widest) if len(found.log_ratio) else None,
@@ -185,7 +186,7 @@ def summary(run: Run) -> dict[str, Any]:
             for name, names in (
                 ("reward", ("reward",)),
                 ("entropy", ("entropy",)),
-                ("length", series.CHARTS["length"].lines[0][1]),
+                ("length", ("length",)),
             )
         },
     }

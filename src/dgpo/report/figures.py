@@ -72,7 +72,9 @@ def plot(
 def curves(runs: Mapping[str, Run], methods: Sequence[Objective] = ()) -> Figure:
     """Reward, groups without spread, entropy, KL, gradient norm and response length, if logged."""
     found = {name: series.charts(run.log) for name, run in runs.items()}
-    drawn = [chart for chart in series.CHARTS if any(lines[chart] for lines in found.values())]
+    drawn = [
+        name for name, chart in series.CHARTS.items() if chart.main and any(lines[name] for lines in found.values())
+    ]
     if not drawn:
         raise ValueError(f"{', '.join(map(repr, runs))}: no metrics were recorded, so there are no curves to plot")
     figure = _figure(3.3 * min(3, len(drawn)), 2.5 * math.ceil(len(drawn) / 3))

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ SECTIONS = {
 }
 """Id of a section -> its name in the navigation."""
 
+CONTENT: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "written": lambda run: bool(run["written"] or run["info"]),
+    "regions": lambda run: bool(run["regions"]["over"]) or bool(run["recorded"]),
+    "overlay": lambda run: run["histogram"] is not None or bool(run["recorded"]),
+    "replay": lambda run: bool(run["recorded"]),
+    "tokens": lambda run: bool(run["recorded"]),
+    "config": lambda run: bool(run["info"] or run["config"]),
+}
+"""Section -> whether a run has something for it; a page of logs alone leaves out the others."""
+
+SECTION = re.compile(r'<section id="(\w+)".*?</section>\n*', re.DOTALL)
 PLACE = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -50,7 +61,7 @@ def write_report(
     """Write the report of some runs as one HTML file, atomically.
 
     Args:
-        runs: folders that were recorded to, overlaid in this order.
+        runs: folders that were recorded to, or logs, overlaid in this order.
         out: the file.
         evaluation: folders of `dgpo eval`.
 
@@ -69,6 +80,9 @@ def page(data: Mapping[str, Any]) -> str:
         ModuleNotFoundError: if plotly is not installed.
     """
     runs = data["runs"]
+    empty = {name for name, there in CONTENT.items() if not any(there(run) for run in runs)}
+    # the explorer uses parts of the overlay's script, and is about recorded tokens
+    empty |= {"explorer"} if "overlay" in empty else set()
     parts = {
         "title": escaped("dgpo report: " + ", ".join(run["label"] for run in runs)),
         "header": cards.header(runs, data["evaluations"]),
@@ -79,7 +93,9 @@ def page(data: Mapping[str, Any]) -> str:
         "top_tokens": sections.each(runs, sections.top_tokens),
         "config": sections.config(runs),
     }
-    return rendered("page.html", SECTIONS, SCRIPTS, parts, _for_the_browser(data))
+    shown = {name: words for name, words in SECTIONS.items() if name not in empty}
+    scripts = [name for name in SCRIPTS if name not in empty]
+    return rendered("page.html", shown, scripts, parts, _for_the_browser(data))
 
 
 def rendered(
@@ -92,7 +108,7 @@ def rendered(
 
     Args:
         template: file of its sections among the assets, after the overview.
-        named: id of a section -> its name in the navigation.
+        named: id of a section -> its name in the navigation; others of the template are left out.
         scripts: parts of its script, in execution order.
         parts: name of a place -> HTML; `title` and `header` of the overview among them.
         data: what the script reads.
@@ -111,7 +127,8 @@ def rendered(
         "plotly": plotly,
         "script": script,
     }
-    places = _asset("shell.html").replace("{{sections}}", _asset(template))
+    sections = SECTION.sub(lambda section: section[0] if section[1] in named else "", _asset(template))
+    places = _asset("shell.html").replace("{{sections}}", sections)
     # a single pass, so that placeholders in text of a run are not filled
     return PLACE.sub(lambda place: whole[place[1]], places)
 

@@ -48,7 +48,8 @@ def unregistered(run: Mapping[str, Any]) -> str | None:
 def findings(run: Mapping[str, Any], number: int) -> Markup:
     """The findings of the doctor for a run."""
     found = run["findings"]
-    what = tag("p", f"{run['covered'][:1].upper()}{run['covered'][1:]}.", class_="aside")
+    said = [run["covered"], *run["remarks"]]
+    what = joined(tag("p", f"{words[:1].upper()}{words[1:]}.", class_="aside") for words in said)
     if found:
         return tag("div", *(_finding(one) for one in found), what, id=f"findings-{number}")
     words = "No rule of the doctor fires on this run." if run["can_tell"] else "The rules found no data to check."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -24,12 +25,17 @@ class Chart:
     Attributes:
         title, unit: title of the chart, unit of its vertical axis.
         lines: (description, names): quantities of `KEYS`, or metrics; the first logged one is drawn.
+        main: whether figures for papers have it, too (`dgpo plot curves`).
     """
 
     title: str
     unit: str
     lines: tuple[tuple[str, tuple[str, ...]], ...]
+    main: bool = True
 
+
+FUNCTIONS, SPEED = "functions", "speed"
+"""Charts whose lines depend on the log, or may be computed from it."""
 
 CHARTS: dict[str, Chart] = {
     "reward": Chart(title="Reward", unit="mean over completions", lines=(("reward", ("reward",)),)),
@@ -44,7 +50,6 @@ CHARTS: dict[str, Chart] = {
         unit="nats per token",
         lines=(
             ("from π_old", ("kl_old",)),
-            ("from the reference model", ("kl", "actor/kl_loss", "actor/reward_kl_penalty")),
             ("sampler to trainer (k3)", ("kl_sampler",)),
             ("sampler to trainer (k1)", ("kl_sampler_k1",)),
         ),
@@ -55,17 +60,59 @@ CHARTS: dict[str, Chart] = {
     "length": Chart(
         title="Response length",
         unit="tokens, mean",
-        lines=(("response length", ("completions/mean_length", "response_length/mean")),),
+        lines=(("response length", ("length",)),),
+    ),
+    FUNCTIONS: Chart(title="Reward by function", unit="mean over completions", lines=(), main=False),
+    "truncated": Chart(
+        title="Cut off at the limit", unit="share of responses", lines=(("cut off", ("truncated",)),), main=False
+    ),
+    "kl_reference": Chart(
+        title="KL from the reference model",
+        unit="nats per token",
+        lines=(("from the reference model", ("kl_reference",)),),
+        main=False,
+    ),
+    "learning_rate": Chart(title="Learning rate", unit="", lines=(("learning rate", ("learning_rate",)),), main=False),
+    "step_time": Chart(title="Time", unit="seconds per update", lines=(("step", ("step_time",)),), main=False),
+    SPEED: Chart(
+        title="Speed", unit="tokens per second", lines=(("tokens per second", ("tokens_per_second",)),), main=False
     ),
 }
 
 
 def charts(log: Log) -> dict[str, list[dict[str, Any]]]:
     """Chart -> its lines that this run has: `name`, `key`, `x` (updates), `y` (null where it was not finite)."""
-    return {
-        name: [line(found, words) for words, names in chart.lines if len(found := first(log, names))]
+    found = {
+        name: [line(logged, words) for words, names in chart.lines if len(logged := first(log, names))]
         for name, chart in CHARTS.items()
     }
+    functions = {name: series for name, series in log.reward_functions.items() if len(series)}
+    # a single function is the reward itself
+    if len(functions) > 1:
+        found[FUNCTIONS] = [line(series, name) for name, series in functions.items()]
+    if not found[SPEED] and len(series := speed(log)):
+        found[SPEED] = [line(series, "tokens per second")]
+    return found
+
+
+def speed(log: Log) -> Series:
+    """Tokens per second, from the number of tokens so far and the seconds per step; empty where one is missing."""
+    seen, times = log["tokens_seen"], log["step_time"]
+    points: list[tuple[int, float]] = []
+    for (before, start), (step, end) in pairwise(seen.at.items()):
+        # a logged time is the mean over the steps since the log line before
+        spent = sum(
+            time * (at - last)
+            for last, (at, time) in zip((0, *times.steps), times.at.items(), strict=False)
+            if before < at <= step
+        )
+        if spent > 0 and end > start:
+            points.append((step, (end - start) / spent))
+    return Series(
+        key=f"{seen.key} and {times.key}" if points else "",
+        steps=tuple(step for step, _ in points),
+        values=tuple(value for _, value in points),
+    )
 
 
 def evaluations(log: Log) -> list[dict[str, Any]]:

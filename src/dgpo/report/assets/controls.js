@@ -4,7 +4,7 @@ for (const [i, run] of runs.entries()) {
   const box = element("input", { type: "checkbox", value: String(i), checked: true });
   box.addEventListener("change", () => {
     if (box.checked) state.shown.add(i); else state.shown.delete(i);
-    $(`regions-${i}`).hidden = !box.checked;
+    if ($(`regions-${i}`)) $(`regions-${i}`).hidden = !box.checked;
     drawAll((id) => !id.startsWith("plot-explorer"));
   });
   $("runs").append(element("label", {}, box, element("span", { class: `swatch run-${i % 8}`, "aria-hidden": "true" }), run.label));
@@ -13,7 +13,7 @@ $("runs").hidden = runs.length < 2;
 $("smooth").addEventListener("change", (event) => { state.smooth = event.target.checked; drawAll(); });
 
 const settings = $("settings");
-if (runs.length < 2) $("differences-label").hidden = true;
+if (settings && runs.length < 2) $("differences-label").hidden = true;
 function filter() {
   const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
   let found = 0;
@@ -26,4 +26,4 @@ function filter() {
 }
 if (settings) { $("search").addEventListener("input", filter); $("differences").addEventListener("change", filter); filter(); }
 
-window.dgpoReport = { dgpo, maspo, families, explored, state };
+window.dgpoReport = typeof families === "undefined" ? { state } : { dgpo, maspo, families, explored, state };

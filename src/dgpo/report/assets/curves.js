@@ -1,22 +1,41 @@
 // Curves over the run.
 
-function smoothed(y) {
+// Neither filter makes a plateau of a spike: a running median, and for rewards, lengths and shares, which may be 0 or 1 at
+// each step, a mean whose weights fall off exponentially on both sides.
+const AVERAGED = new Set(["reward", "functions", "zero_std", "truncated", "length"]);
+function smoothed(y, mean) {
   const half = Math.max(1, Math.round(y.length * 0.03));
   return y.map((value, i) => {
     if (value === null) return null;
     // as many on either side, so that the ends are not drawn towards the middle
-    const reach = Math.min(half, i, y.length - 1 - i);
-    const near = y.slice(i - reach, i + reach + 1).filter((v) => v !== null);
-    return near.reduce((a, b) => a + b, 0) / near.length;
+    const reach = Math.min(mean ? 2 * half : half, i, y.length - 1 - i), near = y.slice(i - reach, i + reach + 1);
+    if (!mean) return median(near);
+    let total = 0, sum = 0;
+    for (const [at, v] of near.entries()) {
+      if (v === null) continue;
+      const weight = Math.exp((-2 * Math.abs(at - reach)) / half);
+      total += weight; sum += weight * v;
+    }
+    return sum / total;
   });
 }
+function quantile(values, q) {
+  const sorted = values.filter((v) => v !== null).sort((a, b) => a - b), at = q * (sorted.length - 1), low = Math.floor(at);
+  return sorted.length ? sorted[low] + (at - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]) : null;
+}
+const median = (values) => quantile(values, 0.5);
+/** Where the axis ends if a few points are far above all others, which would then be a flat line; otherwise null. */
+function ceiling(lines) {
+  const all = lines.flatMap((line) => line.y).filter((v) => v !== null), most = Math.max(...all), usual = quantile(all, 0.97);
+  return all.length >= 30 && usual > 0 && most > 4 * usual ? 1.5 * usual : null;
+}
 const number = (v) => (v === null || v === undefined ? "unknown" : String(Number(v.toPrecision(3))));
-function traced(line, i, dash, name, legend) {
+function traced(line, i, dash, name, legend, mean) {
   const smooth = state.smooth && line.y.length > 20;
   const base = { x: line.x, type: "scatter", mode: line.x.length > 1 ? "lines" : "markers", visible: state.shown.has(i), meta: { run: i } };
   const made = [];
-  if (smooth) made.push({ ...base, y: line.y, opacity: 0.28, line: { color: runColour(i), width: 1, dash }, hoverinfo: "skip", showlegend: false });
-  made.push({ ...base, y: smooth ? smoothed(line.y) : line.y, name, line: { color: runColour(i), width: 2, dash }, showlegend: legend });
+  if (smooth) made.push({ ...base, y: line.y, opacity: isDark() ? 0.5 : 0.4, line: { color: runColour(i), width: 1, dash }, hoverinfo: "skip", showlegend: false });
+  made.push({ ...base, y: smooth ? smoothed(line.y, mean) : line.y, name, line: { color: runColour(i), width: 2, dash }, showlegend: legend });
   return made;
 }
 function resumes() {
@@ -26,25 +45,46 @@ function resumes() {
 function curve(name) {
   const chart = data.charts[name];
   return () => {
-    const used = chart.lines.filter((words) => runs.some((run) => run.charts[name].some((line) => line.name === words)));
+    const visible = runs.flatMap((run, i) => (state.shown.has(i) ? run.charts[name] : []));
+    const top = ceiling(visible);
+    const used = [...new Set(runs.flatMap((run) => run.charts[name].map((line) => line.name)))];
     const traces = [], words = [];
     for (const [i, run] of runs.entries()) {
       for (const line of run.charts[name]) {
         const at = used.indexOf(line.name);
         const full = used.length > 1 ? (runs.length > 1 ? `${line.name}, ${short(run.label)}` : line.name) : short(run.label);
-        traces.push(...traced(line, i, at ? DASHES[at - 1] : "solid", full, used.length > 1));
+        traces.push(...traced(line, i, at > 0 ? DASHES[(at - 1) % DASHES.length] : "solid", full, used.length > 1, AVERAGED.has(name)));
+        if (top !== null) {
+          const beyond = line.x.map((x, k) => [x, line.y[k]]).filter(([, y]) => y !== null && y > top);
+          traces.push({
+            type: "scatter", mode: "markers", x: beyond.map(([x]) => x), y: beyond.map(() => 0.98 * top), customdata: beyond.map(([, y]) => y), name: full,
+            visible: state.shown.has(i), meta: { run: i, part: "beyond" }, showlegend: false, marker: { symbol: "triangle-up", size: 9, color: runColour(i) }, hovertemplate: "%{customdata:.3~g}, beyond the axis",
+          });
+        }
         words.push(`${run.label}, ${line.name}: from ${number(line.y[0])} to ${number(line.y.at(-1))}`);
       }
     }
     return {
       traces, label: `${chart.title} (${chart.unit}) over updates. ${words.join(". ")}`,
-      layout: { showlegend: used.length > 1, shapes: resumes(), xaxis: { title: title("update") }, yaxis: { rangemode: "tozero", tickformat: "~g" } },
+      layout: { showlegend: used.length > 1, shapes: resumes(), xaxis: { title: title("update") }, yaxis: { tickformat: name === "learning_rate" ? ".1e" : "~g", ...(top === null ? { rangemode: "tozero" } : { range: [Math.min(0, ...visible.flatMap((line) => line.y.filter((v) => v !== null))), top] }) } },
     };
   };
 }
+const small = (words) => (/^[A-Z][a-z]/.test(words) ? words[0].toLowerCase() + words.slice(1) : words);
+const missing = [], constant = [];
 for (const [name, chart] of Object.entries(data.charts)) {
-  const drawn = new Set(runs.flatMap((run) => run.charts[name].map((line) => line.name)));
-  const only = chart.lines.length > 1 && drawn.size === 1 ? `${[...drawn][0]}, ` : "";
-  if (drawn.size) figure($("curve-plots"), `plot-${name}`, chart.title, only + chart.unit, curve(name));
+  const lines = runs.flatMap((run) => run.charts[name]), drawn = new Set(lines.map((line) => line.name));
+  const values = new Set(lines.flatMap((line) => line.y));
+  if (!lines.length) { if (chart.lines.length) missing.push(small(chart.title)); continue; }
+  // a flat line says less than its value; rewards are drawn all the same, because a flat one is what is wrong
+  if (values.size === 1 && !["reward", "functions"].includes(name)) {
+    const [only] = values;
+    constant.push(only === null ? `${small(chart.title)} was never a finite number` : `${small(chart.title)} is ${number(only)} throughout`);
+    continue;
+  }
+  const of = chart.lines.length > 1 && drawn.size === 1 ? `${[...drawn][0]}, ` : "", unit = of + chart.unit;
+  const beyond = ceiling(lines) === null ? "" : `${unit ? "; " : ""}▲ beyond the axis`;
+  figure($("curve-plots"), `plot-${name}`, chart.title, unit + beyond, curve(name));
 }
-if (!$("curve-plots").children.length) $("curve-plots").append(element("p", { class: "empty" }, "The runs have no metrics.jsonl, so there are no curves."));
+if (!$("curve-plots").children.length) $("curve-plots").append(element("p", { class: "empty" }, "The log has none of the quantities that are drawn."));
+$("curve-note").textContent = [constant.length ? `Not drawn: ${constant.join("; ")}.` : "", missing.length ? `Not in the log: ${missing.join(", ")}.` : ""].join(" ");

@@ -34,19 +34,21 @@ function counted(all, what) {
 for (const [i, run] of runs.entries()) {
   const holder = element("div", { class: "of-run", id: `regions-${i}` });
   if (runs.length > 1) holder.append(element("h3", {}, element("span", { class: "run" }, element("span", { class: `swatch run-${i % 8}` }), run.label)));
-  const grid = element("div", { class: "grid two" });
+  const grid = element("div", { class: "grid two" }), idle = [];
   $("region-plots").append(holder);
   holder.append(grid);
   for (const part of ["over", "within"]) {
     for (const kind of ["fraction", "mass"]) {
       if (!run.regions[part][kind]) continue;
+      if (REGIONS.every(([key]) => run.regions[part][kind][key].every((v) => !v))) { idle.push(KINDS[kind].toLowerCase()); continue; }
       const unit = `${kind === "fraction" ? "% of tokens" : "% of Σ|A·w|"}, ${part === "over" ? (run.regions.from === "log" ? "as logged" : "mean per generation") : "mean over generations"}`;
       figure(grid, `plot-regions-${part}-${kind}-${i}`, `${KINDS[kind]} outside the range`, unit, regionPlot(run, part, kind));
     }
   }
   const part = run.every > 1 ? `one in ${run.every} responses` : "the tokens";
   let note = run.regions.from === "tokens" ? `From ${part} of ${run.read} of ${run.recorded} recorded updates.` : `From the log: ${run.no_tokens}.`;
-  if (!grid.children.length) note = `Nothing to show: ${run.no_tokens}, and its log has no regions.`;
+  if (idle.length) note = `Nothing is outside the range on any update that was read (${[...new Set(idle)].join(", ")}): the policy hardly moves between updates, and no boundary acts. ${note}`;
+  else if (!grid.children.length) note = `Nothing to show: ${run.no_tokens}, and its log has no regions.`;
   if (run.broken.length) note += ` Left out, because a token is NaN or infinite there: update ${run.broken.join(", ")}.`;
   if (run.incomplete.length) note += ` Left out, because the file of a rank is missing: ${counted(run.incomplete, "update")}.`;
   if (run.damaged.length) note += ` Left out, because they cannot be read: ${counted(run.damaged, "file")}.`;
