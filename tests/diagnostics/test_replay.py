@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,7 +17,7 @@ from dgpo import TokenBatch
 from dgpo.aggregation import StepTotals
 from dgpo.diagnostics.bias import pointwise_bias
 from dgpo.diagnostics.naming import label
-from dgpo.diagnostics.replay import Replay, Row, replay
+from dgpo.diagnostics.replay import Replay, Row, replay, verdict
 from dgpo.diagnostics.weighed import QUANTILES
 from dgpo.diagnostics.weights import describe
 from dgpo.objectives import DGPO, OBJECTIVES, Objective, make
@@ -289,6 +290,21 @@ def test_adaptive_rows_are_marked(run: Run) -> None:
         == {name for name in METHODS if "batch" in make(name).reads}
         != set()
     )
+
+
+def test_the_verdict_says_where_the_run_is_and_what_differs(run: Run) -> None:
+    found = replay(run)
+    text = verdict(found)
+    own = next(row for row in found.rows if row.own)
+    assert f"The weights of {own.label} are {100 * own.bias:.2g} % away" in text
+    assert f"number {1 + [row.label for row in found.rows].index(own.label)} of {len(found.rows)}" in text
+    farthest = min(found.rows, key=lambda row: row.cosine)
+    assert f"Another direction: {farthest.label} ({farthest.cosine:.2f})" in text
+    alike = replace(found, rows=tuple(replace(row, cosine=0.999) for row in found.rows))
+    assert f"All {len(found.rows)} take nearly the same direction" in verdict(alike)
+    assert "Another direction" not in verdict(alike)
+    nobody = replace(found, rows=tuple(replace(row, own=False) for row in found.rows))
+    assert "The weights of" not in verdict(nobody)
 
 
 def test_the_file(run: Run, tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ def weight(objective, x, old_prob, advantage):
 def test_every_plot_is_drawn(page):
     ids = page.eval_on_selector_all(".plot", "boxes => boxes.map(box => box.id)")
     expected = {f"plot-{name}" for name in ("reward", "zero_std", "entropy", "kl", "grad_norm", "length", "evaluation")}
+    expected |= {f"plot-{name}" for name in ("truncated", "learning_rate", "step_time", "speed")}
+    # sections about one run each show one at a time
+    page.locator("#regions select").select_option("1")
+    page.locator("#regions select").select_option("0")
     expected |= {f"plot-overlay-{sign}" for sign in ("negative", "positive")}
     expected |= {f"plot-explorer-{basis}" for basis in ("log", "prob")}
     expected |= {f"plot-regions-{p}-{k}-{i}" for p in ("over", "within") for k in ("fraction", "mass") for i in (0, 1)}
@@ -43,7 +47,8 @@ def test_every_plot_is_drawn(page):
         assert "js-plotly-plot" in page.get_attribute(f"#{name}", "class")
         assert any(len(trace["x"]) for trace in traces(page, name)), name
         assert len(page.get_attribute(f"#{name}", "aria-label")) > 20
-        assert page.locator(f"#{name} .main-svg").first.bounding_box()["height"] > 150
+        shown = page.locator(f"#{name} .main-svg").first.bounding_box()
+        assert shown["height"] > 150 if not name.endswith("-1") else shown is None
 
 
 def test_the_header_tells_what_happened(page):
@@ -134,9 +139,42 @@ def test_checkboxes_toggle_methods_and_runs(page):
     assert visible({"run": 1}) == [False, False]
     assert {t["visible"] for t in traces(page, "plot-reward") if t["meta"] == {"run": 1}} == {False}
     assert {t["visible"] for t in traces(page, "plot-reward") if t["meta"] == {"run": 0}} == {True}
-    assert not page.locator("#regions-1").is_visible()
     page.locator("#runs").get_by_label("second").check()
-    assert page.locator("#regions-1").is_visible()
+    assert visible({"run": 1}) == [True, True]
+
+
+def test_sections_about_one_run_show_one_at_a_time(page):
+    for section in ("regions", "replay", "doctor", "tokens"):
+        page.locator(f"#{section} select").select_option("1")
+        for other in ("regions", "replay", "doctor", "tokens"):
+            assert page.locator(f"#{other} .of-run[data-run='1']").is_visible()
+            assert not page.locator(f"#{other} .of-run[data-run='0']").is_visible()
+        page.locator(f"#{section} select").select_option("0")
+
+
+def test_completions_are_ordered_and_found(page):
+    shown = page.locator(".written:visible")
+    assert shown.count() == 6
+
+    def values(name):
+        return [float(value) for value in shown.evaluate_all(f"all => all.map(one => one.dataset.{name})")]
+
+    page.select_option("#written-order", "worst")
+    assert values("reward") == sorted(values("reward"))
+    lowest = values("reward")[0]
+    page.select_option("#written-order", "best")
+    assert values("reward")[0] > lowest
+    page.select_option("#written-order", "changed")
+    assert values("changed") == sorted(values("changed"), reverse=True)
+    page.click("#written-more")
+    assert shown.count() == 30
+    asked = page.locator(".written:visible .asked").first.inner_text()
+    page.fill("#written-search", asked)
+    texts = page.locator(".written:visible .asked").all_inner_texts()
+    assert texts
+    assert set(texts) == {asked}
+    page.fill("#written-search", "")
+    page.select_option("#written-order", "latest")
 
 
 def test_the_other_basis_divides_by_the_probability(page):
@@ -208,9 +246,8 @@ def test_the_policy_of_the_page_lets_nothing_else_run(browser, tmp_path):
 def test_a_run_without_tokens_and_a_log_without_reward(open_page, tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "entropy": 0.25}\n')
     page = open_page(write_report([tmp_path], tmp_path / "report.html"))
-    assert len(traces(page, "plot-entropy")) == 1
-    assert "no recorded tokens" in page.inner_text("#overlay-note")
-    assert "Nothing to show" in page.inner_text("#regions")
+    assert "entropy is 0.25 throughout" in page.inner_text("#curve-note")
+    assert page.locator("nav a").all_inner_texts() == ["Overview", "Curves", "Doctor", "Evaluation"]
 
 
 def test_what_was_left_out_is_said(open_page, tmp_path, make_batch):

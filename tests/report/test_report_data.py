@@ -206,7 +206,7 @@ def test_nothing_to_report(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(ValueError, match="neither metrics nor recorded tokens"):
         collect([tmp_path])
-    with pytest.raises(ValueError, match="not a folder"):
+    with pytest.raises(FileNotFoundError, match="does not exist; expected a run folder or a log"):
         collect([tmp_path / "nowhere"])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import sys
 import textwrap
 
 from dgpo.cli.errors import UserError, user_input
@@ -74,10 +76,24 @@ def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
     else:
         for run, findings in found.items():
             said = [text(findings)] if findings or can_tell(read[run]) else []
-            print("\n".join([run, *_about(logs[run], covered(read[run])), *said]))
+            # findings first; where there are none, why
+            shown = [_coloured(line) for line in "\n".join(said).split("\n")] if said else []
+            print("\n".join([run, *shown, *_about(logs[run], covered(read[run]))]))
     if unknown := [run for run in runs if not found[run] and not can_tell(read[run])]:
         raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in unknown))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
+
+
+COLOURS = {"ERROR": "1;31", "WARNING": "1;33", "NOTE": "1;34"}
+"""Of a severity at the start of a line (ECMA-48)."""
+
+
+def _coloured(line: str) -> str:
+    """A line with its severity in colour, on a terminal that has colours (no-color.org)."""
+    severity = line.partition(" ")[0]
+    if severity not in COLOURS or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    return f"\x1b[{COLOURS[severity]}m{severity}\x1b[0m{line.removeprefix(severity)}"
 
 
 def _about(run: Run, coverage: str) -> list[str]:

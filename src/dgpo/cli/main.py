@@ -29,6 +29,7 @@ COMMANDS = {
         "compute the weights of other objectives on the recorded tokens of a run, without rerunning it",
     ),
     "report": ("report", "write an HTML report of one or more recorded runs"),
+    "watch": ("report", "serve the report of runs that go on, on this machine"),
     "plot": ("report", "plot a recorded run, or the weights of objectives, as SVG, PDF or PNG"),
     "verl-overrides": ("", "print the overrides that put an objective into a verl run"),
     "objectives": ("", "list the objectives, or describe one with its fields, defaults and ranges"),

@@ -14,7 +14,7 @@ from rich.text import Text
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import import_hint
-from dgpo.diagnostics.replay import Replay, Row, replay
+from dgpo.diagnostics.replay import Replay, Row, replay, verdict
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
 from dgpo.runs.log import sample
@@ -61,6 +61,7 @@ def run(argv: list[str]) -> int:
         found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
         path = found.write(arguments.out or Path(arguments.run) / "replay.json")
     console = Console()
+    console.print(Text(verdict(found)), "")
     for table in tables(found):
         if console.measure(table).minimum > console.width:
             table.columns[0].min_width = None  # rather wrap a name than truncate a number

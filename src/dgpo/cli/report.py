@@ -9,6 +9,8 @@ from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
 from dgpo.report import write_comparison_report, write_report
 from dgpo.report.comparison import is_comparison
+from dgpo.runs.locate import RECORD, is_run_folder
+from dgpo.runs.results import results_file
 
 
 def run(argv: list[str]) -> int:
@@ -23,7 +25,7 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
         help="folders that runs were recorded to (record: FOLDER), logs that `dgpo doctor` reads, or one "
         "folder of `dgpo compare` with its summary",
@@ -34,6 +36,7 @@ def run(argv: list[str]) -> int:
     )
     add_flag(parser)
     arguments = parser.parse_args(argv)
+    arguments.runs, arguments.evaluation = separated(arguments.runs, arguments.evaluation)
     first = Path(arguments.runs[0])
     out = (
         Path(arguments.out)
@@ -52,3 +55,21 @@ def run(argv: list[str]) -> int:
             path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
+
+
+def separated(runs: list[str], evaluation: list[str]) -> tuple[list[str], list[str]]:
+    """Runs and evaluations, where `--eval A B RUN` has taken the runs that follow it.
+
+    Raises:
+        UserError: there is no run.
+    """
+    taken = [path for path in evaluation if not results_file(path).is_file() and _is_run(path)]
+    found = [*runs, *taken]
+    if not found:
+        raise UserError("no RUN was given; expected a folder that a run was recorded to, or a log")
+    return found, [path for path in evaluation if path not in taken]
+
+
+def _is_run(path: str) -> bool:
+    folder = Path(path)
+    return is_comparison(folder) or any(is_run_folder(one) for one in (folder, folder / RECORD))

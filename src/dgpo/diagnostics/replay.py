@@ -237,6 +237,40 @@ def replay(
     )
 
 
+ALIKE = 0.99
+"""Cosine to unclipped importance sampling from which a method is said to take the same direction."""
+
+
+def verdict(found: Replay) -> str:
+    """What the rows come to, in words: how far the run's own objective is off, and whether another one differs."""
+    own = next((row for row in found.rows if row.own), None)
+    alike = [row for row in found.rows if row.cosine >= ALIKE]
+    other = sorted((row for row in found.rows if row.cosine < ALIKE), key=lambda row: row.cosine)
+    words = []
+    if own is not None:
+        place = 1 + sum(row.bias < own.bias for row in found.rows)
+        words.append(
+            f"The weights of {own.label} are {100 * own.bias:.2g} % away from unclipped importance sampling on these "
+            f"tokens, number {place} of {len(found.rows)}."
+        )
+    factors = [row.factor for row in alike if row.factor]
+    if len(alike) == len(found.rows):
+        words.append(
+            f"All {len(alike)} take nearly the same direction (cosine of at least {ALIKE}): only step sizes differ."
+        )
+    elif alike:
+        words.append(f"{len(alike)} of {len(found.rows)} take nearly the same direction (cosine of at least {ALIKE}).")
+    if factors and max(factors) > 1.05 * min(factors) and len(alike) > 1:
+        words.append(
+            f"Among these a learning rate of {min(factors):.2g} to {max(factors):.2g} times this one gives equal steps."
+        )
+    if other:
+        named = ", ".join(f"{row.label} ({row.cosine:.2f})" for row in other[:3])
+        more = "" if len(other) < 4 else f" and {len(other) - 3} more"
+        words.append(f"Another direction: {named}{more}.")
+    return " ".join(words)
+
+
 def _offset(edges: set[float]) -> float | None:
     """abs(boundary - 1) as a ratio, for boundaries in nats; None if they differ or one is infinite."""
     # rounded: boundaries are logs in float32

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 from typing import Any
 
-from dgpo.report.markup import Markup, joined, percent, shown, tag
+from dgpo.report import sections
+from dgpo.report.markup import Markup, joined, percent, shown, table, tag
 from dgpo.report.sections import SIGNS, mark, unregistered
 
+MOST_CARDS = 3
 
-def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
-    """One card per run, and the first estimate of every benchmark of models that are of no run here."""
-    cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
+
+def header(
+    runs: Sequence[Mapping[str, Any]],
+    results: Sequence[Mapping[str, Any]],
+    groups: Mapping[str, Any] | None = None,
+) -> Markup:
+    """One card per run, of more than `MOST_CARDS` a table; the first estimate of every benchmark of other models.
+
+    Args:
+        runs: of `collect`.
+        results: rows of evaluations.
+        groups: of the runs, with what differs between them.
+    """
+    cards = (
+        tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
+        if len(runs) <= MOST_CARDS
+        else joined([_groups(runs, groups) if groups and groups["several"] else "", _table(runs)])
+    )
     first: dict[tuple[str, str], str] = {}
     for row in results:
         first.setdefault((row["label"], row["benchmark"]), row["estimate"])
@@ -29,7 +47,67 @@ def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any
         "Arrows of what was logged in training (reward, entropy, length) go from the mean of the first tenth of the "
         "log to that of the last tenth."
     )
-    return joined([cards, tag("ul", *lines, class_="results") if lines else "", tag("p", arrows, class_="aside")])
+    different = sections.differences(groups, runs) if groups else ""
+    listed = tag("ul", *lines, class_="results") if lines else ""
+    return joined([cards, listed, tag("p", arrows, class_="aside"), different])
+
+
+def _groups(runs: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> Markup:
+    """A card per group: the median over its runs of where they ended, from the lowest to the highest."""
+    made = []
+    for place, name in enumerate(groups["labels"]):
+        members = [run for run, of in zip(runs, groups["of"], strict=True) if of == place]
+        count = "1 run" if len(members) == 1 else f"{len(members)} runs"
+        changes = [run["headline"][0] for run in members if run["headline"]]
+        rate = all(change["estimate"] for change in changes)
+        rewards = [run["summary"]["reward"][1] for run in members if run["summary"]["reward"] is not None]
+        if len(changes) == len(members) and len({change["name"] for change in changes}) == 1:
+            ends, what = [change["after"]["value"] for change in changes], changes[0]["name"]
+        else:
+            ends, what, rate = rewards, "reward in training", False
+        if not ends:
+            said = tag("p", "no evaluation, and no reward was logged", class_="headline none")
+            why = ""
+        else:
+            middle, low, high = (_value({"value": v}, rate) for v in (median(ends), min(ends), max(ends)))
+            said = tag(
+                "p",
+                tag("span", f"{what} ", class_="what"),
+                tag("span", middle + ("\u00a0%" if rate else ""), class_="to"),
+                class_="headline",
+            )
+            why = tag("p", f"At the end: median of {count}, from {low} to {high}.", class_="aside")
+        swatch = tag("span", tag("span", class_=f"swatch run-{place % 8}", aria_hidden="true"), name, class_="run")
+        made.append(tag("article", tag("h2", swatch), said, why, class_=f"card run-{place % 8}"))
+    return tag("div", *made, class_="cards")
+
+
+def _table(runs: Sequence[Mapping[str, Any]]) -> Markup:
+    """A row per run."""
+    rows: list[list[object]] = []
+    for number, run in enumerate(runs):
+        summary, found = run["summary"], run["findings"]
+        first = run["headline"][0] if run["headline"] else None
+        reward = summary["reward"]
+        worst = found[0]["severity"] if found else None
+        rows.append(
+            [
+                mark(run, number),
+                "–" if first is None else (_line(first), first["after"]["value"]),
+                "–" if reward is None else (f"{_three(reward[0])} → {_three(reward[1])}", reward[1]),
+                (f"{summary['updates']:,}", summary["updates"]),
+                _change(summary["entropy"], "nats") or "–",
+                tag("span", f"{SIGNS[worst]}: {found[0]['title']}", class_=f"severity {worst} long")
+                if worst
+                else "nothing wrong"
+                if run["can_tell"]
+                else "cannot tell",
+            ]
+        )
+    head = ["run", "evaluation", "training reward", "updates", "entropy", "the doctor's first finding"]
+    if all(row[1] == "–" for row in rows):
+        head, rows = [head[0], *head[2:]], [[row[0], *row[2:]] for row in rows]
+    return table("", head, rows, numeric=(head.index("updates"),), sortable=True, name="the runs")
 
 
 def _card(run: Mapping[str, Any], number: int) -> Markup:
@@ -59,7 +137,7 @@ def _card(run: Mapping[str, Any], number: int) -> Markup:
         headline,
         tag("dl", *listed),
         _verdict(run, number),
-        class_=f"card run-{number % 8}",
+        class_=f"card run-{run['colour'] % 8}",
     )
 
 
@@ -102,9 +180,11 @@ def _because(change: Mapping[str, Any]) -> str:
 
 def _line(change: Mapping[str, Any]) -> str:
     before, after, difference = change["before"], change["after"], change["difference"]
-    start = "" if before is None else f"{_value(before, True)} → "
+    rate = bool(change["estimate"])
+    start = "" if before is None else f"{_value(before, rate)} → "
     why = "" if difference is None else f" ({_interval(difference, sign='+')})"
-    return f"{change['name']}: {start}{_value(after, True)} %{why}"
+    unit = "\u00a0%" if rate else ""
+    return f"{change['name']}: {start}{_value(after, rate)}{unit}{why}"
 
 
 def _value(end: Mapping[str, Any], rate: bool) -> str:

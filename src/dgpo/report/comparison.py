@@ -12,6 +12,7 @@ from dgpo.comparison.tables import BASELINE, JSON, grids, headline, limits
 from dgpo.evaluation.tables import Grid
 from dgpo.files import write_text_atomic
 from dgpo.report import sections
+from dgpo.report.grouping import flattened
 from dgpo.report.markup import Markup, escaped, joined, table, tag
 from dgpo.report.page import rendered
 
@@ -85,7 +86,7 @@ def _table(grid: Grid, arms: list[str]) -> Markup:
 def _about(summary: Summary) -> Markup:
     if not summary.about:
         return sections.empty("The summary does not say what ran.")
-    found = sections.settings([sections.flattened(summary.about)], [Markup("value")])
+    found = sections.settings([flattened(summary.about)], [Markup("value")])
     return tag("details", tag("summary", "Every setting, the versions and the hardware"), found)
 
 

@@ -10,9 +10,10 @@ from typing import Any
 
 from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen
 from dgpo.diagnostics.naming import label, unregistered
-from dgpo.diagnostics.replay import Replay, replay
+from dgpo.diagnostics.replay import Replay, replay, verdict
 from dgpo.objectives import Objective
 from dgpo.report import evaluations, headline, series, tokens, weight_curves, written
+from dgpo.report.grouping import group
 from dgpo.report.regions import drawn_regions
 from dgpo.report.sample import Sample, sample
 from dgpo.runs.info import objective_of
@@ -35,6 +36,7 @@ def collect(
 
     Raises:
         ValueError: if a folder is not a run, is given twice, or has neither metrics nor tokens; or a file is damaged.
+        FileNotFoundError: if a run does not exist.
         ModuleNotFoundError: if pyarrow is not installed and a run has recorded tokens.
     """
     folders = [Path(path) for path in runs]
@@ -56,12 +58,18 @@ def collect(
     chosen = weight_curves.registered() | {label(objective): objective for objective in own if objective is not None}
     levels = [*tokens.old_probs(read)]
     levels += [("", q) for q in weight_curves.OLD_PROBS]
+    names = labels(folders)
+    groups = group(names, [None if one is None else label(one) for one in own], [run.info for run in loaded])
     return {
         "schema": SCHEMA,
+        "groups": asdict(groups) | {"several": groups.several},
         "runs": [
-            _run(run, part, name, objective, moved, widest, found, seen(case), results, len(loaded))
-            for run, part, name, objective, moved, found, case in zip(
-                loaded, samples, labels(folders), own, read, findings, cases, strict=True
+            {
+                "colour": place,
+                **_run(run, part, name, objective, moved, widest, found, seen(case), results, len(loaded)),
+            }
+            for run, part, name, objective, moved, found, case, place in zip(
+                loaded, samples, names, own, read, findings, cases, groups.of, strict=True
             )
         ],
         "charts": {
@@ -146,6 +154,7 @@ def _run(
         "regions": drawn_regions(part, log, found_replay),
         "histogram": tokens.counts(found, widest) if len(found.log_ratio) else None,
         "replay": None if found_replay is None else found_replay.as_dict(),
+        "verdict": None if found_replay is None else verdict(found_replay),
         "top_tokens": top,
         "undecoded": undecoded,
         "written": written.written(part, objective, decode, runs),

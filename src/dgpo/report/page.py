@@ -84,10 +84,10 @@ def page(data: Mapping[str, Any]) -> str:
     # the explorer uses parts of the overlay's script, and is about recorded tokens
     empty |= {"explorer"} if "overlay" in empty else set()
     parts = {
-        "title": escaped("dgpo report: " + ", ".join(run["label"] for run in runs)),
-        "header": cards.header(runs, data["evaluations"]),
+        "title": escaped("dgpo report: " + _titled([run["label"] for run in runs])),
+        "header": cards.header(runs, data["evaluations"], data["groups"]),
         "written": written.section(runs),
-        "findings": sections.each(runs, sections.findings),
+        "findings": sections.findings_of_all(runs),
         "replay": sections.each(runs, sections.replay),
         "evaluations": sections.evaluations(data["evaluations"]),
         "top_tokens": sections.each(runs, sections.top_tokens),
@@ -96,6 +96,10 @@ def page(data: Mapping[str, Any]) -> str:
     shown = {name: words for name, words in SECTIONS.items() if name not in empty}
     scripts = [name for name in SCRIPTS if name not in empty]
     return rendered("page.html", shown, scripts, parts, _for_the_browser(data))
+
+
+def _titled(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) < 4 else f"{len(names)} runs: {', '.join(names[:3])}, …"
 
 
 def rendered(
@@ -135,7 +139,18 @@ def rendered(
 
 def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
     """The data without what the page has as text."""
-    keys = ("label", "objective", "summary", "charts", "evaluations", "regions", "histogram", "resumed", "no_tokens")
+    keys = (
+        "label",
+        "colour",
+        "objective",
+        "summary",
+        "charts",
+        "evaluations",
+        "regions",
+        "histogram",
+        "resumed",
+        "no_tokens",
+    )
     runs = [
         {key: run[key] for key in (*keys, "read", "recorded", "every", "broken", "incomplete", "damaged")}
         for run in data["runs"]

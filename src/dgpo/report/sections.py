@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgpo.report.grouping import flattened
 from dgpo.report.markup import Markup, escaped, joined, percent, shown, table, tag
 
 SIGNS = {"error": "✖ error", "warning": "▲ warning", "note": "● note"}
@@ -22,15 +22,16 @@ ADAPTIVE_NOTE = " Adaptive, so calibrated here on each update as a whole, in tra
 
 def mark(run: Mapping[str, Any], number: int) -> Markup:
     """The colour and name of a run."""
-    return tag("span", tag("span", class_=f"swatch run-{number % 8}", aria_hidden="true"), run["label"], class_="run")
+    swatch = tag("span", class_=f"swatch run-{run['colour'] % 8}", aria_hidden="true")
+    return tag("span", swatch, run["label"], class_="run")
 
 
 def each(runs: Sequence[Mapping[str, Any]], part: Any) -> Markup:
-    """One section per run, with its name as heading if there are several."""
+    """One section per run, with its name as heading if there are several; the script shows one run at a time."""
     found = []
     for number, run in enumerate(runs):
         heading = tag("h3", mark(run, number)) if len(runs) > 1 else Markup("")
-        found.append(tag("div", heading, part(run, number), class_="of-run"))
+        found.append(tag("div", heading, part(run, number), class_="of-run", data_run=number))
     return joined(found)
 
 
@@ -43,6 +44,50 @@ def unregistered(run: Mapping[str, Any]) -> str | None:
     """Description of the run's own objective if it is not registered; otherwise None."""
     name = run["unregistered"]
     return None if name is None else f"{name} (not registered where this page was written)"
+
+
+def findings_of_all(runs: Sequence[Mapping[str, Any]]) -> Markup:
+    """The findings of the doctor: by run for one or two, else by rule, with the runs that each is about."""
+    if len(runs) < 3:
+        return each(runs, findings)
+    by_rule: dict[tuple[str, str], list[tuple[Markup, Mapping[str, Any]]]] = {}
+    for number, run in enumerate(runs):
+        for one in run["findings"]:
+            by_rule.setdefault((one["severity"], one["rule"]), []).append((mark(run, number), one))
+    order = sorted(by_rule, key=lambda key: list(SIGNS).index(key[0]))
+    without = [mark(run, number) for number, run in enumerate(runs) if not run["findings"] and run["can_tell"]]
+    silent = [mark(run, number) for number, run in enumerate(runs) if not run["findings"] and not run["can_tell"]]
+    parts: list[object] = [_shared(by_rule[key]) for key in order]
+    if without:
+        parts.append(tag("p", "No rule of the doctor fires on ", _listed(without), "."))
+    if silent:
+        parts.append(tag("p", "The doctor cannot tell of ", _listed(silent), ": the rules found no data to check."))
+    return tag("div", *parts)
+
+
+def _listed(marks: Sequence[Markup]) -> Markup:
+    return joined(part for at, one in enumerate(marks) for part in ((", ", one) if at else (one,)))
+
+
+def _shared(found: Sequence[tuple[Markup, Mapping[str, Any]]]) -> Markup:
+    """One finding of several runs."""
+    first = found[0][1]
+    evidence = [
+        tag("li", name, ": ", one["title"], " ", "; ".join(one["evidence"]), class_="shared") for name, one in found
+    ]
+    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    sign = tag("span", SIGNS[first["severity"]], class_=f"severity {first['severity']}")
+    return tag(
+        "article",
+        tag("h4", sign, " ", tag("code", first["rule"]), f" in {runs}"),
+        tag(
+            "dl",
+            tag("div", tag("dt", "evidence"), tag("dd", tag("ul", *evidence))),
+            tag("div", tag("dt", "cause"), tag("dd", first["cause"])),
+            tag("div", tag("dt", "remedy"), tag("dd", first["remedy"])),
+        ),
+        class_=f"finding {first['severity']}",
+    )
 
 
 def findings(run: Mapping[str, Any], number: int) -> Markup:
@@ -109,6 +154,7 @@ def replay(run: Mapping[str, Any], number: int) -> Markup:
     caption = f"{len(found['updates'])} updates, {found['tokens']:,} tokens; least biased first"
     return joined(
         [
+            tag("p", tag("strong", run["verdict"])),
             table(
                 caption,
                 REPLAY_HEAD,
@@ -188,6 +234,17 @@ def config(runs: Sequence[Mapping[str, Any]]) -> Markup:
     return settings(flat, [mark(run, number) for number, run in enumerate(runs)])
 
 
+def differences(groups: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Markup:
+    """The settings in which the runs differ."""
+    if len(runs) < 2:
+        return Markup("")
+    if not groups["differences"]:
+        return tag("p", "The runs do not differ in any recorded setting.", class_="aside")
+    rows = [[tag("code", name), *values] for name, values in groups["differences"].items()]
+    heads = ["setting", *(mark(run, number) for number, run in enumerate(runs))]
+    return joined([tag("h2", "What differs"), table("", heads, rows, name="settings in which the runs differ")])
+
+
 def settings(flat: Sequence[Mapping[str, str]], heads: Sequence[Markup]) -> Markup:
     """A row per setting, a column per element of `flat`."""
     names = list(dict.fromkeys(name for one in flat for name in one))
@@ -203,18 +260,3 @@ def settings(flat: Sequence[Mapping[str, str]], heads: Sequence[Markup]) -> Mark
     columns = [tag("th", head, scope="col") for head in heads]
     whole = tag("table", tag("thead", tag("tr", tag("th", "setting", scope="col"), *columns)), tag("tbody", *rows))
     return tag("div", whole, class_="scroll", role="region", tabindex=0, aria_label="settings", id="settings")
-
-
-def flattened(given: Mapping[str, Any]) -> dict[str, str]:
-    """Nested settings by dotted name, as text."""
-    found: dict[str, str] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
-            found[prefix] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-    walk("", given)
-    return found

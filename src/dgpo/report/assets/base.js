@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const DASHES = ["dash", "dot", "dashdot", "longdash"];
 const REGIONS = [["left", "left"], ["right", "right"], ["reverse_left", "reverse left"], ["reverse_right", "reverse right"]];
 const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "resetScale2d"]] };
-const state = { shown: new Set(runs.keys()), smooth: true, methods: new Set(), basis: "log", old: 0 };
+const state = { shown: new Set(runs.keys()), smooth: true, detail: 0, methods: new Set(), basis: "log", old: 0 };
 
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
@@ -20,7 +20,8 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 const colour = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
-const runColour = (i) => colour(`run-${i % 8}`);
+const runColour = (i) => colour(`run-${runs[i].colour % 8}`);
+const groups = data.groups ?? { labels: [], of: [], several: false };
 const isDark = () => getComputedStyle(root).colorScheme === "dark";
 // plotly reads <b>, <i>, <a> in its texts: a run's name is shown as it was written
 const plain = (text) => String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");

@@ -42,6 +42,28 @@ function resumes() {
   const steps = [...state.shown].flatMap((i) => runs[i].resumed.map((x) => [x, i]));
   return steps.map(([x, i]) => ({ type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: { color: runColour(i), width: 1, dash: "dot" } }));
 }
+/** The runs of a group that are shown, in one line: at each update the median, and the lowest and the highest. */
+function together(name, words, at) {
+  const mine = runs.flatMap((run, i) => (groups.of[i] === at && state.shown.has(i) ? run.charts[name].filter((line) => line.name === words) : []));
+  const places = new Map();
+  for (const line of mine) for (const [k, x] of line.x.entries()) if (line.y[k] !== null) places.set(x, [...(places.get(x) ?? []), line.y[k]]);
+  const x = [...places.keys()].sort((a, b) => a - b), values = x.map((place) => places.get(place));
+  return { runs: mine.length, x, y: values.map(median), low: values.map((v) => Math.min(...v)), high: values.map((v) => Math.max(...v)) };
+}
+const translucent = (hex, alpha) => `rgba(${[1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)).join(",")},${alpha})`;
+function banded(name, words, at, dash, legend) {
+  const found = together(name, words, at), paint = colour(`run-${at % 8}`), mean = AVERAGED.has(name);
+  const smooth = (y) => (state.smooth && y.length > 20 ? smoothed(y, mean) : y);
+  const base = { x: found.x, type: "scatter", mode: found.x.length > 1 ? "lines" : "markers", hoverinfo: "skip", showlegend: false };
+  const label = legend ? `${words}, ${short(groups.labels[at])}` : short(groups.labels[at]);
+  return [
+    ...(found.runs > 1 ? [
+      { ...base, y: smooth(found.low), line: { width: 0 }, meta: { group: at, part: "low" } },
+      { ...base, y: smooth(found.high), line: { width: 0 }, fill: "tonexty", fillcolor: translucent(paint, 0.2), meta: { group: at, part: "high" } },
+    ] : []),
+    { ...base, y: smooth(found.y), name: label, line: { color: paint, width: 2, dash }, hoverinfo: "all", showlegend: legend, meta: { group: at, part: "median" } },
+  ];
+}
 function curve(name) {
   const chart = data.charts[name];
   return () => {
@@ -49,11 +71,22 @@ function curve(name) {
     const top = ceiling(visible);
     const used = [...new Set(runs.flatMap((run) => run.charts[name].map((line) => line.name)))];
     const traces = [], words = [];
+    if (groups.several) {
+      for (const [at, group] of groups.labels.entries()) {
+        for (const [place, line] of used.entries()) {
+          const found = together(name, line, at);
+          if (!found.runs) continue;
+          traces.push(...banded(name, line, at, place ? DASHES[(place - 1) % DASHES.length] : "solid", used.length > 1));
+          words.push(`${group}, ${line}: from ${number(found.y[0])} to ${number(found.y.at(-1))}`);
+        }
+      }
+    }
     for (const [i, run] of runs.entries()) {
       for (const line of run.charts[name]) {
         const at = used.indexOf(line.name);
         const full = used.length > 1 ? (runs.length > 1 ? `${line.name}, ${short(run.label)}` : line.name) : short(run.label);
-        traces.push(...traced(line, i, at > 0 ? DASHES[(at - 1) % DASHES.length] : "solid", full, used.length > 1, AVERAGED.has(name)));
+        if (groups.several) traces.push({ x: line.x, y: line.y, type: "scatter", mode: "lines", opacity: 0.3, line: { color: runColour(i), width: 1 }, hoverinfo: "skip", showlegend: false, visible: state.shown.has(i), meta: { run: i, part: "raw" } });
+        else traces.push(...traced(line, i, at > 0 ? DASHES[(at - 1) % DASHES.length] : "solid", full, used.length > 1, AVERAGED.has(name)));
         if (top !== null) {
           const beyond = line.x.map((x, k) => [x, line.y[k]]).filter(([, y]) => y !== null && y > top);
           traces.push({
@@ -61,7 +94,7 @@ function curve(name) {
             visible: state.shown.has(i), meta: { run: i, part: "beyond" }, showlegend: false, marker: { symbol: "triangle-up", size: 9, color: runColour(i) }, hovertemplate: "%{customdata:.3~g}, beyond the axis",
           });
         }
-        words.push(`${run.label}, ${line.name}: from ${number(line.y[0])} to ${number(line.y.at(-1))}`);
+        if (!groups.several) words.push(`${run.label}, ${line.name}: from ${number(line.y[0])} to ${number(line.y.at(-1))}`);
       }
     }
     return {

@@ -32,8 +32,8 @@ function counted(all, what) {
   return `${all.length} ${what}${all.length > 1 ? "s" : ""} (${some})`;
 }
 for (const [i, run] of runs.entries()) {
-  const holder = element("div", { class: "of-run", id: `regions-${i}` });
-  if (runs.length > 1) holder.append(element("h3", {}, element("span", { class: "run" }, element("span", { class: `swatch run-${i % 8}` }), run.label)));
+  const holder = element("div", { class: "of-run", id: `regions-${i}`, "data-run": String(i) });
+  if (runs.length > 1) holder.append(element("h3", {}, element("span", { class: "run" }, element("span", { class: `swatch run-${run.colour % 8}` }), run.label)));
   const grid = element("div", { class: "grid two" }), idle = [];
   $("region-plots").append(holder);
   holder.append(grid);
