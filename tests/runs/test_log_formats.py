@@ -136,6 +136,7 @@ def test_what_is_left_out_is_said(text: str, remark: str, rows: list[int]) -> No
         (b"a,b\nc,d\n", "no line of metrics"),
         (b"[1, 2, 3]", "no line of metrics"),
         (b"3", "no line of metrics"),
+        (b'{"global_step": 1, "log_history": []}', "no line of metrics"),
         (b'{"train_runtime": 1.0, "train_loss": 2.0}', "the summary of a run and no line of its log"),
         (b"\x89PNG\r\n\x1a\n\0\0\0", "is not UTF-8 text"),
         (b"PK\x03\x04\0\0", "is not UTF-8 text"),
@@ -261,6 +262,28 @@ def test_the_configuration_that_verl_prints() -> None:
         "max_completion_length": 2048,
     }
     assert Log.of(reading.lines)["reward"].values == (0.5, 0.5)
+
+
+ROWS = [{"loss": 0.5, "reward": step / 4, "kl": 0.01} for step in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("document", "settings"),
+    [
+        (
+            {"args": {"temperature": 0.1, "num_generations": 2}, "history": ROWS},
+            {"temperature": 0.1, "num_generations": 2},
+        ),
+        ({"eval": [{"acc": 1}] * 9, "train": ROWS}, {}),
+        ({"lr": 0.5, "history": {name: [row[name] for row in ROWS] for name in ROWS[0]}}, {"learning_rate": 0.5}),
+        ({"epochs": 3, **{name: [row[name] for row in ROWS] for name in ROWS[0]}}, {}),
+        ({"train": ROWS, "names": ["a", "b"]}, {}),
+    ],
+)
+def test_documents_of_ones_own(document: dict[str, object], settings: dict[str, float]) -> None:
+    reading = reading_of(json.dumps(document))
+    assert Log.of(reading.lines)["reward"].values == (0.0, 0.25, 0.5, 0.75)
+    assert reading.settings == settings
 
 
 def test_settings_on_a_command_line() -> None:

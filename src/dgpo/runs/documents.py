@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgpo.files import loads
+from dgpo.runs.names import trains
 from dgpo.runs.raw import Raw
 from dgpo.runs.settings import of_mapping
 from dgpo.runs.values import flat, json_values
@@ -32,19 +33,42 @@ def read_document(text: str) -> Raw | None:
 def _whole(found: Any) -> Raw:
     if isinstance(found, list):
         return _of_values(found)
-    history = found.get("log_history")
-    if not isinstance(history, list):
-        lists = [inner for inner in found.values() if isinstance(inner, list)]
-        tables = [inner for inner in lists if inner and all(isinstance(one, Mapping) for one in inner)]
-        if len(tables) == 1:
-            history = tables[0]
-        elif lists and len(lists) == len(found) and len({len(one) for one in lists}) == 1:
-            history = [dict(zip(found, one, strict=True)) for one in zip(*lists, strict=True)]
-        else:
-            return _of_values([found])
-    raw = _of_values(history)
+    if found.get("log_history") == []:
+        return Raw()  # a state from before the first line
+    tables = {name: one for name, inner in found.items() if (one := _table(inner))}
+    if own := _columns(found):
+        tables.setdefault("columns", own)
+    if not tables:
+        return _of_values([found])
+    # transformers' name first, then what looks like training, then what is longest
+    best = max(tables, key=lambda name: (name == "log_history", _trains(tables[name]), len(tables[name])))
+    raw = _of_values(tables[best])
     raw.settings = _settings({name: inner for name, inner in found.items() if not isinstance(inner, list)})
+    if len(tables) > 1 and best != "log_history":
+        raw.remarks.append(f"of {', '.join(map(repr, tables))} in the file, {best!r} is read")
     return raw
+
+
+def _table(inner: Any) -> list[Any] | None:
+    """Rows: an array with objects, or an object of columns; None for anything else."""
+    if isinstance(inner, Mapping):
+        return _columns(inner)
+    rows = isinstance(inner, list) and any(isinstance(one, Mapping) for one in inner)
+    return inner if rows else None
+
+
+def _columns(found: Mapping[str, Any]) -> list[Any] | None:
+    """Rows of an object whose arrays are equally long, two values at least; None if it has none."""
+    lists = {name: inner for name, inner in found.items() if isinstance(inner, list)}
+    lists = {name: inner for name, inner in lists.items() if len(inner) > 1 and not isinstance(inner[0], list | dict)}
+    if not lists or len({len(inner) for inner in lists.values()}) > 1:
+        return None
+    return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
+
+
+def _trains(rows: Sequence[Any]) -> bool:
+    names = dict.fromkeys(name for row in rows if isinstance(row, Mapping) for name in row)
+    return trains(tuple(names))
 
 
 def _of_values(values: Sequence[Any]) -> Raw:
