@@ -10,7 +10,7 @@ import textwrap
 
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
-from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text
+from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text, unknown
 from dgpo.runs.run import Run, load_any
 
 
@@ -75,12 +75,12 @@ def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
         print(json.dumps({run: [one.as_dict() for one in findings] for run, findings in found.items()}, indent=2))
     else:
         for run, findings in found.items():
-            said = [text(findings)] if findings or can_tell(read[run]) else []
+            said = [text(findings, unknown=unknown(read[run]))] if findings or can_tell(read[run]) else []
             # findings first; where there are none, why
             shown = [_coloured(line) for line in "\n".join(said).split("\n")] if said else []
             print("\n".join([run, *shown, *_about(logs[run], covered(read[run]))]))
-    if unknown := [run for run in runs if not found[run] and not can_tell(read[run])]:
-        raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in unknown))
+    if untold := [run for run in runs if not found[run] and not can_tell(read[run])]:
+        raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in untold))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
 
 

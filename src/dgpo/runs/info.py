@@ -50,6 +50,12 @@ KINDS: dict[str, Kind] = {
     "config.max_completion_length": COUNT,
     "config.mask_truncated_completions": SWITCH,
     "config.use_vllm": SWITCH,
+    "config.num_generations": COUNT,
+    "config.temperature": NUMBER,
+    "config.top_p": NUMBER,
+    "config.top_k": NUMBER,
+    "config.learning_rate": NUMBER,
+    "config.beta": NUMBER,
 }
 """Entry -> what it must be, unless it is null. Entries that doctor, replay and report do not read are not checked."""
 

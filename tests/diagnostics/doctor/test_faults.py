@@ -52,18 +52,27 @@ NEED_TOKENS = {"normaliser", "concentration", "sampler_temperature"}
 """Rules that a log alone cannot serve."""
 
 
+ON_LOGS = {
+    # in test_real_logs.py, on runs of other people
+    "reference_differs", "reference_kl", "no_baseline", "reward_function_constant", "reward_flat", "length_grows",
+    "skipped",
+    # in test_rules.py, on curves
+    "not_scored", "no_learning_rate", "schedule_over", "collapsed", "length_at_cap", "reward_function_saturated",
+    "sampling_settings", "steps",
+}  # fmt: skip
+"""Rules that no small run of the trainer has a fault for, and where they are tested instead."""
+
+
 def test_every_rule_has_a_run_with_its_fault():
-    assert {rule for rule, _ in FAULTS.values()} == {rule.name for rule in RULES}
+    assert {rule for rule, _ in FAULTS.values()} | ON_LOGS == {rule.name for rule in RULES}
+    assert not {rule for rule, _ in FAULTS.values()} & ON_LOGS
     assert set(RUNS) == {*FAULTS, *HEALTHY}
     assert len({rule.name for rule in RULES}) == len(RULES)
 
 
 @pytest.mark.parametrize("name", HEALTHY)
 def test_a_healthy_run_has_nothing_to_report(run_of, name):
-    if name == "healthy_default_clip":  # a note that most runs get, and no more
-        assert [(f.rule, f.severity) for f in diagnose(run_of(name))] == [("grad_clipped", "note")]
-    else:
-        assert text(diagnose(run_of(name))).startswith("nothing found")
+    assert text(diagnose(run_of(name))).startswith("nothing found")
 
 
 @pytest.mark.parametrize("name", FAULTS)
@@ -113,7 +122,7 @@ def test_measures_of_the_fault(run_of):
     assert "micro-batches (2)" in twice
     assert "micro-batches (2)" in of(diagnose(run_of("normaliser_per_micro_batch")), "normaliser").title
     standing = of(diagnose(run_of("hardly_moves")), "on_policy")
-    assert standing.severity == "note"
+    assert standing.severity == "warning"
     assert "hardly moves" in standing.title
     assert "serves 4 updates" in standing.title
     assert "learning rate is so small" in standing.cause

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 import random
+import time
 from pathlib import Path
 from statistics import fmean
 
@@ -12,7 +15,18 @@ import torch
 
 from dgpo import StepTotals, TokenBatch, aggregation, kl, objectives, policy_loss
 from dgpo.diagnostics import Recorded, record
-from dgpo.diagnostics.doctor import RULES, Case, Finding, as_markdown, diagnose, text
+from dgpo.diagnostics.doctor import (
+    RULES,
+    Case,
+    Finding,
+    as_markdown,
+    can_tell,
+    covered,
+    diagnose,
+    seen,
+    text,
+    unknown,
+)
 from dgpo.diagnostics.doctor.guards import CAP, advice, bounded, guards, reverse_weight
 from dgpo.diagnostics.doctor.measures import measure
 from dgpo.diagnostics.doctor.rules_sampler import fit
@@ -33,7 +47,7 @@ def test_the_example_of_the_page():
 
 def test_explained_findings_are_of_rules():
     known = {rule.name for rule in RULES}
-    assert all(set(rule.explains) <= known - {rule.name} for rule in RULES)
+    assert all({*rule.explains, *rule.leads_to} <= known - {rule.name} for rule in RULES)
 
 
 # --- guards -----------------------------------------------------------------------------------------------------------
@@ -289,8 +303,12 @@ def log_of(length=100, **changed):
         ("completions/mean_length", lambda i: 500 if i < 50 else 3, [("length_fell", "warning", 50)]),
         ("completions/mean_length", lambda i: 500 if i < 50 else 200, []),
         ("completions/mean_length", lambda i: 4 if i < 50 else 0.5, []),
-        ("frac_reward_zero_std", lambda i: 0.05 + 0.004 * i, [("zero_variance", "note", 68)]),
-        ("frac_reward_zero_std", lambda i: 0.3 + 0.001 * i, []),
+        ("frac_reward_zero_std", lambda i: 0.05 + 0.004 * i, [("zero_variance", "note", 51)]),
+        ("frac_reward_zero_std", lambda i: 0.2 + 0.0005 * i, []),
+        ("frac_reward_zero_std", lambda i: float(random.Random(i).random() < 0.9), [("zero_variance", "warning", 1)]),
+        ("frac_reward_zero_std", lambda i: float(random.Random(i).random() < 0.2), []),
+        # from step 60 on nothing has any spread
+        ("frac_reward_zero_std", lambda i: 0.2 if i < 60 else 1.0, [("zero_variance", "error", 60)]),
     ],
 )
 def test_curves(key, value, found):
@@ -336,6 +354,173 @@ def test_a_scale_of_its_own():
     (found,) = diagnose(solving(lambda i: None, **scores))
     assert found.rule == "solved"
     assert any("critic/score/max at most 3" in line for line in found.evidence)
+
+
+RATE = {"learning_rate": lambda i: 1e-6}
+KL = {"kl": lambda i: 0.002 * min(1.1**i, 1500) * random.Random(i).lognormvariate(0, 0.3)}
+CUT = {"completions/clipped_ratio": lambda i: 0.4 + 0.1 * random.Random(i).random()}
+LONG = {"completions/mean_length": lambda i: 200 + 4 * i + random.Random(i).gauss(0, 20)}
+STILL = {"reward": lambda i: 0.3 + random.Random(i).gauss(0, 0.03)}
+
+
+def names(case):
+    return [found.rule for found in diagnose(case)]
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        ({"kl": lambda i: 0.4 + 0.05 * random.Random(i).random(), "learning_rate": lambda i: 1e-8 * i},
+         ["reference_differs"]),
+        ({"kl": lambda i: 0.002 * i**0.5, **RATE}, []),
+        (KL | RATE | STILL, ["reference_kl"]),
+        (CUT, ["truncated"]),
+        ({"completions/clipped_ratio": lambda i: 0.1 + 0.1 * random.Random(i).random()}, []),
+        (LONG, []),  # a run that learns may write more
+        (LONG | STILL, ["length_grows"]),
+        ({"learning_rate": lambda i: 0.0} | STILL, ["no_learning_rate"]),
+        ({"learning_rate": lambda i: 1e-6 if i < 60 else 0.0}, ["schedule_over"]),
+        ({"learning_rate": lambda i: 1e-6 * (100 - i) / 100}, []),
+        ({"skipped": lambda i: float(i % 5 > 0)}, ["skipped"]),
+        ({"skipped": lambda i: float(i % 5 == 0)}, []),
+        ({"rewards/right/mean": lambda i: 0.003 * i, "rewards/format/mean": lambda i: 0.0},
+         ["reward_function_constant"]),
+        ({"rewards/right/mean": lambda i: 0.003 * i, "rewards/format/mean": lambda i: 0.01 * i}, []),
+        ({"rewards/right/mean": lambda i: 0.1 + random.Random(i).gauss(0, 0.02),
+          "rewards/format/mean": lambda i: min(1.0, 0.05 * i)}, ["reward_function_saturated"]),
+        ({"entropy": lambda i: 0.5 + 0.01 * i} | STILL, ["entropy_rising"]),
+        ({"entropy": lambda i: 0.5 * 0.95**i} | STILL, ["entropy_falling"]),
+        ({"kl": lambda i: 0.01 if i < 50 else float("nan")}, ["not_finite"]),
+        ({"completions/max_length": lambda i: 256.0, "completions/mean_length": lambda i: 252.0 + i % 3},
+         ["length_at_cap"]),
+    ],
+)  # fmt: skip
+def test_what_a_curve_says(changed, found):
+    case = log_of(**changed)
+    assert names(case)[: max(1, len(found))] == found
+    # and at no prefix is there anything else
+    seen = [set(names(Case(log=Log(rows=case.log.rows[:n])))) for n in range(20, 101, 8)]
+    assert set().union(*seen) <= {*found}
+    assert all(len(a - b) == 0 for a, b in itertools.pairwise(seen))
+
+
+def test_a_reward_that_does_not_move():
+    """300 steps at a learning rate of 2e-7."""
+    (found,) = diagnose(log_of(300, reward=STILL["reward"], learning_rate=lambda i: 2e-7))
+    assert (found.rule, "2e-07" in found.cause) == ("reward_flat", True)
+    assert diagnose(log_of(60, reward=STILL["reward"])) == []
+
+
+def test_ten_thousand_steps_take_a_second_of_cpu():
+    case = log_of(10_000, **CUT, **RATE, **{"rewards/right/mean": STILL["reward"], "kl": lambda i: 0.01})
+    began = time.process_time()
+    assert "truncated" in names(case)
+    assert time.process_time() - began < 2
+
+
+def test_nothing_was_scored():
+    rows = [{"step": i, "reward": None, "loss": 0.1 * (-1) ** i} for i in range(12)]
+    assert names(Case(log=Log.of(rows))) == ["not_scored"]
+    rows = [{"step": i, "reward": 0.3 if i < 20 else math.nan, "reward_std": 0.1, "loss": 0.1} for i in range(60)]
+    assert names(Case(log=Log.of(rows)))[0] == "not_scored"
+
+
+def test_a_collapse_and_its_cause():
+    """Two updates at a learning rate of 1e-2, and from then on the same response to everything."""
+    gone = {
+        "reward": lambda i: 0.4 if i < 3 else 0.0,
+        "reward_std": lambda i: 0.4 if i < 3 else 0.0,
+        "frac_reward_zero_std": lambda i: 0.2 if i < 3 else 1.0,
+        "entropy": lambda i: 0.5 if i < 3 else 0.001,
+        "learning_rate": lambda i: 1e-2,
+    }
+    found = diagnose(log_of(40, **gone))
+    assert (found[0].rule, found[0].severity, found[0].step) == ("collapsed", "error", 3)
+    assert "learning rate of 0.01" in found[0].cause
+    assert {one.follows for one in found[1:]} == {"collapsed"}
+    assert "zero_variance" in [one.rule for one in found[1:]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [({}, "zero_variance"), ({"temperature": 0.1}, "sampling_settings"), ({"num_generations": 2}, "sampling_settings"),
+     ({"top_k": 1, "temperature": 1.0}, "sampling_settings"), ({"temperature": 1.0, "top_p": 1.0}, "zero_variance")],
+)  # fmt: skip
+def test_settings_are_evidence(settings, first):
+    """Responses that are all the same are not the fault of the prompts."""
+    case = log_of(frac_reward_zero_std=lambda i: 0.7 + 0.1 * random.Random(i).random())
+    found = diagnose(dataclasses.replace(case, info={"config": settings}))
+    assert found[0].rule == first
+    assert found[-1].rule == "zero_variance"
+    if settings and first == "sampling_settings":
+        assert found[-1].follows == first
+        name, value = next(iter(settings.items()))
+        assert f"{name} = {value:g}" in found[0].evidence[0]
+
+
+def test_one_response_per_prompt():
+    scores = {"critic/score/mean": lambda i: 0.01 * i, "critic/score/max": lambda i: 0.3 + 0.01 * i,
+              "critic/score/min": lambda i: -0.3 + 0.01 * i}  # fmt: skip
+    bare = {"critic/advantages/max": scores["critic/score/max"], "critic/advantages/min": scores["critic/score/min"]}
+    centred = {"critic/advantages/max": lambda i: 1.2, "critic/advantages/min": lambda i: -1.3}
+    gone = dict.fromkeys(("reward", "reward_std", "frac_reward_zero_std"), lambda i: None)
+    assert names(log_of(**gone, **scores, **bare)) == ["no_baseline"]
+    assert names(log_of(**gone, **scores, **centred)) == []
+
+
+def test_steps_that_are_missing_or_twice():
+    rows = [{"step": i, "reward": 0.3 + 0.001 * i, "loss": 0.1} for i in [*range(20), *range(60, 80)]]
+    (found,) = diagnose(Case(log=Log.of(rows)))
+    assert (found.rule, found.severity, found.step) == ("steps", "note", 19)
+    (found,) = diagnose(Case(log=Log.of([*rows[:20], *rows[10:20]])))
+    assert (found.rule, found.step) == ("steps", 10)
+
+
+def test_three_decimals_do_not_make_a_learning_rate_of_0():
+    rows = [
+        {"step": i, "actor/lr": 0.0, "actor/ppo_kl": 0.0, "actor/entropy_loss": round(0.4 + 0.013 * (i % 7), 3),
+         "critic/score/mean": round(0.1 + 0.017 * (i % 5), 3), "actor/pg_clipfrac": 0.001 * (i == 4)}
+        for i in range(12)
+    ]  # fmt: skip
+    assert names(Case(log=Log.of(rows))) == []
+
+
+@pytest.mark.parametrize(
+    ("updates", "learns", "severity"), [(1.0, True, "note"), (1.0, False, "note"), (4.0, False, "warning")]
+)
+def test_what_being_on_policy_costs(updates, learns, severity):
+    """One update per generation is no fault; a generation that serves four and moves nothing is."""
+    reward = None if learns else STILL["reward"]
+    case = log_of(**({} if reward is None else {"reward": reward}), **{"objective/kl/old": lambda i: 0.0})
+    (found,) = diagnose(dataclasses.replace(case, info={"updates_per_generation": updates}))
+    assert (found.rule, found.severity) == ("on_policy", severity)
+    clipped = log_of(**{"actor/ppo_kl": lambda i: 0.0, "actor/pg_clipfrac": lambda i: 0.001})
+    assert diagnose(clipped) == []
+
+
+@pytest.mark.parametrize(
+    ("norm", "reward", "found"),
+    [(4.0, None, []), (30.0, None, []), (30.0, STILL["reward"], [("grad_clipped", "warning")]),
+     (300.0, None, [("grad_clipped", "note")])],
+)  # fmt: skip
+def test_a_clipped_gradient_where_it_explains_something(norm, reward, found):
+    changed = {"grad_norm": lambda i: norm * (1 + 0.1 * random.Random(i).random())}
+    case = log_of(**changed, **({} if reward is None else {"reward": reward}))
+    case = dataclasses.replace(case, info={"config": {"max_grad_norm": 1.0}})
+    assert [(one.rule, one.severity) for one in diagnose(case)] == found
+
+
+def test_what_cannot_be_told_is_said():
+    """Loss and gradient norm alone, as of supervised training: nothing is found, and nothing is said to be healthy."""
+    found = seen(Case(log=Log.of({"step": i, "loss": 2.0 / (i + 1), "grad_norm": 1.0} for i in range(50))))
+    assert not can_tell(found)
+    assert covered(found).startswith("cannot tell: no reward in this log; read: loss (50 points)")
+    lacking = unknown(seen(log_of()))
+    assert lacking["how many responses are cut off"] == "no share of truncated responses in the log"
+    assert "whether it learns" not in lacking
+    words = text([], unknown=lacking)
+    assert words.startswith("nothing found: no rule of the doctor fires on what was read")
+    assert "cannot tell\n" in words
 
 
 @pytest.mark.parametrize(("reward", "fires"), [(0.7, True), (100.1, True), (100.1, False)])
@@ -415,7 +600,7 @@ def test_text():
         rule="r", severity="error", title="It is so.", evidence=("a 1", "b 2"), cause="c", remedy="d", step=4
     )
     assert text([finding]) == (
-        "ERROR  r (from step 4)\n  It is so.\n  evidence  a 1\n            b 2\n  cause     c\n  remedy    d"
+        "ERROR  r (from step 4, likely)\n  It is so.\n  evidence  a 1\n            b 2\n  cause     c\n  remedy    d"
     )
     assert text([]) == "nothing found: no rule of the doctor fires on this run"
     assert all(len(line) <= 60 for line in text([dataclasses.replace(finding, cause="word " * 50)], 60).splitlines())

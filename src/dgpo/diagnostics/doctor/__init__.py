@@ -1,13 +1,19 @@
-"""The doctor: what is wrong with a run, from its log and its recorded tokens, most important first."""
+"""The doctor: what is wrong with a run, from its log and its recorded tokens, causes before what follows from them."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 from dgpo.diagnostics.doctor import (
     rules_falls,
+    rules_functions,
     rules_gradient,
+    rules_lengths,
+    rules_log,
     rules_normaliser,
+    rules_rate,
+    rules_reference,
     rules_rewards,
     rules_sampler,
     rules_solved,
@@ -15,33 +21,43 @@ from dgpo.diagnostics.doctor import (
     rules_weights,
 )
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen
+from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen, unknown
 from dgpo.diagnostics.doctor.finding import SEVERITIES, Finding, Found, Rule, text
 from dgpo.runs.log import Log
 from dgpo.runs.run import Run
 
 RULES: tuple[Rule, ...] = (
+    *(rule for rule in rules_log.RULES if rule.severity != "note"),
+    *rules_rate.RULES,
     *(rule for rule in rules_gradient.RULES if rule.severity == "error"),
     *rules_normaliser.RULES,
+    *rules_lengths.RULES[:2],
     *rules_rewards.RULES,
+    *rules_reference.RULES,
+    *rules_functions.RULES,
     *rules_weights.RULES,
     *rules_sampler.RULES,
     *rules_falls.RULES,
+    *rules_lengths.RULES[2:],
     *rules_trends.RULES,
     *rules_solved.RULES,
     *(rule for rule in rules_gradient.RULES if rule.severity != "error"),
+    *(rule for rule in rules_log.RULES if rule.severity == "note"),
 )
 """All rules; among findings of one severity this is their order."""
 
+LATER = 0.1
+"""Share of the run by which a cause may seem to begin after its consequence: neither beginning is known exactly."""
+
 
 def diagnose(source: str | os.PathLike[str] | Run | Case) -> list[Finding]:
-    """The findings of all rules, errors first, without findings that another one explains.
+    """The findings of all rules: causes before what follows from them, otherwise errors first.
 
     Args:
-        source: a run folder (`DGPOConfig(record=...)`), a `Run`, a JSONL of metrics (ours, verl's or prime-rl's file
-            logger, any lines with a `step`), transformers' `trainer_state.json` or the checkpoint that holds it.
+        source: a run folder (`DGPOConfig(record=...)`), a `Run`, or a log of any trainer that `load_any` reads.
 
-    A rule without the data that it needs reports nothing.
+    A rule without the data that it needs reports nothing, which `unknown` says; findings that another one explains are
+    left out.
 
     Raises:
         ValueError: if the source is damaged or none of these; names the line.
@@ -53,8 +69,49 @@ def diagnose(source: str | os.PathLike[str] | Run | Case) -> list[Finding]:
     fired = {finding.rule for finding in findings}
     explained = {name for rule in RULES if rule.name in fired for name in rule.explains}
     left = [finding for finding in findings if finding.rule not in explained]
-    # stable: within a severity the order of RULES remains
-    return sorted(left, key=lambda finding: SEVERITIES.index(finding.severity))
+    return _in_order(left, slack=LATER * (case.log.rows[-1][0] - case.log.rows[0][0]) if case.log.rows else 0.0)
+
+
+def _in_order(findings: list[Finding], slack: float) -> list[Finding]:
+    """Causes first, each followed by its consequences; a cause ranks with the most severe of these."""
+    leads_to = {rule.name: rule.leads_to for rule in RULES}
+    place = {finding.rule: number for number, finding in enumerate(findings)}
+    parent: dict[str, str] = {}
+    for finding in findings:
+        causes = [
+            one
+            for one in findings
+            if finding.rule in leads_to[one.rule]
+            and (one.step is None or finding.step is None or one.step <= finding.step + slack)
+            and not _descends(one.rule, finding.rule, parent)
+        ]
+        if causes:
+            # the gravest, and of these the earliest
+            cause = min(causes, key=lambda one: (SEVERITIES.index(one.severity), one.step or 0, place[one.rule]))
+            parent[finding.rule] = cause.rule
+    follows = [dataclasses.replace(one, follows=parent.get(one.rule)) for one in findings]
+    children: dict[str | None, list[Finding]] = {}
+    for one in follows:
+        children.setdefault(one.follows, []).append(one)
+
+    def rank(one: Finding) -> int:
+        return min([SEVERITIES.index(one.severity), *(rank(child) for child in children.get(one.rule, []))])
+
+    def listed(cause: str | None) -> list[Finding]:
+        found: list[Finding] = []
+        for one in sorted(children.get(cause, []), key=lambda one: (rank(one), place[one.rule])):
+            found += [one, *listed(one.rule)]
+        return found
+
+    return listed(None)
+
+
+def _descends(rule: str, ancestor: str, parent: dict[str, str]) -> bool:
+    while rule in parent:
+        rule = parent[rule]
+        if rule == ancestor:
+            return True
+    return False
 
 
 def as_markdown() -> str:
@@ -79,4 +136,5 @@ __all__ = [
     "diagnose",
     "seen",
     "text",
+    "unknown",
 ]

@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from dgpo.diagnostics.doctor.measures import Measures, measure
+from dgpo.diagnostics.doctor.progress import Progress, progress
 from dgpo.objectives import Objective
 from dgpo.runs.info import aggregation_of, objective_of
 from dgpo.runs.log import Log
 from dgpo.runs.run import Run, load_any
+
+SOME = 10
+"""Numbers with a fraction that tell how many decimals a log has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,24 @@ class Case:
     def setting(self, name: str) -> Any:
         """A field of the trainer's config; None if unknown."""
         return (self.info.get("config") or {}).get(name)
+
+    def number(self, name: str) -> float | None:
+        """A numeric field of the trainer's config; None if unknown."""
+        found = self.setting(name)
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    @cached_property
+    def progress(self) -> Progress:
+        """How the reward has moved."""
+        return progress(self.log)
+
+    @cached_property
+    def resolution(self) -> float:
+        """What the numbers of the log are multiples of, if it was printed with two to four decimals; otherwise 0."""
+        fractions = [value for name in self.log.names for value in self.log[name].values[:200] if value != int(value)]
+        if len(fractions) < SOME:
+            return 0.0
+        return next((10.0**-d for d in (2, 3, 4) if all(round(value, d) == value for value in fractions)), 0.0)
 
     @property
     def objective(self) -> Objective | None:

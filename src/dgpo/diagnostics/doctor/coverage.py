@@ -6,26 +6,49 @@ import os
 from collections.abc import Mapping
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST
+from dgpo.diagnostics.doctor.noise import FEWEST
+from dgpo.diagnostics.doctor.progress import LONG_ENOUGH
 from dgpo.runs.log import KEYS
 from dgpo.runs.run import Run
 
 TOKENS = "tokens"
 """The name of the recorded tokens beside the quantities of `KEYS`."""
 
-NEEDED: dict[str, tuple[str, ...]] = {
-    "reward": ("reward",),
-    "reward spread": ("zero_std", "reward_std", "reward_max", "mixed_groups", "advantage_max"),
-    "entropy": ("entropy",),
-    "grad_norm": ("grad_norm",),
-    "KL or clip fraction": ("kl_old", "mean_log_ratio", "clipped"),
-    "truncated": ("truncated",),
-    "length": ("length",),
-    "weights": ("weight_max", "ess"),
-    "sampler mismatch": ("kl_sampler", "sampler_difference", "sampler_probability", "kl_sampler_and_old"),
-    TOKENS: (TOKENS,),
+NEEDED: dict[str, tuple[tuple[str, ...], str, str]] = {
+    "reward": (("reward",), "whether it learns", "no reward"),
+    "reward spread": (
+        ("zero_std", "reward_std", "reward_max", "mixed_groups", "advantage_max", "skipped"),
+        "how many groups teach nothing",
+        "no spread of the rewards",
+    ),
+    "entropy": (("entropy",), "whether the policy still explores", "no entropy"),
+    "grad_norm": (("grad_norm",), "whether the gradient jumps", "no gradient norm"),
+    "KL or clip fraction": (
+        ("kl_old", "mean_log_ratio", "clipped"),
+        "how far updates leave the samples behind",
+        "no KL to the old policy and no clip fraction",
+    ),
+    "KL to the reference": (
+        ("kl_reference",),
+        "whether the policy runs away from the reference",
+        "no KL to the reference",
+    ),
+    "learning rate": (("learning_rate",), "whether the schedule is right", "no learning rate"),
+    "truncated": (("truncated",), "how many responses are cut off", "no share of truncated responses"),
+    "length": (("length",), "whether responses grow or shrink", "no length of the responses"),
+    "weights": (("weight_max", "ess"), "whether few tokens hold the gradient", "no weights"),
+    "sampler mismatch": (
+        ("kl_sampler", "sampler_difference", "sampler_probability", "kl_sampler_and_old"),
+        "whether the sampler is the policy",
+        "no comparison with the sampler's log-probs",
+    ),
+    TOKENS: ((TOKENS,), "whether the loss is normalised as it should be", "no recorded tokens"),
 }
-"""What the rules need -> the quantities that provide it; any one is enough."""
+"""What the rules need -> the quantities that provide it, any one of which is enough; what it is needed to tell; and
+what is missing without it."""
+
+CORE = "reward"
+"""Without it no run is called healthy: nothing else tells whether a run learns."""
 
 
 def seen(source: str | os.PathLike[str] | Run | Case) -> dict[str, int]:
@@ -46,16 +69,40 @@ def seen(source: str | os.PathLike[str] | Run | Case) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def unknown(found: Mapping[str, int]) -> dict[str, str]:
+    """What cannot be told of a run -> what its log lacks for it.
+
+    Args:
+        found: as `seen` gives it.
+    """
+    lacking = {}
+    for words, (names, question, missing) in NEEDED.items():
+        points = max((found.get(name, 0) for name in names), default=0)
+        if points == 0:
+            lacking[question] = missing if words == TOKENS else f"{missing} in the log"
+        elif points < FEWEST and words != TOKENS:
+            lacking[question] = (
+                f"{words} at {points} {'step' if points == 1 else 'steps'} only, and a rule needs {FEWEST}"
+            )
+    points = found.get(CORE, 0)
+    if FEWEST <= points < LONG_ENOUGH:
+        lacking["whether the reward rises"] = f"{points} points of it, and a trend needs {LONG_ENOUGH}"
+    return lacking
+
+
 def can_tell(found: Mapping[str, int]) -> bool:
-    """Whether any rule can work with it: there are recorded tokens, or a curve of `FEWEST` points."""
-    return TOKENS in found or max(found.values(), default=0) >= FEWEST
+    """Whether "nothing found" would mean anything: there are recorded tokens, or a reward at `FEWEST` steps."""
+    return TOKENS in found or found.get(CORE, 0) >= FEWEST
 
 
 def covered(found: Mapping[str, int]) -> str:
     """One line: what was read, with the number of points, and what the rules need but is missing."""
-    if not can_tell(found):
-        few = f"at most {max(found.values())} points of anything, and a rule needs {FEWEST}" if found else ""
-        return f"cannot tell: {few or 'none of the quantities that the rules read is in this log'}"
     read = ", ".join(f"{name} ({n} {'updates' if name == TOKENS else 'points'})" for name, n in found.items())
-    missing = [words for words, names in NEEDED.items() if not any(name in found for name in names)]
+    if not can_tell(found):
+        if not found:
+            return "cannot tell: none of the quantities that the rules read is in this log"
+        few = found.get(CORE, 0)
+        why = f"a reward at {few} steps only, and a rule needs {FEWEST}" if few else "no reward in this log"
+        return f"cannot tell: {why}; read: {read}"
+    missing = [words for words, (names, *_) in NEEDED.items() if not any(name in found for name in names)]
     return f"read: {read}" + (f"; not there: {', '.join(missing)}" if missing else "")

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from dgpo.diagnostics.doctor.case import Case
 
 Severity = Literal["error", "warning", "note"]
-FEWEST = 3
-"""Points that a rule needs to say anything about a curve: two may agree by chance."""
+Confidence = Literal["certain", "likely", "possible"]
 
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -30,6 +29,9 @@ class Finding:
         cause: why it happens.
         remedy: what to change.
         step: where it begins; None if unknown.
+        confidence: "certain": counted, or true of every logged value; "likely": a level beyond its limit by its
+            98 % interval; "possible": the log allows other explanations.
+        follows: the rule of the finding that this one follows from; None if it is a cause itself.
     """
 
     rule: str
@@ -39,6 +41,8 @@ class Finding:
     cause: str
     remedy: str
     step: int | None = None
+    confidence: Confidence = "likely"
+    follows: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,6 +59,7 @@ class Found:
     severity: Severity | None = None
     cause: str | None = None
     remedy: str | None = None
+    confidence: Confidence | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +73,10 @@ class Rule:
         cause, remedy: general texts; a check may be more precise.
         check: a pure function of the case; returns None if nothing is wrong or the data is missing.
         explains: names of rules whose findings only follow from this one; they are dropped when it fires.
+        leads_to: names of rules whose findings follow from this one but are worth reading too; they are listed after
+        it,
+            as its consequences, unless they began before it.
+        confidence: how sure its finding is, unless the check sets another.
     """
 
     name: str
@@ -77,6 +86,8 @@ class Rule:
     remedy: str
     check: Callable[[Case], Found | None]
     explains: tuple[str, ...] = ()
+    leads_to: tuple[str, ...] = ()
+    confidence: Confidence = "likely"
 
     def __call__(self, case: Case) -> Finding | None:
         found = self.check(case)
@@ -90,19 +101,34 @@ class Rule:
             cause=found.cause or self.cause,
             remedy=found.remedy or self.remedy,
             step=found.step,
+            confidence=found.confidence or self.confidence,
         )
 
 
-def text(findings: Sequence[Finding], width: int = 100) -> str:
-    """The findings as plain text, most important first; a single line if there are none."""
+def text(findings: Sequence[Finding], width: int = 100, unknown: Mapping[str, str] | None = None) -> str:
+    """The findings as plain text, causes first, and what cannot be told; one line if nothing was found.
+
+    Args:
+        findings: of `diagnose`.
+        width: of a line.
+        unknown: what cannot be told -> why, as `coverage.unknown` gives it.
+    """
+    found = [_paragraph(finding, width) for finding in findings]
     if not findings:
-        return "nothing found: no rule of the doctor fires on this run"
-    return "\n\n".join(_paragraph(finding, width) for finding in findings)
+        found.append("nothing found: no rule of the doctor fires on " + ("what was read" if unknown else "this run"))
+    if unknown:
+        lines = ["cannot tell"]
+        for question, why in unknown.items():
+            lines += textwrap.wrap(f"{question}: {why}", width, initial_indent="  ", subsequent_indent="    ")
+        found.append("\n".join(lines))
+    return "\n\n".join(found)
 
 
 def _paragraph(finding: Finding, width: int) -> str:
-    where = "" if finding.step is None else f" (from step {finding.step})"
-    lines = [f"{finding.severity.upper()}  {finding.rule}{where}", *_wrapped("", finding.title, width)]
+    about = [*([] if finding.step is None else [f"from step {finding.step}"]), finding.confidence]
+    lines = [f"{finding.severity.upper()}  {finding.rule} ({', '.join(about)})", *_wrapped("", finding.title, width)]
+    if finding.follows is not None:
+        lines += _wrapped("follows   ", f"from {finding.follows}", width)
     for label, words in (("evidence", finding.evidence), ("cause", (finding.cause,)), ("remedy", (finding.remedy,))):
         for number, sentence in enumerate(words):
             lines += _wrapped(f"{label if number == 0 else '':<10}", sentence, width)

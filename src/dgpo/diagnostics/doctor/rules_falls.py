@@ -1,12 +1,17 @@
-"""Rules about sudden changes: falling reward or length, jumps of the gradient norm."""
+"""Rules about a reward that falls, collapses or does not move, and about jumps of the gradient norm."""
 
 from __future__ import annotations
 
-import math
 import statistics
+from bisect import insort
+
+import torch
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.finding import Confidence, Found, Rule
+from dgpo.diagnostics.doctor.groups import CHANCE, ZERO, silent_steps, spread, without_spread
+from dgpo.diagnostics.doctor.noise import Held, below, recent
+from dgpo.diagnostics.doctor.progress import FLAT, FLAT_FROM
 from dgpo.runs.log import Series, sample
 
 LONG_ENOUGH = 6
@@ -16,11 +21,21 @@ LOST, ALL_LOST = 0.25, 0.75
 """Relative fall from the best level (or from the spread of the rewards if that is larger, since the level may be near
 0). The logged reward of the demo is never more than 0.08 of it below its best stretch."""
 
-SIGMAS = 5.0
-"""... and standard errors of the difference of two medians; the largest of many medians is two or three too high."""
+SELECTED = 1.5
+"""Half the interval of the best level is widened by this: the best of many levels is too high by chance."""
 
-SHORTER, FEWER = 0.2, 5.0
-"""Length now over length at the start, and minimum fall in tokens: short answers lose a large share with one token."""
+AT_ONCE = 5
+"""Equal steps after which a collapse is told."""
+
+HIGH_RATE = 1e-4
+"""Learning rate from which it is a likely cause of a collapse: usual ones are 1e-6 for all parameters, 1e-5 to 1e-4 for
+adapters."""
+
+LOW_RATE = 1e-6
+"""Learning rate below which a reward that does not move is no surprise."""
+
+STEPS = 200
+"""Steps after which a reward should have moved."""
 
 BEFORE, FEWEST_BEFORE = 10, 5
 """Number of preceding steps whose median is the usual norm (or the median of all of them, if larger), and the minimum
@@ -34,72 +49,161 @@ SPIKES = 3
 """Number of spikes for a warning. One or two, which the gradient clip handles, are a note."""
 
 
-def _best(series: Series, width: int) -> Series:
-    """The stretch of `width` points with the highest median."""
-    stretches = [series.part(i, i + width) for i in range(len(series) - width + 1)]
-    return max(stretches, key=lambda part: part.median)
-
-
-def _noise(series: Series) -> float:
-    """Standard deviation of a point about its neighbours, estimated robustly against a single break."""
-    steps = [b - a for a, b in zip(series.values, series.values[1:], strict=False)]
-    # 1.4826 · MAD estimates σ for normal noise; a difference of two points has √2 σ
-    return 1.4826 * statistics.median(map(abs, steps)) / math.sqrt(2)
-
-
-def _reward_fell(case: Case) -> Found | None:
-    reward, spread = case.log["reward"], case.log["reward_std"]
-    if len(reward) < LONG_ENOUGH:
+def _collapsed(case: Case) -> Found | None:
+    """From some step on all rewards are the same, and lower than before."""
+    reward, deviation, dead = case.log["reward"], spread(case), without_spread(case)
+    run = 0
+    last = reward.values[-1] if len(reward) else 0.0
+    scale = max(1.0, abs(last))
+    while run < len(reward) and abs(reward.values[-1 - run] - last) <= ZERO * scale:
+        run += 1
+    before = reward.part(0, len(reward) - run)
+    if run < AT_ONCE or not len(before):
         return None
-    width = max(3, len(reward) // 10)
-    best, now = _best(reward, width), reward.part(-width)
-    scale = max(abs(best.median), spread.median if len(spread) else 0.0)
-    # a median of n normal values has the standard error 1.25 σ/√n; √2 for the difference of two
-    fall, error = best.median - now.median, 1.25 * _noise(reward) * math.sqrt(2 / width)
-    if fall < LOST * scale or fall <= SIGMAS * error or fall <= 0:
+    first = reward.steps[-run]
+    flat = {step: value for step, value in deviation.at.items() if step >= first}
+    if any(value > ZERO * scale for value in flat.values()) or (not flat and silent_steps(dead) < AT_ONCE):
         return None
-    middle = (best.median + now.median) / 2
-    # the last point above the middle: the fall begins behind it
-    last = max(step for step, value in reward.at.items() if value > middle)
-    others = (case.log[name] for name in ("entropy", "length", "kl_old", "learning_rate"))
+    # at least one step before had something to lose
+    had = sum(before.values) / len(before)
+    lively = any(value > ZERO for step, value in deviation.at.items() if step < first)
+    if had <= last + ZERO * scale or not lively:
+        return None
+    # one group per step that often has no spread is equal by chance for a while
+    if len(before) > run and (run < 2 * AT_ONCE or _often_equal(before, last) ** run > CHANCE):
+        return None
+    cause, confidence, evidence = _why(case, first)
     return Found(
-        title=f"The reward has fallen from {best.median:.3g} to {now.median:.3g}.",
+        title=f"The policy has collapsed: from step {first} on every response gets the same reward, {last:.3g}.",
         evidence=[
-            f"{best} -> {now}",
-            *(f"{one.head} -> {one.part(-3)}" for one in others if len(one) >= LONG_ENOUGH),
+            f"{reward.key} {had:.3g} on average before, {last:.3g} at steps {first}-{reward.steps[-1]}, all of them",
+            *evidence,
         ],
-        step=next((step for step in reward.steps if step > last), reward.steps[-1]),
-        severity="error" if fall >= ALL_LOST * scale else None,
+        step=first,
+        cause=cause,
+        confidence=confidence,
     )
 
 
-def _length_fell(case: Case) -> Found | None:
-    length, reward = case.log["length"], case.log["reward"]
-    if len(length) < LONG_ENOUGH:
+def _often_equal(before: Series, last: float) -> float:
+    return (sum(abs(value - last) <= ZERO for value in before.values) + 1) / (len(before) + 2)
+
+
+def _why(case: Case, first: int) -> tuple[str | None, Confidence | None, list[str]]:
+    """The cause of a collapse at a step, how sure, and the evidence for it."""
+    rate = case.log["learning_rate"].at
+    near = [value for step, value in rate.items() if step <= first]
+    highest = max(near) if near else case.number("learning_rate")
+    evidence = []
+    for name in ("kl_old", "kl_reference", "grad_norm", "entropy"):
+        series = case.log[name]
+        if here := [(step, value) for step, value in series.at.items() if step <= first]:
+            step, value = max(here[-5:], key=lambda one: one[1])
+            evidence.append(f"{series.key} up to {value:.3g} just before (step {step})")
+    if highest is not None:
+        evidence.insert(0, f"learning rate {highest:.2g}")
+    if highest is not None and highest >= HIGH_RATE:
+        return (
+            f"A learning rate of {highest:.2g}: usual ones are 1e-6 for all parameters of a language model and 1e-5 "
+            "to 1e-4 for adapters. A few steps of that size are enough to leave everything the model could do.",
+            "likely",
+            evidence,
+        )
+    return None, "possible" if highest is None else None, evidence
+
+
+def _fall(case: Case) -> tuple[Held, Held, float, float] | None:
+    """Whether the reward has fallen by `LOST` and by `ALL_LOST`, its best level and the one now."""
+    reward, deviation = case.log["reward"], case.log["reward_std"]
+    if len(reward) < LONG_ENOUGH:
         return None
-    start, now = length.head, length.part(-3)
-    if now.median > SHORTER * start.median or start.median - now.median < FEWER:
+    level = recent(reward.values, share=10, least=4)
+    # a level that was certainly reached, before: half as far again from its mean, since it is the best of many
+    best = (level.value - SELECTED * level.half).clone()
+    best[:3] = -torch.inf
+    best = best.cummax(0).values
+    usual = statistics.median(deviation.values) if len(deviation) else 0.0
+    scale = best.abs().clamp(min=usual)
+    scale = torch.where(best.isinf(), torch.ones_like(scale), scale)
+    # a reward that is 0 throughout has not fallen by a quarter of 0
+    limits = (torch.where(scale > 0, best - lost * scale, -torch.inf) for lost in (LOST, ALL_LOST))
+    some, all_ = (below(level, limit, LONG_ENOUGH) for limit in limits)
+    return some, all_, float(best[-1]), float(level.value[-1])
+
+
+def _reward_fell(case: Case) -> Found | None:
+    reward = case.log["reward"]
+    fall = _fall(case)
+    if fall is None or not fall[0]:
         return None
+    _, everything, best, now = fall
+    # the level that was certainly reached is below the one that was
+    reached = max(best, max(_means(reward)))
+    middle = (reached + now) / 2
+    known = fall[0].index
+    # the last point above the middle before the fall was certain: it begins behind that
+    last = max((i for i in range(known) if reward.values[i] > middle), default=-1)
+    others = (case.log[name] for name in ("entropy", "length", "kl_old", "kl_reference", "learning_rate"))
     return Found(
-        title=f"Responses have shrunk from {start.median:.3g} to {now.median:.3g} tokens.",
-        evidence=[f"{start} -> {now}", *([f"{reward.head} -> {reward.tail}"] if len(reward) >= LONG_ENOUGH else [])],
-        step=length.since(lambda value: value <= SHORTER * start.median),
+        title=f"The reward has fallen from {reached:.3g} to {now:.3g}.",
+        evidence=[
+            f"{reward.key} {reached:.3g} at its best (mean of a tenth of the log) -> "
+            f"{recent(reward.values, 10, 4).now}",
+            *(f"{one.head} -> {one.part(-3)}" for one in others if len(one) >= LONG_ENOUGH),
+        ],
+        step=reward.steps[last + 1],
+        severity="error" if everything else None,
+    )
+
+
+def _means(series: Series) -> list[float]:
+    width = max(4, len(series) // 10)
+    sums = [sum(series.values[:width])]
+    for new, old in zip(series.values[width:], series.values, strict=False):
+        sums.append(sums[-1] + new - old)
+    return [total / width for total in sums]
+
+
+def _flat(case: Case) -> Found | None:
+    state = case.progress
+    reward = state.reward
+    if state.trend != "flat" or reward.steps[-1] - reward.steps[0] < STEPS:
+        return None
+    rate = case.log["learning_rate"]
+    top = max(rate.values, default=0.0) if case.resolution == 0 else 0.0
+    top = top or case.number("learning_rate") or 0.0
+    low = 0 < top < LOW_RATE
+    return Found(
+        title=f"The reward does not rise: {state.rise.value:+.2g} in {reward.steps[-1] - reward.steps[0]} steps.",
+        evidence=[
+            str(state),
+            f"a rise of {FLAT * state.spread:.2g}, a quarter of the standard deviation of a response's reward, is "
+            "outside its interval",
+            *([f"learning rate {top:.2g} at most"] if top else []),
+        ],
+        step=reward.steps[0],
+        cause=f"A learning rate of {top:.2g}: with steps of that size little changes in so many." if low else None,
+        remedy="Raise the learning rate: 1e-6 is usual for all parameters, 1e-5 and more for adapters."
+        if low
+        else None,
     )
 
 
 def _grad_spike(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     usual: list[float] = []
+    ordered: list[float] = []
     spikes = []
     for step, value in norm.at.items():
         if value <= 0:  # a step without a gradient
             continue
         if len(usual) >= FEWEST_BEFORE:
             # when most groups are solved, the norm is near 0 on many steps and usual on the others
-            level = max(statistics.median(usual[-BEFORE:]), statistics.median(usual))
+            level = max(statistics.median(usual[-BEFORE:]), ordered[len(ordered) // 2])
             if value >= SPIKE * level:
                 spikes.append((step, value, level))
         usual.append(value)
+        insort(ordered, value)
     if not spikes:
         return None
     step, value, level = max(spikes, key=lambda one: one[1] / one[2])
@@ -117,39 +221,69 @@ def _grad_spike(case: Case) -> Found | None:
 
 RULES = (
     Rule(
+        name="collapsed",
+        severity="error",
+        fires=f"the same reward, without spread, on all last steps (at least {AT_ONCE}, and more than chance gives), "
+        "lower than before, where it had spread",
+        cause="The policy has broken down and gives one kind of response to every prompt: a learning rate too high, "
+        "weights that nothing bounds, or a reward function that fails from that step on.",
+        remedy="Go back to a checkpoint before that step with a tenth of the learning rate. If the responses look "
+        "right, it is the reward function that failed.",
+        check=_collapsed,
+        explains=("reward_fell", "reward_flat", "constant_reward"),
+        leads_to=(
+            "zero_variance",
+            "entropy_falling",
+            "entropy_rising",
+            "length_fell",
+            "length_grows",
+            "truncated",
+            "length_at_cap",
+            "on_policy",
+            "no_gradient",
+            "zero_loss",
+            "reference_kl",
+            "reward_function_constant",
+        ),
+    ),
+    Rule(
         name="reward_fell",
         severity="warning",
-        fires=f"the median reward of the last tenth of the log (at least 3 points) below that of the best stretch by "
-        f"{LOST:.0%} of its level, or of the reward's standard deviation where that is larger, and by more than "
-        f"{SIGMAS:g} standard errors; an error from {ALL_LOST:.0%}",
+        fires="the mean reward of the last tenth of the log (at least 4 points) below the best one that was "
+        f"certainly reached by {LOST:.0%} of its level, or of the reward's standard deviation where that is larger "
+        f"(98 % intervals of both); an error from {ALL_LOST:.0%}",
         cause="The policy has broken down (a learning rate too high, weights that nothing bounds, entropy or KL that "
         "run away), or what is rewarded has changed: harder data, a grader that fails from then on, a penalty.",
         remedy="Compare responses from before and after the step named here, and grade both by hand. If the responses "
         "became worse, go back to the checkpoint before it with a lower learning rate; if the grades did, fix the "
         "grader.",
         check=_reward_fell,
+        explains=("reward_flat",),
+        leads_to=("zero_variance", "entropy_rising", "entropy_falling", "length_fell", "length_grows"),
+    ),
+    Rule(
+        name="reward_flat",
+        severity="warning",
+        fires="a mean reward over the last third of the log that is above that of its first tenth by less than "
+        f"{FLAT:g} standard deviations of a response's reward (98 % interval), over {FLAT_FROM} points and {STEPS} "
+        "steps",
+        cause="No signal (groups without spread, responses cut off, a reward that is noise), or steps too small.",
+        remedy="Look at the causes that are listed with it first. Then raise the learning rate, or the number of "
+        "responses per step; check on a problem that is surely learnable that the reward rises at all.",
+        check=_flat,
     ),
     Rule(
         name="grad_spike",
         severity="warning",
-        fires=f"a gradient norm of {SPIKE:g} times the median of the {BEFORE} steps before it and of all before it, on "
-        f"{SPIKES} steps or once by {EXPLODED:g} times; a note on fewer",
+        fires=f"a gradient norm of {SPIKE:g} times the median of the {BEFORE} steps before it and of all before it, "
+        f"on {SPIKES} steps or once by {EXPLODED:g} times; a note on fewer",
         cause="A few tokens with a very large weight or advantage, a reward whose scale has changed, or a model close "
         "to overflow.",
-        remedy="Look at the rewards and at the heaviest tokens of the step named here. max_grad_norm limits the length "
-        "of such a step but not its direction: bound the weights or scale the advantage by its standard "
+        remedy="Look at the rewards and at the heaviest tokens of the step named here. max_grad_norm limits the "
+        "length of such a step but not its direction: bound the weights or scale the advantage by its standard "
         "deviation.",
         check=_grad_spike,
-    ),
-    Rule(
-        name="length_fell",
-        severity="warning",
-        fires=f"responses at most {SHORTER:.0%} as long as at the start, and by at least {FEWER:g} tokens shorter",
-        cause="Something rewards short responses: a length penalty, a reward that an empty or trivial answer gets "
-        "too, or a loss that divides by the length of each response. Or the policy has collapsed to the end of "
-        "sequence.",
-        remedy="Read a few responses. If they are empty or trivial, remove the reward for them; if answers are as "
-        "good as before, nothing is wrong.",
-        check=_length_fell,
+        leads_to=("collapsed", "reward_fell", "not_finite"),
+        confidence="certain",
     ),
 )

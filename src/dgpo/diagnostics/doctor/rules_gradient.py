@@ -1,45 +1,34 @@
-"""Rules about loss and gradient: values that are not finite, gradients that are 0, clipped or wrongly scaled."""
+"""Rules about loss and gradient: gradients that are 0 or clipped, and a loss of 0."""
 
 from __future__ import annotations
 
+import math
 import statistics
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
-from dgpo.diagnostics.doctor.rules_rewards import ZERO, groups_without_spread
-from dgpo.runs.log import MUST_BE_FINITE, aligned, sample
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.groups import ZERO, without_spread
+from dgpo.diagnostics.doctor.noise import FEWEST, above, back, geometric, recent
+from dgpo.runs.log import aligned
 
 MOST = 0.5
 """Share of the steps that counts as most of them."""
 
-FAR_BEYOND = 10.0
+FAR_BEYOND, VERY_FAR_BEYOND = 10.0, 100.0
 """Gradient norm over the clip threshold: from a factor of ten, the threshold, not the learning rate, sets the step
-length. Adam absorbs a smaller constant factor; the demo has 4."""
+length. Adam absorbs a constant factor, so that healthy runs (the demo has 4) are not told; from a hundred, gradients
+come
+near the epsilon of Adam, and every spike is hidden."""
+
+LONG_ENOUGH = 6
+"""Minimum number of logged points."""
 
 NO_LOSS = 1e-6
 """Rounding error of the mean of advantages of size 1 in float32."""
 
 
-def _not_finite(case: Case) -> Found | None:
-    evidence, steps = [], []
-    for one in case.updates:
-        if one.bad is not None:
-            evidence.append(
-                f"update {one.update}: {one.bad}, the first of {one.bad.count} among {one.count} valid tokens"
-            )
-            steps.append(one.update)
-            break
-    for name in MUST_BE_FINITE:
-        if (series := case.log[name]).broken:
-            evidence.append(f"{series.key} is NaN, infinite or null at steps {sample(series.broken)}")
-            steps.append(series.broken[0])
-    if not evidence:
-        return None
-    return Found(title="A value is NaN or infinite.", evidence=evidence, step=min(steps))
-
-
 def _no_gradient(case: Case) -> Found | None:
-    without, norm = groups_without_spread(case), case.log["grad_norm"]
+    without, norm = without_spread(case), case.log["grad_norm"]
     spread = [(step, value) for step, value, share in aligned(norm, without) if share < 1 - ZERO]
     dead = [step for step, value in spread if value == 0]
     if len(dead) < FEWEST or len(dead) < MOST * len(spread):
@@ -62,10 +51,12 @@ def _zero_loss(case: Case) -> Found | None:
     if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
         return None
     return Found(
-        title="The loss is 0 while the gradient is not: the value of the loss means nothing here, and the run learns.",
+        title="The loss is 0 while the gradient is not: the value of the loss means nothing here"
+        + (", and the reward rises." if case.progress.learns else "."),
         evidence=[
             f"|{loss.key}| <= {NO_LOSS:g} on {len(zero)} of {len(pairs)} logged steps, where {norm.key} is "
-            f"{statistics.median(gradient for _, gradient in zero):.3g} (median)"
+            f"{statistics.median(gradient for _, gradient in zero):.3g} (median)",
+            str(case.progress),
         ],
         step=zero[0][0],
     )
@@ -73,7 +64,7 @@ def _zero_loss(case: Case) -> Found | None:
 
 def _zero_loss_alone(case: Case) -> Found | None:
     """Without a logged gradient norm: whether the run learns is unknown, but rewards differ within groups."""
-    loss, without = case.log["loss"], groups_without_spread(case)
+    loss, without = case.log["loss"], without_spread(case)
     pairs = aligned(loss, without)
     zero = [step for step, value, share in pairs if abs(value) <= NO_LOSS and share < 1 - ZERO]
     if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
@@ -93,30 +84,27 @@ def _zero_loss_alone(case: Case) -> Found | None:
 
 
 def _grad_clipped(case: Case) -> Found | None:
-    limit, norm = case.setting("max_grad_norm"), case.log["grad_norm"]
-    if not limit or len(norm) < FEWEST or norm.share(lambda value: value > limit) < MOST:
+    limit, norm = case.number("max_grad_norm"), case.log["grad_norm"]
+    if not limit or limit <= 0 or len(norm) < LONG_ENOUGH:
         return None
-    share, factor = norm.share(lambda value: value > limit), norm.median / limit
+    positive = [value for value in norm.values if value > 0]
+    if len(positive) < LONG_ENOUGH:
+        return None
+    level = recent(geometric(positive))
+    far, very_far = (above(level, math.log(factor * limit), LONG_ENOUGH) for factor in (FAR_BEYOND, VERY_FAR_BEYOND))
+    # with Adam a constant factor cancels: it explains nothing in a run that learns
+    if not very_far and not (far and not case.progress.learns):
+        return None
+    factor = back(level.now.value) / limit
     return Found(
-        title=f"The gradient is clipped on {share:.0%} of the steps, by a factor of {factor:.3g} on a typical one.",
-        evidence=[f"{norm}, at most {max(norm.values):.3g}", f"max_grad_norm = {limit:g}"],
-        step=norm.since(lambda value: value > limit),
-        severity="warning" if factor >= FAR_BEYOND else None,
+        title=f"The gradient is clipped by a factor of {factor:.3g} on a typical step.",
+        evidence=[f"{norm}, at most {max(norm.values):.3g}", f"max_grad_norm = {limit:g}", str(case.progress)],
+        step=norm.since(lambda value: value > FAR_BEYOND * limit),
+        severity="note" if case.progress.learns else None,
     )
 
 
 RULES = (
-    Rule(
-        name="not_finite",
-        severity="error",
-        fires="a NaN or an infinity at a valid recorded token, or in a logged loss, gradient norm, entropy, KL or "
-        "weight (or null, as verl's logger has it)",
-        cause="Log-probs of -inf (a token that the sampler could draw and the trainer's mask or top-k forbids), an "
-        "overflow in half precision, a micro-batch without a token, or weights that have become NaN before.",
-        remedy="Start from the first such value: is it in logprob (the model), in rollout_logprob (the sampler) or in "
-        "the advantage (the reward)? Call dgpo.check on the batch before the loss to stop at that point.",
-        check=_not_finite,
-    ),
     Rule(
         name="no_gradient",
         severity="error",
@@ -126,15 +114,18 @@ RULES = (
         remedy="Look at the share of truncated responses and of zero weights (evidence), and at which parameters "
         "require a gradient.",
         check=_no_gradient,
+        explains=("zero_loss", "on_policy"),
+        leads_to=("reward_flat",),
+        confidence="certain",
     ),
     Rule(
         name="grad_clipped",
-        severity="note",
-        fires=f"a gradient norm above max_grad_norm on {MOST:.0%} of the steps; a warning from {FAR_BEYOND:g} times "
-        "the threshold on a typical step",
-        cause="A threshold below the usual size of the gradient: every step has the same length, whatever the batch "
-        "says. Adam is insensitive to a constant factor; a large one hides spikes and changes what "
-        "the learning rate means.",
+        severity="warning",
+        fires=f"a gradient norm of {FAR_BEYOND:g} times max_grad_norm on a typical step (98 % interval) in a run "
+        f"whose reward does not rise; of {VERY_FAR_BEYOND:g} times in any, as a note if it does",
+        cause="A threshold far below the usual size of the gradient: every step has the same length, whatever the "
+        "batch says. Adam is insensitive to a constant factor; a large one hides spikes and changes what the learning "
+        "rate means.",
         remedy="Set max_grad_norm to about twice the usual norm, so that it stops spikes only; if the norm itself is "
         "the surprise, look for a wrong normaliser or a few heavy tokens first.",
         check=_grad_clipped,
@@ -148,5 +139,6 @@ RULES = (
         "0. The gradient multiplies each of them by a different ∇log π, and is not 0.",
         remedy="Nothing to do: watch the reward and the gradient norm, not the loss.",
         check=_zero_loss,
+        confidence="certain",
     ),
 )

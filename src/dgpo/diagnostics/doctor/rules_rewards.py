@@ -1,47 +1,45 @@
-"""Rules about rewards and responses."""
+"""Rules about rewards: whether there are any, whether they differ within groups, and whether they have a baseline."""
 
 from __future__ import annotations
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
-from dgpo.runs.log import Series
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.groups import ZERO, silent_steps, spread, without_spread
+from dgpo.diagnostics.doctor.noise import FEWEST, Level, above, changed, share
 
-MOST_GROUPS = 0.5
-"""Share of groups without spread; above it, more than half of the completions give no gradient."""
+SOME_GROUPS, MOST_GROUPS = 0.3, 0.5
+"""Share of groups without spread. From 0.3 the batch is a third smaller than it was paid for; at a half, more than half
+of the completions give no gradient. In the demo it rises from 0.1 to 0.2."""
 
-TREND = 0.2
-"""Rise of that share since the start that counts as a trend; in a healthy run it varies by about 0.1."""
-
-TRUNCATED, NEARLY_ALL = 0.2, 0.9
-"""Share of responses truncated at the limit. From 20 % the reward measures length as much as answers; from 90 % hardly
-any response can be correct."""
+LONG_ENOUGH = 10
+"""Points from which a share is told; whether every group is without spread, from five."""
 
 TIMEOUTS, MANY_TIMEOUTS = 0.01, 0.2
 """Share of grading timeouts. Math answers are graded in milliseconds, so that even 1 % is not chance."""
 
-ZERO = 1e-6
-"""Advantages below this are rounding errors; so are spreads below this times the reward, for rewards above 1 (float32
-has seven digits)."""
+RESPONSES = 4
+"""Responses that stand behind one point of a share, at least."""
 
+SAME = 1e-3
+"""Relative difference up to which the extremes of reward and advantage are the same."""
 
-def _spread(case: Case) -> Series:
-    """The standard deviation of the rewards, or their range if only that is logged."""
-    if len(found := case.log["reward_std"]):
-        return found
-    high, low = case.log["reward_max"], case.log["reward_min"]
-    if high.steps != low.steps:
-        return Series()
-    values = tuple(a - b for a, b in zip(high.values, low.values, strict=True))
-    return Series(key=f"{high.key} - {low.key}", steps=high.steps, values=values)
+NARROW = {"temperature": 0.5, "top_k": 10, "top_p": 0.7}
+"""Sampling settings from which responses to one prompt are nearly the same."""
+
+PAIRS = 3
+"""Responses per prompt up to which most groups have no spread by chance: of two 0/1 rewards, at least half the
+groups."""
 
 
 def _is_constant(case: Case) -> bool:
-    reward, spread = case.log["reward"], _spread(case)
+    reward, deviation = case.log["reward"], spread(case)
     if len(reward) < FEWEST:
         return False
     rounding = ZERO * max(1.0, *map(abs, reward.values))
     same = max(reward.values) - min(reward.values) <= rounding
-    return same and (not len(spread) or max(spread.values) <= rounding)
+    # one group per step that is always solved has no spread either, but then the share of such groups varies or is
+    # known
+    return same and (not len(deviation) or max(deviation.values) <= rounding)
 
 
 def _zero_reward(case: Case) -> Found | None:
@@ -62,93 +60,158 @@ def _constant_reward(case: Case) -> Found | None:
         return None
     return Found(
         title=f"Every response gets the same reward, {reward.values[0]:.3g}: there is nothing to learn from.",
-        evidence=[str(reward), *([str(_spread(case))] if len(_spread(case)) else [])],
+        evidence=[str(reward), *([str(spread(case))] if len(spread(case)) else [])],
         step=reward.steps[0],
     )
 
 
-def groups_without_spread(case: Case) -> Series:
-    """Share of the groups whose responses all got the same reward, as far as it can be told from the log."""
-    if len(found := case.log["zero_std"]):
-        return found
-    mixed = case.log["mixed_groups"]
-    if len(mixed):
-        return Series(key=f"1 - {mixed.key}", steps=mixed.steps, values=tuple(1 - value for value in mixed.values))
-    high, low = case.log["advantage_max"], case.log["advantage_min"]
-    if len(high) and high.steps == low.steps:  # extremes of the advantage can only tell all groups from none
-        equal = _steps_of_equal_rewards(case)
-        none = tuple(
-            float(step in equal or max(abs(a), abs(b)) <= ZERO)
-            for step, a, b in zip(high.steps, high.values, low.values, strict=True)
+def _no_baseline(case: Case) -> Found | None:
+    """The advantage is the reward itself: nothing was subtracted from it."""
+    if case.number("num_generations") == 1:
+        return Found(
+            title="There is one response per prompt: nothing to compare it with.",
+            evidence=["num_generations = 1"],
+            step=case.log.rows[0][0] if case.log.rows else None,
         )
-        return Series(key=f"all of {high.key}, {low.key} = 0", steps=high.steps, values=none)
-    return Series()
+    pairs = []
+    for bound in ("max", "min"):
+        reward, advantage = case.log[f"reward_{bound}"].at, case.log[f"advantage_{bound}"].at
+        pairs += [(step, reward[step], advantage[step]) for step in reward if step in advantage and reward[step] != 0]
+    if len({step for step, _, _ in pairs}) < ENOUGH_STEPS:
+        return None
+    same = [step for step, reward, advantage in pairs if abs(advantage - reward) <= SAME * abs(reward)]
+    # rewards of 1 and -1, normalised, have advantages of 1 and -1 now and then
+    values = {round(reward, 3) for _, reward, _ in pairs}
+    if len(same) < 0.95 * len(pairs) or len(values) < ENOUGH_STEPS:
+        return None
+    return Found(
+        title="The advantage is the reward itself: one response per prompt, and no baseline.",
+        evidence=[
+            f"{case.log['advantage_max'].key} = {case.log['reward_max'].key}, and so the minima, on "
+            f"{len(same) / len(pairs):.0%} of the logged steps",
+            f"{case.log['advantage_mean'].tail}, which a baseline makes 0"
+            if len(case.log["advantage_mean"])
+            else "with a baseline the advantages of a group add up to 0",
+        ],
+        step=min(step for step, _, _ in pairs),
+    )
 
 
-def _steps_of_equal_rewards(case: Case) -> set[int]:
-    """Steps with equal rewards. There verl divides the rounding error of the mean by 1e-6, and advantages are not 0."""
-    high, low = case.log["reward_max"], case.log["reward_min"]
-    return {step for step, value in high.at.items() if low.at.get(step) == value}
+ENOUGH_STEPS = 8
+"""Steps at which reward and advantage must agree."""
+
+
+def _narrow(case: Case) -> list[str]:
+    """Settings of the sampler that explain equal responses, as text."""
+    found = []
+    for name, limit in NARROW.items():
+        value = case.number(name)
+        if value is not None and 0 < value <= limit:
+            found.append(f"{name} = {value:g}")
+    return found
+
+
+def _sampling(case: Case) -> Found | None:
+    narrow, number = _narrow(case), case.number("num_generations")
+    few = number is not None and 1 < number <= PAIRS
+    if not narrow and not few:
+        return None
+    dead = without_spread(case)
+    if len(dead) < ENOUGH_STEPS or not (silent_steps(dead) or above(share(dead.values), SOME_GROUPS, ENOUGH_STEPS)):
+        return None
+    settings = [*narrow, *([f"num_generations = {number:g}"] if few else [])]
+    return Found(
+        title=(
+            f"Responses to a prompt are nearly the same, because of {' and '.join(narrow)}."
+            if narrow
+            else f"Groups of {number:g} responses often have no spread by chance."
+        ),
+        evidence=[", ".join(settings), f"{dead.key} {sum(dead.values) / len(dead):.0%} on average"],
+        step=dead.steps[0],
+        cause="Sampling so close to the most likely response, a policy gives the same one again and again, whatever "
+        "the prompt."
+        if narrow
+        else "Two 0/1 rewards are equal with p² + (1 - p)², at least one half, whatever the prompt.",
+        remedy="Sample with temperature 1, top_p 1 and without top_k."
+        if narrow
+        else "Raise num_generations to 8 or more; fewer prompts per step cost less than groups without spread.",
+    )
 
 
 def _zero_variance(case: Case) -> Found | None:
-    share = groups_without_spread(case)
-    if len(share) < FEWEST:
-        return None
-    start, now = share.head, share.tail
-    if min(now.values) >= 1 - ZERO:
+    dead = without_spread(case)
+    if run := silent_steps(dead):
         return Found(
             title="In every group all responses get the same reward: the advantages, and so the gradient, are 0.",
-            evidence=[str(now)],
-            step=share.since(lambda value: value >= 1 - ZERO),
+            evidence=[f"{dead.key} = 1 at steps {dead.steps[-run]}-{dead.steps[-1]}, all {run} that were logged"],
+            step=dead.steps[-run],
             severity="error",
+            confidence="certain",
+            cause=_why_equal(case, run),
         )
-    rises = len(share) >= 2 * FEWEST and now.median - start.median >= TREND
-    if now.median <= MOST_GROUPS:
-        return _rising_share(start, now) if rises else None
-    return Found(
-        title=f"{now.median:.0%} of the groups have no reward spread{' and the share is rising' if rises else ''}: "
-        "their completions give no gradient.",
-        evidence=[str(now), f"at the start: {start}"] if rises else [str(now)],
-        step=share.since(lambda value: value > MOST_GROUPS),
-    )
-
-
-def _rising_share(start: Series, now: Series) -> Found:
-    return Found(
-        title=f"The share of groups without reward spread is rising, from {start.median:.0%} to {now.median:.0%}: more "
-        "and more completions give no gradient.",
-        evidence=[str(now), f"at the start: {start}"],
-        step=now.steps[0],
-        severity="note",
-        remedy="No fault yet: a run that learns solves more and more of its prompts. Before it is more than half, "
-        "filter prompts by difficulty, add harder ones, or have such groups replaced (dynamic_sampling=True; "
-        "filter_groups in verl).",
-    )
-
-
-def _truncated(case: Case) -> Found | None:
-    share = case.log["truncated"]
-    if len(share) < FEWEST or share.tail.median < TRUNCATED:
+    if len(dead) < LONG_ENOUGH:
         return None
-    limit = case.setting("max_completion_length")
-    length = "" if limit is None else f" of {limit} tokens"
+    level = share(dead.values)
+    if not above(level, SOME_GROUPS, LONG_ENOUGH):
+        return None
+    most, now = bool(above(level, MOST_GROUPS, LONG_ENOUGH)), level.now
+    rising = changed(dead.values, up=True)
+    # without a share of its own, a step counts only where all of its groups are without spread
+    unit = "groups" if case.log["zero_std"] or len(case.log["mixed_groups"]) else "steps"
     return Found(
-        title=f"{share.tail.median:.0%} of the responses are cut off at the limit{length}.",
-        evidence=[str(share.tail)],
-        step=share.since(lambda value: value >= TRUNCATED),
-        severity="error" if share.tail.median >= NEARLY_ALL else None,
+        title=f"{now.value:.0%} of the {unit} have no reward spread{' and the share has risen' if rising else ''}: "
+        "their completions give no gradient.",
+        evidence=[
+            f"{dead.key} {_interval(level)} over the last third, {sum(dead.values) / len(dead):.0%} over the whole log",
+            *_who_is_dead(case, now.value),
+        ],
+        step=dead.steps[rising],
+        # where the reward rises and most groups still teach, prompts are being solved
+        severity=None if most or not case.progress.learns else "note",
     )
+
+
+def _interval(level: Level) -> str:
+    return f"{level.now.value:.0%} ({max(0.0, level.now.low):.0%} to {min(1.0, level.now.high):.0%})"
+
+
+def _who_is_dead(case: Case, dead: float) -> list[str]:
+    """Whether the groups without spread are solved or failed, as far as the mean reward tells."""
+    reward = case.log["reward"]
+    if len(reward) < LONG_ENOUGH or min(reward.values) < 0 or max(reward.values) > 1:
+        return []
+    mean = sum(reward.tail.values) / len(reward.tail)
+    # mean = solved · 1 + failed · 0 + (1 - dead) · something between 0 and 1
+    solved, failed = max(0.0, mean - (1 - dead)), max(0.0, dead - mean)
+    found = []
+    if solved > 0:
+        found.append(
+            f"at a mean reward of {mean:.2f}, at least {solved:.0%} of all groups are solved by every response"
+        )
+    if failed > 0:
+        found.append(f"at a mean reward of {mean:.2f}, at least {failed:.0%} of all groups are solved by none")
+    return found
+
+
+def _why_equal(case: Case, run: int) -> str | None:
+    narrow = _narrow(case)
+    if narrow:
+        return f"Sampling with {' and '.join(narrow)} gives nearly the same response again and again."
+    return None
 
 
 def _timeouts(case: Case) -> Found | None:
-    share = case.log["timeout"]
-    if len(share) < FEWEST or (mean := sum(share.values) / len(share)) < TIMEOUTS:
+    late = case.log["timeout"]
+    if len(late) < FEWEST:
+        return None
+    level = share(late.values, RESPONSES)
+    mean = sum(late.values) / len(late)
+    if mean < TIMEOUTS and not above(level, TIMEOUTS):
         return None
     return Found(
         title=f"The grader timed out on {mean:.1%} of the answers and scored them 0.",
-        evidence=[f"{share.key} {mean:.3g} on average, {max(share.values):.3g} at most, over {len(share)} points"],
-        step=share.since(lambda value: value > 0),
+        evidence=[f"{late.key} {mean:.3g} on average, {max(late.values):.3g} at most, over {len(late)} points"],
+        step=late.since(lambda value: value > 0),
         severity="error" if mean >= MANY_TIMEOUTS else None,
     )
 
@@ -163,7 +226,8 @@ RULES = (
         remedy="Grade a few responses by hand with the same function; evaluate the model before training (pass@k must "
         "be above 0); use an easier task, a longer limit, or a reward for the format first.",
         check=_zero_reward,
-        explains=("zero_variance",),
+        explains=("zero_variance", "reward_flat", "reward_function_constant"),
+        confidence="certain",
     ),
     Rule(
         name="constant_reward",
@@ -173,27 +237,43 @@ RULES = (
         remedy="Call the reward function with a right and a wrong response: it must tell them apart. If all responses "
         "are right, use harder data.",
         check=_constant_reward,
-        explains=("zero_variance",),
+        explains=("zero_variance", "reward_flat", "reward_function_constant"),
+        confidence="certain",
+    ),
+    Rule(
+        name="no_baseline",
+        severity="warning",
+        fires="num_generations = 1, or largest and smallest advantage equal to largest and smallest reward on 95 % "
+        f"of the logged steps (at least {ENOUGH_STEPS}, with as many different rewards)",
+        cause="With one response per prompt a group has no mean to compare with, and frameworks leave the reward as "
+        "it is. The gradient then pushes up everything that was rewarded at all, with the variance of plain REINFORCE.",
+        remedy="At least four, better eight responses per prompt (rollout.n in verl, num_generations in TRL); or an "
+        "estimator with a baseline of its own (reinforce_plus_plus_baseline, a critic).",
+        check=_no_baseline,
+        leads_to=("entropy_rising", "entropy_falling", "reward_flat", "reward_fell", "zero_variance"),
+        confidence="certain",
+    ),
+    Rule(
+        name="sampling_settings",
+        severity="warning",
+        fires="groups without spread as in `zero_variance`, with "
+        f"{', '.join(f'{n} <= {v:g}' for n, v in NARROW.items())} or num_generations <= {PAIRS}",
+        cause="The settings of the sampler, not the prompts, make the rewards of a group equal.",
+        remedy="Sample with temperature 1, top_p 1 and without top_k, eight or more responses per prompt.",
+        check=_sampling,
+        leads_to=("zero_variance", "entropy_falling", "reward_flat"),
     ),
     Rule(
         name="zero_variance",
         severity="warning",
-        fires=f"more than {MOST_GROUPS:.0%} of the groups without reward spread over the last third of the log; an "
-        f"error at 100 %; a note on fewer, where the share has risen by {TREND} since the start",
+        fires=f"more than {SOME_GROUPS:.0%} of the groups without reward spread over the last third of the log (98 % "
+        f"interval, at least {LONG_ENOUGH} points); a note below {MOST_GROUPS:.0%} if the reward rises; an error "
+        "where the last steps have none at all, more of them than chance gives (at least five)",
         cause="Prompts that are always or never solved: every advantage of such a group is 0.",
         remedy="Filter the data by difficulty, raise num_generations, or have such groups replaced "
         "(dynamic_sampling=True; filter_groups in verl).",
         check=_zero_variance,
-    ),
-    Rule(
-        name="truncated",
-        severity="warning",
-        fires=f"{TRUNCATED:.0%} of the responses cut off over the last third of the log; an error at {NEARLY_ALL:.0%}",
-        cause="The limit is shorter than the responses of the model, or the model has not learned to stop: a response "
-        "that is cut off holds no answer, so length is punished instead of errors.",
-        remedy="Raise max_completion_length (data.max_response_length in verl), leave such responses out of the loss "
-        "(mask_truncated_completions), or shape the reward near the limit (soft_overlong_reward).",
-        check=_truncated,
+        leads_to=("reward_flat",),
     ),
     Rule(
         name="timeouts",
@@ -204,5 +284,7 @@ RULES = (
         remedy="Look at the responses whose reason is 'timeout' in the table of completions; raise the grader's "
         "deadline, or give it more workers.",
         check=_timeouts,
+        leads_to=("reward_fell", "reward_flat"),
+        confidence="certain",
     ),
 )

@@ -9,8 +9,9 @@ from statistics import fmean
 import torch
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
+from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.measures import ROUNDING
+from dgpo.diagnostics.doctor.noise import FEWEST, above, geometric, recent
 from dgpo.runs.log import Series
 
 MISMATCH = 0.02
@@ -99,7 +100,12 @@ def _mismatch_series(case: Case) -> tuple[Series, float]:
 
 def _large(case: Case) -> Series | None:
     series, limit = _mismatch_series(case)
-    return series if len(series) >= FEWEST and series.tail.median >= limit else None
+    return series if len(series) >= FEWEST and _over(series, limit) else None
+
+
+def _over(series: Series, limit: float) -> bool:
+    """Whether the level of a mismatch is above a limit; of logarithms, since its estimates have a heavy tail."""
+    return bool(above(recent(geometric(series.values)), math.log(limit)))
 
 
 def _truncated_distribution(found: Fit | None) -> bool:
@@ -142,8 +148,8 @@ def _temperature(case: Case) -> Found | None:
         title=f"The sampler's log-probs are those of another temperature: about {1 / (1 + found.slope):.2f} times the "
         "trainer's.",
         evidence=[
-            f"log μ - log π_old = {found.slope:+.2f} · log π_old + ..., R² = {found.explained:.2f} "
-            f"over {found.count} tokens",
+            f"log μ - log π_old = {found.slope:+.2f} · log π_old + ..., R² = {found.explained:.2f} over {found.count} "
+            "tokens",
             str(series.tail),
         ],
         step=series.steps[0],
@@ -170,11 +176,11 @@ def _truncation(case: Case) -> Found | None:
         )
     series, _ = _mismatch_series(case)
     return Found(
-        title=f"The sampler's log-probs are those of a distribution that was truncated and renormalised: it kept "
+        title="The sampler's log-probs are those of a distribution that was truncated and renormalised: it kept "
         f"about {math.exp(-found.mean):.0%} of the probability.",
         evidence=[
-            f"log μ - log π_old is {found.mean:.3g} nats on average and below -{ROUNDING} on only {found.below:.1%} of "
-            f"{found.count} tokens",
+            f"log μ - log π_old is {found.mean:.3g} nats on average and below -{ROUNDING} on only {found.below:.1%} "
+            f"of {found.count} tokens",
             str(series.tail),
         ],
         step=series.steps[0],
@@ -208,7 +214,7 @@ def _mismatch(case: Case) -> Found | None:
     series = _large(case)
     if series is None:
         mixed = case.log["kl_sampler_and_old"]
-        if len(mixed) < FEWEST or mixed.tail.median < MISMATCH:
+        if len(mixed) < FEWEST or not _over(mixed, MISMATCH):
             return None
         return Found(
             title=f"Sampler and trainer differ by {mixed.tail.median:.2g} nats per token; this log does not tell "
@@ -230,9 +236,8 @@ RULES = (
     Rule(
         name="sampler_temperature",
         severity="warning",
-        fires=f"over at least {ENOUGH} recorded tokens R² >= {EXPLAINED} for "
-        f"log μ - log π_old = a + b·log π_old + c·H with |b| >= {SLOPE}; the temperature is 1/(1 + b), "
-        "roughly where entropies were not recorded",
+        fires=f"over at least {ENOUGH} recorded tokens R² >= {EXPLAINED} for log μ - log π_old = a + b·log π_old + "
+        f"c·H with |b| >= {SLOPE}; the temperature is 1/(1 + b), roughly where entropies were not recorded",
         cause="Sampling at another temperature than the trainer divides its logits by, or a sampler that returns "
         "log-probs from before its temperature.",
         remedy="Set the same temperature on both sides, and let the sampler return processed log-probs "
@@ -246,8 +251,8 @@ RULES = (
         fires=f"over at least {ENOUGH} recorded tokens log μ - log π_old is above {ROUNDING} on average, and below "
         f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them; or a logged cut mass, mean(1 - π_old/μ) = k1 - k3, "
         f"of {CUT} on average over the last third of the log, and not below k3",
-        cause="top_p, top_k or min_p on the sampler's side: μ is π_old without its tail, so every token that was drawn "
-        "is more likely under μ, and tokens of the tail are never drawn.",
+        cause="top_p, top_k or min_p on the sampler's side: μ is π_old without its tail, so every token that was "
+        "drawn is more likely under μ, and tokens of the tail are never drawn.",
         remedy="Sample for training with top_p = 1, top_k off and no min_p: the trainer's own log-probs are over the "
         "whole vocabulary.",
         check=_truncation,
@@ -257,8 +262,8 @@ RULES = (
         name="sampler_stale",
         severity="warning",
         fires=f"the mismatch grows to {JUMP:g} times its start and above its limit, while KL(π_old ‖ π) does not grow",
-        cause="Weights that were not, or not completely, sent to the sampler: a failed synchronisation, a sampler that "
-        "is asleep while it happens, adapters merged with rounding.",
+        cause="Weights that were not, or not completely, sent to the sampler: a failed synchronisation, a sampler "
+        "that is asleep while it happens, adapters merged with rounding.",
         remedy="Compare a checksum of a few parameters on both sides after a synchronisation; restart the sampler at "
         "the step named here.",
         check=_stale,
@@ -267,13 +272,14 @@ RULES = (
     Rule(
         name="sampler_mismatch",
         severity="warning",
-        fires=f"KL(μ ‖ π_old) of {MISMATCH} nats per token, a mean |log μ - log π_old| of {MISMATCH_DIFFERENCE} "
-        f"or a mean |μ - π_old| of {MISMATCH_PROBABILITY}, over the last third of the log",
+        fires=f"KL(μ ‖ π_old) of {MISMATCH} nats per token, a mean |log μ - log π_old| of {MISMATCH_DIFFERENCE} or a "
+        f"mean |μ - π_old| of {MISMATCH_PROBABILITY}, over the last third of the log",
         cause="Other kernels, precision, chat template or weights in the sampler than in the trainer. This is not "
         "staleness: both are of the policy before the updates.",
         remedy="Score one batch with both and look where they differ: from the first token on (template, weights), on "
         "rare tokens (precision), or more and more along the response (cache, positions). Until then, "
         "correction='truncate' bounds what it does to the gradient.",
         check=_mismatch,
+        leads_to=("drift", "reward_fell", "collapsed", "grad_spike"),
     ),
 )

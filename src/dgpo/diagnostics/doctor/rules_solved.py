@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
-from dgpo.diagnostics.doctor.noise import mean
-from dgpo.diagnostics.doctor.rules_rewards import groups_without_spread
+from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.groups import without_spread
+from dgpo.diagnostics.doctor.noise import FEWEST, above, recent
 
 SOLVED = 0.9
 """Share of the highest possible reward from which a task counts as solved: a policy that solves nearly everything has
@@ -23,7 +23,15 @@ def _ceiling(case: Case) -> tuple[float, str] | None:
         return (top, f"{highest.key} at most {top:.3g}") if top > 0 else None
     top = max(reward.values)
     # rewards of verifiable tasks are 0 to 1 as a rule; of another scale, the log alone does not tell where it ends
-    return (1.0, f"taken to be 1: {reward.key} is at most {top:.3g}") if SOLVED <= top <= 1 else None
+    if SOLVED <= top <= 1:
+        return 1.0, f"taken to be 1: {reward.key} is at most {top:.3g}"
+    functions = [one for one in case.log.reward_functions.values() if len(one) and max(one.values) > 0]
+    if len(functions) < 2 or any(max(one.values) > 1 or min(one.values) < 0 for one in functions):
+        return None
+    sums = sum(one.values[-1] for one in functions)
+    if abs(sums - reward.values[-1]) > 0.01 * abs(sums):
+        return None  # weighted in another way
+    return float(len(functions)), f"taken to be {len(functions)}: so many reward functions of at most 1 add up to it"
 
 
 def _solved(case: Case) -> Found | None:
@@ -34,17 +42,17 @@ def _solved(case: Case) -> Found | None:
     if ceiling is None or max(reward.values) == min(reward.values):
         return None  # a constant reward may as well be a function that does not look at the response
     top, how = ceiling
-    now = mean(reward.tail.values)
-    if now.low < SOLVED * top:
+    level = recent(reward.values)
+    if not above(level, SOLVED * top, LONG_ENOUGH) or level.now.value < SOLVED * top:
         return None
-    start, entropy, without = reward.head, case.log["entropy"], groups_without_spread(case)
+    entropy, dead = case.log["entropy"], without_spread(case)
     return Found(
-        title=f"The task is solved: the reward is {now.value / top:.0%} of what it can be.",
+        title=f"The task is solved: the reward is {level.now.value / top:.0%} of what it can be.",
         evidence=[
-            f"{reward.key} {now} at steps {reward.tail.steps[0]}-{reward.tail.steps[-1]} (mean with its 95 % interval)",
-            f"at the start: {start}",
+            f"{reward.key} {level.now} over the last third of the log (mean with its 98 % interval)",
+            f"at the start: {reward.head}",
             f"highest possible reward {how}",
-            *(f"{one.head} -> {one.tail}, which follows" for one in (without, entropy) if len(one) >= 2 * FEWEST),
+            *(f"{one.head} -> {one.tail}, which follows" for one in (dead, entropy) if len(one) >= 2 * FEWEST),
         ],
         step=reward.since(lambda value: value >= SOLVED * top),
     )
@@ -55,13 +63,14 @@ RULES = (
         name="solved",
         severity="note",
         fires=f"a mean reward over the last third of the log (at least {LONG_ENOUGH} points) of {SOLVED:.0%} of the "
-        "highest possible one, with the lower end of its 95 % interval; that is the largest logged maximum of the "
-        "reward, or else 1 for rewards of at most 1",
-        cause="The policy answers nearly every prompt right. Most groups then have no spread and give no gradient, and "
-        "the entropy is low, because the policy is sure of what is right: both follow, and neither is a fault.",
+        "highest possible one (98 % interval); that is the largest logged maximum of the reward, or else 1 for "
+        "rewards of at most 1, or the number of reward functions of at most 1",
+        cause="The policy answers nearly every prompt right. Most groups then have no spread and give no gradient, "
+        "and the entropy is low, because the policy is sure of what is right: both follow, and neither is a fault.",
         remedy="Stop here and evaluate on held-out problems, or continue with harder data: drop the prompts that are "
         "always solved, or have their groups replaced (dynamic_sampling=True; filter_groups in verl).",
         check=_solved,
-        explains=("zero_variance", "entropy_falling"),
+        explains=("zero_variance", "entropy_falling", "reward_flat", "reward_function_saturated", "sampling_settings",
+                  "grad_clipped"),
     ),
-)
+)  # fmt: skip

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import statistics
 
+import torch
+
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.noise import above, below, changed, recent, start
 from dgpo.runs.log import Series
 
 LONG_ENOUGH = 6
@@ -32,16 +35,21 @@ def _falling(case: Case) -> Found | None:
     entropy = case.log["entropy"]
     if len(entropy) < LONG_ENOUGH or entropy.head.median <= 0:
         return None
-    start, now = entropy.head, entropy.tail.part(-3)
-    left = now.median / start.median
-    if left >= FALLEN:
+    first, last = start(entropy.values), recent(entropy.values, share=10, least=4)
+    if not below(last, FALLEN * first.value, LONG_ENOUGH) or not below(last.less(first), 0.0, LONG_ENOUGH):
         return None
-    reward = case.log["reward"]
+    left = last.now.value / first.now.value if first.now.value > 0 else 0.0
+    collapsed = below(last, COLLAPSED * first.value, LONG_ENOUGH)
     return Found(
         title=f"Entropy has fallen to {max(left, 0):.1%} of where it started: the policy hardly explores any more.",
-        evidence=[f"{start} -> {now}", *([f"{reward.head} -> {reward.tail}"] if len(reward) >= LONG_ENOUGH else [])],
-        step=entropy.since(lambda value: value < FALLEN * start.median),
-        severity="error" if left < COLLAPSED else None,
+        evidence=[f"{entropy.head} -> {entropy.part(-3)}", str(case.progress)],
+        step=entropy.since(lambda value: value < FALLEN * entropy.head.median),
+        # a policy that becomes sure of what is right loses nothing by it, until it stops improving
+        severity="error"
+        if collapsed and not case.progress.learns
+        else "note"
+        if case.progress.learns and not collapsed
+        else None,
     )
 
 
@@ -49,15 +57,20 @@ def _rising(case: Case) -> Found | None:
     entropy = case.log["entropy"]
     if len(entropy) < LONG_ENOUGH:
         return None
-    start, now = entropy.head, entropy.tail.part(-3)
-    limit = max(RISEN * start.median, start.median + RISEN_NATS)
-    if now.median <= limit:
+    first, last = start(entropy.values), recent(entropy.values, least=4)
+    limit = torch.maximum(RISEN * first.value, first.value + RISEN_NATS)
+    if not above(last, limit, LONG_ENOUGH) or not above(last.less(first), 0.0, LONG_ENOUGH):
         return None
     return Found(
-        title=f"Entropy has risen from {start.median:.3g} to {now.median:.3g} nats per token: the policy is being "
-        "flattened.",
-        evidence=[f"{start} -> {now}"],
-        step=entropy.since(lambda value: value > limit),
+        title=f"Entropy has risen from {first.now.value:.3g} to {last.now.value:.3g} nats per token: the policy is "
+        "being flattened.",
+        evidence=[
+            f"{entropy.head} -> {entropy.tail}, risen for good from step "
+            f"{entropy.steps[changed(entropy.values, up=True)]}",
+            str(case.progress),
+        ],
+        step=entropy.steps[changed(entropy.values, up=True)],
+        severity="note" if case.progress.learns else None,
     )
 
 
@@ -100,14 +113,15 @@ RULES = (
         f"their usual change (medians of {AROUND} points on either side), and by more than {RELATIVE:.0%}",
         cause="What is needed to continue was not in the checkpoint or was not used: optimiser or schedule state, "
         "merged adapter weights, a sampler with old weights, other options than before.",
-        remedy="Compare the options of both starts, and evaluate the checkpoint on its own: if it scores as before the "
-        "break, the loading is at fault, otherwise the saving.",
+        remedy="Compare the options of both starts, and evaluate the checkpoint on its own: if it scores as before "
+        "the break, the loading is at fault, otherwise the saving.",
         check=_resume,
     ),
     Rule(
         name="entropy_falling",
         severity="warning",
-        fires=f"entropy below {FALLEN:.0%} of its start; an error below {COLLAPSED:.0%}",
+        fires=f"entropy below {FALLEN:.0%} of its start (98 % interval); an error below {COLLAPSED:.0%}; one step "
+        "milder if the reward rises",
         cause="The updates keep pushing the same few tokens up: a learning rate too high, too many updates per "
         "generation, or an upper clip that keeps rare tokens from rising.",
         remedy="A lower learning rate or fewer updates per generation first; then more room for rare tokens "
@@ -117,7 +131,8 @@ RULES = (
     Rule(
         name="entropy_rising",
         severity="warning",
-        fires=f"entropy above {RISEN:g} times its start, and by more than {RISEN_NATS:g} nats",
+        fires=f"entropy above {RISEN:g} times its start, and by more than {RISEN_NATS:g} nats (98 % intervals); a "
+        "note if the reward rises",
         cause="An entropy bonus that outweighs the reward, negative advantages that push tokens down without saying "
         "what should rise, or rewards that are noise.",
         remedy="Lower entropy_coef; check that the reward rises with it, and bound the weight of negative advantages.",

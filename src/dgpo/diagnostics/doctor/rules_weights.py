@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
-
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.finding import FEWEST, Found, Rule
+from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
 from dgpo.diagnostics.doctor.measures import TOP, Measures
+from dgpo.diagnostics.doctor.noise import FEWEST, above, recent
 from dgpo.runs.log import Series
 
 SAME_POLICY = 1e-9
@@ -43,6 +42,9 @@ ESS = 0.25
 """Effective share of the tokens, (Σ|w|)²/(N·Σw²); the demo has 0.89 to 1. A quarter means that the step is as noisy as
 one with a quarter of the tokens."""
 
+LONG_ENOUGH = 6
+"""Minimum number of points for the level of a curve."""
+
 FEW = 0.1
 """Minimum share of updates with a symptom, so that one odd batch is not a fault."""
 
@@ -57,18 +59,20 @@ def _on_policy(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     if len(norm) and norm.median == 0:
         return None  # without a gradient the policy cannot move
+    if _was_off_policy(case):
+        return None
     for name in ("kl_old", "mean_log_ratio"):
         series = case.log[name]
         if len(series) < FEWEST:
             continue
         largest = max(map(abs, series.values))
-        if largest <= SAME_POLICY:
+        if largest <= SAME_POLICY and case.resolution == 0:
             return _same_policy(
                 case, "logged step", f"{series.key} at most {largest:.2g} over {len(series)} logged steps",
                 series.steps[0],
             )  # fmt: skip
         # between the two limits, the recorded tokens or the clip fraction decide
-        if largest > ROUNDING:
+        if largest > max(ROUNDING, case.resolution):
             return None
     if len(case.updates) >= FEWEST and _covers_generations(case):
         if max(one.largest for one in case.updates) > 0:
@@ -78,7 +82,7 @@ def _on_policy(case: Case) -> Found | None:
             case.updates[0].update,
         )  # fmt: skip
     clipped = case.log["clipped"]
-    if len(clipped) < FEWEST or max(clipped.values) > 0:
+    if len(clipped) < FEWEST:
         return None
     return Found(
         title="No token ever reached a clip bound: the run is on-policy, or moves too little for the objective to "
@@ -88,6 +92,13 @@ def _on_policy(case: Case) -> Found | None:
         severity="note",
         cause=STANDS_STILL if _several_updates(case) else None,
     )
+
+
+def _was_off_policy(case: Case) -> bool:
+    """Whether any logged step has a token beyond a bound: a ratio of 1 is within all of them."""
+    beyond = (case.log[name] for name in ("clipped", "clipped_low", "clipped_high"))
+    inside = case.log["inside"]
+    return any(max(series.values, default=0.0) > 0 for series in beyond) or min(inside.values, default=1.0) < 1
 
 
 def _several_updates(case: Case) -> bool:
@@ -111,12 +122,14 @@ def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
             evidence,
             *([f"{rate.key} {max(rate.values):.2g} at most"] if len(rate) else []),
             *([str(norm)] if len(norm) else []),
+            str(case.progress),
         ],
         step=step,
-        severity="note",
+        # the samples of a generation are paid for, and nothing is learned from them
+        severity=None if case.progress.learns else "warning",
         cause=STANDS_STILL,
-        remedy="If the warm-up is over, raise the learning rate (1e-6 is usual for all parameters, 1e-5 and "
-        "more for adapters), and check that the optimiser holds the parameters of the policy.",
+        remedy="If the warm-up is over, raise the learning rate (1e-6 is usual for all parameters, 1e-5 and more for "
+        "adapters), and check that the optimiser holds the parameters of the policy.",
     )
 
 
@@ -131,26 +144,25 @@ def _drift(case: Case) -> Found | None:
     far = far if len(far) else case.log["mean_log_ratio"]
     if len(far) >= FEWEST:
         # a mean: the first update of every generation, whose ratio is 1, would pull a median to 0
-        away, part = max(((statistics.fmean(part.values), part) for part in (far, far.tail)), key=lambda pair: pair[0])
-        if away < FAR_FROM_OLD:
+        level = recent(far.values, pooled=False)
+        if not above(level, FAR_FROM_OLD, LONG_ENOUGH):
             return None
         inside = case.log["inside"]
         return Found(
-            title=f"The policy moves {away:.2g} nats per token away from the one that generated, on average over its "
-            "updates: much of the batch is stale by the time it is used.",
+            title=f"The policy moves {level.now.value:.2g} nats per token away from the one that generated, on "
+            "average over its updates: much of the batch is stale by the time it is used.",
             evidence=[
-                f"{far.key} {away:.3g} on average over steps {part.steps[0]}-{part.steps[-1]}, "
-                f"{max(far.values):.3g} at most",
+                f"{far.key} {level.now} over the last third of the log, {max(far.values):.3g} at most",
                 *([f"{inside.key} down to {min(inside.values):.3g}"] if len(inside) else []),
             ],
             step=far.since(lambda value: value >= FAR_FROM_OLD),
         )
     clipped = case.log["clipped"]
-    if len(clipped) < FEWEST or clipped.tail.median < CLIPPED:
+    if len(clipped) < FEWEST or not above(level := recent(clipped.values), CLIPPED, LONG_ENOUGH):
         return None
     return Found(
-        title=f"{clipped.tail.median:.0%} of the tokens are beyond a clip bound.",
-        evidence=[str(clipped.tail)],
+        title=f"{level.now.value:.0%} of the tokens are beyond a clip bound.",
+        evidence=[f"{clipped.key} {level.now} over the last third of the log"],
         step=clipped.since(lambda value: value >= CLIPPED),
     )
 
@@ -247,6 +259,7 @@ RULES = (
         remedy="Bound the weight where A < 0; the finding names the field of the objective that does it.",
         check=_reverse_right,
         explains=("concentration", "drift"),
+        leads_to=("collapsed", "reward_fell", "grad_spike"),
     ),
     Rule(
         name="concentration",
@@ -254,25 +267,27 @@ RULES = (
         fires=f"{TOP:.0%} of the tokens hold {TOP_SHARE:.0%} of Σ|A·w| on {FEW:.0%} of the recorded updates (of at "
         f"least {FEWEST_TOKENS} tokens), or the effective share of the tokens that have a weight is below {ESS}",
         cause="Weights that grow with the ratio, on tokens that have become much more likely since they were sampled.",
-        remedy="Look at the heaviest tokens (evidence). Cap the weight (right_cap, reverse_cap, or an objective with a "
-        "bound), use fewer updates per generation, or lower the learning rate.",
+        remedy="Look at the heaviest tokens (evidence). Cap the weight (right_cap, reverse_cap, or an objective with "
+        "a bound), use fewer updates per generation, or lower the learning rate.",
         check=_concentration,
     ),
     Rule(
         name="drift",
         severity="warning",
-        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the log or its last third; where only a "
-        f"clip fraction is logged, {CLIPPED:.0%}",
+        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the last third of the log (98 % "
+        f"interval); where only a clip fraction is logged, {CLIPPED:.0%}",
         cause="Too many updates per generation, or steps too large: the policy leaves the samples behind. This is "
         "staleness of the trainer's own making; the sampler has no part in it.",
         remedy="Lower the learning rate or steps_per_generation (ppo_epochs, or larger mini-batches, in verl).",
         check=_drift,
+        leads_to=("collapsed", "reward_fell", "grad_spike", "entropy_falling", "entropy_rising", "reverse_right"),
     ),
     Rule(
         name="on_policy",
-        severity="warning",
-        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step; a note where a generation is known to "
-        "serve several updates (the policy hardly moves), or where only a clip fraction is logged, and it is always 0",
+        severity="note",
+        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step, or, where it is not logged, a clip "
+        "fraction of 0; never where any clip fraction is above 0; a warning where a generation is known to serve "
+        "several updates (the policy hardly moves) and the reward does not rise",
         cause="One optimiser update per generation: the policy of the loss is the one that generated, r = 1, w = 1, "
         "and no clip bound is ever reached. A learning rate near 0 looks the same.",
         remedy="Nothing is broken, but no setting of the objective has an effect. To let it act, use more updates per "

@@ -1,0 +1,75 @@
+"""Rules about the learning rate: none at all, and a schedule that is over."""
+
+from __future__ import annotations
+
+from dgpo.diagnostics.doctor.case import Case
+from dgpo.diagnostics.doctor.finding import Found, Rule
+
+ENOUGH = 5
+"""Logged steps at a learning rate of 0; a warm-up has one."""
+
+OVER = 1e-3
+"""Share of the largest learning rate, below which the schedule counts as over."""
+
+PART = 0.05
+"""Minimum share of the log after the end of the schedule."""
+
+
+def _none(case: Case) -> Found | None:
+    rate = case.log["learning_rate"]
+    # a console that prints three decimals shows 0.000 for 1e-6
+    if len(rate) < ENOUGH or max(rate.values) > 0 or case.resolution > 0:
+        return None
+    return Found(
+        title="The learning rate is 0: nothing is trained.",
+        evidence=[f"{rate.key} = 0 on all {len(rate)} logged steps"],
+        step=rate.steps[0],
+    )
+
+
+def _over(case: Case) -> Found | None:
+    rate = case.log["learning_rate"]
+    if len(rate) < ENOUGH or max(rate.values) <= 0 or case.resolution > 0:
+        return None
+    top = max(rate.values)
+    past = 0
+    while past < len(rate) and rate.values[-1 - past] <= OVER * top:
+        past += 1
+    if past < max(ENOUGH, PART * len(rate)):
+        return None
+    step = rate.steps[-past]
+    return Found(
+        title=f"The schedule of the learning rate is over since step {step}: what follows changes nothing.",
+        evidence=[
+            f"{rate.key} at most {OVER * top:.2g} on the last {past} of {len(rate)} logged steps, {top:.2g} before"
+        ],
+        step=step,
+    )
+
+
+RULES = (
+    Rule(
+        name="no_learning_rate",
+        severity="error",
+        fires=f"a learning rate of 0 on every logged step (at least {ENOUGH})",
+        cause="A scheduler that was given no steps, a warm-up that is longer than the run, or a learning rate of 0.",
+        remedy="Check learning_rate, warmup_steps and max_steps; print the optimiser's learning rate after a few "
+        "steps.",
+        check=_none,
+        explains=("on_policy",),
+        leads_to=("reward_flat",),
+        confidence="certain",
+    ),
+    Rule(
+        name="schedule_over",
+        severity="warning",
+        fires=f"at most {OVER:g} of the largest learning rate on the last {ENOUGH} logged steps and {PART:.0%} of the "
+        "log",
+        cause="The schedule was made for fewer steps than the run has: it was resumed with more, or the number of "
+        "steps was estimated from another batch size.",
+        remedy="Stop here, or start again with a schedule for all steps (max_steps), or a constant one.",
+        check=_over,
+        leads_to=("reward_flat",),
+        confidence="certain",
+    ),
+)
