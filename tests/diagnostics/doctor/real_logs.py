@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from dgpo.diagnostics.doctor import Case, Log
 
-FOLDER = Path(__file__).resolve().parents[4] / "shared" / "training_logs"
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def _generator():
+    spec = importlib.util.spec_from_file_location("generate_doctor", ROOT / "docs" / "generate_doctor.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+PAGE = _generator()
+"""What writes the tables of docs/doctor.md."""
+
+FOLDER, MAPPED = PAGE.LOGS, PAGE.MAPPED
 
 REASON = f"the logs of other people's runs are not at {FOLDER}"
 
@@ -23,9 +37,6 @@ FILES = (
     "10.custom.jsonl",
     "11.console.log",
 )
-
-MAPPED = {"09": {"reward": "reward_mean", "clipped": "clip_frac"}, "10": {"reward": "mean_reward"}}
-"""Names of their own, as a user would give them with `--map`."""
 
 
 def prefix(case: Case, length: int) -> Case:

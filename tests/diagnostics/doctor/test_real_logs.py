@@ -7,7 +7,7 @@ import itertools
 import re
 
 import pytest
-from real_logs import FILES, FOLDER, MAPPED, REASON, prefix
+from real_logs import FILES, FOLDER, MAPPED, PAGE, REASON, prefix
 
 from dgpo.diagnostics.doctor import Case, diagnose, seen, unknown
 from dgpo.runs.run import load_any
@@ -51,6 +51,12 @@ def test_the_cause_comes_first(name):
 def test_a_healthy_run_has_notes_at_most():
     assert {one.severity for one in found("01.trainer_state.json").values()} <= {"note"}
     assert case("01.trainer_state.json").progress.learns
+
+
+def test_the_table_of_the_page():
+    text = PAGE.PAGE.read_text(encoding="utf-8")
+    assert PAGE.logs_table() in text
+    assert PAGE.page(text) == text
 
 
 def test_figures_of_the_findings():

@@ -50,8 +50,8 @@ class Progress:
 
     @property
     def hardly(self) -> bool:
-        """Whether the rise is less than `FLAT` standard deviations, however certain it is."""
-        return self.trend != "unknown" and self.spread > 0 and self.rise.value < FLAT * self.spread
+        """Whether the rise is certainly less than `FLAT` standard deviations, be it more than noise or not."""
+        return self.trend == "falls" or (self.spread > 0 and self.rise.high < FLAT * self.spread)
 
     def __str__(self) -> str:
         if not len(self.reward):

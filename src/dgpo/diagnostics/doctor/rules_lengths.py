@@ -7,6 +7,7 @@ import math
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.noise import FEWEST, above, back, below, changed, geometric, mean, recent, share, start
+from dgpo.diagnostics.doctor.progress import FLAT
 
 TRUNCATED, NEARLY_ALL = 0.2, 0.9
 """Share of responses truncated at the limit. From 20 % the reward measures length as much as answers; from 90 % hardly
@@ -112,7 +113,7 @@ def _length_fell(case: Case) -> Found | None:
 
 def _length_grows(case: Case) -> Found | None:
     length, reward = case.log["length"], case.progress
-    if len(length) < LONG_ENOUGH or (reward.learns and not reward.hardly):
+    if len(length) < LONG_ENOUGH or (len(reward.reward) and not reward.hardly):
         return None
     values = geometric(length.values, floor=1e-3)
     first, last = start(values), recent(values, least=5)
@@ -120,12 +121,12 @@ def _length_grows(case: Case) -> Found | None:
     held = above(last, first.value + math.log(LONGER), LONG_ENOUGH), above(last.less(first), 0.0, LONG_ENOUGH)
     if not all(held) or now - before < MORE:
         return None
-    what = "hardly rises" if reward.learns else "does not rise" if reward.trend != "unknown" else "is not known to rise"
+    what = "is not in the log" if not len(reward.reward) else "hardly rises" if reward.learns else "does not rise"
     return Found(
         title=f"Responses have grown from {before:.3g} to {now:.3g} tokens, while the reward {what}.",
         evidence=[f"{length.head} -> {length.tail}", str(reward)],
         step=length.steps[changed(length.values, up=True)],
-        confidence="possible" if reward.trend == "unknown" else None,
+        confidence=None if len(reward.reward) else "possible",
     )
 
 
@@ -168,7 +169,8 @@ RULES = (
         name="length_grows",
         severity="warning",
         fires=f"responses {LONGER:g} times as long as at the start (98 % interval of the ratio of geometric means) "
-        f"and by {MORE:g} tokens, in a run whose reward hardly rises",
+        f"and by {MORE:g} tokens, in a run whose reward rises by less than {FLAT:g} standard deviations (98 % "
+        "interval) or is not logged",
         cause="Length pays without being right: the loss divides by the length of each response, so that long wrong "
         "ones are punished less per token, or the reward is higher for longer text. Or the policy repeats itself.",
         remedy="Read the longest responses. Aggregate over the tokens of the batch (token-mean; loss_type='dapo' or "
