@@ -9,7 +9,7 @@ import re
 import pytest
 from real_logs import FILES, FOLDER, MAPPED, PAGE, REASON, prefix
 
-from dgpo.diagnostics.doctor import Case, diagnose, seen, unknown
+from dgpo.diagnostics.doctor import Case, diagnose, seen, text, unknown
 from dgpo.runs.run import load_any
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason=REASON)
@@ -54,9 +54,14 @@ def test_a_healthy_run_has_notes_at_most():
 
 
 def test_the_table_of_the_page():
-    text = PAGE.PAGE.read_text(encoding="utf-8")
-    assert PAGE.logs_table() in text
-    assert PAGE.page(text) == text
+    page = PAGE.PAGE.read_text(encoding="utf-8")
+    assert PAGE.logs_table() in page
+    assert PAGE.page(page) == page
+
+
+def test_the_example_of_the_diagnostics():
+    page = PAGE.PAGE.with_name("diagnostics.md").read_text(encoding="utf-8")
+    assert f"```text\n{text(diagnose(case('05.console.log')))}\n```" in page
 
 
 def test_figures_of_the_findings():

@@ -441,6 +441,20 @@ def test_a_collapse_and_its_cause():
     assert "zero_variance" in [one.rule for one in found[1:]]
 
 
+@pytest.mark.parametrize(("begins", "order"), [(5, ["reference_kl", "collapsed"]), (32, ["collapsed", "reference_kl"])])
+def test_of_two_that_may_lead_to_each_other_the_earlier_is_the_cause(begins, order):
+    """A policy that runs away from the reference and collapses 20 steps later; or the other way round."""
+    gone = {
+        "reward": lambda i: 0.4 + 0.001 * (i % 3) if i < 25 else 0.0,
+        "reward_std": lambda i: 0.4 if i < 25 else 0.0,
+        "frac_reward_zero_std": lambda i: 0.2 if i < 25 else 1.0,
+        "kl": lambda i: 0.01 if i < begins else 5.0,
+    }
+    found = [one for one in diagnose(log_of(60, **gone)) if one.rule in order]
+    assert [one.rule for one in found] == order
+    assert found[1].follows == order[0]
+
+
 @pytest.mark.parametrize(
     ("settings", "first"),
     [({}, "zero_variance"), ({"temperature": 0.1}, "sampling_settings"), ({"num_generations": 2}, "sampling_settings"),

@@ -83,6 +83,8 @@ def _in_order(findings: list[Finding], slack: float) -> list[Finding]:
             for one in findings
             if finding.rule in leads_to[one.rule]
             and (one.step is None or finding.step is None or one.step <= finding.step + slack)
+            # where each may lead to the other, the earlier one does
+            and (one.rule not in leads_to[finding.rule] or (one.step or 0) < (finding.step or 0))
             and not _descends(one.rule, finding.rule, parent)
         ]
         if causes:
