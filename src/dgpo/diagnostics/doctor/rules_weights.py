@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
@@ -144,15 +146,16 @@ def _drift(case: Case) -> Found | None:
     far = far if len(far) else case.log["mean_log_ratio"]
     if len(far) >= FEWEST:
         # a mean: the first update of every generation, whose ratio is 1, would pull a median to 0
-        level = recent(far.values, pooled=False)
-        if not above(level, FAR_FROM_OLD, LONG_ENOUGH):
+        away, part = max(((fmean(part.values), part) for part in (far, far.tail)), key=lambda pair: pair[0])
+        if away < FAR_FROM_OLD:
             return None
         inside = case.log["inside"]
         return Found(
-            title=f"The policy moves {level.now.value:.2g} nats per token away from the one that generated, on "
-            "average over its updates: much of the batch is stale by the time it is used.",
+            title=f"The policy moves {away:.2g} nats per token away from the one that generated, on average over its "
+            "updates: much of the batch is stale by the time it is used.",
             evidence=[
-                f"{far.key} {level.now} over the last third of the log, {max(far.values):.3g} at most",
+                f"{far.key} {away:.3g} on average over steps {part.steps[0]}-{part.steps[-1]}, "
+                f"{max(far.values):.3g} at most",
                 *([f"{inside.key} down to {min(inside.values):.3g}"] if len(inside) else []),
             ],
             step=far.since(lambda value: value >= FAR_FROM_OLD),
@@ -274,8 +277,8 @@ RULES = (
     Rule(
         name="drift",
         severity="warning",
-        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the last third of the log (98 % "
-        f"interval); where only a clip fraction is logged, {CLIPPED:.0%}",
+        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the log or its last third; where only a "
+        f"clip fraction is logged, {CLIPPED:.0%} (98 % interval)",
         cause="Too many updates per generation, or steps too large: the policy leaves the samples behind. This is "
         "staleness of the trainer's own making; the sampler has no part in it.",
         remedy="Lower the learning rate or steps_per_generation (ppo_epochs, or larger mini-batches, in verl).",
