@@ -37,7 +37,9 @@ def test_runs_without_a_group_keep_their_names():
     found = group(["a", "b"], [None, None], [{}, {}])
     assert found.of == (0, 1), "of logs nothing is known that would make them one group"
     assert group(["a"], ["dgpo"], [info()]).labels == ("a",)
-    assert group(["a", "b"], ["dgpo", "dgpo"], [info(), info(seed=1)]).labels == ("dgpo",)
+    found = group(["a", "b"], ["dgpo", "dgpo"], [info(), info(seed=1)])
+    assert (found.labels, found.several) == (("dgpo",), False), "two runs are two lines"
+    assert group(["a", "b", "c"], ["dgpo"] * 3, [info(seed=seed) for seed in range(3)]).several
 
 
 @pytest.fixture(scope="module")

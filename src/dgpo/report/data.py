@@ -60,6 +60,7 @@ def collect(
     levels += [("", q) for q in weight_curves.OLD_PROBS]
     names = labels(folders)
     groups = group(names, [None if one is None else label(one) for one in own], [run.info for run in loaded])
+    colours = groups.of if groups.several else range(len(loaded))
     return {
         "schema": SCHEMA,
         "groups": asdict(groups) | {"several": groups.several},
@@ -69,7 +70,7 @@ def collect(
                 **_run(run, part, name, objective, moved, widest, found, seen(case), results, len(loaded)),
             }
             for run, part, name, objective, moved, found, case, place in zip(
-                loaded, samples, names, own, read, findings, cases, groups.of, strict=True
+                loaded, samples, names, own, read, findings, cases, colours, strict=True
             )
         ],
         "charts": {

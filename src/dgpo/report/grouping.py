@@ -39,8 +39,8 @@ class Groups:
 
     @property
     def several(self) -> bool:
-        """Whether a group has more than one run."""
-        return len(self.labels) < len(self.of)
+        """Whether a line per group says more than a line per run: of two runs it does not."""
+        return len(self.labels) < len(self.of) > 2
 
 
 def group(names: Sequence[str], objectives: Sequence[str | None], infos: Sequence[Mapping[str, Any]]) -> Groups:

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class Recorded(Part):
     sum_pi_squared: Tensor | None
 
 
+@cache
 def pyarrow() -> tuple[Any, Any]:
     """pyarrow and pyarrow.parquet, or an error that says how to install them."""
     require("recorded tokens are parquet files, which need", "report", "pyarrow")
