@@ -84,9 +84,10 @@ def test_what_the_figures_show(folder: Path, log: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["{folder}/nowhere"], "is not a folder"),
+        (["{folder}/nowhere"], "does not exist"),
         (["{folder}", "{folder}"], "given twice"),
-        (["{folder}", "--eval", "{folder}"], "holds no results.json"),
+        (["{folder}", "--eval", "{folder}"], "given twice"),
+        (["{folder}", "--eval", "{folder}/tokens"], "holds no results.json"),
         (["{folder}", "--out", "{folder}"], "directory"),
     ],
 )
