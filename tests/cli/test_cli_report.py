@@ -117,12 +117,12 @@ def test_no_metrics_no_curves(folder: Path, tmp_path: Path) -> None:
         run_plot(["curves", str(folder), "--out", str(tmp_path / "figure.svg")])
 
 
-def test_a_log_alone_is_for_the_doctor(tmp_path: Path) -> None:
-    (tmp_path / "trainer_state.json").write_text('{"log_history": []}')
-    out = str(tmp_path / "figure.svg")
+def test_a_log_alone_is_for_the_doctor_and_the_report(tmp_path: Path) -> None:
+    (tmp_path / "trainer_state.json").write_text('{"log_history": [{"step": 1, "reward": 0.5}]}')
+    out, page = str(tmp_path / "figure.svg"), tmp_path / "page.html"
     for path in (tmp_path, tmp_path / "trainer_state.json"):
-        with pytest.raises(UserError, match="which `dgpo doctor` reads"):
-            run_report([str(path)])
+        assert run_report([str(path), "--out", str(page)]) == 0
+        assert "<dt>updates</dt><dd>1</dd>" in page.read_text(encoding="utf-8")
         with pytest.raises(UserError, match="which `dgpo doctor` reads"):
             run_plot(["curves", str(path), "--out", out])
 
