@@ -86,7 +86,7 @@ def test_without_hub_and_wheel_it_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_evaluated_is_what_is_trained() -> None:
     recipe = yaml.safe_load((STUDY / "words.yaml").read_text())
-    script = (STUDY / "run.py").read_text()
+    script = (STUDY / "learn.py").read_text()
     (line,) = re.findall(r"^WORDS = (\(.*\))$", script, re.MULTILINE)
     flags = dict(zip(*[iter(ast.literal_eval(line))] * 2, strict=True))
     assert float(flags["--temperature"]) == recipe["temperature"]

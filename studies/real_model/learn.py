@@ -1,6 +1,6 @@
 """SmolLM2-135M-Instruct learns word problems: evaluate, train with DGPO, evaluate again, report. `make llm` runs it.
 
-    python studies/real_model/run.py [--seed 0] [--out outputs/llm] [--gsm8k FOLDER]
+    python studies/real_model/learn.py [--seed 0] [--out outputs/llm] [--gsm8k FOLDER]
 
 Every stage is a command that is printed and can be run by hand. A stage that is complete is not repeated: interrupt
 and run again at will. The evaluation before training is shared by all seeds. `--gsm8k FOLDER` also evaluates GSM8K
@@ -27,16 +27,16 @@ from words import write
 
 from dgpo.evaluation.compare import compare
 from dgpo.files import read_json, write_json_atomic
+from dgpo.runs.metrics import read_metrics
 from dgpo.runs.results import read_results
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "words.yaml"
-METRICS = ("greedy", "avg@", "pass@")
 ON_A_GPU = ("--use_cpu", "false", "--per_device_train_batch_size", "128", "--dataloader_pin_memory", "true")
 """What differs from the recipe on a GPU: 64 prompts x 8 completions per generation in place of 16 x 8."""
 
 WORDS = ("--samples", "8", "--temperature", "0.7", "--max_new_tokens", "48")
-GSM8K = ("--limit", "512", "--samples", "4", "--temperature", "0.7", "--top_p", "1", "--max_new_tokens", "256")
+GSM8K = ("--limit", "512", "--temperature", "0.7", "--top_p", "1", "--max_new_tokens", "256")
 
 
 def main() -> None:
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("outputs/llm"), help="default: outputs/llm")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a computation (default: all cores)")
     parser.add_argument("--gsm8k", type=Path, help="folder with gsm8k_test.jsonl, to evaluate GSM8K before and after")
+    parser.add_argument("--gsm8k_samples", type=int, default=4, help="of each problem (default 4)")
     args = parser.parse_args()
     started = time.perf_counter()
     # bound: the two threads of a product may otherwise share one of two cores. One thread waits for no other
@@ -65,20 +66,18 @@ def main() -> None:
     evaluate(model, test, run / "after")
     dgpo("report", record, "--eval", out / "before", run / "after", "--out", run / "report.html")
     dgpo("doctor", record)
-    found = {"words": compared(out / "before", run / "after")}
     if args.gsm8k is not None:
         for folder, of in ((out, start), (run, model)):
-            evaluate(of, None, folder / "gsm8k", data=args.gsm8k)
-        found["gsm8k"] = compared(out / "gsm8k", run / "gsm8k")
+            evaluate(of, None, folder / "gsm8k", data=args.gsm8k, samples=args.gsm8k_samples)
     summary = {
         "seed": args.seed,
         "model": read_json(start / "source.json"),
         "hardware": hardware(args.threads),
-        "seconds": round(time.perf_counter() - started),
-        **found,
+        **figures(out, run),
     }
     write_json_atomic(run / "summary.json", summary)
     Console().print(table(summary))
+    print(f"{time.perf_counter() - started:.0f} s in this call")
     print(f"report, to open in a browser: {run}/report.html")
 
 
@@ -91,21 +90,43 @@ def dgpo(*arguments: Any) -> None:
         sys.exit(done.returncode)
 
 
-def evaluate(model: Path, words: Path | None, out: Path, data: Path | None = None) -> None:
+def evaluate(model: Path, words: Path | None, out: Path, data: Path | None = None, samples: int = 4) -> None:
     """Evaluate `model` on the JSONL file `words`, or on the GSM8K problems in the folder `data`; resumes."""
     if words is not None:
         what = ["--dataset", words, "--grader", "math", *WORDS]
     else:
-        what = ["--benchmarks", "gsm8k", "--data_dir", data, *GSM8K]
+        what = ["--benchmarks", "gsm8k", "--data_dir", data, "--samples", samples, *GSM8K]
     dgpo("eval", "--model", model, *what, "--dtype", "bfloat16", "--batch_size", "128", "--out", out)
+
+
+def figures(out: Path, run: Path) -> dict[str, Any]:
+    """Accuracies and seconds of a finished seed, from what its stages recorded in `out` and in its folder `run`."""
+    names = {"words": ("before", "after"), "gsm8k": ("gsm8k", "gsm8k")}
+    pairs = {task: (out / before, run / after) for task, (before, after) in names.items()}
+    found = {task: compared(*pair) for task, pair in pairs.items() if (pair[1] / "results.json").exists()}
+    # every logged step of a run that was interrupted and resumed
+    steps = {
+        line["step"]: line["step_time"] for line in read_metrics(run / "record/metrics.jsonl") if "step_time" in line
+    }
+    seconds = {
+        name: read_results(folder)["timing"]["seconds"]
+        for name, folder in zip(names["words"], pairs["words"], strict=True)
+    }
+    return found | {
+        "seconds": {name: round(value) for name, value in (seconds | {"training": sum(steps.values())}).items()}
+    }
 
 
 def compared(before: Path, after: Path) -> dict[str, Any]:
     """Estimates before and after, and their differences problem by problem, in points."""
     rows = {row.metric: row.paired for row in compare(before, after).rows}
-    (first,), (second,) = (read_results(folder)["benchmarks"].values() for folder in (before, after))
+    documents = [read_results(folder) for folder in (before, after)]
+    (first,), (second,) = (document["benchmarks"].values() for document in documents)
     found: dict[str, Any] = {"problems": first["problems"]}
-    for name in (name for name in first["estimates"] if name.startswith(METRICS)):
+    drawn = documents[0]["sampling"]["samples"]
+    for name in ("greedy", f"avg@{drawn}", f"pass@{drawn}"):
+        if name not in first["estimates"] or name == "pass@1":  # which is avg@1
+            continue
         values = [100 * side["estimates"][name]["value"] for side in (first, second)]
         found[name] = {"before": round(values[0], 1), "after": round(values[1], 1)}
         if name in rows:
@@ -125,7 +146,7 @@ def table(summary: dict[str, Any]) -> Table:
     """The summary for a terminal, in percent."""
     shown = Table(
         title=f"SmolLM2-135M-Instruct, DGPO, seed {summary['seed']}",
-        caption=f"{summary['seconds']} s on {summary['hardware']}; differences with 95 % intervals, by problem",
+        caption=f"differences with 95 % intervals, by problem; {summary['hardware']}",
     )
     shown.add_column("problems")
     shown.add_column("%")
