@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from model import make_model
 from rich.console import Console
 from rich.table import Table
 from words import write
@@ -54,14 +52,13 @@ def main() -> None:
     os.environ.update({"OMP_NUM_THREADS": str(args.threads), **bound})
     out, run = args.out, args.out / f"seed-{args.seed}"
     start, model, record = out / "start", run / "model", run / "record"
-    start.mkdir(parents=True, exist_ok=True)
-    print(f"model: {make_model(start)['source']}", flush=True)
+    command(HERE / "model.py", start)
     train, test = write(out / "data")
 
     evaluate(start, test, out / "before")
     if not (model / "config.json").exists():  # the trainer writes it at the end
         dgpo("train", "--config", RECIPE, "--model_name_or_path", start, "--dataset", train, "--output_dir", model,
-             "--record", record, "--seed", args.seed, *(ON_A_GPU if torch.cuda.is_available() else ()),
+             "--record", record, "--seed", args.seed, *(ON_A_GPU if gpu() else ()),
              *(["--resume"] if any(model.glob("checkpoint-*")) else []))  # fmt: skip
     evaluate(model, test, run / "after")
     dgpo("report", record, "--eval", out / "before", run / "after", "--out", run / "report.html")
@@ -82,10 +79,16 @@ def main() -> None:
 
 
 def dgpo(*arguments: Any) -> None:
-    """Print and run one command; a failure ends the script with its exit status."""
-    command = ["-m", "dgpo", *map(str, arguments)]
-    print(f"\n$ {shlex.join(['dgpo', *command[2:]])}", flush=True)
-    done = subprocess.run([sys.executable, *command])
+    """Print and run one `dgpo` command."""
+    command("-m", "dgpo", *arguments)
+
+
+def command(*arguments: Any) -> None:
+    """Print and run one command of Python; a failure ends the script with its exit status."""
+    words = [str(argument) for argument in arguments]
+    shown = words[1:] if words[0] == "-m" else ["python", *words]
+    print(f"\n$ {shlex.join(shown)}", flush=True)
+    done = subprocess.run([sys.executable, *words])
     if done.returncode:
         sys.exit(done.returncode)
 
@@ -135,11 +138,16 @@ def compared(before: Path, after: Path) -> dict[str, Any]:
     return found
 
 
+def gpu() -> str | None:
+    """Name of the GPU that computes, if one does."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def hardware(threads: int) -> str:
     """What computed it."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{threads} of {os.cpu_count()} CPU cores"
+    return gpu() or f"{threads} of {os.cpu_count()} CPU cores"
 
 
 def table(summary: dict[str, Any]) -> Table:
