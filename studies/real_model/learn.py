@@ -13,12 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from model import SUMMARY
 from rich.console import Console
 from rich.table import Table
 from words import write
@@ -30,10 +32,14 @@ from dgpo.runs.results import read_results
 
 HERE = Path(__file__).resolve().parent
 RECIPE = HERE / "words.yaml"
+STAGING = "_saving"
+"""What the trainer calls the folder in which it writes: `dgpo.training.resumable.STAGING`, whose import takes long."""
 ON_A_GPU = ("--use_cpu", "false", "--per_device_train_batch_size", "128", "--dataloader_pin_memory", "true")
 """What differs from the recipe on a GPU: 64 prompts x 8 completions per generation in place of 16 x 8."""
 
 WORDS = ("--samples", "8", "--temperature", "0.7", "--max_new_tokens", "48")
+PROBLEMS = "gsm8k_test.jsonl"
+"""The file of GSM8K."""
 GSM8K = ("--limit", "512", "--temperature", "0.7", "--top_p", "1", "--max_new_tokens", "256")
 
 
@@ -42,13 +48,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0, help="of the training run (default 0)")
     parser.add_argument("--out", type=Path, default=Path("outputs/llm"), help="default: outputs/llm")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a computation (default: all cores)")
+    parser.add_argument("--threads", type=int, default=cores(), help="of a computation (default: all cores)")
     parser.add_argument("--gsm8k", type=Path, help="folder with gsm8k_test.jsonl, to evaluate GSM8K before and after")
     parser.add_argument("--gsm8k_samples", type=int, default=4, help="of each problem (default 4)")
     args = parser.parse_args()
+    for name in ("threads", "gsm8k_samples"):
+        if (number := getattr(args, name)) < 1:
+            parser.error(f"--{name} {number}: expected a positive whole number")
+    # now, and not after half an hour
+    if args.gsm8k is not None and not (args.gsm8k / PROBLEMS).is_file():
+        parser.error(f"--gsm8k {args.gsm8k}: there is no {PROBLEMS} in this folder")
     started = time.perf_counter()
-    # bound: the two threads of a product may otherwise share one of two cores. One thread waits for no other
-    bound = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"} if args.threads > 1 else {}
+    # bound: the two threads of a product may otherwise share one of two cores. One thread waits for no other, and
+    # where cores are left over, all that compute at once would be bound to the same few
+    bound = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"} if args.threads == cores() > 1 else {}
     os.environ.update({"OMP_NUM_THREADS": str(args.threads), **bound})
     out, run = args.out, args.out / f"seed-{args.seed}"
     start, model, record = out / "start", run / "model", run / "record"
@@ -56,19 +69,24 @@ def main() -> None:
     train, test = write(out / "data")
 
     evaluate(start, test, out / "before")
-    if not (model / "config.json").exists():  # the trainer writes it at the end
+    if not finished(model):
+        begun = any(model.glob("checkpoint-*"))
+        if not begun:
+            shutil.rmtree(record, ignore_errors=True)  # of a run that was interrupted before its first checkpoint
         dgpo("train", "--config", RECIPE, "--model_name_or_path", start, "--dataset", train, "--output_dir", model,
-             "--record", record, "--seed", args.seed, *(ON_A_GPU if gpu() else ()),
-             *(["--resume"] if any(model.glob("checkpoint-*")) else []))  # fmt: skip
+             "--record", record, "--seed", args.seed, *(ON_A_GPU if on_a_gpu() else ()),
+             *(["--resume"] if begun else []))  # fmt: skip
+        if not finished(model):  # it was told to stop, and has saved a checkpoint
+            sys.exit("training was stopped; the same command continues it")
     evaluate(model, test, run / "after")
     dgpo("report", record, "--eval", out / "before", run / "after", "--out", run / "report.html")
-    dgpo("doctor", record)
+    dgpo("doctor", record, accepted=(0, 1))  # 1: it found an error in the run, and says so
     if args.gsm8k is not None:
         for folder, of in ((out, start), (run, model)):
             evaluate(of, None, folder / "gsm8k", data=args.gsm8k, samples=args.gsm8k_samples)
     summary = {
         "seed": args.seed,
-        "model": read_json(start / "source.json"),
+        "model": read_json(start / SUMMARY),
         "hardware": hardware(args.threads),
         **figures(out, run),
     }
@@ -78,19 +96,40 @@ def main() -> None:
     print(f"report, to open in a browser: {run}/report.html")
 
 
-def dgpo(*arguments: Any) -> None:
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def finished(model: Path) -> bool:
+    """Whether training has ended and its model is there, whole: the trainer moves it file by file out of `STAGING`."""
+    return (model / "config.json").exists() and not (model / STAGING).exists()
+
+
+def dgpo(*arguments: Any, accepted: tuple[int, ...] = (0,)) -> None:
     """Print and run one `dgpo` command."""
-    command("-m", "dgpo", *arguments)
+    command("-m", "dgpo", *arguments, accepted=accepted)
 
 
-def command(*arguments: Any) -> None:
-    """Print and run one command of Python; a failure ends the script with its exit status."""
+def command(*arguments: Any, accepted: tuple[int, ...] = (0,)) -> None:
+    """Print and run one command of Python; a status that is not accepted, or Ctrl-C, ends the script.
+
+    Ctrl-C reaches the command as well, which ends by itself: training ends its update and saves a checkpoint.
+    """
     words = [str(argument) for argument in arguments]
     shown = words[1:] if words[0] == "-m" else ["python", *words]
     print(f"\n$ {shlex.join(shown)}", flush=True)
-    done = subprocess.run([sys.executable, *words])
-    if done.returncode:
-        sys.exit(done.returncode)
+    # `subprocess.run` would kill it a quarter of a second after Ctrl-C
+    process, interrupted, status = subprocess.Popen([sys.executable, *words]), False, None
+    while status is None:
+        try:
+            status = process.wait()
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        sys.exit(130)  # 128 + SIGINT, as shells have it
+    if status not in accepted:
+        sys.exit(status)
 
 
 def evaluate(model: Path, words: Path | None, out: Path, data: Path | None = None, samples: int = 4) -> None:
@@ -138,16 +177,18 @@ def compared(before: Path, after: Path) -> dict[str, Any]:
     return found
 
 
-def gpu() -> str | None:
-    """Name of the GPU that computes, if one does."""
+def on_a_gpu() -> bool:
+    """Whether one computes. Asking creates no context on it, which the memory of the commands would miss."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return torch.cuda.is_available()
 
 
 def hardware(threads: int) -> str:
     """What computed it."""
-    return gpu() or f"{threads} of {os.cpu_count()} CPU cores"
+    import torch
+
+    return torch.cuda.get_device_name() if on_a_gpu() else f"{threads} of {os.cpu_count()} CPU cores"
 
 
 def table(summary: dict[str, Any]) -> Table:
