@@ -10,7 +10,7 @@ from dgpo.report.sections import SIGNS, mark, unregistered
 
 
 def header(runs: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> Markup:
-    """One card per run, and the first estimate of every benchmark of models that are of no run here."""
+    """One card per run, and the first estimate of every evaluation that no headline shows."""
     cards = tag("div", *(_card(run, number) for number, run in enumerate(runs)), class_="cards")
     first: dict[tuple[str, str], str] = {}
     for row in results:

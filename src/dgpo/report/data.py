@@ -56,6 +56,13 @@ def collect(
     chosen = weight_curves.registered() | {label(objective): objective for objective in own if objective is not None}
     levels = [*tokens.old_probs(read)]
     levels += [("", q) for q in weight_curves.OLD_PROBS]
+    in_headlines = {
+        (end.folder, benchmark)
+        for run in loaded
+        for benchmark, ends in headline.compared(run.info, results).items()
+        for end in ends
+        if end is not None
+    }
     return {
         "schema": SCHEMA,
         "runs": [
@@ -73,7 +80,7 @@ def collect(
         "evaluations": [
             {
                 "label": name,
-                "in_headline": any(headline.update_of(run.info, found.model) is not None for run in loaded),
+                "in_headline": (found.folder, row["benchmark"]) in in_headlines,
                 **row,
             }
             for name, found in zip(labels([one.folder for one in results]), results, strict=True)
