@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+import results
 import yaml
 from model import SUMMARY, Unavailable, make_model
 from words import INSTRUCTION, KINDS, TEST, TRAIN, chat, numbers, rows, solution, write
 
+from dgpo.files import read_json
 from dgpo.grading import MathGrader
 
 ROOT = Path(__file__).parents[2]
@@ -91,3 +93,16 @@ def test_what_is_evaluated_is_what_is_trained() -> None:
     flags = dict(zip(*[iter(ast.literal_eval(line))] * 2, strict=True))
     assert float(flags["--temperature"]) == recipe["temperature"]
     assert int(flags["--max_new_tokens"]) == recipe["max_completion_length"]
+
+
+def test_figure_and_tables_are_of_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_every_committed_seed_rose_with_its_interval_above_zero() -> None:
+    found = [read_json(path) for path in sorted((STUDY / "results").glob("seed-*.json"))]
+    assert [seed["seed"] for seed in found] == [0, 1, 2]
+    for seed in found:
+        assert seed["words"]["problems"] == TEST
+        assert seed["words"]["avg@8"]["difference"][1] > 0
+        assert len(seed["curves"]["reward"]) * 4 == yaml.safe_load((STUDY / "words.yaml").read_text())["max_steps"]
