@@ -37,7 +37,7 @@ demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> su
 	$(OFFLINE) $(BIN)/dgpo demo --seed $(SEED) --out $(DEMO_OUT)
 
 llm: $(READY) ## a real language model, SmolLM2-135M-Instruct: evaluate -> train with DGPO -> evaluate -> report (SEED=0)
-	$(BIN)/python studies/real_model/run.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
+	$(BIN)/python studies/real_model/learn.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
 
 test: $(READY) ## every test except the soaks
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"

@@ -96,9 +96,13 @@ def everything(out: Path, chosen: list[Piece], deadline: float, factor: float) -
 
 def about() -> dict[str, Any] | None:
     """Hardware and versions, from a process of its own: this one must not hold a context on the device."""
+    # what it complains of is for the terminal: torch cannot be imported, say
     command = [sys.executable, "-m", "gpu.piece"]
-    text = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment()).stdout
-    here: dict[str, Any] = json.loads(text.splitlines()[-1])
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment())
+    if done.returncode != 0:
+        print(f"{sys.executable} cannot run the pieces, see above; PYTHON names another one", file=sys.stderr)
+        return None
+    here: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     if not REHEARSAL and "sm" not in here["hardware"]:
         print("no CUDA device; GPU_REHEARSAL=1 benchmarks/gpu.sh OUT runs the same on a CPU, in small", file=sys.stderr)
         return None

@@ -23,15 +23,17 @@ BACKEND = pick("inductor", "aot_eager")
 def measure(found: Findings) -> None:
     """A row per way to compile."""
     plain, _ = gradients(small(), equal)
+    before = graphs()
     with found.part("torch_compile"):
         seen, trainer = gradients(small(), equal, torch_compile=True, torch_compile_backend=BACKEND)
-        compare(found, "torch_compile=True", seen, plain, trainer, fused=False)
+        compare(found, "torch_compile=True", seen, plain, trainer, graphs() - before, fused=False)
     torch.compiler.reset()
+    before = graphs()
     with found.part("the transformer in place"):
         network = small()
         network.model.compile(backend=BACKEND)
         seen, trainer = gradients(network, equal)
-        compare(found, "model.model.compile()", seen, plain, trainer, fused=True)
+        compare(found, "model.model.compile()", seen, plain, trainer, graphs() - before, fused=True)
     worst = max((row["second"] for row in found.rows if "second" in row), default=float("nan"))
     found.headline = f"{BACKEND}: gradients differ by {worst:.1g} at most"
 
@@ -46,10 +48,16 @@ def equal(count: int, random: torch.Generator) -> list[int]:
     return [LENGTH] * count
 
 
-def compare(found: Findings, case: str, seen: list, plain: list, trainer: object, *, fused: bool) -> None:
+def graphs() -> int:
+    """How many were compiled so far: nothing resets the count."""
+    return torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
+
+
+def compare(
+    found: Findings, case: str, seen: list, plain: list, trainer: object, compiled: int, *, fused: bool
+) -> None:
     """A row, and failures where the gradient is another one or the loss took another path."""
     first, second = (distance(a, b) for a, b in zip(seen, plain, strict=True))
-    compiled = torch._dynamo.utils.counters["stats"].get("unique_graphs", 0)
     went = trainer._step_loss.heads.fused
     found.row(case=case, backend=BACKEND, fused=went, graphs=compiled, first=first, second=second)
     found.check(max(first, second) <= AGREE, f"{case}: the gradients differ by {first:.3g} and {second:.3g}")

@@ -28,7 +28,7 @@ from dgpo.training.checkpoint_files import checkpoints
 from gpu.piece import REHEARSAL, ROOT, Findings, NotPossible, free, pick
 
 sys.path.append(str(Path(__file__).parents[2] / "studies" / "real_model"))
-from run import ON_A_GPU, RECIPE, WORDS, compared  # isort: skip
+from learn import ON_A_GPU, RECIPE, WORDS, compared  # isort: skip
 from words import write  # isort: skip
 
 MODEL = os.environ.get("GPU_MODEL", str(ROOT / "outputs" / "llm" / "start"))

@@ -179,7 +179,13 @@ def measure(found: Findings) -> None:
                     if found.left() < longest * (3 if not stock else 1):
                         raise NotPossible(f"out of time: {found.left():.0f} s left")
                     began = time.perf_counter()
-                    one_trainer(found, name, trainer, make, stock)
+                    try:
+                        one_trainer(found, name, trainer, make, stock)
+                    except torch.OutOfMemoryError as error:
+                        if trainer == "DGPOTrainer":
+                            raise
+                        # a finding, and no fault of ours: full logits, or somebody else's
+                        raise NotPossible("out of memory") from error
                     longest = time.perf_counter() - began
                 free()
 

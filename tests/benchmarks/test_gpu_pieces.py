@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+import torch
 from gpu import __main__ as driver
 from gpu import piece as piece_module
 from gpu.pieces import LONGEST, PIECES, TOTAL, Piece, allowance
@@ -152,3 +154,48 @@ def test_the_script_lists_its_pieces() -> None:
     assert done.returncode == 0, done.stderr
     for piece in PIECES:
         assert piece.name in done.stdout
+
+
+def test_folders_are_named_from_where_the_script_is_called(tmp_path: Path) -> None:
+    """Pieces run in another folder, so that a relative path would lead them elsewhere."""
+    (tmp_path / "model").mkdir()
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$GPU_MODEL"\n')
+    python.chmod(0o755)
+    script = [str(ROOT / "benchmarks" / "gpu.sh"), "out"]
+    for folder, code, out, error in (
+        ("model", 0, f"{tmp_path}/model\n", ""),
+        ("nowhere", 2, "", "gpu.sh: GPU_MODEL = 'nowhere': no such folder\n"),
+    ):
+        environment = {**os.environ, "PYTHON": str(python), "GPU_MODEL": folder}
+        done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (code, out, error)
+
+
+def test_an_interpreter_that_cannot_run_the_pieces_is_named(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(driver, "environment", lambda: {**os.environ, "PYTHONPATH": str(ROOT / "docs")})
+    assert driver.about() is None
+    said = capfd.readouterr().err
+    assert "No module named gpu" in said.replace("'", "")
+    assert f"{sys.executable} cannot run the pieces" in said
+
+
+def test_only_our_own_trainer_must_not_run_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import steps
+
+    def full() -> None:
+        raise torch.OutOfMemoryError("tried to allocate")
+
+    names = (steps.STOCK, "DGPOTrainer", "DGPOTrainer, fused_loss=False")
+    monkeypatch.setattr(steps, "trainers", lambda *_: dict.fromkeys(names, full))
+    monkeypatch.setattr(steps, "free", lambda: None)
+    monkeypatch.setattr(steps, "SIZES", {"tiny": None})
+    for quieted in ("logging", "disable_progress_bars"):
+        monkeypatch.setattr(steps, quieted, Mock())
+    found = piece_module.Findings("steps", tmp_path / "x.json", seconds=60, also=())
+    steps.measure(found)
+    assert [row["part"] for row in found.rows] == [f"tiny, {names[0]}", f"tiny, {names[2]}"]
+    assert {row["not_possible"] for row in found.rows} == {"out of memory"}
+    assert found.failures == ["tiny, DGPOTrainer: OutOfMemoryError('tried to allocate')"]

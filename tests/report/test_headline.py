@@ -157,6 +157,28 @@ def test_the_card_leads_with_the_evaluation_and_says_so_where_there_is_none(tmp_
     assert "mean of the first 4 points of the log and of the last. There is no evaluation." in markup
 
 
+@pytest.mark.parametrize(
+    ("given", "listed"),
+    [
+        ({"before": "models/base"}, ["before"]),
+        ({"before": "models/base", "again": "models/base", "after": "outputs/mine"}, ["again"]),
+        ({"middle": "outputs/mine/checkpoint-9", "after": "outputs/mine"}, ["middle"]),
+        ({"before": "models/base", "after": "outputs/mine"}, []),
+    ],
+)
+def test_what_no_headline_shows_is_listed(tmp_path, given, listed):
+    record = tmp_path / "record"
+    record.mkdir()
+    (record / "run.json").write_text(json.dumps(RUN))
+    (record / "metrics.jsonl").write_text('{"step": 1, "reward": 0.5}\n')
+    for name, model in given.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results(model, [0, 1, 2, 3]).document))
+    data = collect([record], [tmp_path / name for name in given])
+    markup = cards.header(data["runs"], data["evaluations"])
+    assert re.findall(r"<li>sums, .*</strong> \(.*\), (\w+)</li>", markup) == listed
+
+
 def _as_json(change):
     ends = {name: None if (end := getattr(change, name)) is None else vars(end) for name in ("before", "after")}
     return {**vars(change), **ends, "name": change.name}

@@ -8,10 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+import results
 import yaml
 from model import SUMMARY, Unavailable, make_model
 from words import INSTRUCTION, KINDS, TEST, TRAIN, chat, numbers, rows, solution, write
 
+from dgpo.files import read_json
 from dgpo.grading import MathGrader
 
 ROOT = Path(__file__).parents[2]
@@ -86,8 +88,21 @@ def test_without_hub_and_wheel_it_says_so(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_what_is_evaluated_is_what_is_trained() -> None:
     recipe = yaml.safe_load((STUDY / "words.yaml").read_text())
-    script = (STUDY / "run.py").read_text()
+    script = (STUDY / "learn.py").read_text()
     (line,) = re.findall(r"^WORDS = (\(.*\))$", script, re.MULTILINE)
     flags = dict(zip(*[iter(ast.literal_eval(line))] * 2, strict=True))
     assert float(flags["--temperature"]) == recipe["temperature"]
     assert int(flags["--max_new_tokens"]) == recipe["max_completion_length"]
+
+
+def test_figure_and_tables_are_of_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
+    assert results.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_every_committed_seed_rose_with_its_interval_above_zero() -> None:
+    found = [read_json(path) for path in sorted((STUDY / "results").glob("seed-*.json"))]
+    assert [seed["seed"] for seed in found] == [0, 1, 2]
+    for seed in found:
+        assert seed["words"]["problems"] == TEST
+        assert seed["words"]["avg@8"]["difference"][1] > 0
+        assert len(seed["curves"]["reward"]) * 4 == yaml.safe_load((STUDY / "words.yaml").read_text())["max_steps"]

@@ -61,6 +61,13 @@ def collect(
     names = labels(folders)
     groups = group(names, [None if one is None else label(one) for one in own], [run.info for run in loaded])
     colours = groups.of if groups.several else range(len(loaded))
+    in_headlines = {
+        (end.folder, benchmark)
+        for run in loaded
+        for benchmark, ends in headline.compared(run.info, results).items()
+        for end in ends
+        if end is not None
+    }
     return {
         "schema": SCHEMA,
         "groups": asdict(groups) | {"several": groups.several},
@@ -82,7 +89,7 @@ def collect(
         "evaluations": [
             {
                 "label": name,
-                "in_headline": any(headline.update_of(run.info, found.model) is not None for run in loaded),
+                "in_headline": (found.folder, row["benchmark"]) in in_headlines,
                 **row,
             }
             for name, found in zip(labels([one.folder for one in results]), results, strict=True)

@@ -74,12 +74,22 @@ class Change:
 def evaluated(info: Mapping[str, Any], results: Iterable[Results]) -> list[Change]:
     """The results of `dgpo eval` that are about the model of a run, by benchmark; the main estimate first.
 
-    Results belong to a run by the name of their model: that of the run's model before training, or its output folder,
-    a checkpoint in it, or `FOLDER at update N` after it. Of several, the latest update counts.
-
     Args:
         info: `run.json`.
         results: in the order in which they were given.
+    """
+    return [
+        change
+        for benchmark, (first, last) in compared(info, results).items()
+        for change in _changes(benchmark, first, last)
+    ]
+
+
+def compared(info: Mapping[str, Any], results: Iterable[Results]) -> dict[str, tuple[Results | None, Results]]:
+    """Benchmark -> the results before training, if they are there, and those after it; without the latter, none.
+
+    Results belong to a run by the name of their model: that of the run's model before training, or its output folder,
+    a checkpoint in it, or `FOLDER at update N` after it. Of several, the latest update counts.
     """
     before: dict[str, Results] = {}
     after: dict[str, tuple[float, Results]] = {}
@@ -90,9 +100,7 @@ def evaluated(info: Mapping[str, Any], results: Iterable[Results]) -> list[Chang
                 before.setdefault(benchmark, result)
             elif update is not None and (benchmark not in after or update >= after[benchmark][0]):
                 after[benchmark] = (update, result)
-    return [
-        change for benchmark, (_, last) in after.items() for change in _changes(benchmark, before.get(benchmark), last)
-    ]
+    return {benchmark: (before.get(benchmark), last) for benchmark, (_, last) in after.items()}
 
 
 def update_of(info: Mapping[str, Any], model: str) -> float | None:
