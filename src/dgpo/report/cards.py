@@ -18,7 +18,7 @@ def header(
     results: Sequence[Mapping[str, Any]],
     groups: Mapping[str, Any] | None = None,
 ) -> Markup:
-    """One card per run, of more than `MOST_CARDS` a table; the first estimate of every evaluation that no headline shows.
+    """One card per run, of more than `MOST_CARDS` a table; the first estimate of every evaluation not in a headline.
 
     Args:
         runs: of `collect`.
