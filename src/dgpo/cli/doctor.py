@@ -7,10 +7,14 @@ import json
 import os
 import sys
 import textwrap
+from collections.abc import Sequence
+from dataclasses import replace
 
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
-from dgpo.diagnostics.doctor import Case, can_tell, covered, diagnose, seen, text, unknown
+from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen, text, unknown
+from dgpo.diagnostics.doctor.measures import TOKEN_ID
+from dgpo.report.tokens import decoder
 from dgpo.runs.run import Run, load_any
 
 
@@ -75,6 +79,7 @@ def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
         print(json.dumps({run: [one.as_dict() for one in findings] for run, findings in found.items()}, indent=2))
     else:
         for run, findings in found.items():
+            findings = _with_texts(findings, logs[run])
             said = [text(findings, unknown=unknown(read[run]))] if findings or can_tell(read[run]) else []
             # findings first; where there are none, why
             shown = [_coloured(line) for line in "\n".join(said).split("\n")] if said else []
@@ -82,6 +87,20 @@ def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
     if untold := [run for run in runs if not found[run] and not can_tell(read[run])]:
         raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in untold))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
+
+
+def _with_texts(findings: Sequence[Finding], run: Run) -> list[Finding]:
+    """The findings with the text of each token beside its id, where the run has its tokenizer."""
+    if not any(TOKEN_ID.search(line) for finding in findings for line in finding.evidence):
+        return list(findings)  # reading a tokenizer takes seconds
+    decode, _ = decoder(run)
+    if decode is None:
+        return list(findings)
+
+    def named(line: str) -> str:
+        return TOKEN_ID.sub(lambda found: f"token {decode([int(found[1])])!r} (id {found[1]})", line)
+
+    return [replace(finding, evidence=tuple(map(named, finding.evidence))) for finding in findings]
 
 
 COLOURS = {"ERROR": "1;31", "WARNING": "1;33", "NOTE": "1;34"}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -58,7 +59,7 @@ def run(argv: list[str]) -> int:
         # first: these modules may define the run's own objective
         chosen = [objective for word in arguments.objectives for objective in parse(word)]
         recorded = load(arguments.run)
-        found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded))
+        found = replay(recorded, chosen, updates=_updates(arguments.updates, recorded), track=_progress)
         path = found.write(arguments.out or Path(arguments.run) / "replay.json")
     console = Console()
     console.print(Text(verdict(found)), "")
@@ -79,6 +80,12 @@ def parse(word: str) -> list[Objective]:
         ValueError: unknown name or field, with the nearest known one; a field without a value, or out of its range.
     """
     return [objectives.make(name) for name in (objectives.OBJECTIVES if word == ALL else [word])]
+
+
+def _progress(updates: Sequence[int]) -> Iterable[int]:
+    """The updates, with a bar on a terminal while they are replayed; it disappears at the end."""
+    screen = Console(stderr=True)
+    return track(updates, "replaying", console=screen, transient=True, disable=not screen.is_terminal)
 
 
 def _updates(text: str | None, recorded: Run) -> list[int]:

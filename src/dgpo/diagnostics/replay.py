@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
@@ -156,6 +156,7 @@ def replay(
     *,
     updates: Iterable[int] | None = None,
     own: Choice | None = None,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
 ) -> Replay:
     """Compute the weights of every objective on the recorded tokens of a run; adaptive ones are calibrated per update.
 
@@ -169,6 +170,7 @@ def replay(
         updates: updates to replay; None for all recorded ones.
         own: the objective that the run was trained with; None reads it from `run.json`. If that names one that is
             not registered here, no row is the run's own.
+        track: the updates as they are replayed, one after the other; to show progress (`tqdm.tqdm`).
 
     Raises:
         ValueError: if an objective or field is unknown, an update was not recorded, no complete update has an
@@ -187,7 +189,7 @@ def replay(
     measured: list[list[dict[str, Tensor]]] = [[] for _ in chosen]
     edges: dict[str, set[float]] = {"low": set(), "high": set()}
     count, exact = 0, True
-    for update in wanted:
+    for update in track(wanted):
         parts = list(run.recorded([update]))
         if not complete(parts):
             incomplete.append(update)

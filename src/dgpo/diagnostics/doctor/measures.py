@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,6 +22,10 @@ TOP = 0.01
 
 ROUNDING = 0.02
 """Nats by which two bfloat16 forward passes of the same model may differ on a token, from rounding alone."""
+
+
+TOKEN_ID = re.compile(r"token id (\d+)")
+"""How the texts below name a token; what has a tokenizer can put its text there."""
 
 
 @dataclass(frozen=True, kw_only=True)
