@@ -352,15 +352,18 @@ def test_lines_of_prime_rl() -> None:
     assert log["learning_rate"].values == (1e-06,) * 3
 
 
-def test_lines_of_an_own_loop() -> None:
+def test_lines_of_minimind() -> None:
     text = "".join(
-        f"Epoch:[1/2]({step}/900), Reward: {step}.5, KL_ref: -0.25, Adv Std: 1, Actor Loss: 0.5, LR: 0.00000030, 3min\n"
+        f"Epoch:[1/2]({step}/900), Reward: {step}.5, KL_ref: -0.25, Adv Std: 1, Adv Mean: -0.0, Actor Loss: 0.5, "
+        f"Avg Response Len: 120.50, Learning Rate: 0.00000030\n"
         for step in range(1, 4)
     )
     log = log_of(text)
     assert log["reward"].at == {1: 1.5, 2: 2.5, 3: 3.5}
     assert log["learning_rate"].values == (3e-07,) * 3
-    assert log.offers == {"loss": ("actor_loss",), "kl_reference": ("kl_ref",)}
+    assert (log["loss"].values, log["length"].values) == ((0.5,) * 3, (120.5,) * 3)
+    # of the opposite sign, so that it is not taken for it
+    assert log.offers == {"kl_reference": ("kl_ref",)}
 
 
 def test_an_evaluation_that_is_logged_late_is_no_restart() -> None:

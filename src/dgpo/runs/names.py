@@ -29,7 +29,7 @@ class Quantity:
         return tuple(dict.fromkeys(name for names in self.names.values() for name in names))
 
 
-OURS, TRL, TRL_OLD, VERL, OPENRLHF, SKYRL, SLIME, PRIME, SWIFT, OWN = (
+OURS, TRL, TRL_OLD, VERL, OPENRLHF, SKYRL, SLIME, PRIME, SWIFT, MINIMIND, OWN = (
     "dgpo",
     "TRL",
     "TRL before 0.17",
@@ -39,6 +39,7 @@ OURS, TRL, TRL_OLD, VERL, OPENRLHF, SKYRL, SLIME, PRIME, SWIFT, OWN = (
     "slime",
     "prime-rl",
     "ms-swift",
+    "MiniMind",
     "own loops",
 )
 
@@ -89,7 +90,12 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "advantage_mean": Quantity(
         words="mean advantage",
-        names={VERL: ("critic/advantages/mean",), SKYRL: ("loss/avg_raw_advantages",), SLIME: ("rollout/advantages",)},
+        names={
+            VERL: ("critic/advantages/mean",),
+            SKYRL: ("loss/avg_raw_advantages",),
+            SLIME: ("rollout/advantages",),
+            MINIMIND: ("adv_mean", "advantages_mean"),
+        },
         like=("advantage mean", "advantages mean"),
     ),
     "advantage_max": Quantity(
@@ -120,6 +126,7 @@ QUANTITIES: dict[str, Quantity] = {
             SKYRL: ("generate/avg_num_tokens",),
             SLIME: ("rollout/response_len/mean", "rollout/response_lengths"),
             PRIME: ("train/agg/all/*/num_output_tokens/mean",),
+            MINIMIND: ("avg_response_len",),
         },
         like=("length", "len", "num tokens", "completion tokens", "response tokens"),
     ),
@@ -164,6 +171,7 @@ QUANTITIES: dict[str, Quantity] = {
             SKYRL: ("policy/policy_loss", "policy/final_loss"),
             SLIME: ("pg_loss",),
             PRIME: ("loss/mean",),
+            MINIMIND: ("actor_loss",),
         },
         like=("loss", "pg loss", "policy loss"),
     ),
