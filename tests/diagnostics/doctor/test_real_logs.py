@@ -99,7 +99,6 @@ def test_names_of_their_own():
 
 COMES_AND_GOES = {
     ("02.trainer_state.json", "truncated"),  # 97 % at first, an error; 83 % later
-    ("06.console.log", "on_policy"),  # the first clipped token, at step 284
     ("11.console.log", "length_at_cap"),  # at the cap for the first 40 steps only
 }
 """(log, rule): changes that the data explains."""
@@ -126,6 +125,11 @@ def test_no_finding_flickers(name):
     whole = len(case(name).log.rows)
     stride = max(1, (whole - LONG) // 12)
     assert flickering(name, [*range(LONG, whole, stride), whole]) == set()
+
+
+def test_no_finding_flickers_where_two_rules_meet():
+    """Whether responses grow, and whether the reward follows, both turn here."""
+    assert flickering("03.trainer_state.json", range(214, 230)) == set()
 
 
 @pytest.mark.soak

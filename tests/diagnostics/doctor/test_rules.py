@@ -372,6 +372,11 @@ def names(case):
     [
         ({"kl": lambda i: 0.4 + 0.05 * random.Random(i).random(), "learning_rate": lambda i: 1e-8 * i},
          ["reference_differs"]),
+        # steps that are as small throughout
+        ({"kl": lambda i: 0.4 + 0.05 * random.Random(i).random(), "learning_rate": lambda i: 1e-9},
+         ["reference_differs"]),
+        # the second half of a run
+        ({"kl": lambda i: None if i < 30 else 0.2 + 0.02 * random.Random(i).random(), **RATE}, []),
         ({"kl": lambda i: 0.002 * i**0.5, **RATE}, []),
         (KL | RATE | STILL, ["reference_kl"]),
         (CUT, ["truncated"]),
@@ -411,6 +416,21 @@ def test_a_reward_that_does_not_move():
     assert diagnose(log_of(60, reward=STILL["reward"])) == []
 
 
+WITHOUT = {"reward_std": lambda i: None, "frac_reward_zero_std": lambda i: None}
+"""What many consoles do not print."""
+
+
+def test_a_reward_that_does_not_move_where_its_spread_is_not_logged():
+    """The mean reward varies from step to step by less than that of a response: flat is flat with either."""
+    (found,) = diagnose(log_of(1000, reward=STILL["reward"], **WITHOUT))
+    assert found.rule == "reward_flat"
+    assert any("from step to step" in line for line in found.evidence)
+    # as much in all as 0.3 standard deviations of its noise
+    slow = random.Random(1).gauss
+    assert diagnose(log_of(1000, reward=lambda i: 0.3 + 2e-5 * i + slow(0, 0.03), **WITHOUT)) == []
+    assert diagnose(log_of(**WITHOUT)) == []
+
+
 def test_ten_thousand_steps_take_a_second_of_cpu():
     case = log_of(10_000, **CUT, **RATE, **{"rewards/right/mean": STILL["reward"], "kl": lambda i: 0.01})
     began = time.process_time()
@@ -433,6 +453,8 @@ def test_a_collapse_and_its_cause():
         "frac_reward_zero_std": lambda i: 0.2 if i < 3 else 1.0,
         "entropy": lambda i: 0.5 if i < 3 else 0.001,
         "learning_rate": lambda i: 1e-2,
+        # with it goes all likeness to the reference, one step before
+        "kl": lambda i: 0.01 if i < 2 else 8.0,
     }
     found = diagnose(log_of(40, **gone))
     assert (found[0].rule, found[0].severity, found[0].step) == ("collapsed", "error", 3)
@@ -497,6 +519,22 @@ def test_three_decimals_do_not_make_a_learning_rate_of_0():
         for i in range(12)
     ]  # fmt: skip
     assert names(Case(log=Log.of(rows))) == []
+
+
+@pytest.mark.parametrize("decimals", [8, 17])
+def test_a_learning_rate_that_is_rounded_to_0(decimals):
+    """`Learning Rate: 0.00000000` may be 4e-9, a tenth of the largest; with all its digits 0 is 0."""
+    case = log_of(learning_rate=lambda i: round(4e-8 * max(0.0, 0.1 + 0.9 * (1 - i / 80)), decimals) if i < 88 else 0.0)
+    assert names(case) == ([] if decimals == 8 else ["schedule_over"])
+
+
+def test_steps_without_a_gradient_do_not_hide_that_the_run_is_on_policy():
+    """Of one group per step, more than half may have no spread: the policy moves on the others."""
+    rows = [{"step": i, "grad_norm": float(i % 5 > 2), "clip_ratio/region_mean": 0.0} for i in range(1, 40)]
+    seen = [names(Case(log=Log.of(rows[:n]))) for n in range(10, 40)]
+    assert seen == [["on_policy"]] * 30
+    still = [row | {"grad_norm": 0.0} for row in rows]
+    assert names(Case(log=Log.of(still))) == []
 
 
 @pytest.mark.parametrize(

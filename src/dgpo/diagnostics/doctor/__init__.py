@@ -49,6 +49,9 @@ RULES: tuple[Rule, ...] = (
 LATER = 0.1
 """Share of the run by which a cause may seem to begin after its consequence: neither beginning is known exactly."""
 
+AT_ONCE = 2
+"""Steps within which two findings begin at the same time."""
+
 
 def diagnose(source: str | os.PathLike[str] | Run | Case) -> list[Finding]:
     """The findings of all rules: causes before what follows from them, otherwise errors first.
@@ -76,17 +79,21 @@ def _in_order(findings: list[Finding], slack: float) -> list[Finding]:
     """Causes first, each followed by its consequences; a cause ranks with the most severe of these."""
     leads_to = {rule.name: rule.leads_to for rule in RULES}
     place = {finding.rule: number for number, finding in enumerate(findings)}
+
+    def leads(one: Finding, other: Finding) -> bool:
+        if other.rule not in leads_to[one.rule]:
+            return False
+        later = 0 if one.step is None or other.step is None else one.step - other.step
+        if one.rule not in leads_to[other.rule]:
+            return later <= slack
+        # where each may lead to the other, the earlier one does; at the same time, the one that explains more
+        return later < 0 if abs(later) > AT_ONCE else len(leads_to[one.rule]) > len(leads_to[other.rule])
+
     parent: dict[str, str] = {}
     for finding in findings:
-        causes = [
-            one
-            for one in findings
-            if finding.rule in leads_to[one.rule]
-            and (one.step is None or finding.step is None or one.step <= finding.step + slack)
-            # where each may lead to the other, the earlier one does
-            and (one.rule not in leads_to[finding.rule] or (one.step or 0) < (finding.step or 0))
-            and not _descends(one.rule, finding.rule, parent)
-        ]
+        causes = [one for one in findings if leads(one, finding) and not _descends(one.rule, finding.rule, parent)]
+        # not what follows from another of them
+        causes = [one for one in causes if not any(leads(other, one) for other in causes)] or causes
         if causes:
             # the gravest, and of these the earliest
             cause = min(causes, key=lambda one: (SEVERITIES.index(one.severity), one.step or 0, place[one.rule]))

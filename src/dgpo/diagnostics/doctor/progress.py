@@ -31,10 +31,12 @@ class Progress:
         reward: the series; empty if none was logged.
         start, now: its level over the first tenth and over the last third, with 98 % intervals.
         rise: the difference.
-        spread: standard deviation of the reward of a response, as far as the log tells; 0 if it does not.
+        spread: standard deviation of the reward of a response, as far as the log tells. Where it has none, that of the
+            mean reward from step to step, which is not larger.
+        lower: whether it is only that.
         trend: "rises" if the rise is more than noise; "flat" if it is not, and its interval is below `FLAT` standard
-            deviations of a response, which are known; "falls" if it is less than 0 by more than noise; otherwise
-            "unknown".
+            deviations of a response; "falls" if it is less than 0 by more than noise; otherwise "unknown".
+        hardly: whether the rise is certainly less than `FLAT` standard deviations, be it more than noise or not.
     """
 
     reward: Series
@@ -43,15 +45,12 @@ class Progress:
     rise: Mean
     spread: float
     trend: Literal["rises", "flat", "falls", "unknown"]
+    hardly: bool = False
+    lower: bool = False
 
     @property
     def learns(self) -> bool:
         return self.trend == "rises"
-
-    @property
-    def hardly(self) -> bool:
-        """Whether the rise is certainly less than `FLAT` standard deviations, be it more than noise or not."""
-        return self.trend == "falls" or (self.spread > 0 and self.rise.high < FLAT * self.spread)
 
     def __str__(self) -> str:
         if not len(self.reward):
@@ -79,19 +78,28 @@ def progress(log: Log) -> Progress:
         trend = "flat"
     elif falling(rise):
         trend = "falls"
-    return Progress(reward=reward, start=first.now, now=last.now, rise=rise.now, spread=spread, trend=trend)
+    hardly = trend == "falls" or (spread > 0 and bool(below(rise, FLAT * spread, LONG_ENOUGH)))
+    return Progress(
+        reward=reward,
+        start=first.now,
+        now=last.now,
+        rise=rise.now,
+        spread=spread,
+        trend=trend,
+        hardly=hardly,
+        lower=not len(log["reward_std"]),
+    )
 
 
 def _spread(log: Log, reward: Series) -> float:
     """Within groups, from the log, and between steps; the variances add up. A batch of few groups shows the latter.
 
     TRL logs the deviation over all responses of a step by reward function, which holds that between prompts as well.
+    Without any of them what is left is less than the whole, so that no run counts as flat that would not with it.
     """
     within = log["reward_std"]
-    if not len(within):
-        return 0.0
     between = torch.tensor(reward.values, dtype=torch.float64).var(correction=0)
-    total = float((_mean(within) ** 2 + between).sqrt())
+    total = float(((_mean(within) ** 2 if len(within) else 0.0) + between).sqrt())
     functions = [log.series(one.key.removesuffix("/mean") + "/std") for one in log.reward_functions.values()]
     if len(functions) == 1 and len(functions[0]):
         total = max(total, float(_mean(functions[0])))

@@ -173,12 +173,13 @@ def _flat(case: Case) -> Found | None:
     top = max(rate.values, default=0.0) if case.resolution == 0 else 0.0
     top = top or case.number("learning_rate") or 0.0
     low = 0 < top < LOW_RATE
+    whose = "the reward from step to step" if state.lower else "a response's reward"
     return Found(
         title=f"The reward does not rise: {state.rise.value:+.2g} in {reward.steps[-1] - reward.steps[0]} steps.",
         evidence=[
             str(state),
-            f"a rise of {FLAT * state.spread:.2g}, a quarter of the standard deviation of a response's reward, is "
-            "outside its interval",
+            f"a rise of {FLAT * state.spread:.2g}, a quarter of the standard deviation of {whose}, is outside its "
+            "interval",
             *([f"learning rate {top:.2g} at most"] if top else []),
         ],
         step=reward.steps[0],
@@ -265,8 +266,8 @@ RULES = (
         name="reward_flat",
         severity="warning",
         fires="a mean reward over the last third of the log that is above that of its first tenth by less than "
-        f"{FLAT:g} standard deviations of a response's reward (98 % interval), over {FLAT_FROM} points and {STEPS} "
-        "steps",
+        f"{FLAT:g} standard deviations of a response's reward (98 % interval; where that is not logged, of the mean "
+        f"reward from step to step), over {FLAT_FROM} points and {STEPS} steps",
         cause="No signal (groups without spread, responses cut off, a reward that is noise), or steps too small.",
         remedy="Look at the causes that are listed with it first. Then raise the learning rate, or the number of "
         "responses per step; check on a problem that is surely learnable that the reward rises at all.",

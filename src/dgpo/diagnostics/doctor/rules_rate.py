@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 
@@ -13,6 +15,9 @@ OVER = 1e-3
 
 PART = 0.05
 """Minimum share of the log after the end of the schedule."""
+
+REPEATED = 2.0
+"""Logged steps per learning rate from which they count as rounded: a schedule that is printed whole differs at each."""
 
 
 def _none(case: Case) -> Found | None:
@@ -37,6 +42,8 @@ def _over(case: Case) -> Found | None:
         past += 1
     if past < max(ENOUGH, PART * len(rate)):
         return None
+    if _rounded(rate.values[:-past], OVER * top):
+        return None
     step = rate.steps[-past]
     return Found(
         title=f"The schedule of the learning rate is over since step {step}: what follows changes nothing.",
@@ -44,6 +51,20 @@ def _over(case: Case) -> Found | None:
             f"{rate.key} at most {OVER * top:.2g} on the last {past} of {len(rate)} logged steps, {top:.2g} before"
         ],
         step=step,
+    )
+
+
+def _rounded(values: Sequence[float], limit: float) -> bool:
+    """Whether a learning rate below the limit may have been printed as 0: they are multiples of what comes before it.
+
+    `Learning Rate: 0.00000001`, and then 0.00000000.
+    """
+    unit = values[-1]
+    levels = {value for value in values if value > 0}
+    return (
+        unit > limit
+        and len(values) >= REPEATED * len(levels) > REPEATED
+        and all(abs(value / unit - round(value / unit)) < 1e-6 for value in levels)
     )
 
 

@@ -17,6 +17,9 @@ Rounding gives below 0.005; a usual run has below 0.01 after ten steps."""
 NEGLIGIBLE = 0.02
 """Share of the whole sum of learning rates that may have passed before that step."""
 
+ONE_STEP = 1e-6
+"""... or that sum itself: one usual step, which changes no KL by as much, however the run goes on."""
+
 FEW_STEPS = 2
 """... and where no learning rate is logged, the number of steps."""
 
@@ -39,10 +42,11 @@ def _differs(case: Case) -> Found | None:
     rates = rate.at
     if case.resolution == 0 and sum(rate.values) > 0:
         before = [value for step, value in rates.items() if step <= first]
-        # one logged step may stand for several
-        passed = first / max(1, rate.steps[0]) * sum(before) / sum(rate.values) if before else 1.0
-        small = len(rate) >= 10 and passed <= NEGLIGIBLE and before[-1] <= 0.1 * max(rate.values)
-        small = small or (first <= 1 and before[-1:] == [0.0])
+        # one logged step may stand for several, and a log may begin where another ends
+        walked = max(1, first) * statistics.fmean(before) if before else math.inf
+        whole = max(1, rate.steps[-1]) * statistics.fmean(rate.values)
+        small = len(rate) >= 10 and walked <= NEGLIGIBLE * whole and before[-1] <= 0.1 * max(rate.values)
+        small = small or walked <= ONE_STEP
         why = f"{rate.key} {before[-1]:.2g} there, {max(rate.values):.2g} later" if before else ""
     else:
         small, why = first <= FEW_STEPS, f"after {first} steps"
@@ -105,7 +109,8 @@ RULES = (
         name="reference_differs",
         severity="warning",
         fires=f"a KL to the reference of {DIFFERENT} nats per token at the first logged step, where at most "
-        f"{NEGLIGIBLE:.0%} of the sum of all learning rates has passed (without one, {FEW_STEPS} steps)",
+        f"{NEGLIGIBLE:.0%} of the sum of all learning rates has passed, or {ONE_STEP:g} in all (without one, "
+        f"{FEW_STEPS} steps)",
         cause="The reference is another checkpoint than the one that training starts from (the base model, or a model "
         "before the last merge), an adapter that is not switched off for it, or other precision or dropout.",
         remedy="Score one batch with both before training: the KL must be 0 but for rounding. Load the reference from "

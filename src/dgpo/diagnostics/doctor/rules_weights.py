@@ -59,7 +59,7 @@ STANDS_STILL = (
 
 def _on_policy(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
-    if len(norm) and norm.median == 0:
+    if len(norm) and not any(norm.values):
         return None  # without a gradient the policy cannot move
     if _was_off_policy(case):
         return None
