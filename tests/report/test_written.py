@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import groupby
 
 import pytest
@@ -41,6 +42,8 @@ def test_completions_of_the_whole_run_with_the_colours_of_its_tokens(runs):
             for part in parts
             for row, mask in enumerate(part.tokens.mask)
             if tuple(part.token_ids[row][mask].tolist()) == recorded.token_ids
+            # not those of another prompt with the same answer
+            and part.tokens.advantage[row][mask][0].item() == pytest.approx(recorded.advantage)
         ][-1]
         mask = part.tokens.mask[row]
         pushed = (objective.weight(part.tokens) * part.tokens.advantage)[row][mask]
@@ -50,6 +53,49 @@ def test_completions_of_the_whole_run_with_the_colours_of_its_tokens(runs):
         assert one["changed"] == pytest.approx(part.tokens.log_ratio[row][mask].abs().mean().item(), rel=1e-3)
         coloured += 1
     assert coloured > 3
+
+
+def test_the_same_answer_to_another_prompt_does_not_get_its_colours(runs):
+    run = load(runs[0])
+    objective = objective_of(run.info)
+    there = run.completions
+    found = written._tokens(run, there, objective)
+    number = next(iter(found))
+    one = there[number]
+    others = [replace(one, prompt_id="another", advantage=advantage) for advantage in (-one.advantage, 0.0, None)]
+    assert written._tokens(run, [*others, one], objective) == {3: found[number]}
+
+
+def _bytes(ids):
+    return bytes(ids).decode(errors="replace")
+
+
+def _words(ids):
+    """Strips the first space, as decoders of SentencePiece do."""
+    return "".join([" one", " two", ",", " three"][i] for i in ids).removeprefix(" ")
+
+
+@pytest.mark.parametrize(
+    ("text", "ids", "decode", "pushes", "expected"),
+    [
+        # the bytes of a character are several tokens, each with a push of its own
+        ("né 😀!", tuple("né 😀!".encode()), _bytes, (1, -1, 1, 1, -1, 1, -1, 1, -1), ["n", "é ", "😀", "!"]),
+        ("家", tuple("家".encode()), _bytes, (1, -1, 1), ["家"]),
+        # a byte that begins no character, and a text that is cut off within one
+        ("a\ufffdb\ufffd", (97, 255, 98, 240), _bytes, (1, 1, -1, 1), ["a", "\ufffdb", "\ufffd"]),
+        ("one two, three", (0, 1, 2, 3), _words, (1, -1, 1, -1), ["one", " two", ",", " three"]),
+        # recorded with another tokenizer: the text is what counts
+        ("another text", (0, 1, 2, 3), _words, (1, -1, 1, -1), ["another text"]),
+    ],
+)
+def test_the_coloured_parts_are_the_text(text, ids, decode, pushes, expected):
+    one = _completion(1, completion=text, token_ids=ids)
+    tokens = written.Tokens(changed=0.0, pushed=tuple(map(float, pushes)))
+    parts = written._spans(one, tokens, 1.0, decode)
+    assert [words for _, words in parts] == expected
+    if len(expected) > 1:
+        assert parts[0][0] == "up-4"
+        assert {name for name, _ in parts} == {"up-4", "down-4"}
 
 
 def test_the_page_holds_a_bounded_part_from_the_first_to_the_last():

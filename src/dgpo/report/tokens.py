@@ -25,7 +25,10 @@ from dgpo.tokens import TokenBatch
 BINS = 81
 TOP = 15
 CONTEXT = 24
-"""Number of tokens shown before and after a top token."""
+"""Number of tokens shown before and after a top token, and that are decoded before a part of a response."""
+
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+"""What decoders write for bytes that are not a whole character."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,13 +164,33 @@ def _context(part: Recorded, token: TopToken, decode: Callable[[Sequence[int]], 
         return {"before": "", "text": "–" if token.token_id is None else f"#{token.token_id}", "after": ""}
     row, mask = part.token_ids[token.response], part.tokens.mask[token.response]
     at = token.position
-    before = row[max(0, at - CONTEXT) : at][mask[max(0, at - CONTEXT) : at]]
-    after = row[at + 1 : at + 1 + CONTEXT][mask[at + 1 : at + 1 + CONTEXT]]
-    return {
-        "before": decode(before.tolist()),
-        "text": decode([token.token_id]),
-        "after": decode(after.tolist()),
-    }
+    before = row[max(0, at - CONTEXT) : at][mask[max(0, at - CONTEXT) : at]].tolist()
+    after = row[at + 1 : at + 1 + CONTEXT][mask[at + 1 : at + 1 + CONTEXT]].tolist()
+    ends = (len(before), len(before) + 1, len(before) + 1 + len(after))
+    text = pieces([*before, token.token_id, *after], ends, decode)
+    # a part of a character has no text of its own
+    return {"before": text[0], "text": text[1] or decode([token.token_id]), "after": text[2]}
+
+
+def pieces(ids: Sequence[int], ends: Sequence[int], decode: Callable[[Sequence[int]], str]) -> list[str]:
+    """The text of successive parts of a response; together they are its text.
+
+    A part is decoded behind the tokens before it: alone, tokenizers strip the space that it begins with, and a
+    character whose bytes are in several tokens is unreadable. Such a character belongs to the part that ends it.
+
+    Args:
+        ids: of the response.
+        ends: for each part, the index of the token after its last; increasing.
+        decode: from token ids to text.
+    """
+    found, done = [], 0
+    for end in ends:
+        before = list(ids[max(0, done - CONTEXT) : done])
+        old, new = decode(before).rstrip(UNREADABLE), decode([*before, *ids[done:end]])
+        shown = new if end == len(ids) else new.rstrip(UNREADABLE)
+        found.append(shown[len(old) :] if new.startswith(old) else decode(ids[done:end]))
+        done = end
+    return found
 
 
 def decoder(run: Run) -> tuple[Callable[[Sequence[int]], str] | None, str]:

@@ -16,6 +16,7 @@ from dgpo.report.markup import Markup, joined, shown, tag
 from dgpo.report.sample import spread
 from dgpo.report.sections import empty, mark
 from dgpo.report.series import rounded
+from dgpo.report.tokens import pieces
 from dgpo.runs.completions import CUT, Completion, clipped
 from dgpo.runs.run import Run
 from dgpo.runs.tokens import Recorded
@@ -121,45 +122,66 @@ def _tokens(run: Run, chosen: Sequence[Completion], objective: Objective | None)
     found: dict[int, Tokens] = {}
     left = MOST_BYTES
     for first in spread(list(dict.fromkeys(one.update for one in chosen)), 24):
-        wanted = {one.token_ids: number for number, one in enumerate(chosen) if one.update == first}
+        wanted: dict[tuple[int, ...], list[int]] = {}
+        for number, one in enumerate(chosen):
+            # responses with advantage 0 are in no token file
+            if one.update == first and one.advantage:
+                wanted.setdefault(one.token_ids, []).append(number)
+        apart = dict[int, float]()  # how far the advantage is from that of the nearest row so far
         updates = [update for update in range(first, first + per) if update in run.files]
         left -= sum(path.stat().st_size for update in updates for path in run.files[update] if path.exists())
         if left < 0:
             break
         # not of `Sample`, which leaves responses out
         for part in Run.recorded(run, updates):
-            found |= _of_update(part, wanted, objective)
+            found |= _of_update(part, wanted, chosen, apart, objective)
     return found
 
 
 @torch.no_grad()
-def _of_update(part: Recorded, wanted: Mapping[tuple[int, ...], int], objective: Objective | None) -> dict[int, Tokens]:
+def _of_update(
+    part: Recorded,
+    wanted: Mapping[tuple[int, ...], Sequence[int]],
+    chosen: Sequence[Completion],
+    apart: dict[int, float],
+    objective: Objective | None,
+) -> dict[int, Tokens]:
     if part.token_ids is None:
         return {}
     tokens = part.tokens
     weight = None if objective is None else objective.calibrate(tokens).weight(tokens)
     found = {}
     for row, (ids, mask) in enumerate(zip(part.token_ids, tokens.mask, strict=True)):
-        number = wanted.get(tuple(ids[mask].tolist()))
+        numbers = wanted.get(tuple(ids[mask].tolist()), ())
         moved = tokens.log_ratio.detach()[row][mask].abs()
-        if number is None or not bool(moved.isfinite().all()):
+        if not numbers or not bool(moved.isfinite().all()):
             continue
+        advantage = float(tokens.advantage[row][mask][0])
         pushed = None if weight is None else (weight[row] * tokens.advantage[row])[mask]
         usable = pushed is not None and bool(pushed.isfinite().all())
-        found[number] = Tokens(
+        one = Tokens(
             changed=float(moved.mean()), pushed=tuple(pushed.tolist()) if pushed is not None and usable else None
         )
+        for number in numbers:
+            # another prompt may have been answered by the same tokens; the advantage tells the two apart
+            given = chosen[number].advantage or 0.0
+            distance = abs(given - advantage)
+            if given * advantage > 0 and distance <= apart.get(number, math.inf):
+                apart[number], found[number] = distance, one
     return found
 
 
 def _spans(one: Completion, tokens: Tokens | None, largest: float, decode: Decode | None) -> Spans:
-    """The completion in parts of equal colour; the text as it was recorded where there is nothing to colour."""
+    """The completion in parts of equal colour; the text as it was recorded where its tokens do not give it exactly."""
     text = clipped(one.completion, LONGEST_COMPLETION)
     if tokens is None or tokens.pushed is None or decode is None or text != one.completion:
         return [("", text)]
     classes = [_class(push, largest) for push in tokens.pushed]
-    places = zip(classes, one.token_ids, strict=True)
-    return [(name, decode([i for _, i in group])) for name, group in groupby(places, key=lambda place: place[0])]
+    ends = [n for n in range(1, len(classes) + 1) if n == len(classes) or classes[n] != classes[n - 1]]
+    texts = pieces(one.token_ids, ends, decode)
+    if "".join(texts) != text:
+        return [("", text)]
+    return [(classes[end - 1], words) for end, words in zip(ends, texts, strict=True) if words]
 
 
 def _class(push: float, largest: float) -> str:
