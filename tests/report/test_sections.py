@@ -75,9 +75,12 @@ def test_the_doctor_is_not_content_with_a_log_that_it_cannot_read(tmp_path, data
         assert "annot tell" in markup
         assert "nothing wrong" not in markup
         assert "No rule" not in markup
-    content = {**data["runs"][0], "findings": []}
-    assert "✔ the doctor finds nothing wrong" in cards.header([content], [])
+    content = {**data["runs"][0], "findings": [], "unknown": {}}
+    assert "✔ the doctor finds nothing wrong<" in cards.header([content], [])
     assert "Read: reward" in sections.findings(content, 0)
+    content["unknown"] = {"whether the policy stays near the reference": "no KL in the log"}
+    assert "✔ the doctor finds nothing wrong in what was read<" in cards.header([content], [])
+    assert "<li>whether the policy stays near the reference: no KL in the log</li>" in sections.findings(content, 0)
 
 
 def test_a_run_whose_objective_is_not_registered(make_batch, tmp_path):
@@ -87,3 +90,32 @@ def test_a_run_whose_objective_is_not_registered(make_batch, tmp_path):
     assert "of_a_plugin (not registered" in cards.header([run], [])
     assert "No row is the run's own: of_a_plugin" in sections.replay(run, 0).replace("&#x27;", "'")
     assert "of_a_plugin" in sections.top_tokens(run, 0)
+
+
+def test_findings_of_many_runs_keep_causes_before_what_follows_from_them():
+    def finding(rule, severity, follows=None):
+        words = {name: f"{name} of {rule}" for name in ("title", "cause", "remedy")}
+        return {
+            **words,
+            "rule": rule,
+            "severity": severity,
+            "evidence": [],
+            "step": 3,
+            "confidence": "likely",
+            "follows": follows,
+        }
+
+    broken = [finding("rate", "warning"), finding("collapse", "error", "rate"), finding("length", "note")]
+    others = [[finding("clipped", "warning")], [finding("clipped", "warning"), finding("length", "note")]]
+    runs = [
+        {"label": f"run {i}", "colour": i, "findings": found, "can_tell": True}
+        for i, found in enumerate([broken, *others])
+    ]
+    markup = sections.findings_of_all(runs)
+    assert re.findall(r"<code>(\w+)</code> in", markup) == ["rate", "collapse", "clipped", "length"]
+    assert "(likely; follows from <code>rate</code>)" in markup
+    alone = sections.findings(
+        {**runs[0], "covered": "read: x", "remarks": [], "unknown": {"why": "no loss in the log"}}, 0
+    )
+    assert "<code>rate</code>, from update 3 (likely)</p>" in alone
+    assert "(likely; follows from <code>rate</code>)</p>" in alone

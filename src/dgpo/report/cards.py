@@ -228,7 +228,8 @@ def _verdict(run: Mapping[str, Any], number: int) -> Markup:
     if not findings and not run["can_tell"]:
         return tag("p", f"the doctor {run['covered']}", class_="verdict")
     if not findings:
-        return tag("p", "✔ the doctor finds nothing wrong", class_="verdict fine")
+        where = " in what was read" if run["unknown"] else ""
+        return tag("p", f"✔ the doctor finds nothing wrong{where}", class_="verdict fine")
     items = [
         tag("li", tag("span", SIGNS[one["severity"]], class_=f"severity {one['severity']}"), " ", one["title"])
         for one in findings[:3]

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen
+from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen, unknown
 from dgpo.diagnostics.naming import label, unregistered
 from dgpo.diagnostics.replay import Replay, replay, verdict
 from dgpo.objectives import Objective
@@ -151,6 +151,7 @@ def _run(
         "findings": [finding.as_dict() for finding in findings],
         "can_tell": can_tell(there),
         "covered": covered(there),
+        "unknown": unknown(there),
         "recorded": len(run.updates),
         "read": len(found.updates),
         "every": part.every,

@@ -54,7 +54,7 @@ def findings_of_all(runs: Sequence[Mapping[str, Any]]) -> Markup:
     for number, run in enumerate(runs):
         for one in run["findings"]:
             by_rule.setdefault((one["severity"], one["rule"]), []).append((mark(run, number), one))
-    order = sorted(by_rule, key=lambda key: list(SIGNS).index(key[0]))
+    order = _causes_first(runs)
     without = [mark(run, number) for number, run in enumerate(runs) if not run["findings"] and run["can_tell"]]
     silent = [mark(run, number) for number, run in enumerate(runs) if not run["findings"] and not run["can_tell"]]
     parts: list[object] = [_shared(by_rule[key]) for key in order]
@@ -65,6 +65,22 @@ def findings_of_all(runs: Sequence[Mapping[str, Any]]) -> Markup:
     return tag("div", *parts)
 
 
+def _causes_first(runs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(severity, rule) of all findings, in the order of the doctor: a cause ranks with the most severe of what follows
+    from it, and comes before that."""
+    rank: dict[tuple[str, str], tuple[int, int]] = {}
+    for run in runs:
+        grave: dict[str, int] = {}
+        # consequences stand behind their causes
+        for place, one in reversed(list(enumerate(run["findings"]))):
+            own = min(list(SIGNS).index(one["severity"]), grave.get(one["rule"], len(SIGNS)))
+            if one["follows"] is not None:
+                grave[one["follows"]] = min(own, grave.get(one["follows"], own))
+            key = one["severity"], one["rule"]
+            rank[key] = min((own, place), rank.get(key, (own, place)))
+    return sorted(rank, key=lambda key: rank[key])
+
+
 def _listed(marks: Sequence[Markup]) -> Markup:
     return joined(part for at, one in enumerate(marks) for part in ((", ", one) if at else (one,)))
 
@@ -73,7 +89,8 @@ def _shared(found: Sequence[tuple[Markup, Mapping[str, Any]]]) -> Markup:
     """One finding of several runs."""
     first = found[0][1]
     evidence = [
-        tag("li", name, ": ", one["title"], " ", "; ".join(one["evidence"]), class_="shared") for name, one in found
+        tag("li", name, ": ", one["title"], " ", "; ".join(one["evidence"]), _sure(one), class_="shared")
+        for name, one in found
     ]
     runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
     sign = tag("span", SIGNS[first["severity"]], class_=f"severity {first['severity']}")
@@ -90,15 +107,24 @@ def _shared(found: Sequence[tuple[Markup, Mapping[str, Any]]]) -> Markup:
     )
 
 
+def _sure(one: Mapping[str, Any]) -> Markup:
+    """How sure a finding is, and what it follows from."""
+    follows = "" if one["follows"] is None else joined(["; follows from ", tag("code", one["follows"])])
+    return joined([f" ({one['confidence']}", follows, ")"])
+
+
 def findings(run: Mapping[str, Any], number: int) -> Markup:
     """The findings of the doctor for a run."""
     found = run["findings"]
     said = [run["covered"], *run["remarks"]]
     what = joined(tag("p", f"{words[:1].upper()}{words[1:]}.", class_="aside") for words in said)
+    questions = [tag("li", f"{question}: {why}") for question, why in run["unknown"].items()]
+    untold = tag("div", tag("p", "What cannot be told:"), tag("ul", *questions), class_="aside") if questions else ""
     if found:
-        return tag("div", *(_finding(one) for one in found), what, id=f"findings-{number}")
-    words = "No rule of the doctor fires on this run." if run["can_tell"] else "The rules found no data to check."
-    return tag("div", tag("p", words), what, id=f"findings-{number}")
+        return tag("div", *(_finding(one) for one in found), untold, what, id=f"findings-{number}")
+    checked = f"No rule of the doctor fires on {'what was read' if questions else 'this run'}."
+    words = checked if run["can_tell"] else "The rules found no data to check."
+    return tag("div", tag("p", words), untold, what, id=f"findings-{number}")
 
 
 def _finding(one: Mapping[str, Any]) -> Markup:
@@ -111,7 +137,7 @@ def _finding(one: Mapping[str, Any]) -> Markup:
     return tag(
         "article",
         tag("h4", tag("span", SIGNS[one["severity"]], class_=f"severity {one['severity']}"), " ", one["title"]),
-        tag("p", tag("code", one["rule"]), where, class_="rule"),
+        tag("p", tag("code", one["rule"]), where, _sure(one), class_="rule"),
         tag("dl", *(tag("div", tag("dt", name), tag("dd", value)) for name, value in parts)),
         class_=f"finding {one['severity']}",
     )
