@@ -13,6 +13,7 @@ import pytest
 
 from dgpo.cli.errors import UserError
 from dgpo.cli.report import separated
+from dgpo.report.comparison import is_comparison
 
 
 def test_a_run_behind_the_evaluations_is_a_run(tmp_path):
@@ -28,6 +29,32 @@ def test_a_run_behind_the_evaluations_is_a_run(tmp_path):
     assert separated([names[0]], [names[2], names[3]]) == ([names[0]], [names[2], names[3]])
     with pytest.raises(UserError, match="no RUN was given"):
         separated([], [names[2]])
+    # so are logs, and the folder of a trainer; an evaluation that is not finished is none
+    trainer, half = tmp_path / "trainer", tmp_path / "half"
+    state = trainer / "checkpoint-10" / "trainer_state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text('{"log_history": []}')
+    half.mkdir()
+    for name in ("run.json", "generations.jsonl"):
+        (half / name).write_text("{}\n")
+    assert separated([], [names[2], str(half), str(state), str(trainer)]) == (
+        [str(state), str(trainer)],
+        [names[2], str(half)],
+    )
+    results = str(before / "results.json")
+    assert separated([names[0]], [results]) == ([names[0]], [results])
+
+
+def test_a_summary_of_something_else_is_no_comparison(tmp_path):
+    for name, text in (("demo", '{"before": {}}'), ("compared", '{"schema": "dgpo.comparison/0"}'), ("damaged", "{")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.json").write_text(text)
+    assert [is_comparison(tmp_path / name) for name in ("demo", "compared", "damaged", "missing")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named
 from dgpo.report import write_comparison_report, write_report
 from dgpo.report.comparison import is_comparison
-from dgpo.runs.locate import RECORD, is_run_folder
-from dgpo.runs.results import results_file
+from dgpo.runs.locate import RECORD, find_log, is_run_folder
+from dgpo.runs.results import GENERATIONS, RESULTS
 
 
 def run(argv: list[str]) -> int:
@@ -63,13 +63,26 @@ def separated(runs: list[str], evaluation: list[str]) -> tuple[list[str], list[s
     Raises:
         UserError: there is no run.
     """
-    taken = [path for path in evaluation if not results_file(path).is_file() and _is_run(path)]
+    taken = [path for path in evaluation if not _is_evaluation(path) and _is_run(path)]
     found = [*runs, *taken]
     if not found:
         raise UserError("no RUN was given; expected a folder that a run was recorded to, or a log")
     return found, [path for path in evaluation if path not in taken]
 
 
+def _is_evaluation(path: str) -> bool:
+    """Whether a path is an evaluation, finished or not."""
+    folder = Path(path)
+    if folder.is_dir():
+        return any((folder / name).is_file() for name in (RESULTS, GENERATIONS))
+    return folder.name == RESULTS
+
+
 def _is_run(path: str) -> bool:
     folder = Path(path)
-    return is_comparison(folder) or any(is_run_folder(one) for one in (folder, folder / RECORD))
+    if is_comparison(folder) or any(is_run_folder(one) for one in (folder, folder / RECORD)):
+        return True
+    try:
+        return any(file.is_file() for file in find_log(folder).files)
+    except ValueError:  # none in there, or several
+        return False

@@ -10,7 +10,7 @@ from dgpo.comparison.reading import read_summary
 from dgpo.comparison.summary import Summary
 from dgpo.comparison.tables import BASELINE, JSON, grids, headline, limits
 from dgpo.evaluation.tables import Grid
-from dgpo.files import write_text_atomic
+from dgpo.files import read_json, write_text_atomic
 from dgpo.report import sections
 from dgpo.report.grouping import flattened
 from dgpo.report.markup import Markup, escaped, joined, table, tag
@@ -25,7 +25,16 @@ SCRIPTS = ("base", "comparison", "frame")
 
 def is_comparison(path: str | os.PathLike[str]) -> bool:
     """Whether a path is the folder of a comparison that was summarised, or the file of its summary."""
-    return (Path(path) / JSON).is_file() or (Path(path).name == JSON and Path(path).is_file())
+    if Path(path).name == JSON and Path(path).is_file():
+        return True
+    try:
+        document = read_json(Path(path) / JSON)
+    except OSError:
+        return False
+    except ValueError:  # damaged
+        return True
+    # `dgpo demo` and others write a file of this name, too
+    return isinstance(document, dict) and "schema" in document
 
 
 def write_comparison_report(comparison: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
