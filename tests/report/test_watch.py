@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
+import struct
 import threading
+import time
 
 import pytest
 
@@ -66,6 +69,33 @@ def test_it_answers_to_this_machine_and_to_one_path(served):
     assert get.address[0] == "127.0.0.1"
     assert get("/?again")[0] == 200
     assert get(host=f"localhost:{get.address[1]}")[0] == 200
+    assert get(host="127.0.0.1")[0] == 200  # on port 80
     assert get(host=f"attacker.example:{get.address[1]}")[0] == 403
-    assert get("/etc/passwd")[0] == 404
+    assert get(host="127.0.0.1.attacker.example")[0] == 403
+    assert {get(path)[0] for path in ("/etc/passwd", "/../run.json", "//etc/passwd", "/%2e%2e/")} == {404}
     assert get(method="POST")[0] == 501
+
+
+def test_a_port_that_is_taken_is_named(served):
+    port = served(lambda: "").address[1]
+    with pytest.raises(OSError, match=f"cannot listen on port {port} of 127.0.0.1: .*; expected a free port, or 0"):
+        server(lambda: "", port=port)
+
+
+def test_a_browser_that_goes_away_leaves_the_terminal_clean(served, capfd):
+    asked, gone = threading.Event(), threading.Event()
+
+    def made():
+        asked.set()
+        gone.wait(20)
+        return "x" * 10**7
+
+    get = served(made)
+    with socket.create_connection(get.address) as browser:
+        browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+        browser.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert asked.wait(20)
+    gone.set()
+    assert get()[0] == 200
+    time.sleep(0.1)
+    assert capfd.readouterr().err == ""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.server
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from dgpo.files import one_line
 from dgpo.report.data import collect
@@ -79,12 +81,13 @@ def server(made: Callable[[], str], *, port: int = 0, every: float = 15.0) -> ht
         every: seconds after which a browser asks again.
 
     Raises:
-        OSError: if the port is taken.
+        OSError: if the port is taken, or not allowed; names it.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = (self.headers.get("Host") or "").rpartition(":")[0]
+            # without a port where it is that of HTTP
+            name = (self.headers.get("Host") or "").partition(":")[0]
             if name not in (HOST, "localhost"):
                 self.send_error(HTTPStatus.FORBIDDEN, "not a name of this machine")
             elif self.path.partition("?")[0] != "/":
@@ -102,4 +105,16 @@ def server(made: Callable[[], str], *, port: int = 0, every: float = 15.0) -> ht
         def log_message(self, format: str, *args: object) -> None:
             """No line per request on the terminal."""
 
-    return http.server.ThreadingHTTPServer((HOST, port), Handler)
+    try:
+        return _Server((HOST, port), Handler)
+    except OSError as error:
+        raise OSError(
+            f"cannot listen on port {port} of {HOST}: {error.strerror}; expected a free port, or 0"
+        ) from error
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # a browser that loads the page again drops the answer that it is reading
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
