@@ -82,5 +82,5 @@ def test_its_curves_are_drawn_without_flattening_what_is_not_a_spike(open_page, 
     assert all(0.15 < share < 0.55 for share in smooth[5:-5])
     note = shown.text_content("#curve-note")
     assert "cut off at the limit is 0 throughout" in note
-    assert "Not in the log: entropy, KL divergence, response length" in note
+    assert "Not in the log: entropy, KL divergence (from π_old, sampler to trainer), response length" in note
     assert [trace["name"] for trace in traces(shown, "plot-functions")][1::2] == ["right", "format"]

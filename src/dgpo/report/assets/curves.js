@@ -108,7 +108,12 @@ const missing = [], constant = [];
 for (const [name, chart] of Object.entries(data.charts)) {
   const lines = runs.flatMap((run) => run.charts[name]), drawn = new Set(lines.map((line) => line.name));
   const values = new Set(lines.flatMap((line) => line.y));
-  if (!lines.length) { if (chart.lines.length) missing.push(small(chart.title)); continue; }
+  if (!lines.length) {
+    // which of several, so that "KL divergence" is not denied where that from the reference is drawn
+    const of = [...new Set(chart.lines.map((line) => line.replace(/ \(.*/, "")))];
+    if (of.length) missing.push(small(chart.title) + (of.length > 1 ? ` (${of.join(", ")})` : ""));
+    continue;
+  }
   // a flat line says less than its value; rewards are drawn all the same, because a flat one is what is wrong
   if (values.size === 1 && !["reward", "functions"].includes(name)) {
     const [only] = values;
