@@ -38,6 +38,6 @@ echo "    mkdir -p /var/tmp/gpu_pack"
 for place in $(seq "$number"); do
 	echo "    cp $shown/part$place/* /var/tmp/gpu_pack/      # part $place of $number, when it is there"
 done
-echo "    GPU_PACK=/var/tmp/gpu_pack benchmarks/gpu.sh OUT --budget 540"
+echo "    GPU_PACK=/var/tmp/gpu_pack benchmarks/gpu.sh OUT --budget 510"
 echo
 echo "Unpacking takes up to a minute before the budget of the pieces begins."

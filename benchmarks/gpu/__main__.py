@@ -110,12 +110,14 @@ def about() -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, str]:
-    """Of a piece: no network, no progress bars, and no GPU in a rehearsal."""
+    """Of a piece: no network, no progress bars, and one GPU, or none in a rehearsal."""
     quiet = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "TOKENIZERS_PARALLELISM": "false"}
     found = {**os.environ, **quiet, "PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "ignore"}
     path = [str(ROOT / "benchmarks"), str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     found["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    return {**found, "CUDA_VISIBLE_DEVICES": ""} if REHEARSAL else found
+    # the first one: a trainer without a launcher refuses several
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
+    return {**found, "CUDA_VISIBLE_DEVICES": "" if REHEARSAL else first}
 
 
 def stale(result: dict[str, Any] | None, here: dict[str, Any]) -> str | None:

@@ -63,6 +63,8 @@ def main() -> None:
     # where cores are left over, all that compute at once would be bound to the same few
     bound = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"} if args.threads == cores() > 1 else {}
     os.environ.update({"OMP_NUM_THREADS": str(args.threads), **bound})
+    if on_a_gpu():  # the first one: a trainer without a launcher refuses several
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").partition(",")[0]
     out, run = args.out, args.out / f"seed-{args.seed}"
     start, model, record = out / "start", run / "model", run / "record"
     command(HERE / "model.py", start)

@@ -182,6 +182,17 @@ def test_an_interpreter_that_cannot_run_the_pieces_is_named(
     assert f"{sys.executable} cannot run the pieces" in said
 
 
+@pytest.mark.parametrize(
+    ("rehearsal", "given", "used"), [(False, None, "0"), (False, "3", "3"), (False, "2,0", "2"), (True, "2,0", "")]
+)
+def test_a_piece_sees_one_gpu(monkeypatch: pytest.MonkeyPatch, rehearsal: bool, given: str | None, used: str) -> None:
+    monkeypatch.setattr(driver, "REHEARSAL", rehearsal)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if given is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert driver.environment()["CUDA_VISIBLE_DEVICES"] == used
+
+
 def test_only_our_own_trainer_must_not_run_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gpu import steps
 

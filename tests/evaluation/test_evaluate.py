@@ -328,7 +328,7 @@ class Server(Backend):
         yield [(at, Completion(self.texts[requests[at].seed % len(self.texts)], 1, False)) for at in left]
 
     def settings(self):
-        return {"kind": self.kind}
+        return {} if self.kind is None else {"kind": self.kind}
 
 
 @pytest.mark.parametrize(
@@ -339,6 +339,7 @@ class Server(Backend):
         (["the same"], "openai", 8, 1, False),
         (["one", "another"], "openai", 8, 4, False),
         (["the same"], "transformers", 8, 2, False),  # which samples
+        (["the same"], None, 8, 2, False),  # a back end of the user's, whose settings may be anything
     ],
 )
 def test_a_server_that_ignores_the_temperature_is_named(texts, kind, count, samples, warned):

@@ -74,6 +74,20 @@ def test_training_that_was_interrupted_begins_again_or_goes_on(
     assert (run / "record" / "run.json").exists() is checkpoint
 
 
+@pytest.mark.parametrize(("given", "used"), [(None, "0"), ("3", "3"), ("2,0", "2")])
+def test_of_several_gpus_the_first_one_computes(
+    called: list[list[str]], monkeypatch: pytest.MonkeyPatch, given: str | None, used: str
+) -> None:
+    monkeypatch.setattr(learn, "on_a_gpu", lambda: True)
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    if given is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = given
+    with pytest.raises(SystemExit):
+        learn.main()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == used
+    assert set(learn.ON_A_GPU) <= set(called[-1])
+
+
 def test_a_model_that_is_being_saved_is_not_finished(tmp_path: Path) -> None:
     assert learn.STAGING == STAGING
     assert not learn.finished(tmp_path)

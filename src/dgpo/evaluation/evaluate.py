@@ -84,7 +84,7 @@ def evaluate(
         generations = [rows[position] for position in range(len(slots))] if folder is None else folder.finish()
         # where nothing was left to generate, keep the timing of the session that generated
         timing = {"completions": fresh, "seconds": seconds} if fresh else recorded_timing(out)
-        if settings["kind"] == "openai":
+        if settings.get("kind") == "openai":
             _warn_of_equal_samples(sampling, generations)
         evaluation = summary(suites, run, generations, ks, timing)
         if out is not None:
