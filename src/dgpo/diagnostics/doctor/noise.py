@@ -1,16 +1,11 @@
 """The noise model of the rules: levels of a run with their uncertainty, at every prefix of its log at once.
 
 Every rule about a curve compares a level, the mean of a stretch, with a limit. The uncertainty of a level comes from
-the
-run itself: from the differences of neighbouring block means (von Neumann's estimate of a variance, in which a trend
-hardly
-counts), on blocks because neighbouring steps share a policy and are correlated. A finding begins where the interval of
-the
-level is beyond the limit, and ends only where the interval is beyond the limit on the other side (hysteresis), so that
-noise
-about a limit does not make it come and go as a log grows. All of this is causal: the state after n points is that of a
-log
-that ends there. Where a change began is Pettitt's change point.
+the run itself: from the differences of neighbouring block means (von Neumann's estimate of a variance, in which a trend
+hardly counts), on blocks because neighbouring steps share a policy and are correlated. A finding begins where the
+interval of the level is beyond the limit, and ends only where the interval is beyond the limit on the other side
+(hysteresis), so that noise about a limit does not make it come and go as a log grows. All of this is causal: the state
+after n points is that of a log that ends there. Where a change began is Pettitt's change point.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ FLAT_FROM = 30
 
 FLAT = 0.25
 """Rise in standard deviations of a response's reward, below which it counts as none. A run of 0/1 rewards that goes
-from
-0.3 to 0.4 has risen by 0.22; the demo rises by 0.7."""
+from 0.3 to 0.4 has risen by 0.22; the demo rises by 0.7."""
 
 
 @dataclass(frozen=True, kw_only=True)

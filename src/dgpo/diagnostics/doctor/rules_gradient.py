@@ -17,8 +17,7 @@ MOST = 0.5
 FAR_BEYOND, VERY_FAR_BEYOND = 10.0, 100.0
 """Gradient norm over the clip threshold: from a factor of ten, the threshold, not the learning rate, sets the step
 length. Adam absorbs a constant factor, so that healthy runs (the demo has 4) are not told; from a hundred, gradients
-come
-near the epsilon of Adam, and every spike is hidden."""
+come near the epsilon of Adam, and every spike is hidden."""
 
 LONG_ENOUGH = 6
 """Minimum number of logged points."""
