@@ -69,8 +69,12 @@ def test_a_comparison_is_given_alone(folder: Path, tmp_path: Path) -> None:
     for more in ([str(tmp_path)], ["--eval", str(tmp_path)], ["--objective", "a:B"]):
         with pytest.raises(UserError, match="is a comparison, which has a page of its own; give it alone"):
             run_report([str(folder), *more])
+    (tmp_path / "summary.json").write_text('{"schema": "other/1"}')
+    with pytest.raises(UserError, match=r"schema = 'other/1'; expected a summary.json of `dgpo compare`"):
+        run_report([str(tmp_path)])
+    # a file of that name that is no comparison's, and has no number either
     (tmp_path / "summary.json").write_text("{}")
-    with pytest.raises(UserError, match=r"schema = None; expected a summary.json of `dgpo compare`"):
+    with pytest.raises(UserError, match="there is nothing to report"):
         run_report([str(tmp_path)])
 
 

@@ -43,7 +43,7 @@ def collect(
     results = evaluations.readable(evaluation)
     loaded = [load_any(folder) for folder in folders]
     for run in loaded:
-        if not any("event" not in row for row in run.metrics) and not run.updates:
+        if not any(set(row) - {"step"} for row in run.metrics if "event" not in row) and not run.updates:
             raise ValueError(f"{str(run.folder)!r} has neither metrics nor recorded tokens: there is nothing to report")
     cases = [Case.of(run) for run in loaded]
     findings = [diagnose(case) for case in cases]
