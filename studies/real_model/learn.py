@@ -193,6 +193,15 @@ def hardware(threads: int) -> str:
     return torch.cuda.get_device_name() if on_a_gpu() else f"{threads} of {os.cpu_count()} CPU cores"
 
 
+def cells(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Before, after and difference of one estimate, the last with its interval where it has one."""
+    change = f"{row['after'] - row['before']:+.1f}"
+    if "difference" in row:
+        value, low, high = row["difference"]
+        change = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{row['before']:.1f}", f"{row['after']:.1f}", change
+
+
 def table(summary: dict[str, Any]) -> Table:
     """The summary for a terminal, in percent."""
     shown = Table(
@@ -207,13 +216,7 @@ def table(summary: dict[str, Any]) -> Table:
         for metric, row in summary[task].items():
             if metric == "problems":
                 continue
-            change = f"{row['after'] - row['before']:+.1f}"
-            if "difference" in row:
-                value, low, high = row["difference"]
-                change = f"{value:+.1f} ({low:+.1f} .. {high:+.1f})"
-            shown.add_row(
-                f"{summary[task]['problems']} {task}", metric, f"{row['before']:.1f}", f"{row['after']:.1f}", change
-            )
+            shown.add_row(f"{summary[task]['problems']} {task}", metric, *cells(row))
     return shown
 
 

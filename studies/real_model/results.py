@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "docs/figures"), str(ROOT / "studies/atlas")]
 
 import drawing  # noqa: E402
-from learn import figures  # noqa: E402
+from learn import cells, figures  # noqa: E402
 from markdown_table import table  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from words import KINDS  # noqa: E402
@@ -118,11 +118,7 @@ def accuracy(seeds: Sequence[Mapping[str, Any]], task: str) -> str:
         for metric, row in seed[task].items():
             if metric == "problems":
                 continue
-            change = f"{row['after'] - row['before']:+.1f}"
-            if "difference" in row:
-                value, low, high = row["difference"]
-                change = f"{value:+.1f} ({low:+.1f} to {high:+.1f})"
-            rows.append([str(seed["seed"]), metric, f"{row['before']:.1f}", f"{row['after']:.1f}", change])
+            rows.append([str(seed["seed"]), metric, *cells(row)])
     return table(["seed", "%", "before", "after", "difference (95 % interval)"], rows)
 
 
