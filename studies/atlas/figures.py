@@ -8,7 +8,6 @@ python studies/atlas/figures.py --check    exit 1 if a committed file is not the
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -32,7 +31,7 @@ from hypotheses import (
     judged,
     ranks,
 )
-from markdown_table import table
+from markdown_table import filled, table
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -350,20 +349,6 @@ def written(title: str, tables: str) -> bytes:
     return f"# {title}\n\nWritten by `python studies/atlas/figures.py`; do not edit.\n\n{tables.strip()}\n".encode()
 
 
-def filled(page: str, parts: dict[str, str]) -> str:
-    """The page with every marked part replaced.
-
-    Raises:
-        ValueError: a part has no marker.
-    """
-    for name, text in parts.items():
-        marked = re.compile(f"(<!-- atlas: {re.escape(name)} -->\n).*?(<!-- end -->\n)", re.DOTALL)
-        if not marked.search(page):
-            raise ValueError(f"docs/evidence.md has no <!-- atlas: {name} --> ... <!-- end -->")
-        page = marked.sub(lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", page)  # type: ignore[misc]
-    return page
-
-
 def main(argv: list[str]) -> int:
     """Write everything, or compare it with what is committed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -381,7 +366,7 @@ def main(argv: list[str]) -> int:
         RESULTS / "collapse.md": written("What foresees a collapse", collapse_view.tables(foresight)),
         RESULTS / "best_weight.md": written("The weight that would have been best", best_weight_view.tables(best)),
         RESULTS / "tables.md": tables_page(found, registered),
-        EVIDENCE: filled(EVIDENCE.read_text("utf-8"), fragments(found, registered)).encode(),
+        EVIDENCE: filled(EVIDENCE.read_text("utf-8"), fragments(found, registered), "atlas").encode(),
     }
     return drawing.write(drawn, check=arguments.check, command="make atlas-figures")
 

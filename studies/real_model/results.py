@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ sys.path[:0] = [str(HERE), str(ROOT / "docs/figures"), str(ROOT / "studies/atlas
 
 import drawing  # noqa: E402
 from learn import cells, figures  # noqa: E402
-from markdown_table import table  # noqa: E402
+from markdown_table import filled, table  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from words import KINDS  # noqa: E402
 
@@ -165,20 +164,6 @@ def cost(seeds: Sequence[Mapping[str, Any]]) -> str:
     return table(["seed", "hardware", "evaluation before, min", "training, min", "evaluation after, min"], rows)
 
 
-def filled(page: str, parts: Mapping[str, str]) -> str:
-    """The page with every part between its markers.
-
-    Raises:
-        ValueError: a part has no markers.
-    """
-    for name, text in parts.items():
-        found = re.compile(f"(<!-- real model: {re.escape(name)} -->\n).*?(<!-- end -->\n)", re.DOTALL)
-        if not found.search(page):
-            raise ValueError(f"{PAGE.name} has no <!-- real model: {name} --> ... <!-- end -->")
-        page = found.sub(lambda match, text=text: f"{match[1]}\n{text}\n\n{match[2]}", page)  # type: ignore[misc]
-    return page
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Collect, or write the figure and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -198,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parts["gsm8k"] = accuracy(seeds, "gsm8k")
     files = {
         FIGURE: drawing.svg(lambda: curves(seeds)),
-        PAGE: filled(PAGE.read_text(encoding="utf-8"), parts).encode(),
+        PAGE: filled(PAGE.read_text(encoding="utf-8"), parts, "real model").encode(),
     }
     return drawing.write(files, check=arguments.check, command="python studies/real_model/results.py")
 
