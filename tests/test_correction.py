@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgpo import TokenBatch, correction, policy_loss
-from dgpo.correction import CORRECTIONS, Band, Correction, Given, Truncate
+from dgpo.correction import CORRECTIONS, Band, Correction, Geometric, Given, KPop, Reject, Truncate, Veto
 
 OLD = [[-1.0, -2.0, -0.5, -3.0], [-1.0, -1.0, -4.0, -2.0]]
 SAMPLER = [[-1.6, -1.7, -0.5, -1.0], [-0.9, -1.3, -9.0, -2.0]]
@@ -64,18 +66,108 @@ WHOSE = ("none", "token", "sequence", "batch")
         Truncate(level="sequence", cap=1e9),
         Band(band_low=0, band_high=1e9),
         Band(level="sequence", band_low=0, band_high=1e9),
+        Geometric(band_low=0.4, band_high=0.7, ratio="token"),
+        Geometric(band_low=0.9, band_high=1.05),
+        Reject(threshold=1.2),
+        Reject(over="sum", threshold=2.3, estimator="k2"),
+        Reject(over="token", threshold=0.16, estimator="k2"),
+        Reject(over="token", threshold=9.0, ratio="sequence"),
+        Veto(band_low=0.1),
+        KPop(threshold=0.14, ratio="none"),
     ],
     ids=str,
 )
 def test_a_level_says_whose_log_probs_are_read(corrected: Correction) -> None:
-    """Those of the token [0, 0] itself, of another one of its response, or of another response change ρ there."""
+    """Those of the token [0, 0] itself, of another one of its response, or of another response change ρ there.
+
+    By several amounts, since a mask changes only where a threshold is crossed.
+    """
     before = corrected.factor(tokens())[0, 0]
     found = "none"
     for whose, (row, column) in zip(WHOSE[1:], ((0, 0), (0, 1), (1, 0)), strict=True):
-        old = [list(values) for values in OLD]
-        old[row][column] += 0.25
-        found = whose if corrected.factor(tokens(old))[0, 0] != before else found
+        for by in (0.25, -0.4, 1.5, -3.0):
+            old = [list(values) for values in OLD]
+            old[row][column] += by
+            found = whose if corrected.factor(tokens(old))[0, 0] != before else found
     assert found == corrected.level
+
+
+# --- rejections -------------------------------------------------------------------------------------------------------
+
+FOLDER = Path(__file__).parent / "golden" / "corrections"
+RECORDED = [
+    pytest.param(case, id=f"{path.stem}-{case['setting']}-{number}")
+    for path in sorted(FOLDER.glob("*.json"))
+    for number, case in enumerate(json.loads(path.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_recorded_rejections(case: dict[str, Any]) -> None:
+    """verl's mask times its weights, and the masks of SkyRL and slime."""
+    old, sampler, mask, expected = (
+        torch.tensor(case[name], dtype=torch.float64) for name in ("old_logprob", "rollout_logprob", "mask", "factor")
+    )
+    batch = TokenBatch(old, old, torch.ones(len(old)), mask.bool(), rollout_logprob=sampler)
+    found = correction.make(case["correction"], **case["fields"]).factor(batch)
+    torch.testing.assert_close(torch.where(mask.bool(), found, 0.0), expected, rtol=1e-9, atol=1e-11)
+
+
+def test_recorded_rejections_keep_some_and_reject_some() -> None:
+    cases = [case for (case,) in (param.values for param in RECORDED)]
+    for name in ("reject", "geometric", "veto"):
+        kept = [
+            value > 0
+            for case in cases
+            if case["correction"] == name
+            for factors, mask in zip(case["factor"], case["mask"], strict=True)
+            for value, on in zip(factors, mask, strict=True)
+            if on
+        ]
+        assert 0.1 < sum(kept) / len(kept) < 0.9, name
+
+
+def binary_kl(p: float, q: float) -> float:
+    return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
+
+
+@pytest.mark.parametrize("threshold", [0.001, 0.01, 0.1, 1.0])
+def test_kpop_keeps_tokens_of_small_binary_divergence(threshold: float) -> None:
+    """Over a grid of probabilities, both ends of the clamp included."""
+    grid = [1e-9, 1e-6, 1e-3, 0.05, 0.3, 0.5, 0.9, 0.999, 1.0]
+    pairs = [(p, q) for p in grid for q in grid]
+    old, sampler = (torch.tensor([[math.log(pair[i]) for pair in pairs]], dtype=torch.float64) for i in (0, 1))
+    batch = TokenBatch(old, old, torch.ones(1), torch.ones_like(old).bool(), rollout_logprob=sampler)
+    found = KPop(threshold=threshold).factor(batch)[0].tolist()
+    both = set()
+    for (p, q), factor in zip(pairs, found, strict=True):
+        inside = [min(max(x, 1e-6), 1 - 1e-6) for x in (p, q)]
+        worst = max(binary_kl(*inside), binary_kl(*reversed(inside)))
+        assert abs(worst - threshold) > 1e-9  # no rounding decides
+        both.add(worst <= threshold)
+        assert factor == pytest.approx(p / q if worst <= threshold else 0.0, rel=1e-12)
+    assert both == {True, False}
+
+
+def test_kpop_is_wide_in_ratio_for_rare_tokens() -> None:
+    for q, ratio, kept in ((1e-4, 10.0, True), (0.09, 10.0, False), (0.09, 1.5, True)):
+        old, sampler = (torch.tensor([[math.log(x)]], dtype=torch.float64) for x in (q * ratio, q))
+        batch = TokenBatch(old, old, torch.ones(1), torch.ones(1, 1).bool(), rollout_logprob=sampler)
+        assert bool(KPop().kept(batch)) is kept
+
+
+@pytest.mark.parametrize("ratio", ["none", "token", "sequence"])
+def test_kept_tokens_have_the_ratio_that_was_chosen(ratio: Any) -> None:
+    everything = Veto(band_low=0, ratio=ratio, cap=1.5)
+    expected = [1.0] * 6 if ratio == "none" else [min(value, 1.5) for value in valid(mismatch(ratio))]
+    assert valid(everything.factor(tokens())) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.parametrize("corrected", [Geometric(), Reject(), Reject(over="mean"), Veto(band_low=0.5), KPop()], ids=str)
+def test_masked_tokens_reject_nothing(corrected: Correction) -> None:
+    sampler = [[*row] for row in OLD]
+    sampler[0][2], sampler[1][3] = -90.0, math.nan
+    assert valid(corrected.factor(tokens(OLD, sampler))) == [1.0] * 6
 
 
 def test_the_cases_above_reach_both_sides() -> None:
@@ -90,7 +182,9 @@ def test_the_edges_of_a_band_belong_to_it() -> None:
     assert set(valid(Band(band_low=0.5, band_high=1.0).factor(matching))) == {1.0}
 
 
-@pytest.mark.parametrize("corrected", [Truncate(), Truncate(level="sequence"), Band(), Band(level="sequence")], ids=str)
+@pytest.mark.parametrize(
+    "corrected", [*(cls() for cls in CORRECTIONS.values()), Truncate(level="sequence"), Band(level="sequence")], ids=str
+)
 def test_a_sampler_that_is_the_trainer_needs_no_correction(corrected: Correction) -> None:
     assert valid(corrected.factor(tokens(OLD, OLD))) == [1.0] * 6
 
@@ -116,7 +210,7 @@ def test_factors_are_detached_and_of_the_dtype_of_the_batch(make_batch: Callable
         batch = make_batch(dtype=dtype)
         batch.rollout_logprob.requires_grad_()
         batch.old_logprob.requires_grad_()
-        for corrected in (Truncate(), Band(), Given(values=torch.ones(5, 1, requires_grad=True))):
+        for corrected in (*(cls() for cls in CORRECTIONS.values()), Given(values=torch.ones(5, 1, requires_grad=True))):
             factor = corrected.factor(batch.tokens())
             assert (factor.shape, factor.dtype, factor.requires_grad) == (batch.mask.shape, dtype, False)
 
@@ -129,7 +223,7 @@ def test_given_values_are_taken_as_they_are() -> None:
     assert by_row.tolist() == [[0.5, 0.5, 0.0, 0.5], [2.0, 2.0, 2.0, 0.0]]
 
 
-@pytest.mark.parametrize("corrected", [Truncate(cap=1.3), Band(), Truncate(level="sequence")], ids=str)
+@pytest.mark.parametrize("corrected", [Truncate(cap=1.3), Band(), Reject(threshold=0.1, ratio="token")], ids=str)
 def test_the_correction_multiplies_the_policy_term_and_nothing_else(
     corrected: Correction, make_batch: Callable[..., Any]
 ) -> None:
