@@ -346,7 +346,7 @@ def test_smooth_advantage_refuses(rewards: torch.Tensor, group_size: int, prompt
 # --- as values --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ADVANTAGES)
+@pytest.mark.parametrize("name", [*SCALES, "entropy_shaped", "smooth"])
 def test_values_are_the_functions(name: str) -> None:
     rewards, entropy = torch.rand(8), torch.rand(8, 3)
     value = make(name)
@@ -363,7 +363,7 @@ def test_values_are_the_functions(name: str) -> None:
 
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_an_advantage_reads_what_it_declares_and_nothing_else(name: str) -> None:
-    """The entropies change what is shaped, and the history the advantages, exactly where they are declared."""
+    """The entropies change what is shaped, the history and the teacher the advantages, exactly where declared."""
     made = make(name)
     rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0], dtype=torch.float64)
     histories: list[History] = [{}, {"a": [3, 0.2, 0.1], "b": [5, 0.9, 0.3]}]
@@ -373,6 +373,12 @@ def test_an_advantage_reads_what_it_declares_and_nothing_else(name: str) -> None
     shaped = [made.shaped(first, entropy) for entropy in (torch.full((6, 4), 0.1), torch.full((6, 4), 0.2))]
     assert torch.equal(*shaped) == ("entropy" not in made.reads)
     assert (shaped[0] is first) == ("entropy" not in made.reads)
+    if "teacher" in made.reads:
+        old, teachers = torch.zeros(6, 4), (torch.full((6, 4), -0.1), torch.full((6, 4), -0.2))
+        assert not torch.equal(*(made.of_tokens(first, old, teacher) for teacher in teachers))
+    else:
+        with pytest.raises(NotImplementedError, match="reads no teacher"):
+            made.of_tokens(first, torch.zeros(6, 4), torch.zeros(6, 4))
 
 
 def test_every_scale_is_a_value() -> None:

@@ -85,6 +85,8 @@ def values_of(name: str, field: str) -> tuple[list[Any], list[Any]]:
         return [*good, *rule.values], [*bad, "TOKEN", "", 7]
     assert isinstance(rule, Interval)
     low, high = rule.ends(vars(make(name)))
+    if rule.whole:
+        return [*good, int(low), int(low) + 1], [*bad, low, low + 0.5, int(low) - 1, -math.inf, 10**400]
     for end, inside, is_open in (
         (low, math.inf, rule.text[0] == "("),
         (high, -math.inf, rule.text[-1] == ")"),
@@ -139,7 +141,11 @@ def expected(cls: type, values: Mapping[str, Any]) -> bool:
     ]
     if any(value not in rule.values if isinstance(rule, Choice) else value is None for value, rule in found):
         return False
-    return all(_inside(value, rule.text, values) for value, rule in found if isinstance(rule, Interval))
+    return all(
+        _inside(value, rule.text, values) and not (rule.whole and isinstance(value, float))
+        for value, rule in found
+        if isinstance(rule, Interval)
+    )
 
 
 def _inside(value: float, text: str, values: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dgpo.advantages import entropy_shaped, group_advantage, smooth_advantage
+from dgpo.advantages import ADVANTAGES, SCALES, entropy_shaped, group_advantage, make, smooth_advantage
 from dgpo.training import DGPOConfig, DGPOTrainer, step_loss
 from dgpo.training import trainer as module
 
@@ -113,6 +113,31 @@ def test_other_advantages_enter_as_they_came(build, updates):
     for update in updates:
         taught = update["given"] != 0  # the others are left out
         assert torch.equal(update["advantage"], update["given"][taught])
+
+
+# --- of rewards alone ------------------------------------------------------------------------------------------------
+
+FIELDS = {"pass_at_k": {"k": 2}, "nsr": {"positive": 0.5}}
+
+
+@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {*SCALES, "entropy_shaped", "smooth"}))
+def test_every_advantage_trains(build, generations, name):
+    """Four updates: every generation has the advantages of the function, and some update a gradient."""
+
+    def reward(completions, **_):
+        # groups with a single best response are rare with two values
+        return [float(sum(map(ord, text)) % (7 if name == "grpo_passk" else 2)) for text in completions]
+
+    options = FIELDS.get(name)
+    trainer = build(reward=reward, advantage=name, advantage_kwargs=options, max_steps=4)
+    trainer.train()
+    ((_, rewards, found),) = generations
+    expected = make(name, **(options or {})).of_groups(rewards, 4, [], {}).float()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    rows = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 4
+    assert all(math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"]) for row in rows)
+    assert any(row["grad_norm"] > 0 for row in rows)
 
 
 # --- smoothed over the steps of a prompt ------------------------------------------------------------------------------

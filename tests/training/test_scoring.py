@@ -184,26 +184,48 @@ def test_where_one_of_two_rewards_is_none(pair, columns, expected):
 
 
 def test_our_own_advantages_have_the_same_groups_without_spread(pair):
-    """Every advantage of the registry that keeps no history, on the same totals."""
+    """Those with 0 in such a group, on the same totals; centred ones have the sign of the centred total elsewhere."""
     _, ours, table = pair
-    names = [name for name, cls in ADVANTAGES.items() if "history" not in cls.reads]
+    centring = ("std", "none", "leave_one_out", "entropy_shaped")
+    # the others of these refuse rewards below 0
+    names = [name for name in ADVANTAGES if name in (*centring, "qae", "grpo_passk")]
     try:
         for seed, name in product(range(20), names):
             rows, options = random_case(seed)
             options["multi_objective_aggregation"] = "sum_then_normalize"
-            ours._advantage = ADVANTAGES[name]()
+            ours._scoring._advantage = ADVANTAGES[name]()
             total = totals(rows, options)
             spread = has_spread(total, options["size"])
             found, logged, without, _ = score(ours, table, rows, **options)
             assert found[~spread].eq(0).all()
             groups = total.view(-1, options["size"])
             centred = (groups - groups.nanmean(1, keepdim=True)).flatten()
-            moved = spread & ~total.isnan() & (centred.abs() > 1e-9)
+            moved = spread & ~total.isnan() & (centred.abs() > 1e-9) & (name in centring)
             assert torch.equal(found[moved].sign(), centred[moved].sign().float())
             assert logged == pytest.approx(found.tolist())
             assert without == [pytest.approx(1 - spread.float().mean().item())]
     finally:
-        ours._advantage = None
+        ours._scoring._advantage = None
+
+
+def test_gdpo_is_trls_normalize_then_sum(pair):
+    """Wherever there is spread; also where the option itself says something else, which a configuration refuses."""
+    stock, ours, table = pair
+    taught = 0
+    try:
+        ours._scoring._advantage = ADVANTAGES["gdpo"]()
+        for seed in range(60):
+            rows, options = random_case(seed)
+            options["multi_objective_aggregation"] = "normalize_then_sum"
+            spread = has_spread(totals(rows, options), options["size"])
+            expected = torch.where(spread, score(stock, table, rows, **options)[0], 0.0)
+            options["multi_objective_aggregation"] = "sum_then_normalize"
+            found = score(ours, table, rows, **options)[0]
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6, msg=f"case {seed}")
+            taught += int(spread.sum())
+    finally:
+        ours._scoring._advantage = None
+    assert taught > 200
 
 
 def test_an_infinite_reward_is_named(pair):

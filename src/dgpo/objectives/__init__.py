@@ -150,7 +150,15 @@ ELSEWHERE: dict[str, str] = {
     "tis": "the correction 'truncate', beside any objective",
     "mis": "the correction 'band', beside any objective",
     "icepop": "the correction 'band', beside any objective",
+    "kpop": "the correction 'kpop', beside any objective",
+    "trm": "the correction 'reject', beside any objective",
     "rloo": "the advantage 'leave_one_out'",
+    "maxrl": "the advantage 'maxrl', beside any objective",
+    "gdpo": "the advantage 'gdpo', beside any objective",
+    "asymre": "the advantage 'asymre', beside any objective",
+    "qae": "the advantage 'qae', beside any objective",
+    "nsr": "the advantage 'nsr', beside any objective",
+    "w_reinforce": "the advantage 'w_reinforce', beside any objective",
     **{word: f"{name!r}{more}" for name, cls in OBJECTIVES.items() for word, more in cls.aliases.items()},
 }
 """Names in papers and frameworks -> what they are called here: names that belong to no single method, and the `aliases`

@@ -107,14 +107,16 @@ class DGPOConfig(GRPOConfig):
     )
     correction: dict[str, Any] | str | None = _option(
         None,
-        "Correction for a sampler that differs from the trainer: 'truncate', 'band', or a mapping with 'name' and "
-        "fields, such as name=truncate, level=sequence, cap=2. Needs the sampler's log-probs, from vLLM or a "
-        "rollout_func that returns logprobs. Default: TRL's `vllm_importance_sampling_*` options.",
+        "Correction for a sampler that differs from the trainer: 'truncate', 'band', 'geometric', 'reject', 'veto', "
+        "'kpop', or a mapping with 'name' and fields, such as name=truncate, level=sequence, cap=2. Needs the "
+        "sampler's log-probs, from vLLM or a rollout_func that returns logprobs. Default: TRL's "
+        "`vllm_importance_sampling_*` options.",
     )
     advantage: str | None = _option(
         None,
         "Advantage: 'std' (divides by the standard deviation + 1e-6, as verl does), 'none', 'leave_one_out', "
-        "'entropy_shaped' or 'smooth'. Default: TRL's own, by scale_rewards (+ 1e-4).",
+        "'entropy_shaped', 'smooth', 'maxrl', 'gdpo', 'asymre', 'qae', 'pass_at_k', 'grpo_passk', 'nsr' or "
+        "'w_reinforce'. Default: TRL's own, by scale_rewards (+ 1e-4).",
     )
     advantage_kwargs: dict[str, Any] | str | None = _option(None, "Fields of the advantage.")
     preset: str | None = _option(
@@ -343,20 +345,24 @@ class DGPOConfig(GRPOConfig):
             if fields:
                 raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
             return None
+        made = advantages.make(self.advantage, **fields)
         changed = self._changed(["scale_rewards", "multi_objective_aggregation"])
-        same = trl_options.SCALES.get(self.scale_rewards)
-        if changed and not (changed == ["scale_rewards"] and same == self.advantage):
-            here = f"; that one is advantage={same!r} here" if changed[0] == "scale_rewards" and same else ""
+        same = {
+            "scale_rewards": trl_options.SCALES.get(self.scale_rewards),
+            "multi_objective_aggregation": trl_options.REWARD_NORMALISERS.get(self.multi_objective_aggregation),
+        }
+        if changed and not (len(changed) == 1 and same[changed[0]] == self.advantage):
+            here = f"; that one is advantage={same[changed[0]]!r} here" if same[changed[0]] else ""
             raise ValueError(
                 f"advantage = {self.advantage!r} takes the place of {changed[0]} = {getattr(self, changed[0])!r}; "
                 f"set one of them{here}"
             )
-        made = advantages.make(self.advantage, **fields)
-        if "history" in made.reads and self.dynamic_sampling:
+        if not made.needs_spread and self.dynamic_sampling:
             raise ValueError(
                 f"advantage = {self.advantage!r} gives groups without reward spread a gradient, and "
                 "dynamic_sampling replaces them; set one of them"
             )
+        made.check_group_size(self.num_generations)
         return made
 
     def why_not_fused(self, *, float16: bool = False) -> str | None:
@@ -441,6 +447,7 @@ class DGPOConfig(GRPOConfig):
                 name, fields = parse(option, value)
                 given = _fields(f"{option}_kwargs", getattr(self, f"{option}_kwargs"))
                 fields = once([*fields.items(), *given.items()], f"{option} {name!r}")
+                name = advantages.canonical(name) if option == "advantage" else name
             else:
                 name, fields = _name_of(option, value, registry), dataclasses.asdict(value)
                 if option == "correction":

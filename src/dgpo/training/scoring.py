@@ -22,7 +22,7 @@ class Scores:
 
     Attributes:
         total: [N] what the advantage is made of (`total_rewards`); NaN where no reward was given.
-        spread: [N] bool: its group has spread in the total, without which the advantage is 0.
+        spread: [N] bool: its group has spread in the total, without which most advantages are 0.
         advantages: [N] those of the configuration; None where TRL's stand.
         correct: [N] bool: the weighted sum of the rewards that are not shaping terms is above 0.
         informative: [N] bool: its group has what dynamic sampling asks for, spread in the total and in the weighted sum
@@ -97,13 +97,16 @@ class Scoring:
             rewards: [N, K] of all ranks on the CPU, NaN where a reward function gave none.
             weights: [K] of the rewards.
             size: G, responses of a prompt.
-            how: a name of `REWARD_AGGREGATIONS`.
+            how: a name of `REWARD_AGGREGATIONS`; an advantage of the configuration has its own.
             training: whether to update the history; an evaluation only reads it.
 
         Raises:
             ValueError: a reward is infinite.
         """
         self._refuse_infinite(rewards)
+        if self._advantage is not None:
+            # the configuration has checked that TRL's option says nothing else
+            how = self._advantage.aggregation
         total = total_rewards(rewards, weights, size, how)
         spread, informative = _has_spread(total, size), torch.zeros(len(total), dtype=torch.bool)
         if self._deciding:

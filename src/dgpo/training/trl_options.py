@@ -131,6 +131,9 @@ def average(loss_type: str | None) -> str | None:
 SCALES: Mapping[Any, str] = {"group": "std", True: "std", "none": "none", False: "none"}
 """`scale_rewards` -> the advantage that divides as it does; TRL adds 1e-4 to the standard deviation, ours 1e-6."""
 
+REWARD_NORMALISERS: Mapping[str, str] = {"normalize_then_sum": "gdpo"}
+"""`multi_objective_aggregation` -> the advantage that is the same."""
+
 
 def sampler_correction(mode: str, low: float | None, high: float | None) -> tuple[str, corrections.Correction] | None:
     """Name and correction that TRL's `vllm_importance_sampling_mode` and its two bounds mean; None if there is none."""
