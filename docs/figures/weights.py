@@ -35,9 +35,9 @@ ADVANTAGES = (-1.0, 1.0)
 
 LOWEST, ZERO, HIGHEST = 1e-3, 4e-4, 20.0
 """y axis: where the logarithmic scale starts, the place below it where 0 is drawn, and the top."""
-# Okabe and Ito's colours without the yellow, which is faint on white; 7 colours x 4 styles = 28 methods
+# Okabe and Ito's colours without the yellow, which is faint on white; 7 colours x 5 styles = 35 methods
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("solid", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)))
+STYLES = ("solid", (0, (5, 2)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)))
 LEGEND_COLUMNS = 5
 
 

@@ -21,7 +21,7 @@ OTHER = {"extreme"}
 """Of another format than one list of cases."""
 LEAST_CASES = {"dgpo": 36, "maspo": 30, "bapo": 30}
 """Every other file has at least 24."""
-WITH_PAPER = dict.fromkeys(("maspo", "gppo", "ce_gppo", "aspo", "dac", "bapo", "drpo"), 3)
+WITH_PAPER = dict.fromkeys(("maspo", "gppo", "ce_gppo", "aspo", "dac", "bapo", "drpo", "m2po", "fipo"), 3)
 """Files with cases in which the authors' code deviates from their paper."""
 OUR_AGGREGATION = {"sequence-mean-geometric": "seq-mean-token-mean", "only-token-mean": "token-mean"}
 CONVENTION = "clamp20_keep_grad"

@@ -20,18 +20,23 @@ if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` fr
     from dgpo.objectives.bapo import BAPOAlgorithm1 as BAPOAlgorithm1
     from dgpo.objectives.cispo import CISPO as CISPO
     from dgpo.objectives.cispo import CISPOTwoSided as CISPOTwoSided
+    from dgpo.objectives.covariance import ClipCov as ClipCov
+    from dgpo.objectives.cppo import CPPO as CPPO
     from dgpo.objectives.dac import DAC as DAC
     from dgpo.objectives.dgpo import DGPO as DGPO
     from dgpo.objectives.dppo import DPPOKL as DPPOKL
     from dgpo.objectives.dppo import DPPOTV as DPPOTV
     from dgpo.objectives.drpo import DRPO as DRPO
+    from dgpo.objectives.fipo import FIPO as FIPO
     from dgpo.objectives.gmpo import GMPO as GMPO
     from dgpo.objectives.gppo import CEGPPO as CEGPPO
     from dgpo.objectives.gppo import GPPO as GPPO
     from dgpo.objectives.grpo import GRPO as GRPO
     from dgpo.objectives.gspo import GSPO as GSPO
     from dgpo.objectives.importance_sampling import IS as IS
+    from dgpo.objectives.m2po import M2PO as M2PO
     from dgpo.objectives.maspo import MASPO as MASPO
+    from dgpo.objectives.minpro import MinPRO as MinPRO
     from dgpo.objectives.sapo import SAPO as SAPO
     from dgpo.objectives.sapo import SAPOUnilateral as SAPOUnilateral
     from dgpo.objectives.vespo import VESPO as VESPO

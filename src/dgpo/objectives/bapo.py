@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from dgpo.fields import number
@@ -16,6 +15,7 @@ from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.objectives.objective import Boundaries, Properties, Read
 from dgpo.objectives.paper import Paper, names
+from dgpo.objectives.ranks import summed
 from dgpo.tokens import TokenBatch
 
 MOST_STEPS = 10_000
@@ -113,10 +113,8 @@ class AdaptiveClip(HardClip):
         sums = torch.stack(
             [(r.clamp(max=high) * gain).sum() for high in highs] + [(r.clamp(min=low) * loss).sum() for low in lows]
         )
-        # all ranks must get here equally often; the number of sums is the same on each, as it follows from the fields
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        values = sums.tolist()
+        # the number of sums is the same on every rank, as it follows from the fields
+        values = summed(sums).tolist()
         return values[: len(highs)], values[len(highs) :]
 
     def clip_range(self, tokens: TokenBatch) -> Boundaries:

@@ -1,4 +1,4 @@
-"""The hard clip with any bounds: base of GRPO, DAC, BAPO and GSPO."""
+"""The hard clip with any bounds: base of GRPO, DAC, BAPO, M2PO, GSPO and Clip-Cov."""
 
 from __future__ import annotations
 
