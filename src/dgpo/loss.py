@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ def policy_loss(
     kl: str = "k3",
     entropy_coef: float = 0.0,
     entropy_aggregation: str | Aggregation | None = None,
+    anchor: Literal["old", "rollout"] = "old",
 ) -> PolicyLoss:
     """The loss of one (micro-)batch under any objective::
 
@@ -70,7 +72,8 @@ def policy_loss(
         aggregation: a name of `aggregation.AGGREGATIONS` that needs no fields, or an `Aggregation`.
         totals: tokens and sequences of the whole optimiser step; None takes those of this batch. With gradient
             accumulation or several ranks the gradient is only right with the step's totals.
-        rollout_logprob: [B, T] log μ of the sampler; read by `correction` and by the statistics of μ.
+        rollout_logprob: [B, T] log μ of the sampler; read by `correction`, by the anchor "rollout" and by the
+            statistics of μ.
         correction: ρ, a name of `correction.CORRECTIONS` or a `Correction`; None is 1.
         entropy: [B, T] entropy of π_θ in nats. Only the bonus differentiates it.
         ref_logprob: [B, T] log-probs under the reference model, for the KL term.
@@ -78,18 +81,21 @@ def policy_loss(
         kl: estimator κ of KL(π_θ ‖ π_ref): "k2", "k3", "k3_ratio" or "k3_sequence_ratio" (see `dgpo.kl`).
         entropy_coef: coefficient of the entropy bonus; below 0 a penalty.
         entropy_aggregation: gives c_H; None takes `aggregation`, so that c_H = c.
+        anchor: the policy that the ratio in w and φ is taken against: "old" is π_old, "rollout" the sampler μ. With
+            "rollout", w(π_θ/μ) includes the difference of the sampler, and there is no ρ beside it.
 
     Arithmetic is float64 for a float64 `logprob`, float32 otherwise. Tensors may have any strides.
 
     Raises:
         ValueError: unknown names, shapes or devices that do not fit, a coefficient that is not finite or, for the KL
-            term, below 0, a coefficient without the tensor it needs.
+            term, below 0, a coefficient without the tensor it needs, a correction beside the anchor "rollout".
         TypeError: an argument that is not a tensor, of a dtype that does not fit, or not of the kind named above.
     """
     spec = LossSpec.of(
         objective=objective,
         aggregation=aggregation,
         correction=correction,
+        anchor=anchor,
         kl=kl,
         kl_coef=kl_coef,
         entropy_coef=entropy_coef,
@@ -122,11 +128,12 @@ def loss_of(
     totals = totals or StepTotals.of(tokens.mask)
     c = spec.aggregation.coefficient(tokens.mask, totals, tokens.dtype)
 
+    seen = tokens.anchored(spec.anchor)
     with torch.no_grad():
         # first: w, φ and the regions below are those of the calibrated bounds
-        objective = spec.objective.calibrate(tokens)
-        w = torch.where(tokens.mask, objective.weight(tokens), 0.0)
-        phi = torch.where(tokens.mask, objective.potential(tokens), 0.0)
+        objective = spec.objective.calibrate(seen)
+        w = torch.where(tokens.mask, objective.weight(seen), 0.0)
+        phi = torch.where(tokens.mask, objective.potential(seen), 0.0)
         scale = -(c * tokens.advantage)
         if spec.correction is not None:
             scale = scale * spec.correction.factor(tokens)
@@ -136,18 +143,18 @@ def loss_of(
     # checked even if kl_coef is 0 and nothing reads it
     reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob)
     if spec.kl_coef != 0 and reference is not None:
-        value = value + spec.kl_coef * (c * reference_kl(tokens, reference, spec.kl)).sum()
+        value = value + spec.kl_coef * (c * reference_kl(seen, reference, spec.kl)).sum()
     if spec.entropy_coef != 0:
         if entropy is None:
             raise ValueError(f"entropy_coef = {spec.entropy_coef} needs entropy [B, T], got None")
         if spec.entropy_aggregation is not None:
             c = spec.entropy_aggregation.coefficient(tokens.mask, totals, tokens.dtype)
         value = value - spec.entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
-    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, objective, w))
+    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, seen, objective, w))
 
 
 @torch.no_grad()
-def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str, Tensor]:
+def _statistics(tokens: TokenBatch, seen: TokenBatch, objective: Objective, w: Tensor) -> dict[str, Tensor]:
     valid = tokens.mask
     count = valid.sum().clamp(min=1).to(w.dtype)
     size = w.abs()
@@ -156,7 +163,7 @@ def _statistics(tokens: TokenBatch, objective: Objective, w: Tensor) -> dict[str
     tiny = torch.finfo(w.dtype).tiny  # an empty share is 0, not 0/0
 
     # 0-d tensors from here on: reading one on the host would wait for the device
-    where = regions(tokens, objective.boundaries(tokens))
+    where = regions(seen, objective.boundaries(seen))
     statistics = {f"fraction/{name}": region.sum() / count for name, region in where.items()}
     statistics |= {f"mass/{name}": (mass * region).sum() / total_mass.clamp(min=tiny) for name, region in where.items()}
     statistics["weight/mean"] = w.sum() / count

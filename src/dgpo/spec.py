@@ -13,9 +13,11 @@ from dgpo import correction as corrections
 from dgpo import kl as estimators
 from dgpo import objectives
 from dgpo.aggregation import Aggregation, StepTotals
-from dgpo.correction import Correction
+from dgpo.correction import Correction, Given
 from dgpo.fields import check_value
 from dgpo.objectives import Objective
+from dgpo.registry import did_you_mean
+from dgpo.tokens import ANCHORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,19 +31,23 @@ class LossSpec:
         objective: w and φ.
         aggregation: c.
         correction: ρ; None is 1.
+        anchor: the policy that w takes the ratio against: "old" is π_old, "rollout" the sampler μ. With "rollout" the
+            ratio π_θ/μ holds the sampler's difference already, so that only a `Given` factor may stand beside it.
         kl: the estimator κ, a name of `kl.ESTIMATORS`.
         kl_coef: >= 0.
         entropy_coef: below 0 a penalty.
         entropy_aggregation: c_H; None takes c.
 
     Raises:
-        ValueError: an unknown estimator, a coefficient outside its range.
+        ValueError: an unknown estimator or anchor, a coefficient outside its range, a correction beside the anchor
+            "rollout".
         TypeError: a factor of another kind.
     """
 
     objective: Objective
     aggregation: Aggregation
     correction: Correction | None = None
+    anchor: str = "old"
     kl: str = "k3"
     kl_coef: float = 0.0
     entropy_coef: float = 0.0
@@ -55,6 +61,7 @@ class LossSpec:
         check_value("kl_coef", self.kl_coef, "[0, inf)")
         check_value("entropy_coef", self.entropy_coef, "(-inf, inf)")
         estimators.check_estimator(self.kl)
+        check_anchor(self.anchor, self.correction)
 
     def _require(self, name: str, kind: type | UnionType, expected: str) -> None:
         if not isinstance(getattr(self, name), kind):
@@ -67,6 +74,7 @@ class LossSpec:
         objective: str | Objective,
         aggregation: str | Aggregation,
         correction: str | Correction | None,
+        anchor: str = "old",
         kl: str,
         kl_coef: float,
         entropy_coef: float,
@@ -82,6 +90,7 @@ class LossSpec:
             objective=objectives.make(objective) if isinstance(objective, str) else objective,
             aggregation=aggregations.make(aggregation) if isinstance(aggregation, str) else aggregation,
             correction=corrections.make(correction) if isinstance(correction, str) else correction,
+            anchor=anchor,
             kl=kl,
             kl_coef=kl_coef,
             entropy_coef=entropy_coef,
@@ -113,3 +122,17 @@ class LossSpec:
             totals.check_device(*anchor)
         if self.kl_coef != 0 and ref_logprob is None:
             raise ValueError("kl_coef != 0 needs ref_logprob [B, T], got None")
+
+
+def check_anchor(anchor: object, correction: Correction | None) -> None:
+    """Raise ValueError for an unknown anchor, or one that leaves nothing to correct beside a correction."""
+    if anchor not in ANCHORS:
+        raise ValueError(
+            f"anchor = {anchor!r} is not known{did_you_mean(anchor, ANCHORS)}; expected one of {', '.join(ANCHORS)}"
+        )
+    # a factor that was computed elsewhere may be a mask
+    if anchor == "rollout" and correction is not None and not isinstance(correction, Given):
+        raise ValueError(
+            f"anchor = 'rollout' takes the ratio against the sampler, so that correction = {correction!r} would count "
+            "the same difference twice; set one of them"
+        )

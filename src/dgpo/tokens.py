@@ -7,6 +7,9 @@ False.
 
 from __future__ import annotations
 
+import copy
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,9 @@ from dgpo.checks import check_tensor
 
 MAX_LOG_RATIO = 20.0
 """Log ratios enter a weight clamped to this many nats, as in verl; the gradient through `logprob` is kept."""
+
+ANCHORS = ("old", "rollout")
+"""Policies that the ratio can be taken against: π_old, or the sampler μ."""
 
 
 class TokenBatch:
@@ -37,6 +43,9 @@ class TokenBatch:
             floating, advantages may be integers.
         ValueError: if a shape or device does not match, or the mask has values other than 0 and 1.
     """
+
+    traced: ClassVar[bool] = False
+    """True for a batch that stands for tensors which are not known yet, as `torch.fx` traces a loss."""
 
     def __init__(
         self,
@@ -88,6 +97,27 @@ class TokenBatch:
         # where(), not a product: 0 * NaN is NaN, in the value and in the gradient
         # contiguous, since where() keeps strides and the fused loss takes flat views
         return torch.where(self.mask, values.to(self.dtype), 0.0).contiguous()
+
+    def anchored(self, anchor: str) -> TokenBatch:
+        """The batch as weights read it: `old_logprob` is the policy that the ratio is taken against.
+
+        Args:
+            anchor: "old" is this batch itself; with "rollout" log μ takes the place of log π_old.
+
+        Raises:
+            ValueError: "rollout" without `rollout_logprob`; another word.
+        """
+        if anchor == "old":
+            return self
+        if anchor != "rollout":
+            raise ValueError(f"anchor = {anchor!r} is not known; expected one of {', '.join(ANCHORS)}")
+        if self.rollout_logprob is None:
+            raise ValueError(
+                "anchor = 'rollout' takes the ratio against the sampler: pass rollout_logprob [B, T], got None"
+            )
+        seen = copy.copy(self)
+        seen.old_logprob = self.rollout_logprob
+        return seen
 
     @property
     def log_ratio(self) -> Tensor:

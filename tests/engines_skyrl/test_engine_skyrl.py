@@ -217,3 +217,34 @@ def test_wrong_settings_are_refused_by_the_loss_too(make_batch: Callable[..., An
 def test_no_fields_are_the_defaults_and_losses_of_skyrl_are_left_alone() -> None:
     assert algorithm("policy_loss_type=dgpo:dgpo", "objective_kwargs=null").objective_kwargs is None
     assert algorithm("eps_clip_high=0.28").eps_clip_high == 0.28
+
+
+# --- the anchor of the ratio ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["grpo", "gspo", "dppo_tv"])
+def test_the_ratio_against_the_inference_engine(name: str, make_batch: Callable[..., Any]) -> None:
+    """SkyRL's old log-probs are the policy's own, as under asynchronous training: π/π_old is 1 and π/μ is not."""
+    batch = make_batch()
+    batch.logprob.requires_grad_()
+    sampler = batch.old_logprob
+    config = of(name, "anchor=rollout", "loss_reduction=token_mean")
+    value, statistics = PolicyLossRegistry.get(config.policy_loss_type)(
+        batch.logprob,
+        batch.logprob.detach(),
+        scaled(batch, "token_mean"),
+        config=config,
+        loss_mask=batch.mask.to(torch.float64),
+        rollout_logprobs=sampler,
+    )
+    expected = policy_loss(batch.logprob, sampler, batch.advantage, batch.mask, name)
+    assert_same(batch, value, expected.value)
+    assert statistics["objective/kl/old"] == 0
+    assert statistics["objective/kl/sampler"] > 0
+
+
+def test_the_anchor_stands_alone() -> None:
+    with pytest.raises(ValueError, match="count the same difference twice"):
+        of("grpo", "anchor=rollout", "off_policy_correction.tis_ratio_type=token")
+    with pytest.raises(ValueError, match="anchor = 'sampler' is not known"):
+        of("grpo", "anchor=sampler")

@@ -102,7 +102,7 @@ def test_the_schema_is_what_the_documentation_says(tmp_path):
     assert table.column_names == integers + floats
     assert [str(table.schema.field(name).type) for name in integers + floats] == ["int32"] * 4 + ["float"] * 6
     about = json.loads(table.schema.metadata[b"dgpo"])
-    assert set(about) == {"schema", "update", "generation", "index", "rank", "world_size", "totals"}
+    assert set(about) == {"schema", "update", "generation", "index", "rank", "world_size", "totals", "anchor"}
     assert parquet.ParquetFile(path).metadata.row_group(0).column(0).compression == "ZSTD"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file
 

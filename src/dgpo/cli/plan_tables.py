@@ -89,6 +89,8 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "objective", str(config.make_objective())
     yield "aggregation", str(config.make_aggregation())
     yield "advantage", str(config.make_advantage() or f"TRL's, scale_rewards = {config.scale_rewards!r}")
+    if config.anchor != "old":
+        yield "anchor", config.anchor
     yield "correction", str(config.make_correction() or _trl_correction(config))
     if plan.update_work is not None:
         yield "FLOPs per generation", f"updates {plan.update_work} = {plan.update_work.value:.3e}"
@@ -98,7 +100,7 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
 
 
 def _trl_correction(config: DGPOConfig) -> str:
-    if config.use_vllm and config.vllm_importance_sampling_correction:
+    if config.use_vllm and config.vllm_importance_sampling_correction and config.anchor == "old":
         return f"TRL's, {config.vllm_importance_sampling_mode}, at most {config.vllm_importance_sampling_clip_max}"
     return "none"
 

@@ -81,7 +81,7 @@ class ModelArguments(ModelConfig):
 def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
     """Raise ValueError for what no run can do, before anything is loaded."""
     if not config.use_vllm:
-        config.check_no_correction()
+        config.check_no_sampler()
     size = config.vllm_tensor_parallel_size
     if config.use_vllm and config.vllm_mode == "colocate" and config.world_size % size:
         raise ValueError(

@@ -207,7 +207,7 @@ def over_generation(
             if index is None:
                 # below 1, several generations share an update: every update is then the first of its own
                 index = math.floor((part.update - 1) % max(updates_per_generation, 1))
-            shares = describe(part.tokens, objective, sum_pi_squared=part.sum_pi_squared, top=0).regions
+            shares = describe(part.weighed, objective, sum_pi_squared=part.sum_pi_squared, top=0).regions
             found.setdefault(index, []).append((part.update, shares))
     return tuple(
         Stage(

@@ -37,6 +37,7 @@ from dgpo.aggregation import Fixed
 from dgpo.correction import Given
 from dgpo.engines.common import fixed_objective, refuse_ignored, to_floats
 from dgpo.objectives import Objective
+from dgpo.spec import check_anchor
 
 PREFIX = "dgpo:"
 """Before the name of an objective: SkyRL has a `gspo`, `cispo` and `sapo` of its own."""
@@ -48,11 +49,17 @@ IGNORED = ("eps_clip_low", "eps_clip_high", "clip_ratio_c", "cispo", "sapo", "dp
 class DGPOAlgorithmConfig(AlgorithmConfig):
     """SkyRL's `AlgorithmConfig` with the fields of the objective; for `make_config(algorithm_cls=...)`.
 
+    Args:
+        objective_kwargs: fields of the objective.
+        anchor: the policy that the ratio is taken against: "old" is SkyRL's, "rollout" the inference engine's. Under
+            fully asynchronous training SkyRL's old log-probs are those of the policy that is about to be updated.
+
     Raises:
         TypeError, ValueError: if `policy_loss_type` is one of ours, as the loss would raise.
     """
 
     objective_kwargs: dict[str, Any] | None = field(default_factory=dict)
+    anchor: str = "old"
 
     def __post_init__(self) -> None:
         if self.policy_loss_type.startswith(PREFIX):
@@ -100,11 +107,12 @@ def policy_loss_function(
     Raises:
         TypeError: `objective_kwargs` is not a mapping.
         ValueError: a clip setting of SkyRL that would have no effect, an objective that is adaptive or reads the size
-            of A or entropy, an off-policy correction without `rollout_logprobs`.
+            of A or entropy, an off-policy correction or the anchor "rollout" without `rollout_logprobs`, both at once.
     """
     objective = _objective(name, config)
     mask = torch.ones_like(log_probs) if loss_mask is None else loss_mask
     rho, kept, metrics = None, mask, {}
+    anchor: Any = getattr(config, "anchor", "old")
     if off_policy_correction_enabled(config.off_policy_correction):
         if rollout_logprobs is None:
             raise ValueError("SkyRL: off_policy_correction is on and rollout_logprobs is None; expected [B, T]")
@@ -121,6 +129,7 @@ def policy_loss_function(
         Fixed(values=kept.to(log_probs.dtype)),
         rollout_logprob=rollout_logprobs,
         correction=None if rho is None else Given(values=rho),
+        anchor=anchor,
     )
     # SkyRL reduces names ending in _max by the maximum over micro-batches and ranks, all others by the mean
     named = {f"objective/{key.replace('/max', '_max')}": value for key, value in result.statistics.items()}
@@ -141,5 +150,11 @@ def _objective(name: str, config: AlgorithmConfig) -> Objective:
         raise ValueError(
             f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL provides c·A, with c unknown here. "
             "Set the fields that multiply A to 0, so that only its sign counts"
+        )
+    check_anchor(getattr(config, "anchor", "old"), None)
+    if getattr(config, "anchor", "old") == "rollout" and off_policy_correction_enabled(config.off_policy_correction):
+        raise ValueError(
+            "SkyRL: anchor = 'rollout' takes the ratio against the inference engine, so that off_policy_correction "
+            "would count the same difference twice; set one of them"
         )
     return objective

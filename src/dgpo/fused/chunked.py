@@ -125,7 +125,8 @@ class _Run:
         for span in spans:
             self._read(self._chunk(rows, span))
         if "batch" in spec.objective.reads:
-            self.objective = spec.objective.calibrate(inputs.batch(self.logprob, self.entropy, self.computed))
+            batch = inputs.batch(self.logprob, self.entropy, self.computed)
+            self.objective = spec.objective.calibrate(batch.anchored(spec.anchor))
         if any(wanted):
             g, h = self._derivatives(everything)
             # clipped tokens and those of A = 0 cost no product in the second sweep

@@ -127,6 +127,7 @@ def check_inputs(
         valid,
         rollout_logprob=optional("rollout_logprob", rollout_logprob),
     )
+    tokens.anchored(spec.anchor)  # raises without the log-probs of the anchor
     if spec.correction is not None:
         spec.correction.check(tokens)
     for coefficients in (spec.aggregation, spec.entropy_aggregation):

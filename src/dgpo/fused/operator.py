@@ -61,6 +61,7 @@ def linear_policy_loss(
     softcap: float | None = None,
     rollout_logprob: Tensor | None = None,
     correction: str | Correction | None = None,
+    anchor: Literal["old", "rollout"] = "old",
     ref_logprob: Tensor | None = None,
     kl_coef: float = 0.0,
     kl: str = "k3",
@@ -96,8 +97,8 @@ def linear_policy_loss(
         old_logprob: [B, T] or [N]; None means on-policy.
         advantage: [B, T] or [N]; or [B], one per response.
         mask: [B, T] or [N], bool or 0/1.
-        objective, aggregation, totals, rollout_logprob, correction, ref_logprob, kl_coef, kl, entropy_coef: as in
-            `policy_loss`, with tensors of the shape of token_ids.
+        objective, aggregation, totals, rollout_logprob, correction, anchor, ref_logprob, kl_coef, kl, entropy_coef: as
+            in `policy_loss`, with tensors of the shape of token_ids.
         entropy_aggregation: as in `policy_loss`.
         bias: [V], with gradient, or None.
         temperature: > 0; divides the logits, after the cap.
@@ -133,6 +134,7 @@ def linear_policy_loss(
         objective=objective,
         aggregation=aggregation,
         correction=correction,
+        anchor=anchor,
         kl=kl,
         kl_coef=kl_coef,
         entropy_coef=entropy_coef,

@@ -65,7 +65,7 @@ def moved(run: Run, updates: Sequence[int], objective: Objective | None) -> Move
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
         # groupby's groups share one iterator: read this one before the next
         there = list(recorded)
-        found = [_flat(part.tokens, objective) for part in there]
+        found = [_flat(part.weighed, objective) for part in there]
         if not complete(there):
             incomplete.append(update)
         elif all(bool(values.isfinite().all()) for part in found for values in part):
@@ -137,7 +137,7 @@ def top_tokens(
     for update, recorded in groupby(run.recorded(updates), key=lambda part: part.update):
         parts = [part for part in recorded if bool((part.tokens.advantage != 0).any())]
         described = [
-            describe(part.tokens, objective, token_ids=part.token_ids, sum_pi_squared=part.sum_pi_squared, top=TOP)
+            describe(part.weighed, objective, token_ids=part.token_ids, sum_pi_squared=part.sum_pi_squared, top=TOP)
             for part in parts
         ]
         sizes = [one.step_size * one.tokens for one in described]

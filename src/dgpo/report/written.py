@@ -148,7 +148,7 @@ def _of_update(
 ) -> dict[int, Tokens]:
     if part.token_ids is None:
         return {}
-    tokens = part.tokens
+    tokens = part.weighed
     weight = None if objective is None else objective.calibrate(tokens).weight(tokens)
     found = {}
     for row, (ids, mask) in enumerate(zip(part.token_ids, tokens.mask, strict=True)):

@@ -56,6 +56,7 @@ KINDS: dict[str, Kind] = {
     "config.top_k": NUMBER,
     "config.learning_rate": NUMBER,
     "config.beta": NUMBER,
+    "config.anchor": TEXT,
 }
 """Entry -> what it must be, unless it is null. Entries that doctor, replay and report do not read are not checked."""
 

@@ -31,6 +31,7 @@ class Recorder:
             generation exceeds it, its files stay, and a warning says that no more are recorded.
         updates_per_generation: number of updates per batch of completions.
         rank, world_size: of this process; rank 0 writes the metrics.
+        anchor: the policy that the ratio is taken against.
         warn: called with the one warning.
     """
 
@@ -43,10 +44,12 @@ class Recorder:
         updates_per_generation: float = 1,
         rank: int = 0,
         world_size: int = 1,
+        anchor: str = "old",
         warn: Any = print,
     ) -> None:
         self.folder, self.every, self.limit = Path(folder), every, limit
         self.updates_per_generation, self.rank, self.world_size = updates_per_generation, rank, world_size
+        self.anchor = anchor
         self.on = True
         self.stride = 1
         self.first = 0
@@ -120,7 +123,8 @@ class Recorder:
             return
         with self.guard():
             generation, index = self.generation(update), int((update - 1 - self._origin) % self._per)
-            path = table.write(self.folder, Part(update, generation, totals, index, self.rank, self.world_size))
+            part = Part(update, generation, totals, index, self.rank, self.world_size, self.anchor)
+            path = table.write(self.folder, part)
             self._files[path] = _File(update, path.stat().st_size, generation)
             # each round drops about every other generation, until one is left
             while sum(file.size for file in self._files.values()) > self.limit and not self._full:

@@ -15,7 +15,8 @@ update, `tokens/update-000012.parquet` with one row per valid response token; ra
 | `rollout_logprob`, `entropy`, `sum_pi_squared` | float32, null where unknown | log μ, H in nats, Σ_v π(v)² |
 
 The key `dgpo` of the parquet metadata is JSON: `schema`, `update`, `generation`, `index` (of the update within its
-generation), `rank`, `world_size`, `totals`.
+generation), `rank`, `world_size`, `totals`, `anchor` (the policy that the ratio was taken against, "old" or "rollout";
+"old" where it is missing).
 
 JSON has no NaN or infinity: `run.json` and `metrics.jsonl` have the strings "nan", "inf" and "-inf".
 """

@@ -18,7 +18,7 @@ from dgpo.aggregation import StepTotals
 from dgpo.files import one_line, parse_json
 from dgpo.installation import require
 from dgpo.runs.schema import FLOATS, INTEGERS, NEVER_NULL, TOKENS_SCHEMA, named
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import ANCHORS, TokenBatch
 
 MOST_ROWS = (2_000_000, 1)
 """Limit on the rows of a file: a constant, plus a number per byte. Equal values compress to almost nothing, so that a
@@ -43,6 +43,7 @@ class Part:
         totals: of the whole optimiser step, as the loss was given them; or None.
         index: of the update within its generation, from 0, which is on-policy; None where it is not known.
         rank, world_size: of the process that recorded it; each has its own part of the update.
+        anchor: the policy that the ratio was taken against, "old" or "rollout".
     """
 
     update: int
@@ -51,6 +52,7 @@ class Part:
     index: int | None = None
     rank: int = 0
     world_size: int = 1
+    anchor: str = "old"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +72,18 @@ class Recorded(Part):
         token_ids: [B, T] int64, or None.
         group: [B] int64, which responses share a prompt.
         sum_pi_squared: [B, T] Σ_v π_θ(v)², or None.
-        update, generation, totals, index, rank, world_size: as in `Part`.
+        update, generation, totals, index, rank, world_size, anchor: as in `Part`.
     """
 
     tokens: TokenBatch
     token_ids: Tensor | None
     group: Tensor
     sum_pi_squared: Tensor | None
+
+    @property
+    def weighed(self) -> TokenBatch:
+        """The tokens as the weights read them: `old_logprob` is the policy that the ratio was taken against."""
+        return self.tokens.anchored(self.anchor)
 
 
 @cache
@@ -114,7 +121,11 @@ def footer(path: str | os.PathLike[str]) -> Footer:
         fits = isinstance(value, int) and not isinstance(value, bool) and int(name == "world_size") <= value < 2**31
         if not fits and not (name == "index" and value is None):
             raise ValueError(f"{where} says {name} = {value!r}; expected an integer >= {int(name == 'world_size')}")
-    found = Footer(rows=int(metadata.num_rows), totals=_totals(about.get("totals"), where), **numbers)
+    anchor = about.get("anchor", "old")  # files of earlier versions have none
+    if anchor not in ANCHORS:
+        raise ValueError(f"{where} says anchor = {anchor!r}; expected one of {', '.join(ANCHORS)}")
+    totals = _totals(about.get("totals"), where)
+    found = Footer(rows=int(metadata.num_rows), totals=totals, anchor=anchor, **numbers)
     if found.rank >= found.world_size:
         raise ValueError(f"{where} says rank = {found.rank} of world_size = {found.world_size}")
     file = named(Path(path))
@@ -174,6 +185,8 @@ def read(path: str | os.PathLike[str]) -> Recorded:
 
     mask = torch.zeros(shape, dtype=torch.bool)
     mask[rows, position] = True
+    if about.anchor == "rollout" and columns["rollout_logprob"] is None and len(rows):
+        raise ValueError(f"{str(path)!r} says anchor = 'rollout', but its column 'rollout_logprob' is null")
     group = torch.zeros(shape[0], dtype=torch.long)
     group[rows] = columns["group"]
     return Recorded(
@@ -220,8 +233,9 @@ def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:
     """Join the parts of an update, one per rank, into one batch.
 
     Returns:
-        The tokens [B, T]; Σ_v π_θ(v)² [B, T], or None if a part has none; the number of tokens of the optimiser step
-        (the sum of the totals of the ranks, or else of the valid recorded tokens).
+        The tokens [B, T] as the weights read them (`Recorded.weighed`); Σ_v π_θ(v)² [B, T], or None if a part has
+        none; the number of tokens of the optimiser step (the sum of the totals of the ranks, or else of the valid
+        recorded tokens).
     """
     length = max(part.tokens.mask.shape[1] for part in parts)
 
@@ -234,4 +248,4 @@ def whole(parts: Sequence[Recorded]) -> tuple[TokenBatch, Tensor | None, float]:
     # [B, T] of every rank, padded to the longest, below each other
     tokens = TokenBatch(**{name: joined([getattr(part.tokens, name) for part in parts]) for name in names})
     given = [float(part.tokens.mask.sum()) if part.totals is None else float(part.totals.tokens) for part in parts]
-    return tokens, joined([part.sum_pi_squared for part in parts]), sum(given)
+    return tokens.anchored(parts[0].anchor), joined([part.sum_pi_squared for part in parts]), sum(given)

@@ -30,6 +30,7 @@ def record(
     totals: StepTotals | None = None,
     rank: int = 0,
     world_size: int = 1,
+    anchor: str = "old",
 ) -> Path:
     """Write the tokens of one update into the run folder `path`, atomically; from any training loop.
 
@@ -44,18 +45,20 @@ def record(
         index: number of the update within that batch, from 0 (on-policy); None if unknown.
         totals: totals of the optimiser step, from which its loss can be recomputed.
         rank, world_size: of this process; every process records its part.
+        anchor: the policy that the ratio was taken against, "old" or "rollout" (see `policy_loss`).
 
     Returns:
         The file.
 
     Raises:
-        ValueError: if a shape does not match, or a number is negative.
+        ValueError: if a shape does not match, a number is negative, or the anchor is unknown or has no log-probs.
         ModuleNotFoundError: if pyarrow is not installed.
         OSError: if the file cannot be written.
     """
+    tokens.anchored(anchor)  # raises for an anchor that these tokens do not have
     table = TokenTable()
     table.add(tokens, token_ids=token_ids, group=group, sum_pi_squared=sum_pi_squared)
-    return table.write(Path(path), Part(update, generation, totals, index, rank, world_size))
+    return table.write(Path(path), Part(update, generation, totals, index, rank, world_size, anchor))
 
 
 class TokenTable:
@@ -122,6 +125,7 @@ class TokenTable:
         about = {
             "schema": TOKENS_SCHEMA,
             **{name: getattr(part, name) for name in NUMBERS},
+            "anchor": part.anchor,
             "totals": None if totals is None else {k: float(getattr(totals, k)) for k in ("tokens", "sequences")},
         }
         table = pa.table(columns).replace_schema_metadata({"dgpo": json.dumps(about)})

@@ -2,24 +2,19 @@
 
 # ruff: noqa: RUF009 - the calls in class bodies return dataclass fields
 import dataclasses
-import inspect
-import json
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from trl import GRPOConfig
 
 from dgpo import advantages, objectives
-from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
 from dgpo.objectives import presets
-from dgpo.registry import did_you_mean, once, parse, written
+from dgpo.registry import did_you_mean, written
 from dgpo.training import schedule, trl_options
+from dgpo.training.loss_options import DEFAULT_AGGREGATION, LossOptions, documented, fields_of, option
 from dgpo.training.numbers import check_numbers
-
-DEFAULT_AGGREGATION = "token-mean"
 
 EVALUATION_OPTIONS = (
     "samples",
@@ -43,28 +38,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """TRL's options that are one of a few words, and that TRL itself looks at in the first generation only."""
 
-_Config = TypeVar("_Config", bound=GRPOConfig)
 _TRL_DEFAULTS = {f.name: f.default for f in dataclasses.fields(GRPOConfig)}
 
 
-def _option(default: Any, text: str) -> Any:
-    """A field with the text that `--help` and the class's documentation show."""
-    return field(default=default, metadata={"help": text})
-
-
-def _documented(cls: type[_Config]) -> type[_Config]:
-    """Add the fields that a dataclass declares itself to its documentation, each with the text of its `--help`."""
-    declared = {f.name: f for f in dataclasses.fields(cls)}
-    own = [declared[name] for name in cls.__annotations__ if name in declared]
-    kinds = {f.name: inspect.formatannotation(f.type).replace("typing.", "") for f in own}
-    rows = [f"    {f.name} ({kinds[f.name]}, default {f.default!r}): {f.metadata['help']}" for f in own]
-    cls.__doc__ = "\n".join([inspect.cleandoc(cls.__doc__ or ""), "", "Args:", *rows])
-    return cls
-
-
-@_documented
+@documented
 @dataclass
-class DGPOConfig(GRPOConfig):
+class DGPOConfig(LossOptions, GRPOConfig):
     """TRL's `GRPOConfig` with the factors of the policy gradient as fields; every TRL option beside the loss works.
 
     Defaults are the paper's setting where it is known: DGPO with n=1, m=2, no KL, token mean over the optimiser step,
@@ -89,131 +68,108 @@ class DGPOConfig(GRPOConfig):
         "eval_benchmark_kwargs",
     ]
 
-    objective: str = _option(
-        "dgpo",
-        "Objective, the weight on the policy gradient: a name (`dgpo objectives` lists them) or the import path of "
-        "your own, my_package.my_module:MyObjective; with fields if need be, dgpo:n=2,m=2.",
-    )
-    objective_kwargs: dict[str, Any] | str | None = _option(
-        None, 'Fields of the objective, as a mapping or JSON: \'{"n": 2, "m": 2}\'.'
-    )
-    aggregation: str | None = _option(
-        None,
-        "How tokens are averaged over the optimiser step: 'token-mean', 'seq-mean-token-mean' or "
-        "'seq-mean-token-sum-norm'. Default: that of preset or loss_type, else token-mean.",
-    )
-    aggregation_kwargs: dict[str, Any] | str | None = _option(
-        None, "Fields of the aggregation; length defaults to max_completion_length."
-    )
-    correction: dict[str, Any] | str | None = _option(
-        None,
-        "Correction for a sampler that differs from the trainer: 'truncate', 'band', 'geometric', 'reject', 'veto', "
-        "'kpop', or a mapping with 'name' and fields, such as name=truncate, level=sequence, cap=2. Needs the "
-        "sampler's log-probs, from vLLM or a rollout_func that returns logprobs. Default: TRL's "
-        "`vllm_importance_sampling_*` options.",
-    )
-    advantage: str | None = _option(
+    advantage: str | None = option(
         None,
         "Advantage: 'std' (divides by the standard deviation + 1e-6, as verl does), 'none', 'leave_one_out', "
         "'entropy_shaped', 'smooth', 'maxrl', 'gdpo', 'asymre', 'qae', 'pass_at_k', 'grpo_passk', 'nsr' or "
         "'w_reinforce'. Default: TRL's own, by scale_rewards (+ 1e-4).",
     )
-    advantage_kwargs: dict[str, Any] | str | None = _option(None, "Fields of the advantage.")
-    preset: str | None = _option(
+    advantage_kwargs: dict[str, Any] | str | None = option(None, "Fields of the advantage.")
+    preset: str | None = option(
         None,
         "'dapo' or 'dr_grpo': sets objective, aggregation and advantage together, none of which may be set beside it.",
     )
-    positive_nll_coef: float = _option(
+    positive_nll_coef: float = option(
         0.0,
         "Coefficient of an auxiliary negative log-likelihood on responses whose rewards, shaping terms aside, sum to "
         "more than 0 (GPPO, CE-GPPO: 0.1).",
     )
-    fused_loss: bool = _option(
+    fused_loss: bool = option(
         True,
         "Compute the loss directly from hidden states, without holding the logits of a batch. Where the model or an "
         "option rules this out, the log says why.",
     )
-    dynamic_sampling: bool = _option(
+    dynamic_sampling: bool = option(
         False,
         "Before training, replace groups without reward spread by newly sampled prompts (DAPO, arXiv 2503.14476).",
     )
-    dynamic_sampling_rewards: list[str] | None = _option(
+    dynamic_sampling_rewards: list[str] | None = option(
         None,
         "With dynamic_sampling: names of the rewards whose weighted sum must differ within a group, such as "
         "math_reward; one of weight 0 counts with weight 1. Default: all that are not shaping terms, as "
         "soft_overlong_reward and format_reward are.",
     )
-    max_num_gen_batches: int = _option(
+    max_num_gen_batches: int = option(
         10, "With dynamic_sampling: maximum number of generation batches per training batch, the first included."
     )
-    record: str | None = _option(
+    record: str | None = option(
         None,
         "Folder to record the run to, for dgpo doctor, replay and report: configuration, metrics, tokens of updates.",
     )
-    record_every: int = _option(1, "With record: record the tokens of every N-th update.")
-    record_limit_mb: float = _option(
+    record_every: int = option(1, "With record: record the tokens of every N-th update.")
+    record_limit_mb: float = option(
         1024.0,
         "With record: maximum size of the token files in MiB; beyond it, every other generation is dropped.",
     )
-    record_sum_pi_squared: bool = _option(
+    record_sum_pi_squared: bool = option(
         False,
         "With record: also record the sum of squared probabilities of every token, for exact norms of logit gradients; "
         "costs one more forward pass.",
     )
-    record_completions: int = _option(
+    record_completions: int = option(
         4,
         "With record: number of prompts per generation whose completions are recorded as text; 0 records none.",
     )
-    eval_benchmarks: list[str] | None = _option(
+    eval_benchmarks: list[str] | None = option(
         None,
         "Tasks and benchmarks to evaluate on during training, with the code of dgpo eval; `dgpo tasks` lists them. "
         "Logged as eval/BENCHMARK/avg@k, written to output_dir/eval/STEP.",
     )
-    eval_benchmark_steps: int = _option(
+    eval_benchmark_steps: int = option(
         100, "Number of updates between evaluations on eval_benchmarks; one more runs at the end."
     )
-    eval_benchmark_on_start: bool = _option(
+    eval_benchmark_on_start: bool = option(
         False, "With eval_benchmarks: evaluate before the first update too, as update 0."
     )
-    eval_benchmark_kwargs: dict[str, Any] | str | None = _option(
+    eval_benchmark_kwargs: dict[str, Any] | str | None = option(
         None,
         'Options of these evaluations, such as \'{"samples": 4, "limit": 100}\': samples (4), temperature, top_p and '
         "max_new_tokens (those of training), seed (0), batch_size (64), limit (all problems), greedy (false), data_dir "
         "(the hub), chat (if the tokenizer has a template).",
     )
-    rank_timeout: float = _option(
+    rank_timeout: float = option(
         300.0,
         "Seconds without a heartbeat from a rank (a stopped process, a machine that hangs) after which the other ranks "
         "exit with an error that names it; 0 relies on ddp_timeout alone.",
     )
-    resume_allow_missing: list[str] | None = _option(
+    resume_allow_missing: list[str] | None = option(
         None,
         "States that the checkpoint to resume from may lack, and that then start afresh: optimizer, scheduler, "
         "rng_state, scaler, reward_history, entropy_controller, ref_model. A checkpoint written with save_only_model "
         "lacks the first three.",
     )
-    resume_allow_changed: list[str] | None = _option(
+    resume_allow_changed: list[str] | None = option(
         None, "Options (or model, data, rewards, objective) that may differ from those of the checkpoint's run."
     )
 
     # TRL's options about the loss: None where the objective's own value holds, so that what is set can be told
-    loss_type: str | None = _option(
+    loss_type: str | None = option(
         None, "TRL's name of a weight and an average, where it agrees with objective; or the name of an aggregation."
     )
-    importance_sampling_level: str | None = _option(None, "'token' or 'sequence', where it agrees with objective.")
-    epsilon: float | None = _option(
+    importance_sampling_level: str | None = option(None, "'token' or 'sequence', where it agrees with objective.")
+    epsilon: float | None = option(
         None, "Sets eps_low of an objective that has it, and eps_high too unless epsilon_high is set."
     )
-    epsilon_high: float | None = _option(
+    epsilon_high: float | None = option(
         None, "Sets eps_high of an objective that has it; with loss_type 'cispo', the cap of 'cispo'."
     )
-    delta: float | None = _option(None, "Sets dual_clip of the objective 'grpo'.")
-    sapo_temperature_neg: float | None = _option(None, "Sets tau_neg of the objective 'sapo'.")
-    sapo_temperature_pos: float | None = _option(None, "Sets tau_pos of the objective 'sapo'.")
-    vespo_k_pos: float | None = _option(None, "Sets k_pos of the objective 'vespo'.")
-    vespo_lambda_pos: float | None = _option(None, "Sets lambda_pos of the objective 'vespo'.")
-    vespo_k_neg: float | None = _option(None, "Sets k_neg of the objective 'vespo'.")
-    vespo_lambda_neg: float | None = _option(None, "Sets lambda_neg of the objective 'vespo'.")
+    delta: float | None = option(None, "Sets dual_clip of the objective 'grpo'.")
+    sapo_temperature_neg: float | None = option(None, "Sets tau_neg of the objective 'sapo'.")
+    sapo_temperature_pos: float | None = option(None, "Sets tau_pos of the objective 'sapo'.")
+    vespo_k_pos: float | None = option(None, "Sets k_pos of the objective 'vespo'.")
+    vespo_lambda_pos: float | None = option(None, "Sets lambda_pos of the objective 'vespo'.")
+    vespo_k_neg: float | None = option(None, "Sets k_neg of the objective 'vespo'.")
+    vespo_lambda_neg: float | None = option(None, "Sets lambda_neg of the objective 'vespo'.")
 
     def __post_init__(self) -> None:
         check_numbers(self)
@@ -225,7 +181,7 @@ class DGPOConfig(GRPOConfig):
             self.steps_per_generation = schedule.DEFAULT_UPDATES_PER_GENERATION * self.gradient_accumulation_steps
         # before TRL's, which looks for a GPU: what is wrong with the method is wrong on every machine
         self._apply_preset()
-        self._name_instances()
+        self.name_instances()
         self._take_trl_options()
         # built once here, so that a wrong value fails at construction and not at the first step
         self.make_objective()
@@ -238,6 +194,12 @@ class DGPOConfig(GRPOConfig):
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
         super().__post_init__()
         self._check_schedule(generation_size)
+        if self.anchor == "rollout" and self.use_vllm:
+            warnings.warn(
+                "anchor = 'rollout' takes the ratio against the sampler: TRL's correction "
+                "(vllm_importance_sampling_correction) is left out",
+                stacklevel=3,
+            )
         self._warn_of_lengths()
 
     def _check_choices(self) -> None:
@@ -281,12 +243,12 @@ class DGPOConfig(GRPOConfig):
 
     @property
     def on_policy(self) -> bool:
-        """Whether every generation serves one update: all ratios are then 1, and all objectives are alike."""
+        """Whether every generation serves one update: all ratios against π_old are then 1, and objectives alike."""
         return self.schedule.on_policy
 
     def eval_benchmark_options(self) -> dict[str, Any]:
         """`eval_benchmark_kwargs`, checked. Raises ValueError for an unknown key, or without `eval_benchmarks`."""
-        options = _fields("eval_benchmark_kwargs", self.eval_benchmark_kwargs)
+        options = fields_of("eval_benchmark_kwargs", self.eval_benchmark_kwargs)
         for name in options:
             if name not in EVALUATION_OPTIONS:
                 raise ValueError(
@@ -297,26 +259,21 @@ class DGPOConfig(GRPOConfig):
             raise ValueError(f"eval_benchmark_kwargs = {options} needs eval_benchmarks to be set")
         return options
 
-    def make_objective(self) -> objectives.Objective:
-        """The objective of this config. Raises ValueError for an unknown name or field, or a value out of range."""
-        return objectives.make(self.objective, **_fields("objective_kwargs", self.objective_kwargs))
-
-    def make_aggregation(self) -> aggregations.Aggregation:
-        """The aggregation of this config. Raises ValueError for an unknown name or field."""
-        assert self.aggregation is not None  # resolved at construction
-        fields = _fields("aggregation_kwargs", self.aggregation_kwargs)
-        cls = aggregations.AGGREGATIONS.get(self.aggregation)
-        # Dr. GRPO's constant: the longest possible completion
-        if cls is not None and "length" in {f.name for f in dataclasses.fields(cls)}:
-            fields.setdefault("length", self.max_completion_length)
-        return aggregations.make(self.aggregation, **fields)
-
     def make_correction(self) -> corrections.Correction | None:
-        """The correction of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
-        if self.correction is None:
-            return None
-        made = corrections.make(self.correction)
+        """The correction of this config, or None where TRL's own stands.
+
+        Raises:
+            ValueError: an unknown correction or anchor, or one beside options of TRL about the same.
+        """
+        made = super().make_correction()
         changed = self._changed(name for name in _TRL_DEFAULTS if name.startswith("vllm_importance_sampling_"))
+        if self.anchor == "rollout" and changed:
+            raise ValueError(
+                f"anchor = 'rollout' takes the ratio against the sampler and leaves out TRL's correction, but "
+                f"{changed[0]} was changed from TRL's default; set one of them"
+            )
+        if made is None:
+            return None
         # TRL's deprecated name comes first: its __post_init__ copies it over the other, but may not have run yet
         high = self.vllm_importance_sampling_cap or self.vllm_importance_sampling_clip_max
         theirs = trl_options.sampler_correction(
@@ -330,17 +287,9 @@ class DGPOConfig(GRPOConfig):
             )
         return made
 
-    def check_no_correction(self) -> None:
-        """Raise ValueError if a correction is set: for a run whose sampler gives no log-probs."""
-        if self.correction is not None:
-            raise ValueError(
-                f"correction = {self.correction!r} needs the sampler's log-probs: set use_vllm = True, or pass a "
-                "rollout_func that returns 'logprobs'"
-            )
-
     def make_advantage(self) -> advantages.Advantage | None:
         """The advantage of this config, or None where TRL's own stands. Raises ValueError for an unknown one."""
-        fields = _fields("advantage_kwargs", self.advantage_kwargs)
+        fields = fields_of("advantage_kwargs", self.advantage_kwargs)
         if self.advantage is None:
             if fields:
                 raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
@@ -387,7 +336,7 @@ class DGPOConfig(GRPOConfig):
                 "optimiser step would span two generations, and its normaliser would not be known when it starts; "
                 + self._larger_generation(generation_size)
             )
-        if self.on_policy:
+        if self.on_policy and self.anchor == "old":
             by_steps = generation_size == "steps_per_generation"
             warnings.warn(
                 "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "
@@ -417,46 +366,19 @@ class DGPOConfig(GRPOConfig):
             "advantage": chosen.advantage,
         }
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
-        for option, value in values.items():
-            if getattr(self, option) not in (defaults[option], value):
+        for name, value in values.items():
+            if getattr(self, name) not in (defaults[name], value):
                 raise ValueError(
-                    f"preset = {self.preset!r} sets {option} = {value!r}, but it was set to "
-                    f"{getattr(self, option)!r}; set one of them"
+                    f"preset = {self.preset!r} sets {name} = {value!r}, but it was set to "
+                    f"{getattr(self, name)!r}; set one of them"
                 )
-            setattr(self, option, value)
+            setattr(self, name, value)
         # said aloud, because a config file that names a default would seem to be heeded
         warnings.warn(
             f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
             f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
             stacklevel=4,
         )
-
-    def _name_instances(self) -> None:
-        """Replace instances, and names with fields, by name and fields, so that the config serialises."""
-        for option, registry in (
-            ("objective", objectives.OBJECTIVES),
-            ("aggregation", aggregations.AGGREGATIONS),
-            ("correction", corrections.CORRECTIONS),
-            ("advantage", advantages.ADVANTAGES),
-        ):
-            value = getattr(self, option)
-            # a correction has no `_kwargs` field: its mapping holds name and fields, which `corrections.make` reads
-            if value is None or (option == "correction" and isinstance(value, str | dict)):
-                continue
-            if isinstance(value, str | dict):
-                name, fields = parse(option, value)
-                given = _fields(f"{option}_kwargs", getattr(self, f"{option}_kwargs"))
-                fields = once([*fields.items(), *given.items()], f"{option} {name!r}")
-                name = advantages.canonical(name) if option == "advantage" else name
-            else:
-                name, fields = _name_of(option, value, registry), dataclasses.asdict(value)
-                if option == "correction":
-                    self.correction = {"name": name, **fields}
-                    continue
-                if getattr(self, f"{option}_kwargs"):
-                    raise ValueError(f"{option} is an instance already: {option}_kwargs must not be set beside it")
-            setattr(self, option, name)
-            setattr(self, f"{option}_kwargs", fields or None)
 
     def _take_trl_options(self) -> None:
         """Take over what TRL's options about the loss say, where objective and aggregation agree with it."""
@@ -473,9 +395,9 @@ class DGPOConfig(GRPOConfig):
             found = trl_options.meaning(
                 options,
                 objective=self.objective,
-                fields=_fields("objective_kwargs", self.objective_kwargs),
+                fields=fields_of("objective_kwargs", self.objective_kwargs),
                 aggregation=self.aggregation,
-                aggregation_fields=_fields("aggregation_kwargs", self.aggregation_kwargs),
+                aggregation_fields=fields_of("aggregation_kwargs", self.aggregation_kwargs),
             )
             self.objective_kwargs = found.fields or None
             self.aggregation, self.aggregation_kwargs = found.aggregation, found.aggregation_fields or None
@@ -494,29 +416,3 @@ class DGPOConfig(GRPOConfig):
 
     def _changed(self, options: Any) -> list[str]:
         return [option for option in options if getattr(self, option) != _TRL_DEFAULTS[option]]
-
-
-def _name_of(option: str, value: object, registry: Mapping[str, type]) -> str:
-    """The registered name of an instance; the import path of an objective from elsewhere."""
-    if isinstance(value, objectives.Objective):
-        return objectives.importable_name(type(value))
-    for name, cls in registry.items():
-        if cls is type(value):
-            return name
-    raise ValueError(
-        f"{option} = {value!r} is of type {type(value).__name__}; expected a name, a mapping with a name, or an "
-        f"instance of one of: {', '.join(registry)}"
-    )
-
-
-def _fields(option: str, value: Any) -> dict[str, Any]:
-    if value is None:
-        return {}
-    if isinstance(value, str) and value.strip().startswith("{"):
-        try:
-            value = json.loads(value, object_pairs_hook=lambda pairs: once(pairs, option))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{option} = {value!r} is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{option} = {value!r} is not a mapping; expected a dict, or JSON text such as '{{\"n\": 2}}'")
-    return dict(value)

@@ -44,6 +44,7 @@ class Factors:
             objective=objective,
             aggregation=config.make_aggregation(),
             correction=config.make_correction(),
+            anchor=config.anchor,
             kl=kl,
             kl_coef=config.beta,
         )

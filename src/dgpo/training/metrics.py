@@ -128,7 +128,7 @@ def parts_of(
         # out.value holds the bonus already; TRL's policy_loss is without it
         parts.append(Part(values={"policy_loss": found.out.value + bonus_coef * found.bonus}, count=one, how="sum"))
     responses = mask.any(-1).sum().to(tokens.dtype)
-    return parts + ratio_parts(trl, tokens, found.out.weight, everything, responses)
+    return parts + ratio_parts(trl, found.seen, found.out.weight, everything, responses)
 
 
 def ratio_parts(

@@ -189,6 +189,7 @@ def settings(run: Trained) -> list[tuple[str, str]]:
         ("preset", f"`{config.preset}`" if config.preset else ""),
         ("aggregation", _named(config.aggregation, factors.spec.aggregation)),
         ("advantage", _named(config.advantage, factors.advantage) if config.advantage else _trl_advantage(config)),
+        ("ratio against", "the sampler" if config.anchor == "rollout" else ""),
         ("correction", _correction(config, factors)),
         ("KL to the reference model", f"beta = {shown(config.beta)}" if config.beta else "none"),
         ("entropy bonus", f"{shown(config.entropy_coef)}" if run.entropy_bonus else ""),
@@ -289,7 +290,7 @@ def _correction(config: DGPOConfig, factors: Factors) -> str:
     if config.correction is not None:
         name = config.correction if isinstance(config.correction, str) else config.correction["name"]
         return _named(name, factors.spec.correction)
-    if config.use_vllm and config.vllm_importance_sampling_correction:
+    if config.use_vllm and config.vllm_importance_sampling_correction and config.anchor == "old":
         options = {
             name: value
             for name, value in vars(config).items()

@@ -89,6 +89,7 @@ class Recording(TrainerCallback, ExportableState):
             updates_per_generation=config.updates_per_generation,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            anchor=config.anchor,
             warn=logger.warning,
         )
         self.completions = CompletionWriter(config.record, config.record_completions)

@@ -36,6 +36,7 @@ class MicroBatchLoss:
         kept: [B, T] bool, the tokens that `top_entropy_quantile` keeps; all valid ones where it is 1.
         logprob: [B, T] with gradient, where log-probs come first; None where the loss is fused.
         aux_loss: of a mixture of experts, where its weight is not 0.
+        anchor: the policy that the ratio was taken against.
     """
 
     out: Any
@@ -44,6 +45,12 @@ class MicroBatchLoss:
     kept: Tensor
     logprob: Tensor | None = None
     aux_loss: Tensor | None = None
+    anchor: str = "old"
+
+    @property
+    def seen(self) -> TokenBatch:
+        """The tokens as the weights read them."""
+        return self.tokens.anchored(self.anchor)
 
 
 class StepLoss:
@@ -70,7 +77,8 @@ class StepLoss:
             out = self._of_hidden(model, inputs, totals, terms)
             tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
             bonus = self._bonus(tokens, TokenMean(), totals)
-            return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask)
+            anchor = self._factors.spec.anchor
+            return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask, anchor=anchor)
         return self._of_logprob(model, inputs, totals, terms)
 
     def logprob(self, model: Any, inputs: dict[str, Any], terms: Terms) -> Tensor:
@@ -138,6 +146,7 @@ class StepLoss:
             kept=kept,
             logprob=logprob,
             aux_loss=aux_loss,
+            anchor=self._factors.spec.anchor,
         )
 
     def _kept(self, tokens: TokenBatch, terms: Terms) -> Tensor:
@@ -178,8 +187,9 @@ class StepLoss:
         )
 
     def _trl_correction(self, inputs: dict[str, Any], terms: Terms) -> list[Tensor]:
-        """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and no other was chosen."""
-        theirs = terms.sampler_ratio and self._factors.spec.correction is None
+        """[B, T] or [B, 1]: TRL's factor against the sampler, where vLLM generates and nothing else was chosen."""
+        spec = self._factors.spec
+        theirs = terms.sampler_ratio and spec.correction is None and spec.anchor == "old"
         return [inputs["importance_sampling_ratio"]] if theirs else []
 
     def _trl_factor(self, factors: list[Tensor], mask: Tensor) -> Given | None:

@@ -137,7 +137,7 @@ class DGPOTrainer(ResumableTrainer):
         elif not isinstance(args, DGPOConfig):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
         if not args.use_vllm and rollout_func is None:
-            args.check_no_correction()
+            args.check_no_sampler()
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -351,7 +351,7 @@ class DGPOTrainer(ResumableTrainer):
 
     def _micro_batch(self, inputs: dict[str, Any]) -> MicroBatch:
         if inputs.get("sampling_per_token_logps") is None:
-            self.args.check_no_correction()
+            self.args.check_no_sampler()
         return MicroBatch.of(inputs, self._padding, drop=self.model.training and not self._needs_all_rows())
 
     def _needs_all_rows(self) -> bool:
@@ -559,7 +559,7 @@ class DGPOTrainer(ResumableTrainer):
     def _log_metrics(self, found: MicroBatchLoss, batch: MicroBatch, inputs: dict[str, Any]) -> None:
         kl = None
         if self.beta != 0.0:
-            kl = reference_kl(found.tokens, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
+            kl = reference_kl(found.seen, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
         parts = parts_of(
             found,
             # the responses that were left out count too, where the policy saw only some

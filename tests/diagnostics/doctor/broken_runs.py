@@ -193,6 +193,17 @@ class Behind:
         return trainer.model
 
 
+class Delayed:
+    """The weights of some generations ago: a sampler that runs ahead of the trainer, as in asynchronous training."""
+
+    def __init__(self, lag):
+        self.lag, self.kept = lag, []
+
+    def __call__(self, trainer):
+        self.kept = [*self.kept, copy_of(trainer.model)][-self.lag - 1 :]
+        return self.kept[0]
+
+
 class Noisy:
     """Weights with noise: a sampler of another precision, to the extreme."""
 
@@ -320,6 +331,9 @@ RUNS = {
     "sampler_temperature": run(rollout=Sampler(temperature=1.3)),
     "sampler_truncation": run(rollout=Sampler(top_p=0.8)),
     "sampler_stale": run(rollout=Sampler(model_of=Behind(2))),
+    "anchor": run(
+        rollout=Sampler(model_of=Delayed(4)), steps_per_generation=1, learning_rate=1e-3, lr_scheduler_type="constant"
+    ),
     "sampler_mismatch": run(rollout=Sampler(model_of=Noisy(0.3))),
     "normaliser_per_micro_batch": run(
         trainer_class=PerMicroBatch,

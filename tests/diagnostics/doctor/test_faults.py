@@ -31,6 +31,8 @@ FAULTS = {
     "sampler_temperature": ("sampler_temperature", set()),
     "sampler_truncation": ("sampler_truncation", set()),
     "sampler_stale": ("sampler_stale", set()),
+    # the mismatch of a sampler that lags behind grows as long as the lag does; stale samples teach it to go on writing
+    "anchor": ("anchor", {"sampler_mismatch", "sampler_stale", "truncated"}),
     "sampler_mismatch": ("sampler_mismatch", set()),
     "normaliser_per_micro_batch": ("normaliser", set()),
     "normaliser_twice": ("normaliser", set()),

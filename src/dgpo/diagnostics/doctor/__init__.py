@@ -6,6 +6,7 @@ import dataclasses
 import os
 
 from dgpo.diagnostics.doctor import (
+    rules_anchor,
     rules_falls,
     rules_functions,
     rules_gradient,
@@ -37,6 +38,7 @@ RULES: tuple[Rule, ...] = (
     *rules_functions.RULES,
     *rules_weights.RULES,
     *rules_sampler.RULES,
+    *rules_anchor.RULES,
     *rules_falls.RULES,
     *rules_lengths.RULES[2:],
     *rules_trends.RULES,

@@ -60,6 +60,11 @@ class Case:
         """The objective that the run was trained with; None if unknown."""
         return objective_of(self.info)
 
+    @property
+    def anchor(self) -> str | None:
+        """The policy that the ratio was taken against, "old" or "rollout"; None if unknown."""
+        return self.setting("anchor")  # type: ignore[no-any-return]
+
     @classmethod
     def of(cls, source: str | os.PathLike[str] | Run) -> Case:
         """Measure the recorded tokens of a run; anything but a `Run` is opened by `load_any`.

@@ -137,11 +137,12 @@ def measure(
     )
     if bad is not None or count == 0:
         return found
-    found = replace(found, largest=float(tokens.log_ratio[tokens.mask].abs().max()), sampler=_sampler(tokens))
+    seen = recorded.weighed
+    found = replace(found, largest=float(seen.log_ratio[tokens.mask].abs().max()), sampler=_sampler(tokens))
     if not weighed:
         return found
-    method = None if objective is None else objective.calibrate(tokens)
-    weight = tokens.ratio if method is None else method.weight(tokens)
+    method = None if objective is None else objective.calibrate(seen)
+    weight = seen.ratio if method is None else method.weight(seen)
     mass = (tokens.advantage * weight).abs() * tokens.mask
     total = float(mass.sum())
     loss = None
@@ -151,7 +152,7 @@ def measure(
         loss = float(
             policy_loss(
                 tokens.logprob,
-                tokens.old_logprob,
+                seen.old_logprob,
                 tokens.advantage,
                 tokens.mask,
                 objective=objective,
@@ -160,8 +161,8 @@ def measure(
                 entropy=tokens.entropy,
             ).value
         )
-    usual = usual_boundaries(tokens)
-    bounds = usual if method is None else method.boundaries(tokens)
+    usual = usual_boundaries(seen)
+    bounds = usual if method is None else method.boundaries(seen)
     # without an upper boundary, count from where a usual clip would be
     bounds = bounds._replace(high=torch.where(bounds.high.isinf(), usual.high, bounds.high))
     return replace(
@@ -169,8 +170,8 @@ def measure(
         loss=loss,
         # padding has mass 0, so that it displaces no token from the top
         top_share=float(mass.flatten().topk(math.ceil(TOP * count)).values.sum()) / total if total else 0.0,
-        reverse_right=float(mass[regions(tokens, bounds)["reverse_right"]].sum()) / total if total else 0.0,
-        heaviest=_heaviest(tokens, weight, mass, recorded.token_ids),
+        reverse_right=float(mass[regions(seen, bounds)["reverse_right"]].sum()) / total if total else 0.0,
+        heaviest=_heaviest(seen, weight, mass, recorded.token_ids),
     )
 
 

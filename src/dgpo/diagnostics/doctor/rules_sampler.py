@@ -83,7 +83,7 @@ def fit(case: Case) -> Fit | None:
     )
 
 
-def _mismatch_series(case: Case) -> tuple[Series, float]:
+def mismatch_series(case: Case) -> tuple[Series, float]:
     """The mismatch over the run and its limit, from the log or else from the recorded tokens."""
     for name, limit in (
         ("kl_sampler", MISMATCH),
@@ -99,7 +99,7 @@ def _mismatch_series(case: Case) -> tuple[Series, float]:
 
 
 def _large(case: Case) -> Series | None:
-    series, limit = _mismatch_series(case)
+    series, limit = mismatch_series(case)
     return series if len(series) >= FEWEST and _over(series, limit) else None
 
 
@@ -143,7 +143,7 @@ def _temperature(case: Case) -> Found | None:
     # slope = 1/T - 1, so -1 and below is not a temperature
     if found.explained < EXPLAINED or abs(found.slope) < SLOPE or found.slope <= -1:
         return None
-    series, _ = _mismatch_series(case)
+    series, _ = mismatch_series(case)
     return Found(
         title=f"The sampler's log-probs are those of another temperature: about {1 / (1 + found.slope):.2f} times the "
         "trainer's.",
@@ -174,7 +174,7 @@ def _truncation(case: Case) -> Found | None:
             ],
             step=cut.steps[0],
         )
-    series, _ = _mismatch_series(case)
+    series, _ = mismatch_series(case)
     return Found(
         title="The sampler's log-probs are those of a distribution that was truncated and renormalised: it kept "
         f"about {math.exp(-found.mean):.0%} of the probability.",
@@ -188,7 +188,7 @@ def _truncation(case: Case) -> Found | None:
 
 
 def _stale(case: Case) -> Found | None:
-    series, limit = _mismatch_series(case)
+    series, limit = mismatch_series(case)
     if len(series) < 2 * FEWEST:
         return None
     before = series.head
@@ -224,7 +224,7 @@ def _mismatch(case: Case) -> Found | None:
         )
     found = fit(case)
     unlike = "" if found is None else f"; neither a temperature (R² = {found.explained:.2f}) nor truncation explains it"
-    _, limit = _mismatch_series(case)
+    _, limit = mismatch_series(case)
     return Found(
         title=f"The sampler is not the policy that the trainer computes{unlike}.",
         evidence=[str(series.tail)],
@@ -243,7 +243,7 @@ RULES = (
         remedy="Set the same temperature on both sides, and let the sampler return processed log-probs "
         "(logprobs_mode='processed_logprobs' in vLLM).",
         check=_temperature,
-        explains=("sampler_mismatch", "sampler_stale"),
+        explains=("sampler_mismatch", "sampler_stale", "anchor"),
     ),
     Rule(
         name="sampler_truncation",
@@ -256,7 +256,7 @@ RULES = (
         remedy="Sample for training with top_p = 1, top_k off and no min_p: the trainer's own log-probs are over the "
         "whole vocabulary.",
         check=_truncation,
-        explains=("sampler_mismatch", "sampler_stale"),
+        explains=("sampler_mismatch", "sampler_stale", "anchor"),
     ),
     Rule(
         name="sampler_stale",

@@ -61,9 +61,10 @@ def _on_policy(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     if len(norm) and not any(norm.values):
         return None  # without a gradient the policy cannot move
-    if _was_off_policy(case):
+    if was_off_policy(case):
         return None
-    for name in ("kl_old", "mean_log_ratio"):
+    # the ratio against the sampler is another one than these
+    for name in () if case.anchor == "rollout" else ("kl_old", "mean_log_ratio"):
         series = case.log[name]
         if len(series) < FEWEST:
             continue
@@ -96,7 +97,7 @@ def _on_policy(case: Case) -> Found | None:
     )
 
 
-def _was_off_policy(case: Case) -> bool:
+def was_off_policy(case: Case) -> bool:
     """Whether any logged step has a token beyond a bound: a ratio of 1 is within all of them."""
     beyond = (case.log[name] for name in ("clipped", "clipped_low", "clipped_high"))
     inside = case.log["inside"]
