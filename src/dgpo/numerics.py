@@ -38,3 +38,9 @@ def log1m_exp(logprob: Tensor) -> Tensor:
         (-torch.expm1(torch.where(near, logprob, -1.0))).log(),
         torch.log1p(-torch.where(near, -1.0, logprob).exp()),
     )
+
+
+def rounding(values: Tensor) -> float:
+    """eps of the dtype, the distance from 1 to the next number; that of float32 where `torch.fx` traces a loss."""
+    dtype = values.dtype
+    return torch.finfo(dtype if isinstance(dtype, torch.dtype) else torch.float32).eps

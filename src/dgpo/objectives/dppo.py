@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import number
-from dgpo.numerics import expm1_minus, log1m_exp
+from dgpo.numerics import expm1_minus, log1m_exp, rounding
 from dgpo.objectives.frameworks import SKYRL_SUM, Conformance, Of
 from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
 from dgpo.objectives.paper import Paper
@@ -224,4 +224,4 @@ def _fallen(logprob: Tensor, delta: float) -> Tensor:
 
 def _log_complement(logprob: Tensor) -> Tensor:
     """log(1 - p), for p up to 1 less one rounding."""
-    return log1m_exp(logprob.clamp(max=-torch.finfo(logprob.dtype).eps))
+    return log1m_exp(logprob.clamp(max=-rounding(logprob)))
