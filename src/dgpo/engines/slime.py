@@ -11,13 +11,16 @@ with a file dgpo.yaml of two lines::
     dgpo_objective_kwargs: {n: 2, m: 2}
 
 Log-probs, entropy bonus and KL term are slime's own functions and flags; `--use-tis --tis-clip C` is the correction
-`Truncate(cap=C)`.
+`Truncate(cap=C)`, and `--use-rollout-logprobs` the anchor "rollout".
+
+miles and vime descend from slime and call a custom loss as it does: `dgpo.engines.miles` and `dgpo.engines.vime`.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,6 +50,21 @@ IGNORED = {
 LOSSES = ("gspo", "cispo")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """slime, or an engine that descends from it: what its custom losses call, under the engine's own names.
+
+    Attributes:
+        name: of the engine, for messages.
+        scores: (logits, args, batch) -> "log_probs" and "entropy", a list of [t] for the responses of the micro-batch.
+        kl: its `compute_approx_kl`.
+    """
+
+    name: str
+    scores: Callable[[Tensor, Namespace, dict[str, Any]], dict[str, list[Tensor]]]
+    kl: Callable[..., Tensor]
+
+
 def policy_loss_function(
     args: Namespace, batch: dict[str, Any], logits: Tensor, sum_of_sample_mean: Reducer
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -70,22 +88,32 @@ def policy_loss_function(
             reads the whole response, under context parallelism.
     """
     from slime.backends.megatron_utils.loss import get_log_probs_and_entropy, get_rollout_top_p_logprob_kwargs
+    from slime.utils.ppo_utils import compute_approx_kl
 
-    objective = _objective(args)
-    lengths = {"total_lengths": batch["total_lengths"], "response_lengths": batch["response_lengths"]}
-    _, found = get_log_probs_and_entropy(
-        logits,
-        args=args,
-        unconcat_tokens=batch["unconcat_tokens"],
-        **lengths,
-        with_entropy=True,
-        **get_rollout_top_p_logprob_kwargs(args, batch),
-    )
+    def scores(logits: Tensor, args: Namespace, batch: dict[str, Any]) -> dict[str, list[Tensor]]:
+        given = lengths_of(batch) | get_rollout_top_p_logprob_kwargs(args, batch)
+        found: dict[str, list[Tensor]] = get_log_probs_and_entropy(logits, args=args, with_entropy=True, **given)[1]
+        return found
+
+    return loss_of(Family(name="slime", scores=scores, kl=compute_approx_kl), args, batch, logits, sum_of_sample_mean)
+
+
+def lengths_of(batch: dict[str, Any]) -> dict[str, Any]:
+    """What `get_log_probs_and_entropy` takes of a micro-batch, in slime and its descendants."""
+    return {name: batch[name] for name in ("unconcat_tokens", "total_lengths", "response_lengths")}
+
+
+def loss_of(
+    family: Family, args: Namespace, batch: dict[str, Any], logits: Tensor, sum_of_sample_mean: Reducer
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`policy_loss_function`, for slime or an engine that descends from it."""
+    objective = _objective(family.name, args)
+    found = family.scores(logits, args, batch)
     logprob = found["log_probs"]
     if "response" in objective.reads and [len(part) for part in logprob] != list(batch["response_lengths"]):
         raise ValueError(
-            f"slime: the weight of {args.dgpo_objective!r} reads the whole response, but context parallelism leaves "
-            "only parts of it on this rank; use --context-parallel-size 1 or an objective at token level"
+            f"{family.name}: the weight of {args.dgpo_objective!r} reads the whole response, but context parallelism "
+            "leaves only parts of it on this rank; use --context-parallel-size 1 or an objective at token level"
         )
     old = (batch["rollout_log_probs"] if args.use_rollout_logprobs else batch.get("log_probs")) or [
         part.detach() for part in logprob
@@ -108,7 +136,7 @@ def policy_loss_function(
     loss = result.value - args.entropy_coef * entropy
     logged = {"pg_loss": result.value, "entropy_loss": entropy}
     if args.use_kl_loss:
-        logged["kl_loss"] = sum_of_sample_mean(_reference_kl(args, logprob, old, batch["ref_log_probs"]))
+        logged["kl_loss"] = sum_of_sample_mean(_reference_kl(family, args, logprob, old, batch["ref_log_probs"]))
         loss = loss + args.kl_loss_coef * logged["kl_loss"]
     if not sum(map(len, logprob)):
         loss = loss + 0 * logits.sum()  # a rank without tokens must still take part in the backward pass
@@ -118,22 +146,28 @@ def policy_loss_function(
     return loss, {key: value.detach() for key, value in logged.items()}
 
 
-def _objective(args: Namespace) -> Objective:
+def _objective(engine: str, args: Namespace) -> Objective:
     if not hasattr(args, "dgpo_objective"):
-        raise ValueError("slime: args has no dgpo_objective; set it in the file of --custom-config-path")
+        raise ValueError(f"{engine}: args has no dgpo_objective; set it in the file of --custom-config-path")
     # eps_clip_high is set to eps_clip where it was not given
     refuse_ignored(
-        "slime",
-        {key: getattr(args, key) for key in IGNORED},
+        engine,
+        # an engine without such a flag has nothing to ignore
+        {key: getattr(args, key, default) for key, default in IGNORED.items()},
         IGNORED,
         "Set dgpo_objective and dgpo_objective_kwargs in the file of --custom-config-path",
     )
     if args.advantage_estimator in LOSSES:
         raise ValueError(
-            f"slime: --advantage-estimator {args.advantage_estimator} also selects slime's loss, which has no effect "
-            "here; use grpo, which computes the same advantages"
+            f"{engine}: --advantage-estimator {args.advantage_estimator} also selects {engine}'s loss, which has no "
+            "effect here; use grpo, which computes the same advantages"
         )
-    return fixed_objective("slime", args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None), entropy=True)
+    if args.use_tis and args.use_rollout_logprobs:
+        raise ValueError(
+            f"{engine}: --use-rollout-logprobs takes the ratio against the sampler, so that --use-tis would count the "
+            "same difference twice; set one of them"
+        )
+    return fixed_objective(engine, args.dgpo_objective, getattr(args, "dgpo_objective_kwargs", None), entropy=True)
 
 
 def _coefficients(reduce: Reducer, like: Sequence[Tensor]) -> list[Tensor]:
@@ -149,9 +183,9 @@ def _rows(parts: Sequence[Tensor]) -> Tensor:
     return pad_sequence(list(parts), batch_first=True)
 
 
-def _reference_kl(args: Namespace, logprob: list[Tensor], old: list[Tensor], reference: list[Tensor]) -> Tensor:
-    from slime.utils.ppo_utils import compute_approx_kl
-
+def _reference_kl(
+    family: Family, args: Namespace, logprob: list[Tensor], old: list[Tensor], reference: list[Tensor]
+) -> Tensor:
     new = torch.cat(logprob)
     ratio = (new - torch.cat(old)).exp() if args.use_unbiased_kl else None
-    return compute_approx_kl(new, torch.cat(reference), kl_loss_type=args.kl_loss_type, importance_ratio=ratio)
+    return family.kl(new, torch.cat(reference), kl_loss_type=args.kl_loss_type, importance_ratio=ratio)
