@@ -10,7 +10,12 @@ from dgpo import objectives, policy_loss
 from dgpo.aggregation import Fixed
 from dgpo.engines import tinker as plugin
 
-FIXED = [name for name, cls in objectives.OBJECTIVES.items() if not {"batch", "entropy"} & cls().reads]
+UNTRACEABLE = ("fipo",)
+FIXED = [
+    name
+    for name, cls in objectives.OBJECTIVES.items()
+    if not {"batch", "entropy"} & cls().reads and name not in UNTRACEABLE
+]
 ADAPTIVE = [name for name, cls in objectives.OBJECTIVES.items() if "batch" in cls().reads]
 
 
@@ -82,6 +87,12 @@ def test_adaptive_objectives_are_refused(name):
         plugin.loss(name)
     with pytest.raises(ValueError, match="calibrates itself on the whole batch"):
         plugin.loss(objectives.make(name))
+
+
+@pytest.mark.parametrize("name", UNTRACEABLE)
+def test_what_cannot_be_traced_is_refused(name):
+    with pytest.raises(ValueError, match="cannot be traced, since it branches on the length"):
+        plugin.loss(name)
 
 
 def test_other_refusals():

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from dgpo.engines.common import fixed_objective
@@ -55,7 +56,8 @@ def loss(objective: str | Objective, **fields: Any) -> TracedLoss:
 
     Raises:
         ValueError: an unknown name or field; an adaptive objective, which calibrates itself on the whole batch, as a
-            graph sees one response; one that reads entropy, which Tinker does not provide.
+            graph sees one response; one that reads entropy, which Tinker does not provide; one that cannot be traced,
+            as `fipo`, whose number of operations depends on the length.
         TypeError: fields beside an instance.
     """
     if isinstance(objective, Objective):
@@ -84,6 +86,13 @@ def loss(objective: str | Objective, **fields: Any) -> TracedLoss:
         }
         return value, metrics
 
+    try:
+        torch.fx.symbolic_trace(traced)
+    except (torch.fx.proxy.TraceError, TypeError) as error:
+        raise ValueError(
+            f"Tinker: the weight of {method!r} cannot be traced, since it branches on the length or the values of a "
+            f"response ({str(error).splitlines()[0]}); use another objective"
+        ) from error
     # Tinker names the loss by it
     traced.__name__ = f"dgpo_{name}"
     return traced

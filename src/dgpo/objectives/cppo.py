@@ -111,13 +111,11 @@ class CPPO(Objective):
 
 def _quantile(values: Tensor, mask: Tensor) -> Tensor:
     """[B, 1] of the values [B, T] where the mask is True, interpolated; 0 for a response without a token."""
-    if not values.numel():
-        return values.new_zeros(len(values), 1)
     # `nanquantile` would do, but on the meta device torch decomposes it, which imports its compiler
     place = QUANTILE * (mask.sum(-1, keepdim=True) - 1).clamp(min=0)
     below = place.long()
-    ordered = torch.where(mask, values, torch.inf).sort(-1).values
-    low, high = (ordered.gather(-1, i.clamp(max=values.shape[-1] - 1)) for i in (below, below + 1))
-    # beyond the last valid value there is padding, which no quantile reaches
+    # two columns more, so that there are always a place and the next; no quantile reaches beyond the last valid value
+    ordered = torch.nn.functional.pad(torch.where(mask, values, torch.inf), (0, 2), value=torch.inf).sort(-1).values
+    low, high = (ordered.gather(-1, i) for i in (below, below + 1))
     found = torch.where(place > below, low + (place - below) * (high - low), low)
     return torch.where(mask.any(-1, keepdim=True), found, 0.0)

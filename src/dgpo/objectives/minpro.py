@@ -67,9 +67,8 @@ class MinPRO(Objective):
         x = tokens.log_ratio
         # padding and the tokens to come are no part of a prefix
         smallest = torch.where(tokens.mask, x, math.inf)
-        if smallest.numel():
-            smallest = smallest.cummin(-1).values.roll(1, -1)
-            smallest[..., 0] = math.inf
+        # a first column, which has no prefix: what follows is shifted by one
+        smallest = torch.nn.functional.pad(smallest, (1, 0), value=math.inf).cummin(-1).values[..., :-1]
         x = x + torch.where(smallest.isinf(), 0.0, smallest)
         low = -math.inf if self.eps_low == 1 else math.log1p(-self.eps_low)
         return Boundaries.at(x, low, math.log1p(self.eps_high))
