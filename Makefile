@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 VERL := .venv-verl
+CORES ?= $(shell nproc)
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -98,6 +99,9 @@ docs: figures ## build the documentation into docs/_build/html
 
 bench: $(READY) $(PEERS)/.ready ## the head against its peers, whole steps against TRL, the grader against math-verify, the atlas's engine
 	PYTHONPATH=src $(PEERS)/bin/python -W ignore benchmarks/head.py
+	PYTHONPATH=src OMP_PROC_BIND=true OMP_NUM_THREADS=$(CORES) $(PEERS)/bin/python -W ignore benchmarks/head.py \
+		--threads $(CORES) --no-memory
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/ragged_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/fused_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/trainer_step.py
 	$(BIN)/python -W ignore benchmarks/grader.py --out benchmarks/results/grader.json
