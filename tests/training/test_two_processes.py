@@ -29,7 +29,11 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     # tokens without a log-prob of the sampler, on half of the ranks
     "unscored": {"correction": "truncate", "unscored": True},
     "untied": {"untied": True, "idle": True},
+    # several forward and backward passes in one micro-step, not equally many on each rank by itself
+    "budget": {"aggregation": "seq-mean-token-mean", "max_tokens_per_micro_batch": 24, "beta": 0.05},
+    "budget, old": {"steps_per_generation": 4, "num_iterations": 2, "max_tokens_per_micro_batch": 24, "idle": True},
 }
+BY_MICRO_BATCH = ("objective/weight/ess", "objective/rows_dropped", "objective/padding")
 DYNAMIC = {"dynamic_sampling": True, "max_num_gen_batches": 20, "unrewarded": "135678", "num_iterations": 2}
 WRAPPED_LINEAR = {"transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer", "Linear"]}
 
@@ -81,7 +85,7 @@ def check_equal(one: Run, many: Run) -> None:
         assert together["grad_norm"] == pytest.approx(alone["grad_norm"], rel=1e-4)
         for key in alone:
             # shares of a micro-batch, which is another one on every number of ranks
-            split = key.startswith("objective/mass/") or key in ("objective/weight/ess", "objective/rows_dropped")
+            split = key.startswith("objective/mass/") or key in BY_MICRO_BATCH
             if key == "entropy" or (key.startswith("objective/") and not split):
                 assert together[key] == pytest.approx(alone[key], rel=1e-4, abs=1e-5), key
 
@@ -127,7 +131,7 @@ def test_four_processes_of_torchrun(one, tiny_folder, tmp_path):
 
 def test_fsdp2(one, tiny_folder, tmp_path):
     """Sharded by accelerate, and with an output head in a group of its own, which nothing gathers before the loss."""
-    names = ["token-mean", "log-probs", "old", "unscored", "untied"]
+    names = ["token-mean", "log-probs", "old", "unscored", "untied", "budget", "budget, old"]
     scenarios = {name: {**SCENARIOS[name], "fsdp": True} for name in names}
     apart = {"fsdp": True, "fsdp_config": WRAPPED_LINEAR, "untied": True}
     scenarios["head apart"] = {**apart, **SCENARIOS["untied"]}
@@ -146,7 +150,7 @@ def test_fsdp2(one, tiny_folder, tmp_path):
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
 )
 def test_zero(one, tiny_folder, tmp_path):
-    names = ["token-mean", "log-probs", "old"]
+    names = ["token-mean", "log-probs", "old", "budget"]
     two = {f"{name}, ZeRO-2": {**SCENARIOS[name], "deepspeed": deepspeed(2)} for name in names}
     three = {f"{name}, ZeRO-3": {**SCENARIOS[name], "deepspeed": deepspeed(3)} for name in names}
     runs = train("torchrun", 2, tiny_folder, tmp_path, {**two, **three})

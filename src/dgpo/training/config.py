@@ -131,6 +131,19 @@ class DGPOConfig(GRPOConfig):
         "Compute the loss directly from hidden states, without holding the logits of a batch. Where the model or an "
         "option rules this out, the log says why.",
     )
+    sort_by_length: bool = _option(
+        True,
+        "Sort the responses of an optimiser step by length before they are cut into micro-batches, and leave out those "
+        "without a gradient first, so that little of what is computed is padding. The gradient does not change. Where "
+        "the composition of micro-batches matters (adaptive objectives, top_entropy_quantile, an auxiliary loss), "
+        "responses stay where they are.",
+    )
+    max_tokens_per_micro_batch: int | None = _option(
+        None,
+        "Maximum number of positions, prompts and padding included, of one forward and backward pass: a micro-batch "
+        "with more is computed in several. Memory then depends on this number, not on per_device_train_batch_size "
+        "and the longest response. A single longer response is a pass of its own.",
+    )
     dynamic_sampling: bool = _option(
         False,
         "Before training, replace groups without reward spread by newly sampled prompts (DAPO, arXiv 2503.14476).",
@@ -234,6 +247,7 @@ class DGPOConfig(GRPOConfig):
         self.eval_benchmark_options()
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
+        self._check_budget()
         super().__post_init__()
         self._check_schedule(generation_size)
         self._warn_of_lengths()
@@ -250,6 +264,18 @@ class DGPOConfig(GRPOConfig):
                 )
         if self.top_k is not None and self.top_k < 0 and not self.use_vllm:
             raise ValueError(f"top_k = {self.top_k} is not allowed; expected >= 1, or 0 for all tokens")
+
+    def _check_budget(self) -> None:
+        budget = self.max_tokens_per_micro_batch
+        if budget is None:
+            return
+        if not self.sort_by_length:
+            raise ValueError(f"max_tokens_per_micro_batch = {budget} needs sort_by_length = True")
+        if "lomo" in str(self.optim):
+            raise ValueError(
+                f"max_tokens_per_micro_batch = {budget} and optim = {str(self.optim)!r} exclude each other: LOMO "
+                "updates the weights in every backward pass, of which a micro-batch may have several"
+            )
 
     def _check_dynamic_sampling_rewards(self) -> None:
         """The names themselves are known to the trainer, which has the rewards."""

@@ -1,0 +1,206 @@
+"""Which rows of an optimiser step the policy computes together: pure arithmetic on lengths.
+
+The normaliser is the step's, so which rows share a forward pass does not matter to the gradient. It matters to the
+cost: rows of one pass are padded to the longest of them. So the rows of a step are sorted by length and cut into parts
+of about equal cost, which makes the largest part, and with it the peak of memory, as small as possible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Kind: TypeAlias = Literal["padded", "packed", "shared"]
+"""How the rows of a part go through the model: padded to the longest, one after the other without padding, or that
+with each distinct prompt once."""
+
+WORTH = 0.03
+"""Share of the positions of a step that twice as large parts must save, where prompts are shared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Tokens of the rows of a step.
+
+    Attributes:
+        prompt: of each row, padding that cannot be cut included.
+        completion: likewise, up to the last token.
+        group: a number for each distinct prompt.
+    """
+
+    prompt: Sequence[int]
+    completion: Sequence[int]
+    group: Sequence[int]
+
+    def real(self, rows: Sequence[int], kind: Kind) -> int:
+        """Tokens of these rows that have to be computed: no padding, and for "shared" each prompt once."""
+        return _Part.of(self, rows, "shared" if kind == "shared" else "packed").tokens
+
+    def computed(self, rows: Sequence[int], kind: Kind) -> int:
+        """Positions that one forward pass over these rows computes."""
+        return _Part.of(self, rows, kind).tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The parts of a step, and the micro-step that computes each.
+
+    Attributes:
+        parts: row indices of each forward pass, in the order of computation. A part may be empty: other ranks have
+            more rows, and all must call the model equally often.
+        steps: micro-steps of the update. With fewer parts than micro-steps the first ones compute nothing, so that the
+            last, in which gradients are reduced, always computes something.
+        kind: how the rows of every part go through the model.
+    """
+
+    parts: tuple[tuple[int, ...], ...]
+    steps: int
+    kind: Kind = "padded"
+
+    def of_step(self, step: int) -> range:
+        """Indices of the parts of micro-step `step`, counted from 0 within the update."""
+        count = len(self.parts)
+        if count < self.steps:
+            first = step - (self.steps - count)
+            return range(max(first, 0), first + 1)
+        return range(step * count // self.steps, (step + 1) * count // self.steps)
+
+
+def layout(
+    lengths: Lengths,
+    rows: Sequence[int],
+    *,
+    steps: int,
+    limit: int,
+    kind: Kind = "padded",
+    agree: Callable[[int], int] = lambda count: count,
+) -> Layout:
+    """Sort `rows` by length and cut them into parts of about equal cost, the longest first.
+
+    There are as many parts as micro-steps, or more if one would exceed the limit, or fewer where "shared" prompts are
+    then computed less often. Rows of one prompt stand together if prompts are shared.
+
+    Args:
+        lengths: of all rows of the step.
+        rows: those that the policy has to see.
+        steps: micro-steps of the update.
+        limit: positions that a part may compute; a single row may exceed it.
+        kind: how rows go through the model.
+        agree: from this rank's number of parts to the number of all ranks, which is at least that.
+    """
+    orders = _orders(lengths, rows, kind)
+    found = min(
+        (_parts(lengths, order, steps, limit, kind) for order in orders), key=lambda parts: _cost(lengths, parts, kind)
+    )
+    count = agree(max(len(found), 1))
+    if count > len(found):
+        order = [row for part in found for row in part]
+        found = _balanced(lengths, order, count, limit, kind)
+    parts = [tuple(part) for part in found]
+    return Layout(parts=(*parts, *[()] * (count - len(parts))), steps=steps, kind=kind)
+
+
+def unsorted(micro_batches: Sequence[Sequence[int]]) -> Layout:
+    """The rows of each micro-batch in a part of its own, as they are."""
+    return Layout(parts=tuple(tuple(rows) for rows in micro_batches), steps=len(micro_batches))
+
+
+def _orders(lengths: Lengths, rows: Sequence[int], kind: Kind) -> list[list[int]]:
+    def total(row: int) -> int:
+        return lengths.prompt[row] + lengths.completion[row]
+
+    if kind == "shared":
+        longest: dict[int, int] = {}
+        for row in rows:
+            longest[lengths.group[row]] = max(longest.get(lengths.group[row], 0), total(row))
+        key = lambda row: (-longest[lengths.group[row]], lengths.group[row], -lengths.completion[row])  # noqa: E731
+        return [sorted(rows, key=key)]
+    by_total = sorted(rows, key=lambda row: (-total(row), -lengths.completion[row]))
+    if kind == "packed":
+        return [by_total]
+    # prompts and completions are padded apart: which order is the better one depends on which of them varies more
+    return [by_total, sorted(rows, key=lambda row: (-lengths.completion[row], -lengths.prompt[row]))]
+
+
+def _parts(lengths: Lengths, order: Sequence[int], steps: int, limit: int, kind: Kind) -> list[list[int]]:
+    count = max(len(_greedy(lengths, order, limit, kind)), steps)
+    found = _balanced(lengths, order, count, limit, kind)
+    if kind != "shared":
+        return found
+    # a prompt is computed once in every part that holds rows of it: fewer parts compute fewer prompts
+    while (count := count // 2) > 0:
+        fewer = _balanced(lengths, order, count, limit, kind)
+        (before, _), (after, largest) = _cost(lengths, found, kind), _cost(lengths, fewer, kind)
+        # larger parts need more memory, which a few prompts are not worth
+        if largest > limit or after > (1 - WORTH) * before:
+            break
+        found = fewer
+    return found
+
+
+def _cost(lengths: Lengths, parts: Sequence[Sequence[int]], kind: Kind) -> tuple[int, int]:
+    """Positions of all parts, and of the largest: time, and memory."""
+    computed = [lengths.computed(part, kind) for part in parts]
+    return sum(computed), max(computed, default=0)
+
+
+def _balanced(lengths: Lengths, order: Sequence[int], count: int, limit: int, kind: Kind) -> list[list[int]]:
+    """At most `count` consecutive parts whose largest is as small as possible."""
+    low = max((lengths.computed([row], kind) for row in order), default=0)
+    if low > limit:  # one row exceeds the limit anyway; the others are not to follow it
+        return _greedy(lengths, order, limit, kind)
+    high = max(lengths.computed(order, kind), low)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_greedy(lengths, order, middle, kind)) <= count:
+            high = middle
+        else:
+            low = middle + 1
+    return _greedy(lengths, order, low, kind)
+
+
+def _greedy(lengths: Lengths, order: Sequence[int], limit: int, kind: Kind) -> list[list[int]]:
+    """Consecutive parts, each as large as the limit allows."""
+    parts: list[list[int]] = []
+    part = _Part(lengths, kind)
+    for row in order:
+        if not parts or part.with_row(row) > limit:
+            parts.append([])
+            part = _Part(lengths, kind)
+        parts[-1].append(row)
+        part.add(row)
+    return parts
+
+
+class _Part:
+    """Counts the positions of a part while rows are added to it."""
+
+    def __init__(self, lengths: Lengths, kind: Kind) -> None:
+        self._lengths, self._kind = lengths, kind
+        self._rows = self._prompt = self._completion = 0
+        self._groups: set[int] = set()
+        self.tokens = 0
+
+    @classmethod
+    def of(cls, lengths: Lengths, rows: Sequence[int], kind: Kind) -> _Part:
+        part = cls(lengths, kind)
+        for row in rows:
+            part.add(row)
+        return part
+
+    def with_row(self, row: int) -> int:
+        """`tokens`, if this row were added."""
+        prompt, completion = self._lengths.prompt[row], self._lengths.completion[row]
+        if self._kind == "padded":
+            return (self._rows + 1) * (max(self._prompt, prompt) + max(self._completion, completion))
+        if self._kind == "shared" and self._lengths.group[row] in self._groups:
+            return self.tokens + completion
+        return self.tokens + prompt + completion
+
+    def add(self, row: int) -> None:
+        self.tokens = self.with_row(row)
+        self._rows += 1
+        self._prompt = max(self._prompt, self._lengths.prompt[row])
+        self._completion = max(self._completion, self._lengths.completion[row])
+        self._groups.add(self._lengths.group[row])
