@@ -67,12 +67,14 @@ class DGPOTrainer(ResumableTrainer):
     The loss is computed straight from hidden states (`fused_loss`); where that is not possible, one log line gives the
     reason, and log-probs are computed first. The policy sees only what the gradient needs: in training, responses with
     advantage 0 are left out (unless a KL term, an entropy bonus or something else reads them), and so are columns of
-    padding; log π_old is computed by a separate pass only where the policy has moved. Neither changes the gradient
-    beyond rounding.
+    padding. The responses of an optimiser step are sorted by length before they are cut into micro-batches
+    (`sort_by_length`), and a micro-batch may be computed in several passes (`max_tokens_per_micro_batch`). log π_old is
+    computed by a separate pass only where the policy has moved. None of this changes the gradient beyond rounding.
 
-    Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`, and `objective/rows_dropped`,
-    the share of responses left out. `entropy` and `objective/` are over the responses that were not left out, except
-    for `objective/advantage/zero_fraction`, which is over all.
+    Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`; `objective/rows_dropped`, the
+    share of responses left out; `objective/padding`, the share of computed positions that hold no token. `entropy` and
+    `objective/` are over the responses that were not left out, except for `objective/advantage/zero_fraction`, which is
+    over all.
 
     Args:
         model: a name of the hub, a folder, a causal language model, or a PEFT model.
