@@ -81,6 +81,7 @@ new-method: $(READY) ## write the two files of a new objective to fill in (NAME=
 
 figures: $(READY) ## write what follows from the code: docs/figures/, docs/objectives.md, tables of docs/doctor.md, imports
 	$(BIN)/python docs/figures/weights.py
+	$(BIN)/python docs/figures/growth.py
 	$(BIN)/python docs/generate_objectives.py
 	$(BIN)/python docs/generate_doctor.py
 
@@ -97,11 +98,13 @@ atlas-figures: $(READY) ## figures and tables of the atlas from its committed re
 docs: figures ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(READY) $(PEERS)/.ready ## the head against its peers, whole steps against TRL, the grader against math-verify, the atlas's engine
+bench: $(READY) $(PEERS)/.ready $(VERL)/.ready ## the head and whole updates against their peers, the grader, the atlas's engine (about two hours)
 	PYTHONPATH=src $(PEERS)/bin/python -W ignore benchmarks/head.py
 	PYTHONPATH=src OMP_PROC_BIND=true OMP_NUM_THREADS=$(CORES) $(PEERS)/bin/python -W ignore benchmarks/head.py \
 		--threads $(CORES) --no-memory
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/ragged_step.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/whole_loop.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/growth.py
 	$(OFFLINE) $(BIN)/python benchmarks/fused_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/trainer_step.py
 	$(BIN)/python -W ignore benchmarks/grader.py --out benchmarks/results/grader.json

@@ -16,7 +16,7 @@ from ratios import Ratio, times_as_fast
 
 HERE = Path(__file__).parent
 PAGE = HERE / "RESULTS.md"
-BOUND, STOCK = "three products", "GRPOTrainer (TRL)"
+BOUND, STOCK, BEFORE = "three products", "GRPOTrainer (TRL)", "DGPOTrainer, before"
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -81,31 +81,82 @@ def ragged(document: dict[str, Any]) -> list[str]:
     lines: list[str] = []
     for title, case in document["cases"].items():
         about, rows = case["case"], case["trainers"]
-        first = next(iter(rows))
         lengths = (
             f"log-normal lengths with mean {about['mean']:g} and σ {about['sigma']:g}, at most {about['longest']:,}"
             if about["sigma"]
             else f"{about['longest']} tokens each"
         )
         batches = f"{about['rows']} x {about['accumulation']}" if about["accumulation"] > 1 else str(about["rows"])
+        baselines = [name for name in (STOCK, BEFORE) if name in rows] or [next(iter(rows))]
+        names = "".join(f" times as fast as {name} | range over rounds |" for name in baselines)
         lines += [
             f"**{title}**: {batches} completions, {lengths}; prompts of {about['prompt']}, groups of {about['group']}. "
-            f"Measured {case['machine']['date']}, commit {case['commit'][:7]}, before: {case['before'][:7]}.",
+            f"{measured(case)}",
             "",
-            f"| trainer | s per update | times as fast as {first} | range over rounds | tokens computed | padding | "
-            "peak memory, MiB | of it activations |",
-            "|---|---:|---:|---:|---:|---:|---:|---:|",
+            f"| trainer | s per update |{names} tokens computed | padding | peak memory, MiB | of it activations |",
+            f"|---|---:|{'---:|---:|' * len(baselines)}---:|---:|---:|---:|",
         ]
-        for name, ratio in ratios(rows, first).items():
-            row = rows[name]
+        compared = [ratios(rows, baseline) for baseline in baselines]
+        for name, row in rows.items():
+            seconds = compared[0][name].seconds
             peak, rest = row["peak_mib"], row["peak_mib"] - row["state_mib"]
             lines.append(
-                f"| {name} | {ratio.seconds:.3f} | {fast(ratio)} | {row['positions']:,} | {row['padding']:.1%} | "
-                f"{peak:,.0f} | {rest:,.0f} |"
+                f"| {name} | {seconds:.3f} | {' | '.join(fast(found[name]) for found in compared)} | "
+                f"{row['positions']:,} | {row['padding']:.1%} | {peak:,.0f} | {rest:,.0f} |"
             )
-        parts = [f"{name}: {row['share']:.0%} of the update was measured." for name, row in rows.items()]
-        lines += ["", *[text for text, row in zip(parts, rows.values(), strict=True) if row["share"] < 1], ""]
+        lines.append("")
+        for name, row in rows.items():
+            if row["share"] < 1:
+                lines += [f"{name}: measured on {row['share']:.1%} of the update, and scaled.", ""]
+            if row.get("source"):
+                lines += [f"{name}: {row['source']}.", ""]
     return lines
+
+
+def whole_loop(document: dict[str, Any]) -> list[str]:
+    """Generation, rewards and updates: a table per case."""
+    lines: list[str] = []
+    for title, case in document["cases"].items():
+        about, rows = case["case"], case["trainers"]
+        parts = list(next(iter(rows.values()))["parts"])
+        count = about["rows"] * about["accumulation"]
+        spread = f", σ {about['sigma']:g}, at most {about['longest']:,}" if about["sigma"] else ""
+        lines += [
+            f"**{title}**: {about['updates_per_generation']} updates of {count} completions per generation, "
+            f"lengths of mean {about['mean']:g}{spread}. {measured(case)}",
+            "",
+            f"| trainer | s per update | times as fast as TRL | range over rounds | {' | '.join(parts)} | "
+            "peak memory, MiB |",
+            f"|---|---:|---:|---:|{'---:|' * len(parts)}---:|",
+        ]
+        for name, ratio in ratios(rows, STOCK).items():
+            seconds = " | ".join(f"{rows[name]['parts'][part]:.3f}" for part in parts)
+            lines.append(
+                f"| {name} | {ratio.seconds:.3f} | {fast(ratio)} | {seconds} | {rows[name]['peak_mib']:,.0f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def growth(document: dict[str, Any]) -> list[str]:
+    """Seconds over tokens and over the spread of lengths."""
+    lines = [
+        f"A small model; [the figure](../docs/figures/growth.svg) has the slopes. {measured(document)}",
+        "",
+        "| tokens | σ | trainer | s per update | times as fast as TRL | range over rounds |",
+        "|---:|---:|---|---:|---:|---:|",
+    ]
+    rows = [(row, document["at"]["sigma"]) for row in document["by_tokens"]]
+    rows += [(row, row["sigma"]) for row in document["by_spread"]]
+    for row, sigma in rows:
+        for name, ratio in times_as_fast(row["seconds"], STOCK).items():
+            lines.append(f"| {row['tokens']:,.0f} | {sigma:g} | {name} | {ratio.seconds:.3f} | {fast(ratio)} |")
+    return [*lines, ""]
+
+
+def measured(document: dict[str, Any]) -> str:
+    """When, and which commits."""
+    return f"Measured {document['machine']['date']}, commit {document['commit'][:7]}, before: {document['before'][:7]}."
 
 
 def ratios(rows: dict[str, dict[str, Any]], baseline: str) -> dict[str, Ratio]:
@@ -284,7 +335,9 @@ def page() -> str:
     for title, name, part in (
         ("Updates on responses of different lengths", "ragged_step.json", ragged),
         ("Updates on responses of one length", "fused_step.json", steps),
+        ("Generation, rewards and updates on responses of different lengths", "whole_loop.json", whole_loop),
         ("The loop of the demo", "trainer_step.json", loop),
+        ("How the cost of an update grows", "growth.json", growth),
         ("The mathematical grader", "grader.json", grader),
         ("Many seeds at once", "atlas_engine.json", atlas),
     ):

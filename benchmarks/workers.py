@@ -6,19 +6,22 @@ not asked waits, so that processes take turns and a slow phase of the machine hi
 
 from __future__ import annotations
 
+import argparse
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+ANSWER = "answer: "
 
 
 class Worker:
@@ -28,19 +31,19 @@ class Worker:
         script: answers requests (see `serve`) when it is called with `arguments`.
         arguments: of the script.
         checkout: the folder whose `src/` it imports.
-        threads: of the process.
+        python: the interpreter, of an environment of its own if need be.
     """
 
-    def __init__(self, script: Path, arguments: list[str], checkout: Path = ROOT, threads: int = 1) -> None:
+    def __init__(self, script: Path, arguments: list[str], checkout: Path = ROOT, python: str = sys.executable) -> None:
         environment = os.environ | {
             "PYTHONPATH": str(checkout / "src"),
-            "OMP_NUM_THREADS": str(threads),
+            "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
             "TOKENIZERS_PARALLELISM": "false",
         }
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  # as long as the process
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(script), *arguments],
+            [python, "-W", "ignore", str(script), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -60,14 +63,15 @@ class Worker:
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            answer = self._process.stdout.readline()
+            # what an import prints comes before
+            answer = next((line for line in self._process.stdout if line.startswith(ANSWER)), "")
         except BrokenPipeError:
             pass
         if not answer:
             code = self._process.wait()
             self._log.seek(0)
             raise RuntimeError(f"the process of {request} ended with {code}:\n{self._log.read()[-3000:]}")
-        found: dict[str, Any] = json.loads(answer)
+        found: dict[str, Any] = json.loads(answer.removeprefix(ANSWER))
         return found
 
     def close(self) -> None:
@@ -80,9 +84,7 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
@@ -91,7 +93,7 @@ def serve(answer: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for line in sys.stdin:
-        print(json.dumps(answer(json.loads(line))), file=out, flush=True)
+        print(ANSWER + json.dumps(answer(json.loads(line))), file=out, flush=True)
 
 
 def status(name: str) -> int:
@@ -101,11 +103,33 @@ def status(name: str) -> int:
 
 
 def reset_peak() -> None:
-    """Let VmHWM start anew from VmRSS."""
+    """Let VmHWM start anew from VmRSS, after memory that is free has been given back."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def checkout(commit: str, folder: Path) -> Path:
+BEFORE = "85b1cffbed9d"
+"""The last commit before updates were made fast on responses of different lengths."""
+
+
+def add_before(parser: argparse.ArgumentParser) -> None:
+    """The flag that names the checkout to compare with."""
+    parser.add_argument("--before", type=Path, metavar="FOLDER", help=f"a checkout; default: commit {BEFORE}")
+
+
+@contextmanager
+def checkout_of(folder: Path | None) -> Iterator[tuple[Path, str]]:
+    """A checkout and its commit: of a folder, or of `BEFORE` in a temporary one."""
+    if folder is not None:
+        yield folder.resolve(), commit_of(folder)
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield unpack(BEFORE, Path(made)), BEFORE
+
+
+def unpack(commit: str, folder: Path) -> Path:
     """`src/` of an earlier commit, in a folder.
 
     Raises:

@@ -10,14 +10,16 @@ from statistics import fmean
 
 import pytest
 import ragged_step
+import torch
+import updates
 import workers
-from ragged_step import OURS, STOCK, Case, check, summary, train
+from updates import OURS, STOCK, Case, check, summary, train
 
 import dgpo
 
 SCRIPT = Path(ragged_step.__file__)
 TINY = Case(layers=0, mean=8, longest=24, prompt=4, group=4, rows=2, accumulation=4)
-SOURCES = {name: Path(dgpo.__file__).parents[2] for name in ragged_step.TRAINERS}
+SOURCES = {name: Path(dgpo.__file__).parents[2] for name in updates.OPTIONS}
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +65,7 @@ def test_a_part_of_an_update_of_stock(rounds):
 
 def test_lengths_have_the_mean_and_the_limit_that_the_case_names():
     case = ragged_step.CASES["2 layers"]
-    drawn = [
-        length for seed in range(100) for length in case.lengths(64, ragged_step.torch.Generator().manual_seed(seed))
-    ]
+    drawn = [length for seed in range(100) for length in case.lengths(64, torch.Generator().manual_seed(seed))]
     assert max(drawn) == case.longest
     # cut at four times the mean
     assert fmean(drawn) == pytest.approx(63, rel=0.03)
@@ -102,12 +102,12 @@ def test_an_earlier_commit_is_unpacked(tmp_path, monkeypatch):
     git("commit", "-m", "One")
     monkeypatch.setattr(workers, "ROOT", repository)
     (repository / "src" / "one.py").write_text("x = 2\n")
-    assert (workers.checkout("HEAD", tmp_path / "before") / "src" / "one.py").read_text() == "x = 1\n"
+    assert (workers.unpack("HEAD", tmp_path / "before") / "src" / "one.py").read_text() == "x = 1\n"
     head = workers.commit_of(repository)
     assert len(head) == 41
     assert head.endswith("+")
     with pytest.raises(RuntimeError, match="commit 1234567 is not in the history at .* name a checkout of it"):
-        workers.checkout("1234567", tmp_path / "other")
+        workers.unpack("1234567", tmp_path / "other")
 
 
 @pytest.mark.soak

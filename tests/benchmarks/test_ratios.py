@@ -49,29 +49,37 @@ def wrong(table: list[list[str]]) -> tuple[list[str], int]:
     """What is wrong with the ratios of a table, and how many of them were compared."""
     head = table[0]
     value = next((i for i, name in enumerate(head) if name in SECONDS), None)
-    ratio = next((i for i, name in enumerate(head) if name.startswith(("times as fast", "x "))), None)
-    if value is None or ratio is None:
+    if value is None:
         return [], 0
-    multiple = head[ratio].startswith("x the three products")
     # what stands before the name of the variant: the rows that have one baseline
     keys = [i for i, name in enumerate(head[:value]) if name not in ("trainer", "")] if "trainer" in head else []
     groups: dict[tuple[str, ...], list[list[str]]] = {}
     for row in table[1:]:
-        if NUMBER.match(row[value]) and NUMBER.match(row[ratio]):
-            groups.setdefault(tuple(row[i] for i in keys), []).append(row)
+        groups.setdefault(tuple(row[i] for i in keys), []).append(row)
     found, count = [], 0
-    for rows in groups.values():
-        baseline = float(rows[0][value].replace(",", ""))
-        for row in rows:
-            seconds, printed = float(row[value].replace(",", "")), float(row[ratio].replace(",", ""))
-            quotient = seconds / baseline if multiple else baseline / seconds
-            # half a unit of the last place of each of the three numbers
-            places = len(row[value].partition(".")[2])
-            slack = 0.5 * 10.0**-places * (1 / seconds + 1 / baseline) * quotient + 0.00501
-            count += 1
-            if abs(quotient - printed) > slack:
-                found.append(f"{row} has the ratio {printed}; expected {quotient:.3f}")
+    for ratio, name in enumerate(head):
+        if not name.startswith(("times as fast as ", "x the three products")):
+            continue
+        for rows in groups.values():
+            measured = [row for row in rows if NUMBER.match(row[value]) and NUMBER.match(row[ratio])]
+            # the row that the head names, or the first
+            named = [row for row in measured if row[value - 1] == name.removeprefix("times as fast as ")]
+            baseline = number((named or measured)[0][value])
+            for row in measured:
+                seconds, printed = number(row[value]), number(row[ratio])
+                quotient = seconds / baseline if name.startswith("x") else baseline / seconds
+                # half a unit of the last place of each of the three numbers
+                places = len(row[value].partition(".")[2])
+                slack = 0.5 * 10.0**-places * (1 / seconds + 1 / baseline) * quotient + 0.00501
+                count += 1
+                if abs(quotient - printed) > slack:
+                    found.append(f"{row} has the ratio {printed}; expected {quotient:.3f}")
     return found, count
+
+
+def number(cell: str) -> float:
+    """Of a cell with commas."""
+    return float(cell.replace(",", ""))
 
 
 def test_every_ratio_of_the_page_is_that_of_the_seconds_beside_it() -> None:
