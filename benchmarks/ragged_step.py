@@ -35,6 +35,7 @@ from updates import BUDGET, OURS, THEN, TRAINERS, VERL, WITHOUT, Case, Processes
 from workers import ROOT, add_before, checkout_of, commit_of
 
 RESULTS = Path(__file__).parent / "results" / "ragged_step.json"
+ARRANGED = [name for name in WITHOUT if "shared" not in name]
 LONG = {"mean": 500.0, "longest": 2048}
 CASES = {
     "2 layers": Case(layers=2, mean=64, longest=256, rounds=2),
@@ -42,12 +43,12 @@ CASES = {
         layers=2, mean=64, longest=256, without_spread=0.5, trainers=(THEN, OURS), rounds=2
     ),
     "30 layers": Case(layers=30, mean=64, longest=256, trainers=(STOCK, THEN, OURS, "verl's actor")),
-    "2 layers, long": Case(layers=2, **LONG, trainers=(STOCK, THEN, OURS, *WITHOUT, *BUDGET), stock_micro_batches=2),
+    "2 layers, long": Case(layers=2, **LONG, trainers=(STOCK, THEN, OURS, *ARRANGED, *BUDGET), stock_micro_batches=1),
     "2 layers, long, prompts of 500": Case(
-        layers=2, **LONG, prompt=500, trainers=(THEN, OURS, "DGPOTrainer, shared_prompts=False")
+        layers=2, **LONG, prompt=500, trainers=(OURS, "DGPOTrainer, shared_prompts=False")
     ),
     "30 layers, prompts of 64": Case(
-        layers=30, mean=64, longest=256, prompt=64, trainers=(THEN, OURS, "DGPOTrainer, shared_prompts=False")
+        layers=30, mean=64, longest=256, prompt=64, trainers=(OURS, "DGPOTrainer, shared_prompts=False")
     ),
     "demo, equal lengths, groups of 2": Case(
         layers=0,

@@ -50,14 +50,13 @@ def draw(document: dict[str, Any]) -> Figure:
     growth.set_title(f"log-normal lengths, σ = {at['sigma']:g}")
     _plain(growth, tokens)
     rows = document["by_spread"]
-    for (name, seconds), colour, marker in zip(medians(rows).items(), COLOURS, MARKERS, strict=True):
+    for seconds, colour, marker in zip(medians(rows).values(), COLOURS, MARKERS, strict=True):
         each = [1e6 * second / row["tokens"] for second, row in zip(seconds, rows, strict=True)]
-        spread.plot([row["sigma"] for row in rows], each, color=colour, marker=marker, label=name)
+        spread.plot([row["sigma"] for row in rows], each, color=colour, marker=marker)
     spread.set(xlabel="σ of the lengths", ylabel="microseconds per token", xticks=[row["sigma"] for row in rows])
     spread.set_ylim(bottom=0)
     spread.set_title(f"about {at['tokens']:,} tokens")
-    for axis in (growth, spread):
-        axis.legend(frameon=False, loc="upper left")
+    growth.legend(frameon=False, loc="upper left")
     return figure
 
 
