@@ -21,6 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.aggregation import StepTotals
+from dgpo.evaluation.decoding import faster_generate
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import reference_kl
 from dgpo.runs.log import Log
@@ -323,7 +324,11 @@ class DGPOTrainer(ResumableTrainer):
         # autocast forgets the weights that it has cast when its outermost context ends; without this one that is the
         # forward pass of every single token
         with self.accelerator.autocast():
-            return super()._generate_single_turn(*args, **kwargs)
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                # every rank has to call the model as often as the others: until the longest response of all ends
+                return super()._generate_single_turn(*args, **kwargs)
+            with faster_generate(self.model):
+                return super()._generate_single_turn(*args, **kwargs)
 
     def _correct_logs(self, scores: Scores, size: int) -> None:
         """Bring into line what TRL has just logged of its advantages of all ranks."""
