@@ -3,17 +3,15 @@
     python benchmarks/whole_loop.py                          # about 25 minutes of one core
     python benchmarks/whole_loop.py --cases demo
 
-The model samples by itself, and every response ends where a list of lengths says: before, the end token has no
-probability, and there, all of it. The weights are random, so all trainers sample the same tokens in the first
-generation, and have the same work. A round is one generation and the updates on it; for the demo's model, several of
-them, after one that is not counted. Every trainer is a process of its own, they take turns, and seconds are process
-time on one thread.
+The model samples by itself, and the first token of a response decides when it ends (`Countdown`), so that all trainers
+generate responses of the same lengths, by whatever loop, and have the same work. A round is one generation and the
+updates on it; for the demo's model, several of them, after one that is not counted. Every trainer is a process of its
+own, they take turns, and seconds are process time on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import tempfile
@@ -21,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from math import exp
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -29,7 +28,6 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 from rich.table import Table
-from transformers import LogitsProcessor, LogitsProcessorList
 
 import dgpo
 from dgpo.files import write_json_atomic
@@ -37,7 +35,6 @@ from dgpo.tasks import Addition
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ratios import times_as_fast
-from scripted import random_numbers
 from trainer_step import STOCK, machine, train_silently
 from updates import OURS, THEN, TOKENIZER, Case, Meter, quietly, trainer_of
 from workers import ROOT, Worker, add_before, checkout_of, commit_of, serve
@@ -46,6 +43,8 @@ RESULTS = Path(__file__).parent / "results" / "whole_loop.json"
 PARTS = ("generation", "rewards", "preparation", "updates")
 """Sampling; the reward functions; what else is done before the updates (advantages, log π_old); the updates."""
 TRAINERS = (STOCK, THEN, OURS)
+SPECIAL = 3
+"""Padding, end and unknown are the first ids."""
 CASES = {
     "SmolLM2-135M": Case(layers=30, mean=64, longest=256, accumulation=8, updates_per_generation=2, updates=2),
     "demo": Case(
@@ -64,33 +63,55 @@ CASES = {
 }
 
 
-class EndsAt(LogitsProcessor):  # type: ignore[misc]
-    """Ends every row of one call of `generate` at its length, the end token included."""
+class Countdown:
+    """Lets a model generate responses of given lengths, in whatever order and batch a loop computes its rows.
 
-    def __init__(self, lengths: list[int]) -> None:
-        self._lengths = torch.tensor(lengths)
-        self._prompt: int | None = None
+    Every token of the vocabulary, the special ones aside, stands for a number of tokens that come after it, 1 to
+    `longest` - 1. The first token is drawn so that this number has the distribution of the case's lengths; after a
+    token, only those of one less are possible, and after one that stands for 1 only the end. Each row follows from its
+    own last token, so a loop may drop rows that have ended, or compute a shared prompt once.
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._prompt is None:
-            self._prompt = input_ids.shape[1]
-        last = self._lengths <= input_ids.shape[1] - self._prompt + 1
-        end = torch.arange(scores.shape[1]) == TOKENIZER.eos_token_id
-        return scores.masked_fill(last[:, None] != end, -torch.inf)
+    Args:
+        model: whose `generate` it is.
+        case: of the lengths.
+    """
+
+    def __init__(self, model: Any, case: Case) -> None:
+        ids = torch.arange(model.config.vocab_size)
+        self._left = torch.where(ids < SPECIAL, -1, 1 + (ids - SPECIAL) % (case.longest - 1))
+        self._left[TOKENIZER.eos_token_id] = 0
+        share = shares(case)
+        counts = torch.bincount(self._left[self._left >= 0], minlength=case.longest)
+        self._first = torch.where(self._left < 0, 0.0, (share / counts)[self._left]).log()
+        self._generate, self._active = model.generate, False
+        model.generate = self._generating
+        model.register_forward_hook(self._bound, with_kwargs=True)
+
+    def _generating(self, *given: Any, **options: Any) -> Any:
+        self._active = True
+        try:
+            return self._generate(*given, **options)
+        finally:
+            self._active = False
+
+    def _bound(self, _module: Any, _given: Any, named: dict[str, Any], output: Any) -> None:
+        if not self._active:
+            return
+        ids, logits = named["input_ids"], output.logits
+        if ids.shape[1] > 1:
+            logits[:, -1] = self._first
+            return
+        left = self._left[ids]
+        # padding after the end may be followed by anything
+        logits[:, -1] = logits[:, -1].masked_fill((self._left != left - 1) & (left > 0), -torch.inf)
 
 
-def end_at(model: Any, case: Case, round_: int) -> None:
-    """Let `model.generate` end its rows at the lengths of a case, other ones in every call."""
-    generate, calls = model.generate, 0
-
-    def bounded(*given: Any, **options: Any) -> Any:
-        nonlocal calls
-        count = options["input_ids"].shape[0]
-        lengths = case.lengths(count, random_numbers(count, 1000 * round_ + calls))
-        calls += 1
-        return generate(*given, **options, logits_processor=LogitsProcessorList([EndsAt(lengths)]))
-
-    model.generate = bounded
+def shares(case: Case) -> torch.Tensor:
+    """Of the lengths 1 to `longest`: those of rounded log-normal numbers, cut there."""
+    edges = torch.arange(1, case.longest, dtype=torch.float64) + 0.5
+    median = case.mean * exp(-(case.sigma**2) / 2)
+    below = torch.special.ndtr((edges / median).log() / case.sigma) if case.sigma else (edges > median).double()
+    return torch.cat([below, below.new_ones(1)]).diff(prepend=below.new_zeros(1))
 
 
 class Clock:
@@ -139,25 +160,25 @@ def loop(case: Case, name: str, round_: int) -> dict[str, Any]:
     """One round of one trainer, in this process.
 
     Returns:
-        `seconds` per update, and those of each of `PARTS`; `peak_mib`; `batches`, a hash of the first generation;
-        `tokens`, of its responses; `source`, our package.
+        `seconds` per update, and those of each of `PARTS`; `peak_mib`; `lengths` of the responses of the first
+        generation; `source`, our package.
     """
     quietly()
     model = case.model()
-    end_at(model, case, round_)
+    Countdown(model, case)
     completions = case.rows * case.accumulation * case.updates_per_generation
-    first: list[list[list[int]]] = []
+    lengths: list[list[int]] = []
     scripted = case.rewards()
 
     def reward(completion_ids: list[list[int]], **given: Any) -> list[float]:
-        first.append(completion_ids)
+        lengths.append([len(ids) for ids in completion_ids])
         return scripted(**given)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(
             name,
             model,
-            case.settings(folder),
+            case.settings(folder) | {"seed": round_},
             reward_funcs=reward,
             train_dataset=Dataset.from_dict({"prompt": [f"{i:0{case.prompt}d}" for i in range(completions)]}),
             processing_class=TOKENIZER,
@@ -169,8 +190,7 @@ def loop(case: Case, name: str, round_: int) -> dict[str, Any]:
     return {
         **{key: laps.found[key] / counted for key in ("seconds", "wall", *PARTS)},
         "peak_mib": laps.found["peak_mib"],
-        "batches": hashlib.sha256(json.dumps(first[0]).encode()).hexdigest()[:16],
-        "tokens": sum(map(len, first[0])),
+        "lengths": lengths[0],
         "source": dgpo.__file__,
     }
 
@@ -179,7 +199,7 @@ def measure(name: str, before: Path, rounds: int) -> dict[str, list[dict[str, An
     """Trainer -> what `loop` returned in every round.
 
     Raises:
-        RuntimeError: two trainers have sampled different tokens, or one has imported another checkout than its own.
+        RuntimeError: the responses of two trainers differ in length, or one imported another checkout than its own.
     """
     found: dict[str, list[dict[str, Any]]] = {trainer: [] for trainer in TRAINERS}
     sources = {trainer: before if trainer == THEN else ROOT for trainer in TRAINERS}
@@ -195,8 +215,8 @@ def measure(name: str, before: Path, rounds: int) -> dict[str, list[dict[str, An
                     raise RuntimeError(f"{name}: {trainer} imported {row['source']}; expected {sources[trainer]}")
                 found[trainer].append(row)
                 print(f"{name}, round {round_ + 1}, {trainer}: {row['seconds']:.3f} s", flush=True)
-            if len({rows[-1]["batches"] for rows in found.values()}) > 1:
-                raise RuntimeError(f"{name}: the trainers have sampled different tokens in their first generation")
+            if len({tuple(rows[-1]["lengths"]) for rows in found.values()}) > 1:
+                raise RuntimeError(f"{name}: responses of the first generation differ in length between trainers")
     return found
 
 
@@ -207,7 +227,7 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "wall": [row["wall"] for row in rounds],
         "parts": {part: median(row[part] for row in rounds) for part in PARTS},
         "peak_mib": rounds[0]["peak_mib"],
-        "tokens": [row["tokens"] for row in rounds],
+        "tokens": [sum(row["lengths"]) for row in rounds],
     }
 
 

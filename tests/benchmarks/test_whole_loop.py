@@ -7,33 +7,52 @@ from statistics import fmean
 import growth
 import pytest
 import torch
-from scripted import random_numbers
 from updates import TOKENIZER, Case
-from whole_loop import Clock, EndsAt, end_at
+from whole_loop import Clock, Countdown, shares
+
+from dgpo.evaluation.decoding import faster_generate
 
 PROMPT = torch.tensor([[5, 6, 7]] * 4)
+CASE = Case(layers=0, mean=8, longest=24)
 
 
-def test_before_its_end_a_row_cannot_stop_and_there_it_must() -> None:
-    ends, end = EndsAt([1, 2, 2, 9]), TOKENIZER.eos_token_id
-    scores = torch.randn(4, len(TOKENIZER), generator=torch.Generator().manual_seed(0))
-    first = ends(PROMPT, scores).softmax(-1)[:, end]
-    second = ends(torch.cat([PROMPT, PROMPT[:, :1]], dim=1), scores).softmax(-1)[:, end]
-    assert first.tolist() == [1.0, 0.0, 0.0, 0.0]
-    assert second.tolist() == [1.0, 1.0, 1.0, 0.0]
-    others = torch.arange(len(TOKENIZER)) != end
-    expected = scores[3, others].softmax(-1)
-    torch.testing.assert_close(ends(PROMPT, scores)[3, others].softmax(-1), expected)
+def lengths_of(model, prompts: int, rows: int) -> list[int]:
+    ids = PROMPT[:1].repeat(prompts * rows, 1)
+    made = model.generate(
+        input_ids=ids, do_sample=True, top_k=0, max_new_tokens=24, pad_token_id=TOKENIZER.pad_token_id
+    )
+    ended = made[:, 3:] == TOKENIZER.eos_token_id
+    assert ended.any(1).all()
+    return (ended.int().argmax(1) + 1).tolist()
 
 
-def test_a_model_generates_the_lengths_of_the_case() -> None:
-    case = Case(layers=0, mean=4, longest=12)
-    model = case.model()
-    end_at(model, case, round_=3)
-    for call in range(2):
-        made = model.generate(input_ids=PROMPT, do_sample=True, max_new_tokens=12, pad_token_id=TOKENIZER.pad_token_id)
-        found = (made[:, 3:] == TOKENIZER.eos_token_id).int().argmax(1) + 1
-        assert found.tolist() == case.lengths(4, random_numbers(4, 3000 + call))
+@pytest.fixture(scope="module")
+def model():
+    made = CASE.model()
+    Countdown(made, CASE)
+    return made
+
+
+def test_a_model_generates_lengths_of_the_case_by_any_loop(model) -> None:
+    torch.manual_seed(0)
+    theirs = lengths_of(model, 2, 64)
+    assert fmean(theirs) == pytest.approx(float(shares(CASE) @ torch.arange(1.0, 25.0).double()), rel=0.15)
+    assert len(set(theirs)) > 10
+    torch.manual_seed(0)
+    with faster_generate(model):
+        assert lengths_of(model, 2, 64) == theirs
+
+
+def test_outside_of_generation_a_model_is_as_it_was(model) -> None:
+    torch.testing.assert_close(model(input_ids=PROMPT).logits, CASE.model()(input_ids=PROMPT).logits)
+
+
+def test_shares_are_those_of_the_lengths_that_are_scripted() -> None:
+    drawn = torch.tensor(CASE.lengths(100_000, torch.Generator().manual_seed(0)))
+    found = torch.bincount(drawn, minlength=25)[1:] / 100_000
+    torch.testing.assert_close(shares(CASE).float(), found, rtol=0, atol=0.005)
+    equal = shares(Case(layers=0, mean=5, sigma=0.0, longest=9))
+    assert equal.tolist() == [0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_a_clock_counts_nested_methods_and_passes_their_results_and_errors_on() -> None:
