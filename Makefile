@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 VERL := .venv-verl
-CORES ?= $(shell nproc)
+# nproc takes OMP_NUM_THREADS for the number of cores
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -100,8 +101,8 @@ docs: figures ## build the documentation into docs/_build/html
 
 bench: $(READY) $(PEERS)/.ready $(VERL)/.ready ## the head and whole updates against their peers, the grader, the atlas's engine (about two hours)
 	PYTHONPATH=src $(PEERS)/bin/python -W ignore benchmarks/head.py
-	PYTHONPATH=src OMP_PROC_BIND=true OMP_NUM_THREADS=$(CORES) $(PEERS)/bin/python -W ignore benchmarks/head.py \
-		--threads $(CORES) --no-memory
+	[ $(CORES) = 1 ] || PYTHONPATH=src OMP_PROC_BIND=true OMP_NUM_THREADS=$(CORES) $(PEERS)/bin/python -W ignore \
+		benchmarks/head.py --threads $(CORES) --variants naive --no-memory
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/ragged_step.py
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/whole_loop.py
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/growth.py

@@ -67,8 +67,14 @@ def main() -> None:
         by_tokens = [
             point(f"{tokens:,} tokens", case(tokens, AT_SPREAD), processes, args.rounds) for tokens in args.tokens
         ]
+        measured = dict(zip(args.tokens, by_tokens, strict=True))
         by_spread = [
-            {"sigma": sigma, **point(f"spread {sigma:g}", case(AT_TOKENS, sigma), processes, args.rounds)}
+            {"sigma": sigma}
+            | (
+                measured[AT_TOKENS]
+                if sigma == AT_SPREAD and AT_TOKENS in measured
+                else point(f"spread {sigma:g}", case(AT_TOKENS, sigma), processes, args.rounds)
+            )
             for sigma in args.spreads
         ]
     for row in (*by_tokens, *by_spread):

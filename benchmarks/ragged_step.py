@@ -31,7 +31,7 @@ from dgpo.tasks import Addition
 sys.path.insert(0, str(Path(__file__).parent))
 from ratios import times_as_fast
 from trainer_step import STOCK, machine
-from updates import BUDGET, OURS, THEN, TRAINERS, VERL, WITHOUT, Case, Processes, summary
+from updates import BUDGET, OURS, THEN, TRAINERS, VERL, VERL_ACTOR, WITHOUT, Case, Processes, summary
 from workers import ROOT, add_before, checkout_of, commit_of
 
 RESULTS = Path(__file__).parent / "results" / "ragged_step.json"
@@ -42,7 +42,7 @@ CASES = {
     "2 layers, half of the groups without spread": Case(
         layers=2, mean=64, longest=256, without_spread=0.5, trainers=(THEN, OURS), rounds=2
     ),
-    "30 layers": Case(layers=30, mean=64, longest=256, trainers=(STOCK, THEN, OURS, "verl's actor")),
+    "30 layers": Case(layers=30, mean=64, longest=256, trainers=(STOCK, THEN, OURS, VERL_ACTOR)),
     "2 layers, long": Case(layers=2, **LONG, trainers=(STOCK, THEN, OURS, *ARRANGED, *BUDGET), stock_micro_batches=1),
     "2 layers, long, prompts of 500": Case(
         layers=2, **LONG, prompt=500, trainers=(OURS, "DGPOTrainer, shared_prompts=False")
