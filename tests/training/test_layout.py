@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.training.layout import Layout, Lengths, layout, unsorted
+from dgpo.training.layout import Layout, Lengths, layout, unsorted, with_parts
 
 KINDS = ("padded", "packed", "shared")
 
@@ -95,9 +95,9 @@ def test_the_longest_come_first():
 def test_ranks_agree():
     """A rank with fewer rows has as many forward passes as the others; the first ones are no emptier than the last."""
     lengths = log_normal(8)
-    made = layout(lengths, range(8), steps=4, limit=10_000, agree=lambda count: 6)
+    made = with_parts(layout(lengths, range(8), steps=4, limit=10_000), lengths, 6, 10_000)
     assert len(made.parts) == 6
-    few = layout(lengths, [3], steps=4, limit=10_000, agree=lambda count: 3)
+    few = with_parts(layout(lengths, [3], steps=4, limit=10_000), lengths, 3, 10_000)
     assert few.parts == ((3,), (), ())
     assert [list(few.of_step(step)) for step in range(4)] == [[], [0], [1], [2]]
 

@@ -7,7 +7,7 @@ of about equal cost, which makes the largest part, and with it the peak of memor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -74,7 +74,6 @@ def layout(
     steps: int,
     limit: int,
     kind: Kind = "padded",
-    agree: Callable[[int], int] = lambda count: count,
 ) -> Layout:
     """Sort `rows` by length and cut them into parts of about equal cost, the longest first.
 
@@ -87,18 +86,20 @@ def layout(
         steps: micro-steps of the update.
         limit: positions that a part may compute; a single row may exceed it.
         kind: how rows go through the model.
-        agree: from this rank's number of parts to the number of all ranks, which is at least that.
     """
     orders = _orders(lengths, rows, kind)
-    found = min(
-        (_parts(lengths, order, steps, limit, kind) for order in orders), key=lambda parts: _cost(lengths, parts, kind)
-    )
-    count = agree(max(len(found), 1))
-    if count > len(found):
-        order = [row for part in found for row in part]
-        found = _balanced(lengths, order, count, limit, kind)
+    found = min((_parts(lengths, order, steps, limit, kind) for order in orders), key=lambda p: _cost(lengths, p, kind))
+    return Layout(parts=tuple(map(tuple, found)) or ((),), steps=steps, kind=kind)
+
+
+def with_parts(made: Layout, lengths: Lengths, count: int, limit: int) -> Layout:
+    """`made` with `count` parts, because another rank has so many; the last ones may be empty."""
+    if count == len(made.parts):
+        return made
+    order = [row for part in made.parts for row in part]
+    found = _balanced(lengths, order, count, limit, made.kind)
     parts = [tuple(part) for part in found]
-    return Layout(parts=(*parts, *[()] * (count - len(parts))), steps=steps, kind=kind)
+    return Layout(parts=(*parts, *[()] * (count - len(parts))), steps=made.steps, kind=made.kind)
 
 
 def unsorted(micro_batches: Sequence[Sequence[int]]) -> Layout:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.training.layout import Lengths, layout, unsorted
+from dgpo.training.layout import Layout, Lengths, layout, unsorted, with_parts
 from dgpo.training.micro_batches import (
     MULTIMODAL_KEYS,
     Padding,
@@ -98,7 +98,7 @@ class StepRows:
         if rearrange:
             longest = max(self.lengths.prompt) + max(self.lengths.completion)
             limit = max(self._sizes) * longest if how.budget is None else how.budget
-            self.layout = layout(self.lengths, kept, steps=len(micro_batches), limit=limit, agree=how.agree)
+            self.layout = self._arranged(kept, limit, how)
         else:
             self.layout = unsorted(self._split(kept))
         self._unchanged = not rearrange and len(kept) == len(everything)
@@ -113,6 +113,11 @@ class StepRows:
         left = sorted(set(everything) - set(kept))
         self._left = torch.tensor(left, device=device, dtype=torch.long) if left else None
         self._kept_values: dict[int, Tensor] = {}
+
+    def _arranged(self, kept: Sequence[int], limit: int, how: How) -> Layout:
+        steps = len(self._micro_batches)
+        found = layout(self.lengths, kept, steps=steps, limit=limit)
+        return with_parts(found, self.lengths, how.agree(len(found.parts)), limit)
 
     def inputs(self, step: int) -> dict[str, Any]:
         """TRL's dictionary of a micro-step, counted from 0 within the update: the rows of its parts, one after another.
