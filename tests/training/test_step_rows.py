@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -12,6 +14,15 @@ from dgpo.training.old_logprob import KEY
 
 PLAIN = {"sort_by_length": False}
 BUDGET = {"max_tokens_per_micro_batch": 24}
+PADDED = {"padding_free": False}
+WAYS = {
+    "padded": PADDED,
+    "packed": {"padding_free": True, "shared_prompts": False},
+    "shared": {"shared_prompts": True},
+    "padded, budget": {**PADDED, **BUDGET},
+    "shared, budget": {"shared_prompts": True, **BUDGET},
+}
+"""Ways to compute a step, beside the plain one."""
 
 BY_MICRO_BATCH = ("mass/", "weight/ess", "objective/padding", "vespo/phi_seq_mean")
 """Metrics that are means over micro-batches of something that is not a mean over tokens."""
@@ -59,17 +70,23 @@ def generation():
     return generation
 
 
-def rotate_exactly(model):
-    """Rotary angles in float64: transformers computes them in float32, in which a shift of all positions shows."""
+def in_float64(model):
+    """Rotary angles and norms in float64: transformers computes them in float32, whatever the model."""
     rotary = model.model.rotary_emb
     frequencies = rotary.inv_freq.double()
 
-    def forward(hidden, position_ids):
+    def rotate(hidden, position_ids):
         angles = position_ids.unsqueeze(-1).double() * frequencies
         angles = torch.cat([angles, angles], -1)
         return angles.cos().to(hidden.dtype), angles.sin().to(hidden.dtype)
 
-    rotary.forward = forward
+    rotary.forward = rotate
+    for norm in model.modules():
+        if type(norm).__name__ == "Qwen3RMSNorm":
+            norm.forward = partial(
+                torch.nn.functional.rms_norm,
+                **{"normalized_shape": norm.weight.shape, "weight": norm.weight, "eps": norm.variance_epsilon},
+            )
 
 
 @pytest.fixture
@@ -78,7 +95,7 @@ def step(build, tiny_folder):
 
     def make(dtype=torch.float64, **options):
         model = AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=dtype)
-        rotate_exactly(model)
+        in_float64(model)
         trainer = build(
             DGPOTrainer, model=model, gradient_accumulation_steps=4, steps_per_generation=8, max_steps=2, **options
         )
@@ -116,14 +133,15 @@ def assert_same(found, expected, tolerance=1e-10):
 @pytest.mark.parametrize("objective", sorted(OBJECTIVES))
 def test_the_gradient_is_that_of_the_plain_step(step, generation, objective):
     make, run = step
-    found = {}
-    for name, options in {"plain": PLAIN, "sorted": {}, "budget": BUDGET}.items():
-        if name == "budget" and "batch" in OBJECTIVES[objective]().reads:
-            continue
-        trainer = make(objective=objective, **options)
-        found[name] = run(trainer, generation(trainer))
-    for name in found.keys() - {"plain"}:
-        assert_same(found[name], found["plain"])
+    # the longest list once, for the paper's method; for the others the two that differ most
+    ways = WAYS if objective == "dgpo" else {"padded": PADDED, "shared, budget": WAYS["shared, budget"]}
+    if "batch" in OBJECTIVES[objective]().reads:
+        ways = {"as it is": {}}
+    plain = make(objective=objective, **PLAIN)
+    expected = run(plain, generation(plain))
+    for way in ways.values():
+        trainer = make(objective=objective, **way)
+        assert_same(run(trainer, generation(trainer)), expected)
 
 
 @pytest.mark.parametrize(
@@ -142,9 +160,10 @@ def test_the_gradient_is_that_of_the_plain_step(step, generation, objective):
     ],
     ids=lambda options: next(iter(options)),
 )
-@pytest.mark.parametrize("ours", [{}, BUDGET], ids=["sorted", "budget"])
-def test_beside_the_options_that_share_its_masks_and_totals(step, generation, options, ours):
+@pytest.mark.parametrize("way", ["padded", "shared, budget"])
+def test_beside_the_options_that_share_its_masks_and_totals(step, generation, options, way):
     make, run = step
+    ours = WAYS[way] if options.get("fused_loss", True) else {**BUDGET}
     plain, trainer = make(**PLAIN, **options), make(**ours, **options)
     # TRL's head for log-probs computes in float32
     tolerance = 1e-10 if trainer._step_loss.heads.fused else 1e-6
@@ -153,21 +172,26 @@ def test_beside_the_options_that_share_its_masks_and_totals(step, generation, op
 
 def test_less_of_what_is_computed_is_padding(step, generation):
     make, run = step
-    computed = {}
-    for name, options in {"plain": PLAIN, "sorted": {}, "budget": BUDGET}.items():
+    computed, padding = {}, {}
+    for name, options in {"plain": PLAIN, **WAYS, "default": {}}.items():
         trainer = make(**options)
-        padding = run(trainer, generation(trainer))[2]["objective/padding"]
+        padding[name] = run(trainer, generation(trainer))[2]["objective/padding"]
         rows = trainer._rows[1]
         kept = [row for part in rows.layout.parts for row in part]
-        real = rows.lengths.real(kept, "padded")
         parts = [part for number in range(4) for part in rows.parts(number, rows.inputs(number))]
-        assert sum(part.real for part in parts) == real
-        assert padding == pytest.approx(1 - real / sum(part.computed for part in parts))
-        computed[name] = (len(parts), padding)
-        if name == "budget":
+        assert sum(part.real for part in parts) == sum(
+            rows.lengths.real(p, rows.layout.kind) for p in rows.layout.parts
+        )
+        computed[name] = sum(part.computed for part in parts)
+        assert padding[name] == pytest.approx(1 - sum(part.real for part in parts) / computed[name], abs=1e-6)
+        assert sorted(kept) == sorted({row for part in parts for row in part.rows.tolist()})
+        if "budget" in name:
             assert all(part.computed <= 24 or len(part.rows) == 1 for part in parts)
-    assert computed["sorted"][1] < computed["plain"][1]
-    assert computed["sorted"][0] == 4 < computed["budget"][0]
+            assert len(parts) > 4
+        else:
+            assert len(parts) <= 4
+    assert padding["plain"] > padding["padded"] > padding["packed"] == padding["shared"] == 0.0
+    assert computed["plain"] > computed["padded"] > computed["packed"] > computed["shared"] == computed["default"]
 
 
 def test_objectives_that_read_their_micro_batch_keep_it(step, generation):
@@ -200,8 +224,16 @@ def test_a_budget_out_of_range(build, name, value):
         build(DGPOTrainer, **{name: value})
 
 
-def test_a_budget_needs_sorted_rows(build):
-    with pytest.raises(ValueError, match=r"max_tokens_per_micro_batch = 24 needs sort_by_length = True"):
-        build(DGPOTrainer, **BUDGET, **PLAIN)
-    with pytest.raises(ValueError, match=r"optim = .*lomo.* exclude each other"):
-        build(DGPOTrainer, **BUDGET, optim="lomo")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({**BUDGET, **PLAIN}, "max_tokens_per_micro_batch = 24 needs sort_by_length = True"),
+        ({"padding_free": True, **PLAIN}, "padding_free = True needs sort_by_length = True"),
+        ({"shared_prompts": True, "fused_loss": False}, "shared_prompts = True needs fused_loss = True"),
+        ({"shared_prompts": True, "padding_free": False}, "exclude each other: prompts are shared in a sequence"),
+        ({**BUDGET, "optim": "lomo"}, "optim = .*lomo.* exclude each other"),
+    ],
+)
+def test_what_excludes_each_other(build, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(DGPOTrainer, **options)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgpo.training.layout import Layout, Lengths, layout, unsorted, with_parts
+from dgpo.training.layout import Kind, Layout, Lengths, layout, unsorted, with_parts
 from dgpo.training.micro_batches import (
     MULTIMODAL_KEYS,
     Padding,
@@ -25,6 +25,7 @@ from dgpo.training.micro_batches import (
     rows_of,
     trimmed,
 )
+from dgpo.training.packing import Packing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,8 @@ class How:
             and the longest completion of the step take for a micro-batch of TRL's, which is what the run had to have
             memory for anyway.
         agree: from this rank's number of forward passes to that of all ranks.
+        kinds: in which ways rows may go through the model, of which the cheapest is taken (`Layout.cost`); for more
+            than "padded", rows must be rearranged.
     """
 
     padding: Padding
@@ -46,6 +49,7 @@ class How:
     rearrange: bool
     budget: int | None = None
     agree: Callable[[int], int] = lambda count: count
+    kinds: Sequence[Kind] = ("padded",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ class Part:
         idle: whether this rank has no rows left for it.
         computed: positions of the forward pass.
         real: those of them that hold a token.
+        packing: of `inputs`, where they go through the model without padding.
     """
 
     inputs: dict[str, Any]
@@ -68,6 +73,7 @@ class Part:
     idle: bool
     computed: int
     real: int
+    packing: Packing | None = None
 
 
 class StepRows:
@@ -90,7 +96,7 @@ class StepRows:
         self._whole_rows = any(key in inputs for inputs in micro_batches for key in MULTIMODAL_KEYS)
         self._sizes = [len(inputs["completion_ids"]) for inputs in micro_batches]
         self._shape = (sum(self._sizes), micro_batches[0]["completion_ids"].shape[1])
-        self.lengths, has_gradient = _measured(micro_batches, how.padding)
+        self.lengths, has_gradient = _measured(micro_batches, how.padding, groups="shared" in how.kinds)
         everything = list(range(self._shape[0]))
         kept = [row for row in everything if has_gradient[row]] if how.drop and not self._whole_rows else everything
         self.dropped = 1 - len(kept) / len(everything)
@@ -116,7 +122,11 @@ class StepRows:
 
     def _arranged(self, kept: Sequence[int], limit: int, how: How) -> Layout:
         steps = len(self._micro_batches)
-        found = layout(self.lengths, kept, steps=steps, limit=limit)
+        kinds = how.kinds
+        if len({self.lengths.group[row] for row in kept}) == len(kept):
+            kinds = [kind for kind in kinds if kind != "shared"] or ["packed"]
+        made = [layout(self.lengths, kept, steps=steps, limit=limit, kind=kind) for kind in kinds]
+        found = min(made, key=lambda one: one.cost(self.lengths))
         return with_parts(found, self.lengths, how.agree(len(found.parts)), limit)
 
     def inputs(self, step: int) -> dict[str, Any]:
@@ -155,17 +165,30 @@ class StepRows:
                 # every token of an idle row is masked
                 completion = 1 if idle else max(self.lengths.completion[row] for row in rows)
                 one = trimmed(one, self._padding, prompt=prompt, completion=completion)
-            found.append(
-                Part(
-                    inputs=one,
-                    index=index,
-                    rows=self._order[index],
-                    idle=idle,
-                    computed=len(rows) * (one["prompt_ids"].shape[1] + one["completion_ids"].shape[1]),
-                    real=0 if idle else self.lengths.real(rows, self.layout.kind),
-                )
+            real = 0 if idle else self.lengths.real(rows, self.layout.kind)
+            packing = self._packing(one, rows, idle=idle)
+            if packing is None:
+                computed = len(rows) * (one["prompt_ids"].shape[1] + one["completion_ids"].shape[1])
+            else:
+                computed = packing.sequences.tokens
+            part = Part(
+                inputs=one,
+                index=index,
+                rows=self._order[index],
+                idle=idle,
+                computed=computed,
+                real=real,
+                packing=packing,
             )
+            found.append(part)
         return found
+
+    def _packing(self, inputs: Mapping[str, Any], rows: Sequence[int], *, idle: bool) -> Packing | None:
+        if self.layout.kind == "padded":
+            return None
+        lengths = [(self.lengths.prompt[row], 0 if idle else self.lengths.completion[row]) for row in rows]
+        prompts = [self.lengths.group[row] for row in rows] if self.layout.kind == "shared" else None
+        return Packing.of(inputs, prompts=prompts, lengths=lengths)
 
     def fits(self, step: int, inputs: Mapping[str, Any]) -> bool:
         """Whether `inputs` has as many rows as the micro-step."""
@@ -208,8 +231,10 @@ class StepRows:
         return self._joined
 
 
-def _measured(micro_batches: Sequence[Mapping[str, Any]], padding: Padding) -> tuple[Lengths, list[bool]]:
-    """Lengths of all rows, and which of them give a gradient, in one transfer to the host."""
+def _measured(
+    micro_batches: Sequence[Mapping[str, Any]], padding: Padding, *, groups: bool
+) -> tuple[Lengths, list[bool]]:
+    """Lengths of all rows, their prompts, and which of them give a gradient, in one transfer to the host."""
     found = []
     for inputs in micro_batches:
         prompt, completion = inputs["prompt_mask"], inputs["completion_mask"]
@@ -219,7 +244,15 @@ def _measured(micro_batches: Sequence[Mapping[str, Any]], padding: Padding) -> t
         # prompts are padded on the left: reversed, their padding comes last too
         before = last_token(prompt.flip(1)) if padding.left else prompt.new_full((len(prompt),), prompt.shape[1])
         after = last_token(completion) if padding.right else prompt.new_full((len(prompt),), completion.shape[1])
-        found.append(torch.stack([before, after, has_gradient & loss_mask(inputs).bool().any(-1)], 1))
-    prompts, completions, informative = torch.cat(found).t().tolist()
-    lengths = Lengths(prompt=prompts, completion=completions, group=range(len(prompts)))
+        numbers = torch.stack([before, after, has_gradient & loss_mask(inputs).bool().any(-1)], 1)
+        if groups:
+            numbers = torch.cat([numbers, inputs["prompt_ids"].masked_fill(prompt == 0, -1)], 1)
+        found.append(numbers)
+    on_host = torch.cat(found).cpu()
+    prompts, completions, informative = on_host[:, :3].t().tolist()
+    group: Sequence[int] = range(len(prompts))
+    if groups:
+        known: dict[bytes, int] = {}
+        group = [known.setdefault(row.numpy().tobytes(), len(known)) for row in on_host[:, 3:].contiguous()]
+    lengths = Lengths(prompt=prompts, completion=completions, group=group)
     return lengths, [bool(one) for one in informative]

@@ -34,6 +34,7 @@ from dgpo.training.data_checks import check_data, first_prompt
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
+from dgpo.training.layout import Kind
 from dgpo.training.metrics import StepMetrics, parts_of
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import Padding, correct_mask, loss_mask, totals_of
@@ -374,21 +375,37 @@ class DGPOTrainer(ResumableTrainer):
                 for part in rows.parts(step, rows.inputs(step)):
                     if part.inputs.get("sampling_per_token_logps") is None:
                         self.args.check_no_correction()
-                    found.append(self._step_loss.logprob(self.model, part.inputs, self._terms()))
+                    found.append(self._step_loss.logprob(self.model, part.inputs, self._terms(), part.packing))
         rows.write(key, found)
 
     def _how(self) -> How:
         """What may be done with the rows of a step, or of an evaluation's batch."""
         budget = self.args.max_tokens_per_micro_batch
-        if not self.model.training:
-            return How(padding=self._padding, drop=False, rearrange=budget is not None, budget=budget, agree=self._most)
+        training = self.model.training
+        rearrange = self._why_not_sorted() is None and (self.args.sort_by_length if training else budget is not None)
         return How(
             padding=self._padding,
-            drop=not self._needs_all_rows(),
-            rearrange=self.args.sort_by_length and self._why_not_sorted() is None,
+            drop=training and not self._needs_all_rows(),
+            rearrange=rearrange,
             budget=budget,
             agree=self._most,
+            kinds=self._kinds() if rearrange else ("padded",),
         )
+
+    def _kinds(self) -> list[Kind]:
+        """In which ways rows may go through the model."""
+        args, heads = self.args, self._step_loss.heads
+        # by default only where it was measured
+        here = self.accelerator.device.type == "cpu"
+        packed = (
+            heads.fused and heads.why_not_packed is None and (here if args.padding_free is None else args.padding_free)
+        )
+        share = packed if args.shared_prompts is None else args.shared_prompts
+        shared = share and heads.fused and heads.why_not_packed is None and heads.why_not_shared is None
+        if args.shared_prompts and shared:
+            return ["shared"]
+        kinds: list[Kind] = [] if args.padding_free and packed else ["padded"]
+        return kinds + ["packed"] * packed + ["shared"] * shared
 
     def _most(self, count: int) -> int:
         """The largest of the ranks' numbers; a collective."""
@@ -478,7 +495,7 @@ class DGPOTrainer(ResumableTrainer):
     ) -> Tensor:
         if part.inputs.get("sampling_per_token_logps") is None:
             self.args.check_no_correction()
-        found = self._step_loss(model, part.inputs, totals, self._terms())
+        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing)
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
@@ -488,7 +505,7 @@ class DGPOTrainer(ResumableTrainer):
             loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, part.inputs, inputs)
         if self._recording is not None and self.model.training:
             # updates are counted from 1; global_step still counts the completed ones
-            self._recording.add(self.state.global_step + 1, model, part.inputs, found.tokens, totals)
+            self._recording.add(self.state.global_step + 1, model, part, found.tokens, totals)
         try:
             # the one read of a forward pass from the device
             check(found.tokens, part.inputs.get("ref_per_token_logps"))
