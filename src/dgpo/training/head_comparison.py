@@ -170,10 +170,10 @@ class _Comparison:
         columns = [max(counts) for counts in zip(*_RAGGED, strict=True)]
         place = torch.arange(len(_RAGGED) * sum(columns)).view(len(_RAGGED), -1) % self._ids.numel()
         prompts, completions = self._ids.flatten()[place.to(self._ids.device)].split(columns, dim=1)
-        number = self._ids.new_tensor
-        before, after = number(_RAGGED).unsqueeze(-1).unbind(1)
+        device = self._ids.device
+        before, after = torch.tensor(_RAGGED, device=device).unsqueeze(-1).unbind(1)
         return {
-            "prompt_ids": prompts[number(_PROMPTS)],
+            "prompt_ids": prompts[torch.tensor(_PROMPTS, device=device)],
             # padded on the left
             "prompt_mask": (torch.arange(columns[0], 0, -1, device=before.device) <= before).long(),
             "completion_ids": completions,
