@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tiny_architectures import tiny
 from torch import nn
 
@@ -115,9 +116,25 @@ def test_gradient_checkpointing(reentrant):
 
 
 def test_long_responses_are_attended_to_in_parts(monkeypatch):
-    monkeypatch.setattr("dgpo.training.packing._QUERIES", 4)
+    monkeypatch.setattr("dgpo.training.packed_attention._QUERIES", 4)
     for name in ("starcoder2", "phi"):  # with and without a window
         check(*both(exact(name), share=True), 1e-10)
+        check(*both(exact(name), ((5, 17), (5, 17), (5, 9)), (0, 0, 0), share=True), 1e-10)
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("name", ["starcoder2", "phi"])
+def test_sequences_of_the_same_length_are_computed_together(name, share):
+    lengths = ((5, 17), (5, 17), (5, 3), (5, 3), (4, 17), (4, 18), (4, 18))
+    prompts = (0, 0, 0, 0, 1, 1, 1)
+    model = exact(name)
+    check(*both(model, lengths, prompts, share=share), 1e-10)
+    runs = Packing.of(batch(lengths, prompts), prompts=prompts if share else None).sequences.runs
+    assert [(run.rows, run.length, run.responses) for run in runs] == (
+        [(1, 5, ((2, 17), (2, 3))), (1, 4, ((1, 17), (2, 18)))]
+        if share
+        else [(2, 22, ()), (2, 8, ()), (1, 21, ()), (2, 22, ())]
+    )
 
 
 @pytest.mark.parametrize("share", [False, True])
@@ -180,6 +197,55 @@ def test_every_objective(name):
             model, [lambda p=prompts: apply_to_hidden(model, inputs, loss, Packing.of(inputs, prompts=p))]
         )
         check(padded, packed, 1e-5)
+
+
+# --- inside of other libraries' wrappers ------------------------------------------------------------------------------
+
+
+def test_lora():
+    model = get_peft_model(tiny("starcoder2").double(), LoraConfig(target_modules=["q_proj", "v_proj", "c_fc"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:  # zero at first, which would hide an error
+                parameter.normal_(generator=torch.Generator().manual_seed(0), std=0.1)
+    add_policy_loss(model.get_base_model())
+    expected, found = both(model, share=True)
+    assert all("lora" in name for name in expected[1])
+    check(expected, found, 1e-10)
+
+
+def test_autocast():
+    with torch.autocast("cpu", torch.bfloat16):
+        model = tiny("llama")
+        add_policy_loss(model)
+        (value, expected), (packed, found) = both(model, share=True)
+    assert packed == pytest.approx(value, rel=0.02, abs=0.02)
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 0.05 * gradient.norm(), name
+
+
+@pytest.mark.soak
+def test_torch_compile():
+    model = tiny("llama")
+    add_policy_loss(model)
+    inputs = batch()
+    packing = Packing.of(inputs, prompts=PROMPTS)
+
+    def loss(hidden, lm_head, bias):
+        return HeadOutput(value=(hidden * inputs["completion_mask"].unsqueeze(-1)).square().sum())
+
+    plain = gradients(model, [lambda: apply_to_hidden(model, inputs, loss, packing)])
+    compiled = torch.compile(model, backend="eager")
+    check(plain, gradients(model, [lambda: apply_to_hidden(compiled, inputs, loss, packing)]), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_kernels_that_find_sequences_by_their_positions(monkeypatch, name):
+    # those of flash attention need a GPU; SDPA of transformers finds them in the same way
+    monkeypatch.setattr("dgpo.training.packing.is_flash_attention_requested", lambda config: True)
+    check(*both(exact(name), share=False), 3e-6)
+    with pytest.raises(ValueError, match="cannot share prompts"):
+        both(exact(name), share=True)
 
 
 # --- what cannot be packed --------------------------------------------------------------------------------------------
