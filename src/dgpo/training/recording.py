@@ -305,7 +305,8 @@ def sum_pi_squared(
 def _groups(inputs: dict[str, Any]) -> Tensor:
     """[B] a number per prompt, the same in every micro-batch: 63 bits of a hash of its tokens."""
     numbers = []
-    for ids, mask in zip(inputs["prompt_ids"].cpu(), inputs["prompt_mask"].cpu(), strict=True):
+    # one copy: each waits for the device
+    for ids, mask in torch.stack([inputs["prompt_ids"], inputs["prompt_mask"].long()], 1).cpu().unbind():
         # without padding, or one prompt would have another number in each micro-batch
         digest = hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=8).digest()
         # 63 bits, so that it fits a signed int64
