@@ -19,7 +19,9 @@ from transformers import AutoModelForCausalLM
 pytestmark = pytest.mark.xdist_group("two-processes")
 
 SCENARIOS: dict[str, dict[str, Any]] = {
-    "token-mean": {"aggregation": "token-mean", "idle": True},
+    "token-mean": {"aggregation": "token-mean", "idle": True, "padding_free": False},
+    "packed": {"aggregation": "token-mean", "idle": True, "padding_free": True, "shared_prompts": False},
+    "shared": {"aggregation": "token-mean", "idle": True, "shared_prompts": True, "gradient_checkpointing": True},
     "log-probs": {"aggregation": "token-mean", "idle": True, "fused_loss": False},
     "gspo": {"aggregation": "seq-mean-token-mean", "objective": "gspo", "idle": True},
     "entropy": {"aggregation": "seq-mean-token-mean", "advantage": "leave_one_out", "entropy_coef": 0.01},
@@ -68,6 +70,9 @@ def one(tiny_folder, tmp_path_factory):
         # off-policy and ragged, or nothing was shown
         assert sum(row["objective/fraction/inside"] < 0.99 for row in run.log) >= 4, name
         assert run.log[0]["completions/min_length"] < run.log[0]["completions/max_length"]
+    for name in ("packed", "shared"):
+        check_equal(runs["token-mean"], runs[name])
+        assert {row["objective/padding"] for row in runs[name].log} == {0.0}
     return runs
 
 
@@ -131,7 +136,7 @@ def test_four_processes_of_torchrun(one, tiny_folder, tmp_path):
 
 def test_fsdp2(one, tiny_folder, tmp_path):
     """Sharded by accelerate, and with an output head in a group of its own, which nothing gathers before the loss."""
-    names = ["token-mean", "log-probs", "old", "unscored", "untied", "budget", "budget, old"]
+    names = ["token-mean", "packed", "shared", "log-probs", "old", "unscored", "untied", "budget", "budget, old"]
     scenarios = {name: {**SCENARIOS[name], "fsdp": True} for name in names}
     apart = {"fsdp": True, "fsdp_config": WRAPPED_LINEAR, "untied": True}
     scenarios["head apart"] = {**apart, **SCENARIOS["untied"]}
@@ -150,7 +155,7 @@ def test_fsdp2(one, tiny_folder, tmp_path):
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed: pip install deepspeed"
 )
 def test_zero(one, tiny_folder, tmp_path):
-    names = ["token-mean", "log-probs", "old", "budget, old"]
+    names = ["token-mean", "packed", "shared", "log-probs", "old", "budget, old"]
     two = {f"{name}, ZeRO-2": {**SCENARIOS[name], "deepspeed": deepspeed(2)} for name in names}
     three = {f"{name}, ZeRO-3": {**SCENARIOS[name], "deepspeed": deepspeed(3)} for name in names}
     runs = train("torchrun", 2, tiny_folder, tmp_path, {**two, **three})
