@@ -160,7 +160,9 @@ class PackedMask(Tensor):
             whole = like.new_zeros(height, left + height).masked_fill_(hidden, float("-inf"))
             self._bands[like.dtype] = whole, left
         whole, left = self._bands[like.dtype]
-        return whole[None, None, :queries, left - before : left - before + keys]
+        part = whole[None, None, :queries, left - before : left - before + keys]
+        # a view takes no memory; kernels of GPUs want rows that are aligned, and pad only what is contiguous
+        return part if part.device.type == "cpu" else part.contiguous()
 
 
 _UNCHANGED = {Tensor.detach, Tensor.to, Tensor.__getitem__}
