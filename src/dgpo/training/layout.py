@@ -7,7 +7,7 @@ of about equal cost, which makes the largest part, and with it the peak of memor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,8 +19,9 @@ PER_SEQUENCE = 2
 """Positions that take as long as what packing costs per sequence: cutting queries, keys and values, and one more call
 of attention. Forward and backward on a CPU, hidden sizes of 128 and 576: 0.3 to 1.8."""
 
-WORTH = 0.03
-"""Share of the positions of a step that twice as large parts must save, where prompts are shared."""
+PER_PASS = 100
+"""Likewise, per forward and backward pass, times the share of the model's parameters that its embedding has: gradients
+of embedding and head are made and added up in every pass. With 2 layers and 49,152 tokens, a share of 0.8: about 140."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,16 @@ class Layout:
     steps: int
     kind: Kind = "padded"
 
-    def cost(self, lengths: Lengths) -> int:
-        """Positions that all parts compute, and what packing them costs, as positions."""
-        positions = sum(lengths.computed(part, self.kind) for part in self.parts)
+    def cost(self, lengths: Lengths, embedding: float) -> float:
+        """Positions that all parts compute, and what passes and packed sequences cost besides, as positions.
+
+        Args:
+            lengths: of all rows of the step.
+            embedding: share of the model's parameters that its embedding has.
+        """
+        positions = PER_PASS * embedding * len(self.parts) + sum(
+            lengths.computed(part, self.kind) for part in self.parts
+        )
         if self.kind == "padded":
             return positions
         sequences = sum(len(part) for part in self.parts)
@@ -88,11 +96,13 @@ def layout(
     steps: int,
     limit: int,
     kind: Kind = "padded",
+    embedding: float = 0.0,
 ) -> Layout:
     """Sort `rows` by length and cut them into parts of about equal cost, the longest first.
 
-    There are as many parts as micro-steps, or more if one would exceed the limit, or fewer where "shared" prompts are
-    then computed less often. Rows of one prompt stand together if prompts are shared.
+    There are at most as many parts as micro-steps, or more if one would exceed the limit: as many as cost least. More
+    parts have less padding, fewer compute shared prompts less often. Rows of one prompt stand together if prompts are
+    shared.
 
     Args:
         lengths: of all rows of the step.
@@ -100,10 +110,14 @@ def layout(
         steps: micro-steps of the update.
         limit: positions that a part may compute; a single row may exceed it.
         kind: how rows go through the model.
+        embedding: share of the model's parameters that its embedding has.
     """
-    orders = _orders(lengths, rows, kind)
-    found = min((_parts(lengths, order, steps, limit, kind) for order in orders), key=lambda p: _cost(lengths, p, kind))
-    return Layout(parts=tuple(map(tuple, found)) or ((),), steps=steps, kind=kind)
+    found = [
+        Layout(parts=tuple(map(tuple, parts)), steps=steps, kind=kind)
+        for order in _orders(lengths, rows, kind)
+        for parts in _cuts(lengths, order, steps, limit, kind)
+    ]
+    return min(found, key=lambda one: one.cost(lengths, embedding))
 
 
 def with_parts(made: Layout, lengths: Lengths, count: int, limit: int) -> Layout:
@@ -134,45 +148,36 @@ def _orders(lengths: Lengths, rows: Sequence[int], kind: Kind) -> list[list[int]
     by_total = sorted(rows, key=lambda row: (-total(row), -lengths.completion[row]))
     if kind == "packed":
         return [by_total]
+    if len({lengths.prompt[row] for row in rows}) < 2:
+        return [by_total]
     # prompts and completions are padded apart: which order is the better one depends on which of them varies more
     return [by_total, sorted(rows, key=lambda row: (-lengths.completion[row], -lengths.prompt[row]))]
 
 
-def _parts(lengths: Lengths, order: Sequence[int], steps: int, limit: int, kind: Kind) -> list[list[int]]:
-    count = max(len(_greedy(lengths, order, limit, kind)), steps)
-    found = _balanced(lengths, order, count, limit, kind)
-    if kind != "shared":
-        return found
-    # a prompt is computed once in every part that holds rows of it: fewer parts compute fewer prompts
-    while (count := count // 2) > 0:
-        fewer = _balanced(lengths, order, count, limit, kind)
-        (before, _), (after, largest) = _cost(lengths, found, kind), _cost(lengths, fewer, kind)
-        # larger parts need more memory, which a few prompts are not worth
-        if largest > limit or after > (1 - WORTH) * before:
-            break
-        found = fewer
-    return found
-
-
-def _cost(lengths: Lengths, parts: Sequence[Sequence[int]], kind: Kind) -> tuple[int, int]:
-    """Positions of all parts, and of the largest: time, and memory."""
-    computed = [lengths.computed(part, kind) for part in parts]
-    return sum(computed), max(computed, default=0)
+def _cuts(lengths: Lengths, order: Sequence[int], steps: int, limit: int, kind: Kind) -> Iterator[list[list[int]]]:
+    """Into as many parts as micro-steps, half as many, and so on, as long as they keep the limit."""
+    fewest = _greedy(lengths, order, limit, kind) or [[]]
+    count = max(len(fewest), steps)
+    while count > len(fewest):
+        yield _balanced(lengths, order, count, limit, kind)
+        count = max(count // 2, len(fewest))
+    # one part cannot be balanced
+    yield _balanced(lengths, order, count, limit, kind) if count > 1 else fewest
 
 
 def _balanced(lengths: Lengths, order: Sequence[int], count: int, limit: int, kind: Kind) -> list[list[int]]:
-    """At most `count` consecutive parts whose largest is as small as possible."""
+    """At most `count` consecutive parts whose largest is as small as possible, to a hundredth."""
     low = max((lengths.computed([row], kind) for row in order), default=0)
     if low > limit:  # one row exceeds the limit anyway; the others are not to follow it
         return _greedy(lengths, order, limit, kind)
     high = max(lengths.computed(order, kind), low)
-    while low < high:
+    while high - low > high // 100:
         middle = (low + high) // 2
         if len(_greedy(lengths, order, middle, kind)) <= count:
             high = middle
         else:
             low = middle + 1
-    return _greedy(lengths, order, low, kind)
+    return _greedy(lengths, order, high, kind)
 
 
 def _greedy(lengths: Lengths, order: Sequence[int], limit: int, kind: Kind) -> list[list[int]]:

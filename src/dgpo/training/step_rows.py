@@ -42,6 +42,7 @@ class How:
         agree: from this rank's number of forward passes to that of all ranks.
         kinds: in which ways rows may go through the model, of which the cheapest is taken (`Layout.cost`); for more
             than "padded", rows must be rearranged.
+        embedding: share of the model's parameters that its embedding has.
     """
 
     padding: Padding
@@ -50,6 +51,7 @@ class How:
     budget: int | None = None
     agree: Callable[[int], int] = lambda count: count
     kinds: Sequence[Kind] = ("padded",)
+    embedding: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,8 +127,9 @@ class StepRows:
         kinds = how.kinds
         if len({self.lengths.group[row] for row in kept}) == len(kept):
             kinds = [kind for kind in kinds if kind != "shared"] or ["packed"]
-        made = [layout(self.lengths, kept, steps=steps, limit=limit, kind=kind) for kind in kinds]
-        found = min(made, key=lambda one: one.cost(self.lengths))
+        share = how.embedding
+        made = [layout(self.lengths, kept, steps=steps, limit=limit, kind=kind, embedding=share) for kind in kinds]
+        found = min(made, key=lambda one: one.cost(self.lengths, share))
         return with_parts(found, self.lengths, how.agree(len(found.parts)), limit)
 
     def inputs(self, step: int) -> dict[str, Any]:

@@ -175,6 +175,9 @@ class DGPOTrainer(ResumableTrainer):
         self._rows: tuple[int, StepRows] | None = None
         self._old = OldLogProbs(args.schedule, self._write_logprob)
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
+        # before weights are sharded; with ZeRO-3 nothing of them is here
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._embedding_share = self.model.get_input_embeddings().weight.numel() / max(parameters, 1)
         # TRL multiplies its vespo loss by this method's result; a subclass that overrides it expects an effect
         if type(self).get_gamma_weights is not GRPOTrainer.get_gamma_weights and self.accelerator.is_main_process:
             logger.warning(
@@ -390,6 +393,7 @@ class DGPOTrainer(ResumableTrainer):
             budget=budget,
             agree=self._most,
             kinds=self._kinds() if rearrange else ("padded",),
+            embedding=self._embedding_share,
         )
 
     def _kinds(self) -> list[Kind]:
