@@ -74,14 +74,14 @@ def test_little_is_padding(mean, cap, per_batch):
     assert 1 - real / computed < 0.1
 
 
-def test_prompts_are_shared_where_that_saves_much():
-    """With prompts as long as the responses parts grow to whole groups, within the limit; with short ones not."""
-    for prompt, parts in ((64, 4), (8, 16)):
-        lengths = log_normal(64, prompt=prompt)
-        limit = 4 * (prompt + max(lengths.completion))
-        made = layout(lengths, range(64), steps=16, limit=limit, kind="shared")
+def test_passes_are_fewer_where_each_costs_much():
+    """Larger passes compute shared prompts less often, and gradients of a large embedding; none exceeds the limit."""
+    lengths = log_normal(64, prompt=64)
+    limit = 4 * (64 + max(lengths.completion))
+    for kind, embedding, parts in (("packed", 0.0, 16), ("packed", 0.8, 7), ("shared", 0.0, 4), ("shared", 0.8, 4)):
+        made = layout(lengths, range(64), steps=16, limit=limit, kind=kind, embedding=embedding)
         assert len(made.parts) == parts
-        assert max(lengths.computed(part, "shared") for part in made.parts) <= limit
+        assert max(lengths.computed(part, kind) for part in made.parts) <= limit
 
 
 def test_the_longest_come_first():

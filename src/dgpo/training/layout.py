@@ -21,7 +21,7 @@ of attention. Forward and backward on a CPU, hidden sizes of 128 and 576: 0.3 to
 
 PER_PASS = 100
 """Likewise, per forward and backward pass, times the share of the model's parameters that its embedding has: gradients
-of embedding and head are made and added up in every pass. With 2 layers and 49,152 tokens, a share of 0.8: about 140."""
+of embedding and head are made and added up in every pass. With 2 layers and 49,152 tokens (0.8) it is about 140."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,13 +156,16 @@ def _orders(lengths: Lengths, rows: Sequence[int], kind: Kind) -> list[list[int]
 
 def _cuts(lengths: Lengths, order: Sequence[int], steps: int, limit: int, kind: Kind) -> Iterator[list[list[int]]]:
     """Into as many parts as micro-steps, half as many, and so on, as long as they keep the limit."""
-    fewest = _greedy(lengths, order, limit, kind) or [[]]
+    if not order:
+        yield [[]]
+        return
+    fewest = _greedy(lengths, order, limit, kind)
     count = max(len(fewest), steps)
     while count > len(fewest):
         yield _balanced(lengths, order, count, limit, kind)
         count = max(count // 2, len(fewest))
     # one part cannot be balanced
-    yield _balanced(lengths, order, count, limit, kind) if count > 1 else fewest
+    yield _balanced(lengths, order, count, limit, kind) if len(fewest) > 1 else fewest
 
 
 def _balanced(lengths: Lengths, order: Sequence[int], count: int, limit: int, kind: Kind) -> list[list[int]]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.utils.generic import is_flash_attention_requested
@@ -60,26 +61,30 @@ class Packing:
             return None
         rows = rows_by_prompt(len(lengths), prompts)
         start, width = before.shape[1], before.shape[1] + after.shape[1]
-        source, positions, predicts = [], [], torch.empty(len(lengths), after.shape[1], dtype=torch.long)
-        columns, place = torch.arange(after.shape[1]), 0
+        # of each row: the packed tokens from which its first token is predicted, and at which its response begins
+        last, first = np.empty(len(lengths), dtype=np.int64), np.empty(len(lengths), dtype=np.int64)
+        source, positions, place = [], [], 0
         for members in rows:
             prompt = lengths[members[0]][0]
-            source.append(torch.arange(start - prompt, start) + members[0] * width)
-            positions.append(torch.arange(prompt))
-            last, place = place + prompt - 1, place + prompt
+            source.append(np.arange(start - prompt, start) + members[0] * width)
+            positions.append(np.arange(prompt))
+            place += prompt
+            last[members] = place - 1
             for row in members:
                 response = lengths[row][1]
-                source.append(torch.arange(start, start + response) + row * width)
-                positions.append(torch.arange(prompt, prompt + response))
-                predicts[row] = (columns + (place - 1)).clamp(max=place + max(response - 1, 0) - 1)
-                predicts[row, :1] = last
+                source.append(np.arange(start, start + response) + row * width)
+                positions.append(np.arange(prompt, prompt + response))
+                first[row] = place
                 place += response
+        end = first + np.array([max(response - 1, 0) for _, response in lengths]) - 1
+        predicts = np.minimum(first[:, None] - 1 + np.arange(after.shape[1]), end[:, None])
+        predicts[:, :1] = last[:, None]
         device = before.device
         return cls(
             sequences=Sequences.of(lengths, prompts),
-            source=torch.cat(source).to(device),
-            positions=torch.cat(positions).unsqueeze(0).to(device),
-            predicts=predicts.to(device),
+            source=torch.from_numpy(np.concatenate(source)).to(device),
+            positions=torch.from_numpy(np.concatenate(positions)).unsqueeze(0).to(device),
+            predicts=torch.from_numpy(predicts).to(device),
         )
 
     def ids(self, inputs: Mapping[str, Any]) -> Tensor:
