@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import exp
 from pathlib import Path
 from statistics import fmean
@@ -70,12 +70,7 @@ WITHOUT = {
     "DGPOTrainer, padding_free=False": {"padding_free": False},
 }
 BUDGET = {"DGPOTrainer, max_tokens_per_micro_batch=2048": {"max_tokens_per_micro_batch": 2048}}
-KNOWN = {known.name for known in fields(DGPOConfig)}
-OPTIONS: dict[str, dict[str, Any]] = {
-    name: options
-    for name, options in {STOCK: {}, THEN: {}, OURS: {}, **WITHOUT, **BUDGET}.items()
-    if options.keys() <= KNOWN
-}
+OPTIONS: dict[str, dict[str, Any]] = {STOCK: {}, THEN: {}, OURS: {}, **WITHOUT, **BUDGET}
 """Trainer -> options of ours."""
 TRAINERS = (*OPTIONS, *VERL)
 

@@ -66,7 +66,7 @@ PIECES = (
     Piece(
         name="steps",
         part="fast",
-        question="how fast are whole updates of 0.5B and 1.5B beside stock TRL and with each part off, in what memory",
+        question="how fast are whole updates of 0.5B and 1.5B beside stock TRL, with parts on and off, in what memory",
         seconds=100,
     ),
     Piece(

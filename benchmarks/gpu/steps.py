@@ -1,10 +1,10 @@
-"""Whole optimiser steps of a Qwen2 with random weights: DGPOTrainer, and each of its parts off, against GRPOTrainer.
+"""Whole optimiser steps of a Qwen2 with random weights: DGPOTrainer, with parts off and on, against GRPOTrainer.
 
 All train with bf16 autocast on float32 weights, gradient checkpointing and SDPA attention, their defaults, several
 micro-batches per update and two updates per generation; TRL's head for log-probs is its fused one. Completions are
 scripted, so generation costs nothing: their lengths are log-normal, as those of a model that reasons, and in every
-second generation half of the groups have equal rewards. The first generation of a trainer is not counted. Parts are
-turned off for the smaller model only, last, as far as the piece's time suffices.
+second generation half of the groups have equal rewards. The first generation of a trainer is not counted. Sorting is
+turned off, packing and shared prompts on, for the smaller model only, last, as far as the piece's time suffices.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainer_step import STOCK, train_silently
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
-from updates import BUDGET, KNOWN, OURS, WITHOUT
+from updates import BUDGET, OURS
 
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.starter import character_tokenizer
@@ -86,12 +86,14 @@ SIZES = pick(
     },
     {"tiny": Size(hidden=32, layers=1, heads=4, intermediate=64, vocabulary=600)},
 )
-PARTS = {
-    name: options
-    for name, options in {**WITHOUT, "DGPOTrainer, fused_loss=False": {"fused_loss": False}, **BUDGET}.items()
-    if options.keys() <= KNOWN
+PARTS: dict[str, dict[str, Any]] = {
+    "DGPOTrainer, sort_by_length=False": {"sort_by_length": False},
+    "DGPOTrainer, padding_free=True": {"padding_free": True},
+    "DGPOTrainer, padding_free=True, shared_prompts=False": {"padding_free": True, "shared_prompts": False},
+    **BUDGET,
+    "DGPOTrainer, fused_loss=False": {"fused_loss": False},
 }
-"""Trainers with one part off, or with a budget of tokens."""
+"""Trainers with a part off, or one that a GPU has off by default on, or a budget of tokens."""
 
 
 def lengths(count: int, generator: torch.Generator) -> list[int]:
