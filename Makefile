@@ -105,6 +105,7 @@ bench: $(READY) $(PEERS)/.ready $(VERL)/.ready ## the head and whole updates aga
 		benchmarks/head.py --threads $(CORES) --variants naive --no-memory
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/ragged_step.py
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/whole_loop.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/profile_step.py
 	$(OFFLINE) $(BIN)/python -W ignore benchmarks/growth.py
 	$(OFFLINE) $(BIN)/python benchmarks/fused_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/trainer_step.py
