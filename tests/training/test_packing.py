@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_architectures import tiny
+from tiny_architectures import NAMES, tiny
 from torch import nn
 
 from dgpo import StepTotals, linear_policy_loss
@@ -287,6 +287,34 @@ def test_a_trainer_compares(build, caplog):
     assert "positions" in heads.why_not_packed
     said = [one.getMessage() for one in caplog.records if "padded" in one.getMessage()]
     assert said == [f"sequences are padded: {heads.why_not_packed}"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", NAMES)
+def test_every_architecture_that_is_packed(build, name):
+    try:
+        model = tiny(name)
+    except Exception as error:  # noqa: BLE001 - said in the report of the skipped
+        pytest.skip(f"{type(error).__name__}: {error}"[:200])
+    if model.get_output_embeddings() is None:
+        pytest.skip("no output head")
+    try:
+        model(input_ids=torch.arange(1, 13).view(2, 6), use_cache=False)
+    except Exception as error:  # noqa: BLE001
+        pytest.skip(f"{type(error).__name__}: {error}"[:200])
+    if (reason := why_not_packed(model)) is not None:
+        pytest.skip(reason)
+    heads = build(DGPOTrainer, model=model, router_aux_loss_coef=0.0)._step_loss.heads
+    if heads.why_not_packed is not None:
+        pytest.skip(heads.why_not_packed)
+    # the sequences of the comparison are shorter than any window; these are not
+    for share in (False, True):
+        check(*both(model.eval(), share=share), 2e-3)
+
+
+def test_a_window_that_the_model_does_not_use(build):
+    heads = build(DGPOTrainer, model=tiny("moshi"))._step_loss.heads
+    assert "differ by" in heads.why_not_packed
 
 
 class _Forgetful(nn.Module):
