@@ -112,7 +112,8 @@ def check_all(one: dict[str, Run], many: dict[str, Run], ranks: int, wrapper: st
         if name in one:
             check_equal(one[name], run)
             assert run.ranks[0]["fused"] == one[name].ranks[0]["fused"]
-            assert run.ranks[0]["log_prob_passes"] == one[name].ranks[0]["log_prob_passes"]
+            # how many depends on the number of parts that an update is cut into
+            assert (run.ranks[0]["log_prob_passes"] > 0) == (one[name].ranks[0]["log_prob_passes"] > 0)
         if SCENARIOS.get(name, {}).get("idle"):
             check_idle(run)
 
