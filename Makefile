@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 VERL := .venv-verl
+# nproc takes OMP_NUM_THREADS for the number of cores
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -80,6 +82,7 @@ new-method: $(READY) ## write the two files of a new objective to fill in (NAME=
 
 figures: $(READY) ## write what follows from the code: docs/figures/, docs/objectives.md, tables of docs/doctor.md, imports
 	$(BIN)/python docs/figures/weights.py
+	$(BIN)/python docs/figures/growth.py
 	$(BIN)/python docs/generate_objectives.py
 	$(BIN)/python docs/generate_doctor.py
 
@@ -96,8 +99,14 @@ atlas-figures: $(READY) ## figures and tables of the atlas from its committed re
 docs: figures ## build the documentation into docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(READY) $(PEERS)/.ready ## the head against its peers, whole steps against TRL, the grader against math-verify, the atlas's engine
+bench: $(READY) $(PEERS)/.ready $(VERL)/.ready ## the head and whole updates against their peers, the grader, the atlas's engine (about two hours)
 	PYTHONPATH=src $(PEERS)/bin/python -W ignore benchmarks/head.py
+	[ $(CORES) = 1 ] || PYTHONPATH=src OMP_PROC_BIND=true OMP_NUM_THREADS=$(CORES) $(PEERS)/bin/python -W ignore \
+		benchmarks/head.py --threads $(CORES) --variants naive --no-memory
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/ragged_step.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/whole_loop.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/profile_step.py
+	$(OFFLINE) $(BIN)/python -W ignore benchmarks/growth.py
 	$(OFFLINE) $(BIN)/python benchmarks/fused_step.py
 	$(OFFLINE) $(BIN)/python benchmarks/trainer_step.py
 	$(BIN)/python -W ignore benchmarks/grader.py --out benchmarks/results/grader.json

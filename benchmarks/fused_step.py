@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import datasets
@@ -36,6 +35,7 @@ from dgpo.training.demo import SETTINGS
 from dgpo.training.starter import character_tokenizer, one_thread, tiny_model
 
 sys.path.insert(0, str(Path(__file__).parent))
+from ratios import times_as_fast
 from scripted import rewards, rollout
 from trainer_step import STOCK, machine, seconds_per_update
 
@@ -111,7 +111,7 @@ def trainers(case: Case, without_spread: float, updates: int, folder: str) -> di
 
 
 def measure(case: Case, without_spread: float, rounds: int, updates: int, skip: int) -> dict[str, dict[str, Any]]:
-    """Seconds of every round by trainer, and how many times as fast as stock TRL in the same round."""
+    """Seconds of every round by trainer, and how many times as fast as stock TRL."""
     with tempfile.TemporaryDirectory() as folder:
         makers = trainers(case, without_spread, updates, folder)
         names = list(makers)
@@ -119,20 +119,19 @@ def measure(case: Case, without_spread: float, rounds: int, updates: int, skip: 
         for round_ in range(rounds):
             for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
                 times[name].append(seconds_per_update(makers[name], skip, updates, time.process_time))
-    rows = {}
-    for name, seconds in times.items():
-        speedups = [stock / ours for ours, stock in zip(seconds, times[STOCK], strict=True)]
-        rows[name] = {
-            "seconds": median(seconds),
-            "speedup": {"median": median(speedups), "min": min(speedups), "max": max(speedups)},
-            "rounds": seconds,
+    return {
+        name: {
+            "seconds": ratio.seconds,
+            "speedup": {"times": ratio.times, "min": ratio.low, "max": ratio.high},
+            "rounds": times[name],
         }
-    return rows
+        for name, ratio in times_as_fast(times, STOCK).items()
+    }
 
 
 def table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
     """One row per trainer."""
-    view = Table(title=title, caption="medians over rounds; times as fast as TRL's trainer in the same round")
+    view = Table(title=title, caption="medians over rounds and their quotients; ranges of the quotients within a round")
     view.add_column("trainer", min_width=18)
     for column in ("ms/update", "x TRL", "min .. max"):
         view.add_column(column, justify="right", no_wrap=True)
@@ -141,7 +140,7 @@ def table(title: str, rows: dict[str, dict[str, Any]]) -> Table:
         view.add_row(
             name,
             f"{1000 * row['seconds']:.1f}",
-            f"{speedup['median']:.2f}",
+            f"{speedup['times']:.2f}",
             f"{speedup['min']:.2f} .. {speedup['max']:.2f}",
         )
     return view

@@ -1,13 +1,15 @@
 """Time and memory of the output head with its loss: ours, the peers, and the bound of three matrix products.
 
     python benchmarks/head.py [--rounds 5] [--shapes cpu|all|N,H,V,dtype ...] [--out FILE.json]
+    OMP_PROC_BIND=true python benchmarks/head.py --threads 2      # with two cores, and the clock of the wall
 
 The head of a policy update takes hidden states [N, H] and the weight [V, H] to a loss and to both gradients. At least
 three matrix products of N·H·V are needed (logits, gradient of the hidden states, gradient of the weight); the bound is
 their time, measured in the same rounds. All variants compute the clipped policy objective on the same tensors; a round
-runs each of them once, in an order that rotates, and a number is the median over rounds of the ratio to the bound *of
-the same round*. On a CPU: one thread and process time, so that other work on the machine matters little. Peak memory is
-what a variant holds above its inputs and the two gradients, each in a process of its own.
+runs each of them once, in an order that rotates, and a number is the quotient of the medians over rounds. On a CPU: one
+thread and process time, so that other work on the machine matters little; with more threads, the time of the wall, on a
+machine that does nothing else. Peak memory is what a variant holds above its inputs and the two gradients, each in a
+process of its own, with one thread.
 
 A peer that is not installed is listed as such: `benchmarks/peers.txt` has them all, in an environment of their own.
 """
@@ -18,14 +20,15 @@ import argparse
 import gc
 import json
 import multiprocessing
+import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -33,12 +36,19 @@ from torch import Tensor
 
 import dgpo
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ratios import times_as_long
+from workers import reset_peak, status
+
 RESULTS = Path(__file__).parent / "results"
 SHAPES = {
     "cpu": [(2048, 256, 32_768, "float32"), (2048, 1536, 151_936, "bfloat16"), (8192, 256, 32_768, "bfloat16")],
     "all": [(16_384, H, 151_936, "bfloat16") for H in (896, 1536, 3584, 5120)],
 }
 EPS = 0.2
+BOUND, OURS = "three products", "dgpo chunked"
+ENVIRONMENT = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "GOMP_CPU_AFFINITY")
+"""What decides where the threads run."""
 
 
 @dataclass
@@ -199,7 +209,7 @@ def cce() -> Step:
 
 def variants(device: str) -> dict[str, Callable[[], Step]]:
     """name -> how to get it; what cannot be imported raises ImportError."""
-    found: dict[str, Callable[[], Step]] = {"three products": lambda: bound, "dgpo chunked": lambda: ours("chunked")}
+    found: dict[str, Callable[[], Step]] = {BOUND: lambda: bound, OURS: lambda: ours("chunked")}
     if device == "cuda":
         found |= {"dgpo triton": lambda: ours("triton"), "cut-cross-entropy": cce}
     return found | {
@@ -212,7 +222,7 @@ def variants(device: str) -> dict[str, Callable[[], Step]]:
 
 
 def seconds(step: Step, batch: Batch, device: str) -> float:
-    """Of one step, its gradients included."""
+    """Of one step, its gradients included: process time on one thread, time of the wall on several."""
     batch.clear()
     gc.collect()
     if device == "cuda":
@@ -221,9 +231,10 @@ def seconds(step: Step, batch: Batch, device: str) -> float:
         step(batch)
         torch.cuda.synchronize()
         return time.perf_counter() - started
-    started = time.process_time()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     step(batch)
-    return time.process_time() - started
+    return clock() - started
 
 
 def _peak(queue: Any, name: str, shape: tuple[int, int, int, str], zero: float, masked: float) -> None:
@@ -234,17 +245,11 @@ def _peak(queue: Any, name: str, shape: tuple[int, int, int, str], zero: float, 
     small = Batch.make(128, H, 512, getattr(torch, dtype), "cpu")
     step(small)  # imports and the like
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew: making the inputs is not measured
-    before = _status("VmRSS")
+    reset_peak()  # making the inputs is not measured
+    before = status("VmRSS")
     step(batch)
     size = torch.finfo(getattr(torch, dtype)).bits // 8
-    queue.put((_status("VmHWM") - before) / 1024 - (N * H + V * H) * size / 2**20)
-
-
-def _status(name: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+    queue.put((status("VmHWM") - before) / 1024 - (N * H + V * H) * size / 2**20)
 
 
 def peak(name: str, shape: tuple[int, int, int, str], device: str, batch: Batch, step: Step) -> float:
@@ -266,17 +271,21 @@ def peak(name: str, shape: tuple[int, int, int, str], device: str, batch: Batch,
     return float(queue.get()) if process.exitcode == 0 else float("nan")
 
 
-def measured(shape: tuple[int, int, int, str], device: str, rounds: int, memory: bool) -> Iterator[dict[str, Any]]:
-    """One row per variant."""
+def measured(
+    shape: tuple[int, int, int, str], device: str, rounds: int, memory: bool, chosen: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    """One row per variant; the bound and ours always, others where they are chosen."""
     N, H, V, dtype = shape
     batch = Batch.make(N, H, V, getattr(torch, dtype), device)
     ready: dict[str, tuple[Step, Batch]] = {}
     for name, get in variants(device).items():
+        if chosen is not None and name not in (BOUND, OURS, *chosen):
+            continue
         try:
             ready[name] = get(), batch
         except ImportError as error:
             yield {"variant": name, "missing": str(error)}
-    step = ready["dgpo chunked"][0]
+    step = ready[OURS][0]
     half = Batch.make(N, H, V, getattr(torch, dtype), device, zero=0.5)
     ready["dgpo chunked, 50 % of advantages 0"] = step, half
     ready["dgpo chunked, 80 % of advantages 0"] = step, Batch.make(N, H, V, getattr(torch, dtype), device, zero=0.8)
@@ -291,16 +300,18 @@ def measured(shape: tuple[int, int, int, str], device: str, rounds: int, memory:
             ready[name][1].clear()
             if number >= 0:  # the first round compiles and warms up
                 times[name].append(passed)
+    ratios = times_as_long(times, BOUND)
     for name, (of, data) in ready.items():
-        ratios = [one / three for one, three in zip(times[name], times["three products"], strict=True)]
+        ratio = ratios[name]
         row = {
             "variant": name,
-            "seconds": median(times[name]),
-            "ratio": median(ratios),
-            "low": min(ratios),
-            "high": max(ratios),
+            "seconds": ratio.seconds,
+            "ratio": ratio.times,
+            "low": ratio.low,
+            "high": ratio.high,
+            "rounds": times[name],
         }
-        if memory and data is batch and name != "three products":
+        if memory and data is batch and name != BOUND:
             row["peak_mib"] = peak(name, shape, device, batch, of)
         yield row
 
@@ -310,11 +321,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shapes", nargs="+", default=["cpu" if not torch.cuda.is_available() else "all"])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--variants", nargs="*", metavar="NAME", help="peers to measure beside ours; default: all")
     parser.add_argument("--no-memory", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(1)
+    torch.set_num_threads(arguments.threads)
+    known = [name for name in variants(device) if name not in (BOUND, OURS)]
+    if unknown := [name for name in arguments.variants or [] if name not in known]:
+        parser.error(f"--variants {unknown}; expected some of {known}")
     shapes: list[tuple[int, int, int, str]] = []
     for word in arguments.shapes:
         if word in SHAPES:
@@ -322,12 +338,12 @@ def main() -> None:
         else:
             N, H, V, dtype = word.split(",")
             shapes.append((int(N), int(H), int(V), dtype))
-    tables = []
+    tables, load = [], round(os.getloadavg()[0], 2)
     for shape in shapes:
         N, H, V, dtype = shape
         print(f"\n{dtype} N={N} H={H} V={V}")
         rows = []
-        for row in measured(shape, device, arguments.rounds, not arguments.no_memory):
+        for row in measured(shape, device, arguments.rounds, not arguments.no_memory, arguments.variants):
             rows.append(row)
             if "missing" in row:
                 print(f"  {row['variant']:<50} not installed: {row['missing']}")
@@ -339,7 +355,9 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else _cpu()
     document = {
         "device": name,
-        "threads": 1,
+        "threads": arguments.threads,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "load_before": load,
         "measured": datetime.now(UTC).strftime("%Y-%m-%d"),
         "versions": {
             "python": platform.python_version(),
@@ -350,7 +368,8 @@ def main() -> None:
         },
         "tables": tables,
     }
-    out = arguments.out or RESULTS / f"head-{device}.json"
+    several = f"-{arguments.threads}-threads" if arguments.threads > 1 else ""
+    out = arguments.out or RESULTS / f"head-{device}{several}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(document, indent=2) + "\n")
     print(f"\n{out}")

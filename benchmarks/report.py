@@ -11,8 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parent))
+from ratios import Ratio, times_as_fast
+
 HERE = Path(__file__).parent
 PAGE = HERE / "RESULTS.md"
+BOUND, STOCK, BEFORE = "three products", "GRPOTrainer (TRL)", "DGPOTrainer, before"
 
 
 def read(name: str) -> dict[str, Any] | None:
@@ -24,8 +28,12 @@ def read(name: str) -> dict[str, Any] | None:
 def head(document: dict[str, Any]) -> list[str]:
     """The output head against its peers, one table per shape."""
     versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items() if version)
-    lines = [f"Measured {document['measured']} on {document['device']}, {document['threads']} thread; {versions}.", ""]
+    threads = f"{document['threads']} thread{'s' if document['threads'] > 1 else ''}"
+    if environment := document.get("environment"):
+        threads += f" ({', '.join(f'{name}={value}' for name, value in environment.items())})"
+    lines = [f"Measured {document['measured']} on {document['device']}, {threads}; {versions}.", ""]
     for table in document["tables"]:
+        bound = next(row["seconds"] for row in table["rows"] if row["variant"] == BOUND)
         lines += [
             f"**{table['dtype']}, N = {table['N']:,}, H = {table['H']:,}, V = {table['V']:,}**",
             "",
@@ -38,7 +46,8 @@ def head(document: dict[str, Any]) -> list[str]:
                 continue
             memory = f"{row['peak_mib']:,.0f}" if "peak_mib" in row else ""
             span = f"{row['low']:.2f} .. {row['high']:.2f}"
-            lines.append(f"| {row['variant']} | {row['seconds']:.3f} | {row['ratio']:.2f} | {span} | {memory} |")
+            ratio = row["seconds"] / bound
+            lines.append(f"| {row['variant']} | {row['seconds']:.3f} | {ratio:.2f} | {span} | {memory} |")
         lines.append("")
     return lines
 
@@ -50,10 +59,114 @@ def steps(document: dict[str, Any]) -> list[str]:
         "|---|---|---:|---:|---:|",
     ]
     for title, case in document["cases"].items():
-        for name, row in case["trainers"].items():
-            speedup, span = row["speedup"], f"{row['speedup']['min']:.2f} .. {row['speedup']['max']:.2f}"
-            lines.append(f"| {title} | {name} | {1000 * row['seconds']:.1f} | {speedup['median']:.2f} | {span} |")
+        for name, ratio in ratios(case["trainers"], STOCK).items():
+            lines.append(f"| {title} | {name} | {1000 * ratio.seconds:.1f} | {fast(ratio)} |")
     return [*lines, ""]
+
+
+def loop(document: dict[str, Any]) -> list[str]:
+    """Updates with generation, rewards and logging of the demo's model."""
+    lines = [
+        "| completion tokens | trainer | ms per update | times as fast as TRL | range over rounds |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for length, rows in document["by_completion_length"].items():
+        for name, ratio in ratios(rows, STOCK).items():
+            lines.append(f"| {length} | {name} | {1000 * ratio.seconds:.1f} | {fast(ratio)} |")
+    return [*lines, ""]
+
+
+def ragged(document: dict[str, Any]) -> list[str]:
+    """Updates on lengths that differ: a table per case."""
+    lines: list[str] = []
+    for title, case in document["cases"].items():
+        about, rows = case["case"], case["trainers"]
+        lengths = (
+            f"log-normal lengths with mean {about['mean']:g} and σ {about['sigma']:g}, at most {about['longest']:,}"
+            if about["sigma"]
+            else f"{about['longest']} tokens each"
+        )
+        batches = f"{about['rows']} x {about['accumulation']}" if about["accumulation"] > 1 else str(about["rows"])
+        baselines = [name for name in (STOCK, BEFORE) if name in rows] or [next(iter(rows))]
+        names = "".join(f" times as fast as {name} | range over rounds |" for name in baselines)
+        lines += [
+            f"**{title}**: {batches} completions, {lengths}; prompts of {about['prompt']}, groups of {about['group']}. "
+            f"{measured(case)}",
+            "",
+            f"| trainer | s per update |{names} tokens computed | padding | peak memory, MiB | of it activations |",
+            f"|---|---:|{'---:|---:|' * len(baselines)}---:|---:|---:|---:|",
+        ]
+        compared = [ratios(rows, baseline) for baseline in baselines]
+        for name, row in rows.items():
+            seconds = compared[0][name].seconds
+            peak, rest = row["peak_mib"], row["peak_mib"] - row["state_mib"]
+            lines.append(
+                f"| {name} | {seconds:.3f} | {' | '.join(fast(found[name]) for found in compared)} | "
+                f"{row['positions']:,} | {row['padding']:.1%} | {peak:,.0f} | {rest:,.0f} |"
+            )
+        lines.append("")
+        for name, row in rows.items():
+            if row["share"] < 1:
+                lines += [f"{name}: measured on {row['share']:.1%} of the update, and scaled.", ""]
+            if row.get("source"):
+                lines += [f"{name}: {row['source']}.", ""]
+    return lines
+
+
+def whole_loop(document: dict[str, Any]) -> list[str]:
+    """Generation, rewards and updates: a table per case."""
+    lines: list[str] = []
+    for title, case in document["cases"].items():
+        about, rows = case["case"], case["trainers"]
+        parts = list(next(iter(rows.values()))["parts"])
+        count = about["rows"] * about["accumulation"]
+        spread = f", σ {about['sigma']:g}, at most {about['longest']:,}" if about["sigma"] else ""
+        lines += [
+            f"**{title}**: {about['updates_per_generation']} updates of {count} completions per generation, "
+            f"lengths of mean {about['mean']:g}{spread}. {measured(case)}",
+            "",
+            f"| trainer | s per update | times as fast as TRL | range over rounds | {' | '.join(parts)} | "
+            "peak memory, MiB |",
+            f"|---|---:|---:|---:|{'---:|' * len(parts)}---:|",
+        ]
+        for name, ratio in ratios(rows, STOCK).items():
+            seconds = " | ".join(f"{rows[name]['parts'][part]:.3f}" for part in parts)
+            lines.append(
+                f"| {name} | {ratio.seconds:.3f} | {fast(ratio)} | {seconds} | {rows[name]['peak_mib']:,.0f} |"
+            )
+        lines.append("")
+    return lines
+
+
+def growth(document: dict[str, Any]) -> list[str]:
+    """Seconds over tokens and over the spread of lengths."""
+    lines = [
+        f"A small model; [the figure](../docs/figures/growth.svg) has the slopes. {measured(document)}",
+        "",
+        "| tokens | σ | trainer | s per update | times as fast as TRL | range over rounds |",
+        "|---:|---:|---|---:|---:|---:|",
+    ]
+    rows = [(row, document["at"]["sigma"]) for row in document["by_tokens"]]
+    rows += [(row, row["sigma"]) for row in document["by_spread"]]
+    for row, sigma in rows:
+        for name, ratio in times_as_fast(row["seconds"], STOCK).items():
+            lines.append(f"| {row['tokens']:,.0f} | {sigma:g} | {name} | {ratio.seconds:.3f} | {fast(ratio)} |")
+    return [*lines, ""]
+
+
+def measured(document: dict[str, Any]) -> str:
+    """When, and which commits."""
+    return f"Measured {document['machine']['date']}, commit {document['commit'][:7]}, before: {document['before'][:7]}."
+
+
+def ratios(rows: dict[str, dict[str, Any]], baseline: str) -> dict[str, Ratio]:
+    """Of the rows of a file that have their rounds."""
+    return times_as_fast({name: row["rounds"] for name, row in rows.items()}, baseline)
+
+
+def fast(ratio: Ratio) -> str:
+    """Two columns: the quotient of the medians and its range."""
+    return f"{ratio.times:.2f} | {ratio.low:.2f} .. {ratio.high:.2f}"
 
 
 def grader(document: dict[str, Any]) -> list[str]:
@@ -209,15 +322,22 @@ def page() -> str:
         "# Results",
         "",
         "Written by `python benchmarks/report.py` from the files in `results/`; `make bench` measures again. Read the",
-        "ratios: they come from one run on one machine. Seconds do not compare between machines.",
+        "ratios: they come from one run on one machine. Seconds do not compare between machines. A ratio is the",
+        "quotient of two medians over rounds; its range is that of the quotients within one round.",
         "",
         "## The output head: hidden states to loss and gradients",
         "",
     ]
     found = read("head-cpu.json")
     lines += head(found) if found else ["Not measured.", ""]
+    for file in sorted((HERE / "results").glob("head-cpu-*-threads.json")):
+        lines += head(json.loads(file.read_text()))
     for title, name, part in (
-        ("Whole optimiser steps", "fused_step.json", steps),
+        ("Updates on responses of different lengths", "ragged_step.json", ragged),
+        ("Updates on responses of one length", "fused_step.json", steps),
+        ("Generation, rewards and updates on responses of different lengths", "whole_loop.json", whole_loop),
+        ("The loop of the demo", "trainer_step.json", loop),
+        ("How the cost of an update grows", "growth.json", growth),
         ("The mathematical grader", "grader.json", grader),
         ("Many seeds at once", "atlas_engine.json", atlas),
     ):

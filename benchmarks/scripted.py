@@ -20,7 +20,7 @@ def random_numbers(count: int, updates: int) -> torch.Generator:
 
 
 def rollout(
-    tokenizer: Any, vocabulary: int, lengths: Lengths, prompt_tokens: int | None = None
+    tokenizer: Any, vocabulary: int, lengths: Lengths, prompt_tokens: int | None = None, first: int = 0
 ) -> Callable[..., dict[str, Any]]:
     """A `rollout_func` of TRL: random tokens, from the third of the vocabulary on.
 
@@ -29,10 +29,11 @@ def rollout(
         vocabulary: that of the model.
         lengths: of the completions.
         prompt_tokens: as many random tokens as prompt, in place of those of the tokenizer; equal within a group.
+        first: the number of the first update, for other random numbers in every run.
     """
 
     def scripted(prompts: list[str], trainer: Any) -> dict[str, Any]:
-        generator = random_numbers(len(prompts), trainer.state.global_step)
+        generator = random_numbers(len(prompts), first + trainer.state.global_step)
         lasting = lengths(len(prompts), generator)
         ids = torch.randint(3, vocabulary, (len(prompts), max(lasting)), generator=generator).tolist()
         asked: dict[str, list[int]] = {}

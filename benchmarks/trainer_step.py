@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import datasets
@@ -36,6 +36,9 @@ from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.demo import SETTINGS
 from dgpo.training.starter import character_tokenizer, one_thread, tiny_model
+
+sys.path.insert(0, str(Path(__file__).parent))
+from ratios import times_as_fast
 
 RESULTS = Path(__file__).parent / "results" / "trainer_step.json"
 STOCK = "GRPOTrainer (TRL)"
@@ -128,16 +131,15 @@ def measure(length: int, rounds: int, updates: int, skip: int) -> dict[str, list
 
 
 def summarise(times: dict[str, list[float]]) -> dict[str, dict[str, Any]]:
-    """Median, minimum and maximum of the seconds, and of their ratio to stock TRL in the same round."""
-    rows = {}
-    for name, seconds in times.items():
-        ratios = [ours / stock for ours, stock in zip(seconds, times[STOCK], strict=True)]
-        rows[name] = {
-            "seconds": {"median": median(seconds), "min": min(seconds), "max": max(seconds)},
-            "ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios)},
-            "rounds": seconds,
+    """Median, minimum and maximum of the seconds, and how many times as fast as stock TRL."""
+    return {
+        name: {
+            "seconds": {"median": ratio.seconds, "min": min(times[name]), "max": max(times[name])},
+            "speedup": {"times": ratio.times, "min": ratio.low, "max": ratio.high},
+            "rounds": times[name],
         }
-    return rows
+        for name, ratio in times_as_fast(times, STOCK).items()
+    }
 
 
 def machine() -> dict[str, Any]:
@@ -165,18 +167,21 @@ def _lines(path: Path) -> list[str]:
 
 def table(length: int, rows: dict[str, dict[str, Any]]) -> Table:
     """One row per trainer, milliseconds and ratios."""
-    view = Table(title=f"completions of {length} tokens", caption="medians over rounds; ratio to TRL in the same round")
+    view = Table(
+        title=f"completions of {length} tokens",
+        caption="medians over rounds and their quotients; ranges within a round",
+    )
     view.add_column("trainer", min_width=18)
-    for column in ("ms/update", "min .. max", "ratio", "min .. max"):
+    for column in ("ms/update", "min .. max", "x TRL", "min .. max"):
         view.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
-        seconds, ratio = row["seconds"], row["ratio"]
+        seconds, speedup = row["seconds"], row["speedup"]
         view.add_row(
             name,
             f"{1000 * seconds['median']:.1f}",
             f"{1000 * seconds['min']:.1f} .. {1000 * seconds['max']:.1f}",
-            f"{ratio['median']:.3f}",
-            f"{ratio['min']:.3f} .. {ratio['max']:.3f}",
+            f"{speedup['times']:.2f}",
+            f"{speedup['min']:.2f} .. {speedup['max']:.2f}",
         )
     return view
 

@@ -259,6 +259,8 @@ def test_the_file_of_a_name(target: str, file: str) -> None:
 FOREIGN = {
     "_exit": "os._exit, public in spite of its name",
     "_name_or_path": "where transformers keeps the name of a model; there is no public one",
+    "_attn_implementation": "how transformers' models attend; there is no public name",
+    "_set_sync_gradients": "transformers' own way to tell accelerate whether ranks reduce; the public setter fails",
     "_forward_hooks": "torch has no other list of a module's hooks",
     "_forward_pre_hooks": "likewise",
     "_get_default_store": "torch.distributed has no public way to the store of the process group",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from ratios import times_as_long
 from torch import Tensor
 
 import dgpo
@@ -172,7 +173,7 @@ def peer_step(p: Problem, build: Any) -> Callable[[], object]:
 
 
 def one_case(found: Findings, case: Case, steps: dict[str, Callable[[], Callable[[], object]]]) -> None:
-    """A row per variant: medians over interleaved rounds, ratios to the three products of the same round."""
+    """A row per variant: medians over interleaved rounds, and how many times as long as the three products."""
     running: dict[str, Callable[[], object]] = {}
     memory: dict[str, float | None] = {}
     for name, build in steps.items():
@@ -203,10 +204,8 @@ def one_case(found: Findings, case: Case, steps: dict[str, Callable[[], Callable
         for name in order:
             times[name].append(milliseconds(running[name]))
         order = order[1:] + order[:1]
-    for name, seen in times.items():
-        ratios = [a / b for a, b in zip(seen, times[BOUND], strict=True)]
-        row = {"ms": statistics.median(seen), "ratio": statistics.median(ratios), "low": min(ratios)}
-        row |= {"high": max(ratios), "peak_mib": memory[name]}
+    for name, of in times_as_long(times, BOUND).items():
+        row = {"ms": of.seconds, "ratio": of.times, "low": of.low, "high": of.high, "peak_mib": memory[name]}
         if name == DEFAULTS:
             row |= against_goals(found, case, row["ratio"], memory)
         found.row(**case.about, variant=name, **row)

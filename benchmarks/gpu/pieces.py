@@ -66,7 +66,7 @@ PIECES = (
     Piece(
         name="steps",
         part="fast",
-        question="how fast are whole updates of a 0.5B and a 1.5B model beside stock TRL, and what memory do they take",
+        question="how fast are whole updates of 0.5B and 1.5B beside stock TRL, with parts on and off, in what memory",
         seconds=100,
     ),
     Piece(

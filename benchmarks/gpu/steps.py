@@ -1,9 +1,10 @@
-"""Whole optimiser steps of a Qwen2 with random weights: DGPOTrainer against stock GRPOTrainer.
+"""Whole optimiser steps of a Qwen2 with random weights: DGPOTrainer, with parts off and on, against GRPOTrainer.
 
-Both train with bf16 autocast on float32 weights, gradient checkpointing and SDPA attention, their defaults, and
-four updates per generation; TRL's head for log-probs is its fused one. Completions are scripted, so generation costs
-nothing: their lengths are log-normal, as those of a model that reasons, and in every second generation half of the
-groups have equal rewards. The first generation of a trainer is not counted.
+All train with bf16 autocast on float32 weights, gradient checkpointing and SDPA attention, their defaults, several
+micro-batches per update and two updates per generation; TRL's head for log-probs is its fused one. Completions are
+scripted, so generation costs nothing: their lengths are log-normal, as those of a model that reasons, and in every
+second generation half of the groups have equal rewards. The first generation of a trainer is not counted. Sorting is
+turned off, packing and shared prompts on, for the smaller model only, last, as far as the piece's time suffices.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,17 +25,19 @@ from trainer_step import STOCK, train_silently
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM, TrainerCallback, set_seed
 from transformers.utils import logging
 from trl import GRPOConfig, GRPOTrainer
+from updates import BUDGET, OURS
 
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.starter import character_tokenizer
 from gpu.piece import Findings, NotPossible, device, free, pick, run, synchronise
 
 TOKENIZER = character_tokenizer()
-K = 4
+K = 2
 """Updates per generation."""
 GROUP = 8
-COMPLETIONS = pick(16, 8)
-"""Per update."""
+ROWS, ACCUMULATION = pick((8, 4), (4, 2))
+"""Completions of a micro-batch, and micro-batches of an update."""
+COMPLETIONS = ROWS * ACCUMULATION
 PROMPT, MEDIAN, SIGMA, LONGEST = pick((128, 200, 0.8, 1024), (8, 8, 0.8, 32))
 """Tokens: of every prompt; median and spread of the completions before they are cut at the last."""
 ROUNDS = pick(2, 1)
@@ -82,8 +86,14 @@ SIZES = pick(
     },
     {"tiny": Size(hidden=32, layers=1, heads=4, intermediate=64, vocabulary=600)},
 )
-LEFT_OUT = {"1.5B": ("DGPOTrainer, fused_loss=False",)}
-"""Which trainers are not worth their seconds, by model."""
+PARTS: dict[str, dict[str, Any]] = {
+    "DGPOTrainer, sort_by_length=False": {"sort_by_length": False},
+    "DGPOTrainer, padding_free=True": {"padding_free": True},
+    "DGPOTrainer, padding_free=True, shared_prompts=False": {"padding_free": True, "shared_prompts": False},
+    **BUDGET,
+    "DGPOTrainer, fused_loss=False": {"fused_loss": False},
+}
+"""Trainers with a part off, or one that a GPU has off by default on, or a budget of tokens."""
 
 
 def lengths(count: int, generator: torch.Generator) -> list[int]:
@@ -121,8 +131,9 @@ def settings(folder: str) -> dict[str, Any]:
     """What all trainers share; the rest is TRL's default."""
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": COMPLETIONS,
-        "steps_per_generation": K,
+        "per_device_train_batch_size": ROWS,
+        "gradient_accumulation_steps": ACCUMULATION,
+        "steps_per_generation": K * ACCUMULATION,
         "num_generations": GROUP,
         "max_completion_length": LONGEST,
         "max_steps": K * len(SCHEDULE),
@@ -151,8 +162,8 @@ def trainers(size: Size, folder: str) -> dict[str, Callable[[], GRPOTrainer]]:
 
     return {
         STOCK: lambda: GRPOTrainer(size.model(device()), args=GRPOConfig(**shared), **given),
-        "DGPOTrainer": lambda: ours(),
-        "DGPOTrainer, fused_loss=False": lambda: ours(fused_loss=False),
+        OURS: lambda: ours(),
+        **{name: partial(ours, **options) for name, options in PARTS.items()},
     }
 
 
@@ -167,27 +178,30 @@ def measure(found: Findings) -> None:
     """A row per model, trainer and share of groups without spread."""
     logging.set_verbosity_error()
     disable_progress_bars()
-    longest = 0.0
-    for name, size in SIZES.items():
-        stock: dict[float, float] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            for trainer, make in trainers(size, folder).items():
-                if trainer in LEFT_OUT.get(name, ()):
-                    continue
-                with found.part(f"{name}, {trainer}"):
-                    # the larger model comes last, and takes about three times as long
-                    if found.left() < longest * (3 if not stock else 1):
-                        raise NotPossible(f"out of time: {found.left():.0f} s left")
-                    began = time.perf_counter()
-                    try:
-                        one_trainer(found, name, trainer, make, stock)
-                    except torch.OutOfMemoryError as error:
-                        if trainer == "DGPOTrainer":
-                            raise
-                        # a finding, and no fault of ours: full logits, or somebody else's
-                        raise NotPossible("out of memory") from error
-                    longest = time.perf_counter() - began
-                free()
+    smallest = next(iter(SIZES))
+    # the two that are compared first, of every model; then the parts
+    order = [(name, trainer) for name in SIZES for trainer in (STOCK, OURS)]
+    order += [(smallest, trainer) for trainer in PARTS]
+    stock: dict[str, dict[float, float]] = {name: {} for name in SIZES}
+    took: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        makers = {name: trainers(size, folder) for name, size in SIZES.items()}
+        for name, trainer in order:
+            with found.part(f"{name}, {trainer}"):
+                # the first of a larger model takes about three times as long as the one before it
+                expected = took.get(name, 3 * max(took.values(), default=0.0))
+                if found.left() < expected:
+                    raise NotPossible(f"out of time: {found.left():.0f} s left")
+                began = time.perf_counter()
+                try:
+                    one_trainer(found, name, trainer, makers[name][trainer], stock[name])
+                except torch.OutOfMemoryError as error:
+                    if trainer == OURS:
+                        raise
+                    # a finding, and no fault of ours: full logits, or somebody else's
+                    raise NotPossible("out of memory") from error
+                took[name] = time.perf_counter() - began
+            free()
 
 
 def one_trainer(
@@ -217,7 +231,7 @@ def one_trainer(
             times_as_fast=times,
             peak_mib=None if None in peaks else max(peaks),
         )
-        if name == "DGPOTrainer" and times is not None:
+        if name == OURS and times is not None:
             found.headline += f"{', ' if found.headline else 'x TRL: '}{model} at {share:.0%} {times:.2f}"
     if name.startswith("DGPOTrainer"):
         loss = trainer.state.log_history[-1].get("train_loss")

@@ -112,6 +112,7 @@ def loss_of(
     totals: StepTotals | None = None,
     entropy: Tensor | None = None,
     ref_logprob: Tensor | None = None,
+    statistics: bool = True,
 ) -> PolicyLoss:
     """`policy_loss` for a specification and a batch that are checked already.
 
@@ -120,6 +121,7 @@ def loss_of(
         tokens: the batch; its log-probs carry the gradient.
         totals, ref_logprob: as in `policy_loss`.
         entropy: [B, T] with gradient, for the bonus; `tokens.entropy`, which factors read, is detached.
+        statistics: False leaves them out, which take more operations than the value.
 
     Raises:
         ValueError, TypeError: as `policy_loss`, for these arguments.
@@ -150,7 +152,8 @@ def loss_of(
         if spec.entropy_aggregation is not None:
             c = spec.entropy_aggregation.coefficient(tokens.mask, totals, tokens.dtype)
         value = value - spec.entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
-    return PolicyLoss(value=value, weight=w, statistics=_statistics(tokens, seen, objective, w))
+    measured = _statistics(tokens, seen, objective, w) if statistics else {}
+    return PolicyLoss(value=value, weight=w, statistics=measured)
 
 
 @torch.no_grad()

@@ -44,6 +44,13 @@ def weights_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def growth_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/figures/growth.py as a module."""
+    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: the extra docs")
+    return script("figures/growth.py", monkeypatch)
+
+
+@pytest.fixture
 def objectives_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_objectives.py as a module."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "figures")

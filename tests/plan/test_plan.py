@@ -173,6 +173,15 @@ def test_the_time_of_a_run_is_that_of_its_updates_and_generations() -> None:
     assert plan(config(max_steps=8)).run_time is None
 
 
+def test_a_budget_of_tokens_bounds_the_rows_of_a_pass() -> None:
+    length = plan(config()).prompt_tokens + 32
+    for budget, rows in ((None, 8), (100 * length, 8), (3 * length + 1, 3), (1, 1)):
+        found = plan(config(max_tokens_per_micro_batch=budget))
+        assert found.setting is not None
+        assert found.setting.rows == rows
+    assert plan(config(max_tokens_per_micro_batch=length)).update_gib < plan(config()).update_gib
+
+
 def test_whether_it_fits() -> None:
     assert plan(config()).fits is None
     assert plan(config(), gpu=GPUS["rtx4090"]).fits is True

@@ -120,7 +120,6 @@ def train(folder, out, name, options):
         lr_scheduler_type="constant",
         bf16=False,
         use_cpu=True,
-        gradient_checkpointing=False,
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
@@ -128,6 +127,7 @@ def train(folder, out, name, options):
         shuffle_dataset=False,
         seed=3,
         **{
+            "gradient_checkpointing": False,
             "num_iterations": 3,
             "max_steps": 6,
             "save_strategy": "no",

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 from dgpo.training import DGPOTrainer
-from dgpo.training.micro_batches import MicroBatch, Padding, loss_mask
+from dgpo.training.micro_batches import Padding, loss_mask
+from dgpo.training.step_rows import How, StepRows
 
 BOTH = Padding(left=True, right=True)
 
@@ -35,18 +36,31 @@ def batch(**changes):
     return made | changes
 
 
+def part_of(inputs, padding=BOTH, *, drop=False):
+    """The step that is this micro-batch alone, and its one forward pass."""
+    rows = StepRows([inputs], How(padding=padding, drop=drop, rearrange=False))
+    [part] = rows.parts(0, rows.inputs(0))
+    return rows, part
+
+
+def restored(rows, values):
+    rows.write("restored", [values])
+    return rows._micro_batches[0].pop("restored")
+
+
 # --- trimming ---------------------------------------------------------------------------------------------------------
 
 
 def test_columns_without_a_token_are_cut():
     inputs = batch(old_per_token_logps=torch.rand(4, 6), importance_sampling_ratio=torch.rand(4, 1))
-    made = MicroBatch.of(inputs, BOTH, drop=False)
+    rows, made = part_of(inputs)
     assert made.inputs["prompt_ids"].tolist() == inputs["prompt_ids"][:, 2:].tolist()
     assert made.inputs["completion_ids"].tolist() == inputs["completion_ids"][:, :5].tolist()
     assert made.inputs["old_per_token_logps"].shape == made.inputs["completion_mask"].shape == (4, 5)
     assert made.inputs["importance_sampling_ratio"].shape == (4, 1)
     assert made.inputs["num_items_in_batch"] == 12
-    assert (made.rows, made.dropped) == (None, 0.0)
+    assert (made.rows.tolist(), rows.dropped) == ([0, 1, 2, 3], 0.0)
+    assert (made.computed, made.real) == (4 * (3 + 5), 9 + 12)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +73,13 @@ def test_columns_without_a_token_are_cut():
     ],
 )
 def test_what_padding_allows(padding, prompt, completion):
-    inputs = MicroBatch.of(batch(), padding, drop=False).inputs
+    inputs = part_of(batch(), padding)[1].inputs
     assert (inputs["prompt_ids"].shape[1], inputs["completion_ids"].shape[1]) == (prompt, completion)
 
 
 def test_a_column_of_each_is_left():
     empty = batch(prompt_mask=torch.zeros(4, 5).long(), completion_mask=torch.zeros(4, 6).long())
-    inputs = MicroBatch.of(empty, BOTH, drop=True).inputs
+    inputs = part_of(empty, drop=True)[1].inputs
     assert inputs["prompt_ids"].shape == inputs["completion_ids"].shape == (1, 1)
 
 
@@ -100,20 +114,20 @@ def test_padding_by_model(config, left, right):
 
 def test_images_are_left_alone():
     inputs = batch(pixel_values=torch.zeros(4, 3))
-    assert MicroBatch.of(inputs, BOTH, drop=True).inputs is inputs
+    assert part_of(inputs, drop=True)[1].inputs is inputs
 
 
 def test_trimming_does_not_change_log_probs(build, tiny_folder):
     """Rotary positions shift with the padding that goes; the log-probs do not."""
     trainer = build(DGPOTrainer)
     inputs = batch()
-    made = MicroBatch.of(inputs, trainer._padding, drop=False)
+    rows, made = part_of(inputs, trainer._padding)
     assert made.inputs["prompt_ids"].shape[1] < 5
     with torch.no_grad():
         whole, _, _ = trainer._forward(trainer.model, inputs)
         logprob, _, _ = trainer._forward(trainer.model, made.inputs)
     mask = inputs["completion_mask"].bool()
-    torch.testing.assert_close(made.restore(logprob)[mask], whole[mask], rtol=0, atol=2e-6)
+    torch.testing.assert_close(restored(rows, logprob)[mask], whole[mask], rtol=0, atol=2e-6)
 
 
 def test_learned_positions_would_change_them():
@@ -123,7 +137,7 @@ def test_learned_positions_would_change_them():
     model = AutoModelForCausalLM.from_config(config).eval()
     inputs = batch()
     logits = []
-    for made in (inputs, MicroBatch.of(inputs, BOTH, drop=False).inputs):
+    for made in (inputs, part_of(inputs)[1].inputs):
         ids = torch.cat([made["prompt_ids"], made["completion_ids"]], 1)
         mask = torch.cat([made["prompt_mask"], made["completion_mask"]], 1)
         with torch.no_grad():
@@ -138,13 +152,13 @@ def test_rows_without_advantage_or_token_are_dropped():
     mask = batch()["completion_mask"]
     mask[0] = 0
     inputs = batch(completion_mask=mask, old_per_token_logps=torch.rand(4, 6), correct=torch.ones(4).bool())
-    made = MicroBatch.of(inputs, BOTH, drop=True)
+    rows, made = part_of(inputs, drop=True)
     assert made.rows.tolist() == [2]
-    assert made.dropped == 0.75
+    assert rows.dropped == 0.75
     assert made.inputs["prompt_ids"].shape == (1, 1)
     assert torch.equal(made.inputs["old_per_token_logps"], inputs["old_per_token_logps"][2:3, :5])
     assert made.inputs["correct"].shape == (1,)
-    whole = made.restore(made.inputs["old_per_token_logps"])
+    whole = restored(rows, made.inputs["old_per_token_logps"])
     assert torch.equal(whole[2, :5], inputs["old_per_token_logps"][2, :5])
     assert whole[[0, 1, 3]].abs().max() == whole[2, 5] == 0
 
@@ -152,19 +166,21 @@ def test_rows_without_advantage_or_token_are_dropped():
 def test_tool_results_alone_are_no_reason_to_keep_a_row():
     tools = torch.ones(4, 6).long()
     tools[0] = 0
-    assert MicroBatch.of(batch(tool_mask=tools), BOTH, drop=True).rows.tolist() == [2]
+    assert part_of(batch(tool_mask=tools), drop=True)[1].rows.tolist() == [2]
 
 
 def test_advantages_of_tokens_and_nan():
     advantages = torch.zeros(4, 6)
     advantages[1, 1], advantages[3, 0] = -1e-30, torch.nan
-    assert MicroBatch.of(batch(advantages=advantages), BOTH, drop=True).rows.tolist() == [1, 3]
+    assert part_of(batch(advantages=advantages), drop=True)[1].rows.tolist() == [1, 3]
 
 
 def test_one_row_is_kept():
-    made = MicroBatch.of(batch(advantages=torch.zeros(4)), BOTH, drop=True)
-    assert made.rows.tolist() == [0]
-    assert made.restore(torch.ones(1, 4)).tolist()[1:] == [[0.0] * 6] * 3
+    """The shortest, and none of its tokens counts."""
+    rows, made = part_of(batch(advantages=torch.zeros(4)), drop=True)
+    assert (made.rows.tolist(), made.idle, made.real) == ([3], True, 0)
+    assert made.inputs["completion_mask"].tolist() == [[0]]
+    assert restored(rows, torch.ones(1, 1)).tolist() == [[0.0] * 6] * 4
 
 
 # --- in the trainer ---------------------------------------------------------------------------------------------------
@@ -185,7 +201,7 @@ def test_the_gradient_is_that_of_all_rows(build, micro_batch, gradient_of, fused
     assert loss == pytest.approx(expected_loss, abs=1e-7)
     assert (gradient - expected).norm() <= 1e-6 * expected.norm()
     dropped = trainer._metrics["train"]["objective/rows_dropped"]
-    assert dropped == [0.5 if advantages is SPARSE else 0.75, 0.0]
+    assert dropped == [0.5 if advantages is SPARSE else 1.0, 0.0]
     zero = trainer._metrics["train"]["objective/advantage/zero_fraction"]
     assert zero[0] == pytest.approx(zero[1], abs=1e-6)
 
@@ -215,17 +231,19 @@ def test_metrics_are_of_what_is_left(build, micro_batch, gradient_of):
 )
 def test_rows_stay_where_something_else_reads_them(build, micro_batch, options):
     trainer = build(DGPOTrainer, **options)
-    trainer.model.train()
-    inputs = {**micro_batch(trainer), "advantages": SPARSE}
-    assert trainer._micro_batch(inputs).rows is None
+    assert rows_seen(trainer, micro_batch, training=True) == [0, 1, 2, 3]
+
+
+def rows_seen(trainer, micro_batch, *, training):
+    trainer.model.train(training)
+    _, parts = trainer._parts({**micro_batch(trainer), "advantages": SPARSE})
+    return sorted(row for part in parts for row in part.rows.tolist())
 
 
 def test_rows_stay_in_evaluation(build, micro_batch):
     trainer = build(DGPOTrainer)
-    inputs = {**micro_batch(trainer), "advantages": SPARSE}
-    assert trainer._micro_batch(inputs).rows is not None or not trainer.model.training
-    trainer.model.eval()
-    assert trainer._micro_batch(inputs).rows is None
+    assert rows_seen(trainer, micro_batch, training=True) == [0, 3]
+    assert rows_seen(trainer, micro_batch, training=False) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("reward", [0.1, 0.3, 1 / 3, 0.9, 1.0])

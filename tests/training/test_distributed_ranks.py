@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from dgpo.training import DGPOTrainer
-from dgpo.training.micro_batches import MicroBatch, Padding, loss_mask
+from dgpo.training.micro_batches import Padding, loss_mask
+from dgpo.training.step_rows import How, StepRows
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "log-probs"])
 def test_a_micro_batch_without_advantages_takes_part_and_counts_for_nothing(build, micro_batch, gradient_of, fused):
     trainer = build(DGPOTrainer, fused_loss=fused)
     inputs = {**micro_batch(trainer), "advantages": torch.zeros(4)}
-    made = MicroBatch.of(inputs, Padding(left=True, right=True), drop=True)
+    rows = StepRows([inputs], How(padding=Padding(left=True, right=True), drop=True, rearrange=False))
+    [made] = rows.parts(0, rows.inputs(0))
     assert loss_mask(made.inputs).sum() == 0
     assert made.inputs["completion_ids"].shape == (1, 1)
     assert loss_mask(inputs).sum() > 0  # TRL reads it again in the next iteration

@@ -77,6 +77,8 @@ def train(folder: Path, **options: object) -> tuple[DGPOTrainer, torch.Tensor]:
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
+        # a mask that is a subclass of Tensor cannot be made of the stand-in's tensors
+        padding_free=False,
         **options,
     )
     trainer = DGPOTrainer(

@@ -110,7 +110,8 @@ OPTIONS: dict[str, Option] = {
     "head-float32": Option({"cast_lm_head_to_fp32": True}, group="model", run={"model": "untied"}),
     "experts": Option({"router_aux_loss_coef": 0.5}, group="model", run={"model": "experts"}),
     "lora": Option({}, group="model", run={"lora": True}),
-    "dropout": Option({}, group="model", run={"model": "dropout"}),
+    # what dropout draws depends on the order of rows
+    "dropout": Option({}, {"sort_by_length": False}, group="model", run={"model": "dropout"}),
     "no-dropout": Option({"disable_dropout": True}, group="model", run={"model": "dropout"}),
     "sampler": Option({}, group="sampler", run={"sampler": True}),
     "vllm-token-truncate": Option(

@@ -57,6 +57,11 @@ class Head:
         """True where z is the product itself."""
         return self.bias is None and self.softcap is None and self.divisor == 1
 
+    @property
+    def pulls_nothing(self) -> bool:
+        """True where d loss/d product is d loss/dz: only a bias is added to the product."""
+        return self.softcap is None and self.divisor == 1
+
     def logits(self, product: Tensor, *, out: Tensor | None = None) -> Tensor:
         """z [..., V] from the product [..., V], with its gradient; into `out`, which may be the product itself."""
         z = product

@@ -7,6 +7,7 @@ these passes are bound by memory, so they run over a few rows at a time, and wha
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +23,7 @@ BLOCK_ELEMENTS = {"cpu": 1 << 22, "cuda": 1 << 25}
 """Logits of one block: the scratch is two blocks in float32. 2^22 on a CPU: the last-level cache holds most of it."""
 
 CACHED_ELEMENTS = 1 << 19
-"""Logits whose passes run one after the other on a CPU: 2 MiB in float32, about a second-level cache."""
+"""Logits per thread whose passes run one after the other on a CPU: 2 MiB in float32, about a second-level cache."""
 
 
 class Middle(Protocol):
@@ -96,10 +97,7 @@ class TorchMiddle:
         z, e = self._buffers(n, vocabulary)
         highest = torch.empty(n, 1, dtype=self._dtype, device=self._device)
         total, spread = torch.empty_like(highest), torch.empty_like(highest)
-        # on a CPU a few rows at a time, which stay in its cache from pass to pass
-        step = n if self._device.type != "cpu" else max(1, CACHED_ELEMENTS // vocabulary)
-        for start in range(0, n, step):
-            i = slice(start, start + step)
+        for i in self._cached(n, vocabulary):
             self._shifted(logits[i], z[i], highest[i])
             if self._fast:
                 torch.softmax(z[i], -1, out=e[i])
@@ -147,7 +145,16 @@ class TorchMiddle:
         # the derivative of the cap wants z, which the entropy term overwrites
         kept = z.clone() if h is not None and self._head.softcap is not None else z
         if h is None:
-            e.mul_(-g * held.scale)
+            factor = -g * held.scale
+            if self._head.pulls_nothing:
+                for i in self._cached(*logits.shape):
+                    if out.dtype == e.dtype:
+                        # one pass, which ends where the result belongs
+                        torch.mul(e[i], factor[i], out=out[i]).scatter_(1, target[i], at_target[i])
+                    else:
+                        out[i].copy_(e[i].mul_(factor[i]).scatter_(1, target[i], at_target[i]))
+                return
+            e.mul_(factor)
         else:
             h = h.unsqueeze(1)
             at_target = at_target - h * logprob.exp() * (logprob + entropy)
@@ -170,6 +177,12 @@ class TorchMiddle:
         torch.sub(source, highest, out=z)
         if not self._bounded:
             z.clamp_(min=LOWEST)
+
+    def _cached(self, n: int, vocabulary: int) -> Iterator[slice]:
+        """On a CPU a few rows at a time, which stay in its caches from pass to pass; elsewhere all of them."""
+        step = n if self._device.type != "cpu" else max(1, CACHED_ELEMENTS * torch.get_num_threads() // vocabulary)
+        for start in range(0, n, step):
+            yield slice(start, start + step)
 
     def _buffers(self, n: int, vocabulary: int) -> tuple[Tensor, Tensor]:
         if self._scratch is None or self._scratch[0].shape[0] < n:

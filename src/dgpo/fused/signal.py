@@ -50,7 +50,13 @@ class Signal:
                 self._rho = spec.correction.factor(tokens).to(tokens.dtype).expand(tokens.mask.shape)
 
     def loss(
-        self, objective: Objective, logprob: Tensor, entropy: Tensor, mask: Tensor, pick: Pick = everything
+        self,
+        objective: Objective,
+        logprob: Tensor,
+        entropy: Tensor,
+        mask: Tensor,
+        pick: Pick = everything,
+        statistics: bool = True,
     ) -> PolicyLoss:
         """The loss of the picked tokens; logprob, entropy and mask are theirs, [b, t]."""
         inputs, reference = self._inputs, self._inputs.ref_logprob
@@ -67,6 +73,7 @@ class Signal:
             totals=inputs.totals,
             entropy=entropy,
             ref_logprob=None if reference is None else pick(reference),
+            statistics=statistics,
         )
 
     def gradient(
@@ -79,6 +86,6 @@ class Signal:
             leaves = [logprob.detach().requires_grad_()]
             if bonus:
                 leaves.append(entropy.detach().requires_grad_())
-            value = self.loss(objective, leaves[0], leaves[1] if bonus else entropy, mask, pick).value
-            found = torch.autograd.grad(value, leaves)
+            loss = self.loss(objective, leaves[0], leaves[1] if bonus else entropy, mask, pick, statistics=False)
+            found = torch.autograd.grad(loss.value, leaves)
         return found[0], found[1] if bonus else None

@@ -71,6 +71,13 @@ class Plan:
         return config.per_device_train_batch_size * config.gradient_accumulation_steps * self.world.processes
 
     @property
+    def rows_per_pass(self) -> int:
+        """Responses of full length that one forward pass of an update computes, on one GPU."""
+        rows, budget = self.config.per_device_train_batch_size, self.config.max_tokens_per_micro_batch
+        longest = self.prompt_tokens + self.config.max_completion_length
+        return rows if budget is None else min(rows, max(budget // longest, 1))
+
+    @property
     def tokens_per_generation(self) -> int:
         """Upper bound, prompts not counted."""
         return self.config.generation_batch_size * self.config.max_completion_length
@@ -121,7 +128,7 @@ class Plan:
             adapters=None if self.lora is None else self.shape.lora_parameters(*self.lora),
             # with adapters the reference model is the base model, whose weights are there already
             reference=config.beta != 0 and self.lora is None,
-            rows=config.per_device_train_batch_size,
+            rows=self.rows_per_pass,
             length=self.prompt_tokens + config.max_completion_length,
             completion=config.max_completion_length,
             checkpointing=bool(config.gradient_checkpointing),

@@ -100,7 +100,7 @@ class TokenTable:
             values = getattr(tokens, name)
             part[name] = None if values is None else values.detach()[row, column]
         # off the device at once: the micro-batches of a whole update are collected
-        self._parts.append({name: None if values is None else values.cpu() for name, values in part.items()})
+        self._parts.append(_off_the_device(part))
         self._responses += shape[0]
 
     def write(self, folder: Path, part: Part) -> Path:
@@ -132,3 +132,14 @@ class TokenTable:
         content = pa.BufferOutputStream()
         parquet.write_table(table, content, compression="zstd")
         return write_bytes_atomic(token_file(folder, part.update, part.rank), memoryview(content.getvalue()))
+
+
+def _off_the_device(part: dict[str, Tensor | None]) -> dict[str, Tensor | None]:
+    """The columns on the host: a copy of the integers and one of the others, since each waits for the device."""
+    found = dict(part)
+    for names, kind in ((INTEGERS, torch.int64), (FLOATS, torch.float32)):
+        present = [name for name in names if part.get(name) is not None]
+        columns = [values.to(kind) for name in present if (values := part[name]) is not None]
+        if columns:
+            found |= dict(zip(present, torch.stack(columns).cpu().unbind(), strict=True))
+    return found

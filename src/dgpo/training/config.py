@@ -89,6 +89,29 @@ class DGPOConfig(LossOptions, GRPOConfig):
         "Compute the loss directly from hidden states, without holding the logits of a batch. Where the model or an "
         "option rules this out, the log says why.",
     )
+    sort_by_length: bool = option(
+        True,
+        "Sort the responses of an optimiser step by length before they are cut into micro-batches, and leave out those "
+        "without a gradient first, so that little of what is computed is padding. The gradient does not change. Where "
+        "the composition of micro-batches matters (adaptive objectives, top_entropy_quantile, an auxiliary loss), "
+        "responses stay where they are.",
+    )
+    max_tokens_per_micro_batch: int | None = option(
+        None,
+        "Maximum number of positions, prompts and padding included, of one forward and backward pass: a micro-batch "
+        "with more is computed in several. Memory then depends on this number, not on per_device_train_batch_size "
+        "and the longest response. A single longer response is a pass of its own.",
+    )
+    padding_free: bool | None = option(
+        None,
+        "Compute the responses of a micro-batch as one sequence without padding. Default: where the model takes packed "
+        "sequences exactly, which is compared at the start, and it is faster by estimate; on GPUs only if True. Needs "
+        "sort_by_length and the fused loss.",
+    )
+    shared_prompts: bool | None = option(
+        None,
+        "With that, compute a prompt once for all responses to it in a micro-batch. Default: as for padding_free.",
+    )
     dynamic_sampling: bool = option(
         False,
         "Before training, replace groups without reward spread by newly sampled prompts (DAPO, arXiv 2503.14476).",
@@ -192,6 +215,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
         self.eval_benchmark_options()
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
+        self._check_packing()
         super().__post_init__()
         self._check_schedule(generation_size)
         if self.anchor == "rollout" and self.use_vllm:
@@ -214,6 +238,25 @@ class DGPOConfig(LossOptions, GRPOConfig):
                 )
         if self.top_k is not None and self.top_k < 0 and not self.use_vllm:
             raise ValueError(f"top_k = {self.top_k} is not allowed; expected >= 1, or 0 for all tokens")
+
+    def _check_packing(self) -> None:
+        budget = self.max_tokens_per_micro_batch
+        for name in ("max_tokens_per_micro_batch", "padding_free", "shared_prompts"):
+            if getattr(self, name) and not self.sort_by_length:
+                raise ValueError(f"{name} = {getattr(self, name)} needs sort_by_length = True")
+        for name in ("padding_free", "shared_prompts"):
+            if getattr(self, name) and not self.fused_loss:
+                raise ValueError(f"{name} = True needs fused_loss = True")
+        if self.shared_prompts and self.padding_free is False:
+            raise ValueError(
+                "shared_prompts = True and padding_free = False exclude each other: prompts are shared in "
+                "a sequence without padding"
+            )
+        if budget is not None and "lomo" in str(self.optim):
+            raise ValueError(
+                f"max_tokens_per_micro_batch = {budget} and optim = {str(self.optim)!r} exclude each other: LOMO "
+                "updates the weights in every backward pass, of which a micro-batch may have several"
+            )
 
     def _check_dynamic_sampling_rewards(self) -> None:
         """The names themselves are known to the trainer, which has the rewards."""

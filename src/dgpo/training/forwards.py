@@ -23,6 +23,7 @@ from transformers.modeling_outputs import ModelOutput
 from trl.trainer.utils import FusedCausalLMOutput, maybe_gather_lm_head_ctx
 
 from dgpo.fused.head import Head
+from dgpo.training.packing import Packing
 
 _WRAPPERS = ("torch.distributed.", "accelerate.", "deepspeed.")
 """Whose hooks gather the weights of a head that is sharded, as `add_policy_loss` does itself."""
@@ -49,6 +50,8 @@ LossOfHidden = Callable[..., Any]
 def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
     """Let `model(input_ids, attention_mask, policy_loss=f, completions=T)` return `f` of its last T predictions.
 
+    `model(input_ids, policy_loss=f, packing=p)` does the same for ids that are packed (`Packing.ids`).
+
     Without `policy_loss` the forward is the one it was, so generation and TRL's own head are unchanged. To be called
     after TRL's `add_fused_lm_head` and before the model is wrapped.
 
@@ -61,7 +64,12 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
 
     @wraps(type(model).forward)  # `generate` validates its keyword arguments against the signature
     def forward(
-        self: Any, *args: Any, policy_loss: LossOfHidden | None = None, completions: int = 0, **kwargs: Any
+        self: Any,
+        *args: Any,
+        policy_loss: LossOfHidden | None = None,
+        completions: int = 0,
+        packing: Packing | None = None,
+        **kwargs: Any,
     ) -> Any:
         if policy_loss is None:
             # TRL's `add_fused_lm_head` has patched it before; generation and TRL's own calls go through that
@@ -70,9 +78,11 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
         kwargs["use_cache"] = False
         # looked up on each call: FSDP and PEFT replace parts of the model after this
         head = self.get_output_embeddings()
+        if packing is not None:
+            kwargs |= packing.arguments(self.config)
         hidden = self.base_model(*args, **kwargs).last_hidden_state
         # the token in column i is predicted from column i - 1
-        hidden = hidden[:, -completions - 1 : -1]
+        hidden = hidden[:, -completions - 1 : -1] if packing is None else packing.aligned(hidden)
         autocast: AbstractContextManager[Any] = nullcontext()
         if cast_lm_head_to_fp32:
             hidden, autocast = hidden.float(), torch.autocast(hidden.device.type, enabled=False)
@@ -93,8 +103,15 @@ def add_policy_loss(model: Any, *, cast_lm_head_to_fp32: bool = False) -> None:
     model.forward = types.MethodType(forward, model)
 
 
-def apply_to_hidden(model: Any, inputs: dict[str, Any], policy_loss: LossOfHidden) -> Any:
-    """What `policy_loss` makes of the hidden states of a micro-batch's completions; see `add_policy_loss`."""
+def apply_to_hidden(
+    model: Any, inputs: dict[str, Any], policy_loss: LossOfHidden, packing: Packing | None = None
+) -> Any:
+    """What `policy_loss` makes of the hidden states [B, T, H] of a micro-batch's completions; see `add_policy_loss`.
+
+    With a `packing` of these `inputs` the model reads them without padding.
+    """
+    if packing is not None:
+        return model(input_ids=packing.ids(inputs), policy_loss=policy_loss, packing=packing)
     return model(
         input_ids=torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1),
         attention_mask=torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1),

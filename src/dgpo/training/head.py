@@ -34,6 +34,9 @@ class Heads:
     Attributes:
         fused: whether the loss comes straight from hidden states.
         head: what follows the product with the output layer, the temperature of the run included.
+        why_not_packed: why the rows of a micro-batch may not be packed without padding (`packing.py`); None where they
+            may.
+        why_not_shared: likewise, with one computation of a prompt for all of its responses.
 
     Raises:
         ValueError: `record_sum_pi_squared` needs the fused loss, which is off.
@@ -53,6 +56,8 @@ class Heads:
         # the head is the product alone until the comparison has measured scale and cap
         self.head = Head(temperature=config.temperature)
         self._own_logits = False
+        self.why_not_packed: str | None = "the model has not been compared yet"
+        self.why_not_shared: str | None = self.why_not_packed
         self.fused = config.fused_loss and why_not_fused is None
         if self.fused:
             add_policy_loss(causal_model(model), cast_lm_head_to_fp32=config.cast_lm_head_to_fp32)
@@ -81,6 +86,7 @@ class Heads:
         accelerator = self._accelerator
         report = compare_heads(model, accelerator, self._config.temperature, fused=self.fused)
         self.head = report.head
+        self.why_not_packed, self.why_not_shared = report.why_not_packed, report.why_not_shared
         if self.fused and report.why_not_fused is not None:
             self.fused, reason = False, report.why_not_fused
             self._refuse(reason)
@@ -125,6 +131,8 @@ class Heads:
             parts.append(f"fused_loss is off, log-probs are computed first: {reason}")
         if why_not_trl is not None:
             parts.append(f"log-probs are taken from the model's own logits: with TRL's head {why_not_trl}")
+        if self.fused and self.why_not_packed is not None and self._compared is not None:
+            parts.append(f"sequences are padded: {self.why_not_packed}")
         if parts and self._accelerator.is_main_process:
             logger.warning("%s", "; ".join(parts))
 

@@ -9,9 +9,10 @@ through the model on each path, and a path that gives other log-probs is not use
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,9 +22,13 @@ from torch import Tensor, nn
 from dgpo.files import first_line
 from dgpo.fused import linear_policy_loss
 from dgpo.fused.head import Head
-from dgpo.training.forwards import causal_model, hooks_of
+from dgpo.training.forwards import apply_to_hidden, causal_model, hooks_of
+from dgpo.training.packing import ObservedPacking, why_not_packed, why_not_shared
 
 _ROWS, _COLUMNS = 2, 8
+_RAGGED, _PROMPTS = ((3, 4), (3, 1), (2, 5), (3, 2)), (0, 0, 1, 0)
+"""Tokens of prompt and response of the rows that are packed, and which prompt each has."""
+_NOT_FUSED = "the loss is not fused"
 # 2^20: large enough that any tanh cap has reached its limit, and exact in bfloat16
 _LARGE = 2.0**20
 _VISIBLE_LOGIT = 32.0
@@ -38,18 +43,22 @@ class HeadReport:
         head: what follows the product, as it was measured; the plain product where it cannot be.
         why_not_fused: why the loss from hidden states is not the model's; None where it is, or was not tried.
         why_not_trl: why TRL's head for log-probs is not the model's; None where it is.
+        why_not_packed: why sequences without padding have other log-probs; None where they have the same.
+        why_not_shared: why responses that share their prompt do; None where they do not.
     """
 
     head: Head
     why_not_fused: str | None = None
     why_not_trl: str | None = None
+    why_not_packed: str | None = _NOT_FUSED
+    why_not_shared: str | None = _NOT_FUSED
 
 
 def compare_heads(model: Any, accelerator: Any, temperature: float, *, fused: bool) -> HeadReport:
     """Compare log-probs and entropies of a few tokens on every path. The report is rank 0's, on every rank.
 
-    Seven forward passes of 16 tokens, in evaluation mode and without gradients; the state of random numbers and the
-    mode of every module are what they were.
+    Fewer than twenty forward passes of up to 32 tokens, in evaluation mode and without gradients; the state of random
+    numbers and the mode of every module are what they were.
     """
     device = accelerator.device
     with _undisturbed(model, device), torch.no_grad(), accelerator.autocast():
@@ -108,10 +117,18 @@ class _Comparison:
             trl: str | None = "hooks on the output head would not be called"
         else:
             trl = self._why_not(self._of_trl, pairs)
+        fused = self._why_not(lambda: self._of_hidden(head), pairs) if self._fused else None
+        packed: str | None = _NOT_FUSED
+        shared: str | None = _NOT_FUSED
+        if self._fused and fused is None:
+            packed = why_not_packed(self._causal) or self._why_not_packed(head, pairs, None)
+            shared = packed or why_not_shared(self._causal) or self._why_not_packed(head, pairs, _PROMPTS)
         return HeadReport(
             head=head,
-            why_not_fused=self._why_not(lambda: self._of_hidden(head), pairs) if self._fused else None,
+            why_not_fused=fused,
             why_not_trl=trl,
+            why_not_packed=packed,
+            why_not_shared=shared,
         )
 
     def _why_not(self, path: Callable[[], tuple[Tensor, Tensor]], pairs: list[tuple[_Own, float]]) -> str | None:
@@ -128,6 +145,57 @@ class _Comparison:
                     return f"{name} differ by {distance:.2g} nats from those of the model's own logits"
         return None
 
+    def _why_not_packed(self, head: Head, pairs: list[tuple[_Own, float]], prompts: Sequence[int] | None) -> str | None:
+        """Why the log-probs of packed sequences are not those of padded ones."""
+        inputs = self._ragged()
+        valid = inputs["completion_mask"].bool()
+        packing = ObservedPacking.of(inputs, prompts=prompts)
+        assert packing is not None
+        for own, amplifier in pairs:
+            for narrow in (False, True):
+                with self._louder(amplifier), self._narrow_window(narrow):
+                    expected = self._scored_by(head, inputs, None)
+                    try:
+                        found = self._scored_by(head, inputs, packing)
+                    except Exception as error:  # noqa: BLE001 - said, and this path not used
+                        return f"its forward fails on packed sequences ({type(error).__name__}: {first_line(error)})"
+                distance = (found - expected)[valid].abs().max().item()
+                if not distance <= own.tolerance:
+                    return f"log-probs of packed sequences differ by {distance:.2g} nats from those of padded ones"
+        layers = getattr(self._causal.config.get_text_config(), "num_hidden_layers", 0)
+        if packing.unseen(layers * len(pairs)):
+            return "not all of its layers attend through scaled_dot_product_attention"
+        return None
+
+    @contextmanager
+    def _narrow_window(self, narrow: bool) -> Iterator[None]:
+        """A window that is shorter than the sequences here, where the model's configuration has one."""
+        config = self._causal.config.get_text_config()
+        window = getattr(config, "sliding_window", None)
+        # masks are made from the configuration in every forward; some models have a window there and do not use it
+        if not narrow or window is None:
+            yield
+            return
+        config.sliding_window = 3
+        try:
+            yield
+        finally:
+            config.sliding_window = window
+
+    def _ragged(self) -> dict[str, Tensor]:
+        columns = [max(counts) for counts in zip(*_RAGGED, strict=True)]
+        place = torch.arange(len(_RAGGED) * sum(columns)).view(len(_RAGGED), -1) % self._ids.numel()
+        prompts, completions = self._ids.flatten()[place.to(self._ids.device)].split(columns, dim=1)
+        device = self._ids.device
+        before, after = torch.tensor(_RAGGED, device=device).unsqueeze(-1).unbind(1)
+        return {
+            "prompt_ids": prompts[torch.tensor(_PROMPTS, device=device)],
+            # padded on the left
+            "prompt_mask": (torch.arange(columns[0], 0, -1, device=before.device) <= before).long(),
+            "completion_ids": completions,
+            "completion_mask": (torch.arange(columns[1], device=after.device) < after).long(),
+        }
+
     # --- the paths --------------------------------------------------------------------------------------------------
 
     def _own(self) -> _Own:
@@ -143,23 +211,14 @@ class _Comparison:
 
     def _of_hidden(self, head: Head) -> tuple[Tensor, Tensor]:
         ids = self._ids[:, 1:]
-
-        def loss(**hidden: Any) -> Any:
-            nothing = torch.zeros(ids.shape, device=ids.device)
-            valid = torch.ones_like(ids).bool()
-            return linear_policy_loss(
-                token_ids=ids,
-                old_logprob=None,
-                advantage=nothing,
-                mask=valid,
-                statistics="full",
-                temperature=head.divisor,
-                softcap=head.cap,
-                **hidden,
-            )
-
+        loss = _scores(head, ids, torch.ones_like(ids).bool())
         out = self._model(input_ids=self._ids, attention_mask=self._mask, policy_loss=loss, completions=ids.shape[1])
         return out.logprob, out.entropy
+
+    def _scored_by(self, head: Head, inputs: dict[str, Tensor], packing: ObservedPacking | None) -> Tensor:
+        loss = _scores(head, inputs["completion_ids"], inputs["completion_mask"].bool())
+        logprob: Tensor = apply_to_hidden(self._model, inputs, loss, packing).logprob
+        return logprob
 
     # --- what the model does around its head ------------------------------------------------------------------------
 
@@ -207,6 +266,20 @@ class _Comparison:
             return None
         # float64, so that the fit adds no rounding of its own
         return _fit(calls[0].double(), out.logits[:, -_COLUMNS:].double())
+
+
+def _scores(head: Head, ids: Tensor, mask: Tensor) -> Callable[..., Any]:
+    """A loss from hidden states, for its log-probs and entropies [B, T] alone."""
+    return partial(
+        linear_policy_loss,
+        token_ids=ids,
+        old_logprob=None,
+        advantage=torch.zeros(ids.shape, device=ids.device),
+        mask=mask,
+        statistics="full",
+        temperature=head.divisor,
+        softcap=head.cap,
+    )
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,11 @@ class StepMetrics:
 
 def parts_of(
     found: MicroBatchLoss,
-    mask: Tensor,
     *,
-    dropped: float,
+    left_out: tuple[Tensor | int, Tensor | int] = (0, 0),
+    dropped: float = 0.0,
+    computed: int,
+    real: int,
     kl: Tensor | None,
     bonus_coef: float | None,
     trl: Mapping[str, Any],
@@ -100,15 +102,19 @@ def parts_of(
 
     Args:
         found: its loss, of the responses that went through the policy.
-        mask: [B, T] bool, with the responses that were left out, which have A = 0.
-        dropped: their share.
+        left_out: valid tokens, and responses with one, that count to this micro-batch but did not go through the
+            policy; all of them have A = 0.
+        dropped: their share of the responses of the step.
+        computed: positions of the forward pass.
+        real: those of them that hold a token.
         kl: [b, T] the KL term of the policy; None without one.
         bonus_coef: of the entropy bonus; None without one.
         trl: TRL's options that give the objective's gradient.
     """
     tokens = found.tokens
     assert tokens.entropy is not None
-    count, everything = tokens.mask.sum().to(tokens.dtype), mask.sum().to(tokens.dtype)
+    count = tokens.mask.sum().to(tokens.dtype)
+    everything = count + left_out[0]
     values = {f"objective/{name}": value for name, value in found.out.statistics.items()}
     values["entropy"] = tokens.entropy.sum() / count.clamp(min=1)
     if kl is not None:
@@ -121,13 +127,18 @@ def parts_of(
         "objective/rows_dropped": torch.full_like(count, dropped),
     }
     one = torch.ones_like(count)
-    parts = [Part(values=values, count=count), Part(values=of_all, count=everything)]
+    padding = {"objective/padding": torch.full_like(count, 1 - real / computed)}
+    parts = [
+        Part(values=values, count=count),
+        Part(values=of_all, count=everything),
+        Part(values=padding, count=torch.full_like(count, computed)),
+    ]
     if found.aux_loss is not None:
         parts.append(Part(values={"aux_loss": found.aux_loss}, count=one))
     if bonus_coef is not None:
         # out.value holds the bonus already; TRL's policy_loss is without it
         parts.append(Part(values={"policy_loss": found.out.value + bonus_coef * found.bonus}, count=one, how="sum"))
-    responses = mask.any(-1).sum().to(tokens.dtype)
+    responses = tokens.mask.any(-1).sum().to(tokens.dtype) + left_out[1]
     return parts + ratio_parts(trl, found.seen, found.out.weight, everything, responses)
 
 

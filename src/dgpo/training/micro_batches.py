@@ -1,8 +1,4 @@
-"""What of a micro-batch the policy must see: rows that give a gradient, and columns that hold a token of theirs.
-
-TRL pads every micro-batch to the longest response of the whole generation, and runs the policy on responses whose
-advantage is 0 as well. Neither changes the gradient of the policy term, both cost a forward and a backward pass.
-"""
+"""TRL's dictionaries of tensors: masks, totals of a step, and the rows and columns that can be cut from them."""
 
 from __future__ import annotations
 
@@ -83,75 +79,30 @@ class Padding:
         return cls(left=bool(rotation) and fixed and not chunked, right=fixed, multiple=multiple or 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class MicroBatch:
-    """The part of a micro-batch that goes through the policy.
-
-    Attributes:
-        inputs: TRL's dictionary, with fewer rows and columns.
-        rows: [b] indices of the rows that are left; None if that is all of them.
-        shape: (B, T) of the completions before.
-    """
-
-    inputs: dict[str, Any]
-    rows: Tensor | None
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(cls, inputs: dict[str, Any], padding: Padding, *, drop: bool) -> MicroBatch:
-        """The rows and columns of `inputs` that matter; costs one or two host synchronisations.
-
-        Rows without a valid token, and with `drop` those whose advantages are all 0, are left out. One is kept where
-        none would remain, because ranks must run the same collectives; its tokens are masked.
-        """
-        shape = tuple(inputs["completion_ids"].shape)
-        # rows and columns of image tensors do not correspond to responses
-        if any(key in inputs for key in MULTIMODAL_KEYS):
-            return cls(inputs=inputs, rows=None, shape=shape)
-        rows = _informative(inputs) if drop else None
-        if rows is not None:
-            idle = len(rows) == 0
-            rows = rows.new_zeros(1) if idle else rows
-            inputs = {key: _rows(value, rows, shape[0]) for key, value in inputs.items()}
-            if idle:  # or the metrics would count a response more on every rank that has nothing to learn
-                inputs["completion_mask"] = torch.zeros_like(inputs["completion_mask"])
-        return cls(inputs=_trimmed(inputs, padding), rows=rows, shape=shape)
-
-    @property
-    def dropped(self) -> float:
-        """Share of the rows that were left out."""
-        return 0.0 if self.rows is None else 1 - len(self.rows) / self.shape[0]
-
-    def restore(self, values: Tensor) -> Tensor:
-        """[B, T] from [b, t]; 0 in rows and columns that were left out."""
-        if tuple(values.shape) == self.shape:
-            return values
-        whole = values.new_zeros(self.shape)
-        rows = slice(None) if self.rows is None else self.rows
-        whole[rows, : values.shape[1]] = values
-        return whole
+def rows_of(inputs: Mapping[str, Any], rows: Tensor | slice) -> dict[str, Any]:
+    """These rows of everything that has a row per response; counts for the whole batch and other values stay."""
+    count = len(inputs["completion_ids"])
+    return {
+        key: value[rows] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count else value
+        for key, value in inputs.items()
+    }
 
 
-def _informative(inputs: Mapping[str, Any]) -> Tensor | None:
-    advantage = inputs["advantages"]
-    # [B]; with an advantage per token one that is not 0 suffices
-    has_gradient = (advantage if advantage.dim() == 1 else advantage.abs().amax(-1)) != 0
-    rows = (has_gradient & loss_mask(inputs).bool().any(-1)).nonzero().squeeze(1)
-    return None if len(rows) == len(advantage) else rows
+def joined(micro_batches: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The rows of several micro-batches of one generation, which have the same columns."""
+    first = micro_batches[0]
+    count = len(first["completion_ids"])
+    return {
+        key: torch.cat([inputs[key] for inputs in micro_batches])
+        if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+        else value
+        for key, value in first.items()
+    }
 
 
-def _rows(value: Any, rows: Tensor, count: int) -> Any:
-    # counts for the whole batch (0-d) and other values have no rows
-    return value[rows] if isinstance(value, Tensor) and value.dim() > 0 and len(value) == count else value
-
-
-def _trimmed(inputs: dict[str, Any], padding: Padding) -> dict[str, Any]:
-    prompts, completions = inputs["prompt_mask"], inputs["completion_mask"]
-    before, width = prompts.shape[1], completions.shape[1]
-    # prompts are padded on the left: reversed, their padding comes last too
-    longest = [_longest(prompts.flip(1)), _longest(completions)]
-    # one transfer for both numbers
-    prompt, completion = torch.stack(longest).tolist()
+def trimmed(inputs: dict[str, Any], padding: Padding, *, prompt: int, completion: int) -> dict[str, Any]:
+    """Without the columns of padding before the last `prompt` ones of prompts and after `completion` of completions."""
+    before, width = inputs["prompt_mask"].shape[1], inputs["completion_mask"].shape[1]
     # at least one column each: the first completion token is predicted from the last prompt column
     start = before - min(_up(max(prompt, 1), padding.multiple), before) if padding.left else 0
     end = min(_up(max(completion, 1), padding.multiple), width) if padding.right else width
@@ -160,10 +111,10 @@ def _trimmed(inputs: dict[str, Any], padding: Padding) -> dict[str, Any]:
     return {key: _columns(key, value, start, end, width) for key, value in inputs.items()}
 
 
-def _longest(mask: Tensor) -> Tensor:
-    """Columns up to the last one that holds a token."""
+def last_token(mask: Tensor) -> Tensor:
+    """[B] columns up to the last one that holds a token, of a mask [B, T]."""
     place = torch.arange(1, mask.shape[1] + 1, device=mask.device)
-    return (mask.bool().any(0) * place).amax() if mask.numel() else place.new_zeros(())
+    return (mask.bool() * place).amax(-1) if mask.shape[1] else place.new_zeros(len(mask))
 
 
 def _columns(key: str, value: Any, start: int, end: int, width: int) -> Any:

@@ -23,6 +23,7 @@ RANGES = {
     "learning_rate": "[0, inf)",
     "max_grad_norm": "[0, inf]",
     "max_num_gen_batches": "[1, inf)",
+    "max_tokens_per_micro_batch": "[1, inf)",
     "min_p": "[0, 1]",
     "neftune_noise_alpha": "[0, inf)",
     "off_policy_mask_threshold": "[0, inf]",

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dgpo.training.config import DGPOConfig
-from dgpo.training.micro_batches import MicroBatch
 from dgpo.training.schedule import Schedule
+from dgpo.training.step_rows import Part, StepRows
 
 KEY = "old_per_token_logps"
 
@@ -22,7 +22,7 @@ class OldLogProbs:
     step log π_old is the log-prob of the loss's own pass, and the ratio exactly 1; TRL's pass over them would repeat
     it. With `num_iterations` > 1 these log-probs are kept for the later passes over the same tokens. The micro-batches
     of later steps meet a policy that has moved, so theirs are computed when the generation ends, on the rows and
-    columns that the loss will read.
+    columns that the loss will read, an update at a time.
 
     TRL's pass stays where that would not be exact, or the log-probs are needed earlier: with dropout (two passes
     differ), under a subclass with its own forward, for TRL's own sampler correction, and with `dynamic_sampling`,
@@ -30,10 +30,11 @@ class OldLogProbs:
 
     Args:
         schedule: of the run.
-        compute: [B, T] log π of the model as it is now, of a micro-batch; 0 where nothing reads it.
+        compute: writes log π [B, T] of the model as it is now into the micro-batches of an update, under the key that
+            it is given; 0 where nothing reads it.
     """
 
-    def __init__(self, schedule: Schedule, compute: Callable[[dict[str, Any]], Tensor]) -> None:
+    def __init__(self, schedule: Schedule, compute: Callable[[list[dict[str, Any]], str], None]) -> None:
         self._schedule, self._compute = schedule, compute
         self._deferred = self._skip_next = False
 
@@ -60,17 +61,20 @@ class OldLogProbs:
         """log π_old of a new generation's micro-batches, except for those of the optimiser step at hand."""
         if not self._deferred:
             return
-        update = range(step, self._schedule.update_of(step).stop)
-        at_hand = {self._schedule.micro_batch_of(each) for each in update}
-        for index, inputs in enumerate(micro_batches):
-            if index not in at_hand:
-                inputs[KEY] = self._compute(inputs)
+        schedule, missing = self._schedule, dict(enumerate(micro_batches))
+        start = schedule.update_of(step).start
+        for first in range(start, start + schedule.steps, schedule.gradient_accumulation_steps):
+            indices = {schedule.micro_batch_of(each) for each in schedule.update_of(first)} & missing.keys()
+            update = [missing.pop(index) for index in sorted(indices)]
+            # the rows of an update together, as the loss will meet them
+            if first != start and update:
+                self._compute(update, KEY)
 
-    def record(self, inputs: dict[str, Any], batch: MicroBatch, logprob: Tensor) -> None:
+    def record(self, rows: StepRows, part: Part, logprob: Tensor) -> None:
         """Keep what a first pass in training has found, if there will be another over the same tokens."""
-        if KEY not in inputs and self._schedule.num_iterations > 1 and self._deferred:
+        if KEY not in part.inputs and self._schedule.num_iterations > 1 and self._deferred:
             # rows that were left out get 0: their advantage is 0, and nothing reads them
-            inputs[KEY] = batch.restore(logprob.detach())
+            rows.keep(KEY, part, logprob.detach())
 
 
 def can_defer(config: DGPOConfig, model: nn.Module) -> bool:

@@ -44,6 +44,7 @@ from dgpo.training.config import DGPOConfig
 from dgpo.training.factors import Factors
 from dgpo.training.forwards import HeadOutput, apply_to_hidden
 from dgpo.training.head import Heads
+from dgpo.training.step_rows import Part
 
 logger = logging.getLogger(__name__)
 
@@ -100,8 +101,8 @@ class Recording(TrainerCallback, ExportableState):
 
     # --- tokens ---------------------------------------------------------------------------------------------------
 
-    def add(self, update: int, model: Any, inputs: dict[str, Any], tokens: TokenBatch, totals: StepTotals) -> None:
-        """One micro-batch of training, as the loss saw it. Every rank must call it for every micro-batch."""
+    def add(self, update: int, model: Any, part: Part, tokens: TokenBatch, totals: StepTotals) -> None:
+        """One forward pass of training, as the loss saw it. Every rank must call it for every one."""
         # asked once per update: the answer is a collective
         if update != self._update:
             self._update, self._wanted = update, self._agree(update)
@@ -110,9 +111,9 @@ class Recording(TrainerCallback, ExportableState):
         self._totals = totals
         self.recorder.add(
             tokens,
-            token_ids=inputs["completion_ids"],
-            group=_groups(inputs),
-            sum_pi_squared=self._sum_pi_squared(model, inputs) if self._config.record_sum_pi_squared else None,
+            token_ids=part.inputs["completion_ids"],
+            group=_groups(part.inputs),
+            sum_pi_squared=self._sum_pi_squared(model, part) if self._config.record_sum_pi_squared else None,
         )
 
     def _agree(self, update: int) -> bool:
@@ -167,7 +168,7 @@ class Recording(TrainerCallback, ExportableState):
         with self.recorder.guard():
             self.completions.write(found)
 
-    def _sum_pi_squared(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def _sum_pi_squared(self, model: Any, part: Part) -> Tensor:
         """[B, T] Σ_v π(v)², from hidden states in chunks."""
 
         def of_hidden(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> Any:
@@ -177,7 +178,7 @@ class Recording(TrainerCallback, ExportableState):
         # dropout must not draw from the numbers that the training draws from
         random = torch.random.fork_rng([device] if device.type == "cuda" else [])
         with random, torch.no_grad(), self._accelerator.autocast():
-            found = apply_to_hidden(model, inputs, of_hidden).value
+            found = apply_to_hidden(model, part.inputs, of_hidden, part.packing).value
         assert isinstance(found, Tensor)
         return found
 
@@ -305,7 +306,8 @@ def sum_pi_squared(
 def _groups(inputs: dict[str, Any]) -> Tensor:
     """[B] a number per prompt, the same in every micro-batch: 63 bits of a hash of its tokens."""
     numbers = []
-    for ids, mask in zip(inputs["prompt_ids"].cpu(), inputs["prompt_mask"].cpu(), strict=True):
+    # one copy: each waits for the device
+    for ids, mask in torch.stack([inputs["prompt_ids"], inputs["prompt_mask"].long()], 1).cpu().unbind():
         # without padding, or one prompt would have another number in each micro-batch
         digest = hashlib.blake2b(ids[mask.bool()].numpy().tobytes(), digest_size=8).digest()
         # 63 bits, so that it fits a signed int64

@@ -20,6 +20,7 @@ from dgpo.training.factors import Factors, Terms
 from dgpo.training.forwards import apply_to_hidden
 from dgpo.training.head import Heads
 from dgpo.training.micro_batches import loss_mask
+from dgpo.training.packing import Packing
 
 Forward = Callable[[Any, dict[str, Any]], tuple[Tensor, Tensor, Tensor | None]]
 """Log-probs and entropies [B, T], and the auxiliary loss, of a model and a micro-batch."""
@@ -69,26 +70,36 @@ class StepLoss:
         self._forward = forward
         self._accelerator = accelerator
 
-    def __call__(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
-        """Of what is left of a micro-batch, with the totals of its optimiser step."""
+    def __call__(
+        self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms, packing: Packing | None = None
+    ) -> MicroBatchLoss:
+        """Of what is left of a micro-batch, with the totals of its optimiser step.
+
+        Args:
+            model: the trainer's, as it is called.
+            inputs: TRL's tensors of the rows and columns that are left.
+            totals: of the optimiser step.
+            terms: as they are now.
+            packing: of `inputs`, where the model is to read them without padding; not used where log-probs come first.
+        """
         # a collective on the first call; does nothing after that
         self.heads.compare(model)
         if self._can_fuse(inputs):
-            out = self._of_hidden(model, inputs, totals, terms)
+            out = self._of_hidden(model, inputs, totals, terms, packing)
             tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
             bonus = self._bonus(tokens, TokenMean(), totals)
             anchor = self._factors.spec.anchor
             return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask, anchor=anchor)
         return self._of_logprob(model, inputs, totals, terms)
 
-    def logprob(self, model: Any, inputs: dict[str, Any], terms: Terms) -> Tensor:
+    def logprob(self, model: Any, inputs: dict[str, Any], terms: Terms, packing: Packing | None = None) -> Tensor:
         """[B, T] log π_θ, detached, by the arithmetic of the loss; 0 where masked. Call it under `no_grad`."""
         self.heads.compare(model)
         if not self._can_fuse(inputs):
             return self._forward(model, inputs)[0]
         mask = loss_mask(inputs).bool()
         # the totals do not matter here: only log-probs are taken from the result
-        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms).logprob
+        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms, packing).logprob
         return torch.where(mask, found, 0.0)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
@@ -102,7 +113,9 @@ class StepLoss:
         unknown = sampler.isnan().any().float()
         return not bool(self._accelerator.reduce(unknown, reduction="sum"))
 
-    def _of_hidden(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> Any:
+    def _of_hidden(
+        self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms, packing: Packing | None
+    ) -> Any:
         mask = loss_mask(inputs).bool()
         # without a correction of the configuration TRL's own stands
         rho = self._factors.spec.correction or self._trl_factor(self._trl_correction(inputs, terms), mask)
@@ -121,7 +134,7 @@ class StepLoss:
             statistics="full",
         )
         with self._accelerator.autocast():
-            return apply_to_hidden(model, inputs, loss)
+            return apply_to_hidden(model, inputs, loss, packing)
 
     def _of_logprob(self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms) -> MicroBatchLoss:
         logprob, entropies, aux_loss = self._forward(model, inputs)

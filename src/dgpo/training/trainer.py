@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import torch
+from accelerate.utils import DistributedType
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from huggingface_hub import ModelCard
 from torch import Tensor
@@ -19,6 +21,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.grpo_trainer import EnvironmentFactory, RewardFunc, RolloutFunc
 
 from dgpo.aggregation import StepTotals
+from dgpo.evaluation.decoding import faster_generate
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import reference_kl
 from dgpo.runs.log import Log
@@ -31,14 +34,16 @@ from dgpo.training.data_checks import check_data, first_prompt
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
+from dgpo.training.layout import Kind
 from dgpo.training.metrics import StepMetrics, parts_of
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
-from dgpo.training.micro_batches import MicroBatch, Padding, correct_mask, loss_mask, totals_of
+from dgpo.training.micro_batches import Padding, correct_mask, loss_mask, totals_of
 from dgpo.training.old_logprob import OldLogProbs, can_defer
 from dgpo.training.recording import Recording, Sampled, describe
 from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
+from dgpo.training.step_rows import How, Part, StepRows
 
 if TYPE_CHECKING:  # optional packages
     from peft import PeftConfig, PeftModel
@@ -64,12 +69,14 @@ class DGPOTrainer(ResumableTrainer):
     The loss is computed straight from hidden states (`fused_loss`); where that is not possible, one log line gives the
     reason, and log-probs are computed first. The policy sees only what the gradient needs: in training, responses with
     advantage 0 are left out (unless a KL term, an entropy bonus or something else reads them), and so are columns of
-    padding; log π_old is computed by a separate pass only where the policy has moved. Neither changes the gradient
-    beyond rounding.
+    padding. The responses of an optimiser step are sorted by length before they are cut into micro-batches
+    (`sort_by_length`), and a micro-batch may be computed in several passes (`max_tokens_per_micro_batch`). log π_old is
+    computed by a separate pass only where the policy has moved. None of this changes the gradient beyond rounding.
 
-    Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`, and `objective/rows_dropped`,
-    the share of responses left out. `entropy` and `objective/` are over the responses that were not left out, except
-    for `objective/advantage/zero_fraction`, which is over all.
+    Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`; `objective/rows_dropped`, the
+    share of responses left out; `objective/padding`, the share of computed positions that hold no token. `entropy` and
+    `objective/` are over the responses that were not left out, except for `objective/advantage/zero_fraction`, which is
+    over all.
 
     Args:
         model: a name of the hub, a folder, a causal language model, or a PEFT model.
@@ -165,8 +172,12 @@ class DGPOTrainer(ResumableTrainer):
             conversations=bool(self.chat_template or self._has_chat_template()) or rollout_func is not None,
         )
         self._totals: tuple[int, StepTotals] | None = None
-        self._old = OldLogProbs(args.schedule, self._logprob_now)
+        self._rows: tuple[int, StepRows] | None = None
+        self._old = OldLogProbs(args.schedule, self._write_logprob)
         self._padding = Padding.of(self.model.config, self.pad_to_multiple_of)
+        # before weights are sharded; with ZeRO-3 nothing of them is here
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        self._embedding_share = self.model.get_input_embeddings().weight.numel() / max(parameters, 1)
         # TRL multiplies its vespo loss by this method's result; a subclass that overrides it expects an effect
         if type(self).get_gamma_weights is not GRPOTrainer.get_gamma_weights and self.accelerator.is_main_process:
             logger.warning(
@@ -183,6 +194,10 @@ class DGPOTrainer(ResumableTrainer):
             why_not_fused=self._why_not_fused() if args.fused_loss else None,
             compare=not self._is_vlm,
         )
+        if args.max_tokens_per_micro_batch is not None and (reason := self._why_not_sorted()) is not None:
+            raise ValueError(
+                f"max_tokens_per_micro_batch = {args.max_tokens_per_micro_batch} is not possible here: {reason}"
+            )
         # looked up on each call: somebody may patch it later
         self._step_loss = StepLoss(self._factors, heads, lambda *given: self._forward(*given), self.accelerator)
         self._rewards_per_func: Tensor | None = None
@@ -239,6 +254,7 @@ class DGPOTrainer(ResumableTrainer):
         if self._step % self.args.gradient_accumulation_steps:  # type: ignore[has-type]
             # the old buffer belongs to the interrupted step; with step 0 the next micro-step generates anew
             self._step, self._buffered_inputs, self._totals = 0, None, None
+        self._rows = None
         self._step_metrics = StepMetrics()
         self._entropy_window_stats = None
         self._step_loss.heads.begin(self.model, self._overridden())
@@ -312,7 +328,11 @@ class DGPOTrainer(ResumableTrainer):
         # autocast forgets the weights that it has cast when its outermost context ends; without this one that is the
         # forward pass of every single token
         with self.accelerator.autocast():
-            return super()._generate_single_turn(*args, **kwargs)
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                # every rank has to call the model as often as the others: until the longest response of all ends
+                return super()._generate_single_turn(*args, **kwargs)
+            with faster_generate(self.model):
+                return super()._generate_single_turn(*args, **kwargs)
 
     def _correct_logs(self, scores: Scores, size: int) -> None:
         """Bring into line what TRL has just logged of its advantages of all ranks."""
@@ -331,10 +351,16 @@ class DGPOTrainer(ResumableTrainer):
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         before = self._buffered_inputs
         inputs: dict[str, Any] = super()._prepare_inputs(generation_batch)
-        # only after TRL has shuffled the generation and split it: log π_old is filled in per micro-batch
-        if self.model.training and self._buffered_inputs is not before:
+        if not self.model.training:
+            return inputs
+        # only after TRL has shuffled the generation and split it: log π_old is filled in per update
+        if self._buffered_inputs is not before:
             self._old.fill(self._buffered_inputs, self._step)
-        return inputs
+        start = self.args.schedule.update_of(self._step).start
+        # a collective: every rank is at the first micro-batch of an update at the same time
+        if self._rows is None or self._rows[0] != start:
+            self._rows = (start, StepRows(self._step_batches(inputs), self._how()))
+        return self._rows[1].inputs(self._step - start)
 
     def _can_defer(self) -> bool:
         """Whether log π_old can wait for the pass of the loss."""
@@ -343,16 +369,64 @@ class DGPOTrainer(ResumableTrainer):
         # a method of somebody's own is to see every pass, and its result
         return not early and self._overridden() is None and can_defer(self.args, self.model)
 
-    def _logprob_now(self, inputs: dict[str, Any]) -> Tensor:
-        """[B, T] log π, by the arithmetic of the loss, on the rows and columns that the loss will read."""
-        batch = self._micro_batch(inputs)
+    def _write_logprob(self, micro_batches: list[dict[str, Any]], key: str) -> None:
+        """log π [B, T], by the arithmetic of the loss, on the rows and columns that the loss will read."""
+        rows = StepRows(micro_batches, self._how())
+        found = []
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            return batch.restore(self._step_loss.logprob(self.model, batch.inputs, self._terms()))
+            for step in range(rows.layout.steps):
+                for part in rows.parts(step, rows.inputs(step)):
+                    if part.inputs.get("sampling_per_token_logps") is None:
+                        self.args.check_no_sampler()
+                    found.append(self._step_loss.logprob(self.model, part.inputs, self._terms(), part.packing))
+        rows.write(key, found)
 
-    def _micro_batch(self, inputs: dict[str, Any]) -> MicroBatch:
-        if inputs.get("sampling_per_token_logps") is None:
-            self.args.check_no_sampler()
-        return MicroBatch.of(inputs, self._padding, drop=self.model.training and not self._needs_all_rows())
+    def _how(self) -> How:
+        """What may be done with the rows of a step, or of an evaluation's batch."""
+        budget = self.args.max_tokens_per_micro_batch
+        training = self.model.training
+        rearrange = self._why_not_sorted() is None and (self.args.sort_by_length if training else budget is not None)
+        return How(
+            padding=self._padding,
+            drop=training and not self._needs_all_rows(),
+            rearrange=rearrange,
+            budget=budget,
+            agree=self._most,
+            kinds=self._kinds() if rearrange else ("padded",),
+            embedding=self._embedding_share,
+        )
+
+    def _kinds(self) -> list[Kind]:
+        """In which ways rows may go through the model."""
+        args, heads = self.args, self._step_loss.heads
+        # by default only where it was measured
+        here = self.accelerator.device.type == "cpu"
+        packed = (
+            heads.fused and heads.why_not_packed is None and (here if args.padding_free is None else args.padding_free)
+        )
+        share = packed if args.shared_prompts is None else args.shared_prompts
+        shared = share and heads.fused and heads.why_not_packed is None and heads.why_not_shared is None
+        if args.shared_prompts and shared:
+            return ["shared"]
+        kinds: list[Kind] = [] if args.padding_free and packed else ["padded"]
+        return kinds + ["packed"] * packed + ["shared"] * shared
+
+    def _most(self, count: int) -> int:
+        """The largest of the ranks' numbers; a collective."""
+        if self.accelerator.num_processes == 1:
+            return count
+        mine = torch.tensor([count], device=self.accelerator.device)
+        return int(self.accelerator.gather(mine).max())
+
+    def _why_not_sorted(self) -> str | None:
+        """What ties rows to the micro-batch that they are in, in words."""
+        reasons = {
+            f"objective = {self.args.objective!r} reads its micro-batch": "batch" in self._factors.spec.objective.reads,
+            "top_entropy_quantile ranks the tokens of a micro-batch": self.top_entropy_quantile < 1.0,
+            "the auxiliary loss of a mixture of experts is a mean per micro-batch": self.aux_loss_enabled,
+            "the model reads images": self._is_vlm,
+        }
+        return next((reason for reason, holds in reasons.items() if holds), None)
 
     def _needs_all_rows(self) -> bool:
         """True if responses with advantage 0 matter to more than the policy term, or to that of other responses."""
@@ -375,30 +449,78 @@ class DGPOTrainer(ResumableTrainer):
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         self._loss_was_called = True
-        batch = self._micro_batch(inputs)
         totals = self._step_totals(inputs)
-        found = self._step_loss(model, batch.inputs, totals, self._terms())
+        rows, parts = self._parts(inputs)
+        if not parts:  # the rows of the update fit into fewer forward passes than it has micro-steps
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        earlier = []
+        for part in parts[:-1]:
+            with self._accumulating(model):
+                loss = self._loss_of_part(model, rows, part, totals, inputs)
+                if self.model.training:
+                    self._backward(loss)
+            earlier.append(loss.detach())
+        # the caller takes the gradient of the last part, which ends the micro-step
+        loss = self._loss_of_part(model, rows, parts[-1], totals, inputs)
+        return loss + sum(earlier) if earlier else loss
+
+    def _parts(self, inputs: dict[str, Any]) -> tuple[StepRows, list[Part]]:
+        """The forward passes of this micro-step."""
+        if self.model.training and self._rows is not None:
+            start, rows = self._rows
+            if start == self.args.schedule.update_of(self._step).start and rows.fits(self._step - start, inputs):
+                return rows, rows.parts(self._step - start, inputs)
+        # an evaluation, or rows that are not those of the step: a batch by itself
+        rows = StepRows([inputs], self._how())
+        return rows, rows.parts(0, rows.inputs(0))
+
+    @contextmanager
+    def _accumulating(self, model: Any) -> Iterator[None]:
+        """Around a forward and backward pass that others of the same micro-step follow: ranks do not reduce yet."""
+        state = self.accelerator.gradient_state
+        if not (self.model.training and state.sync_gradients):
+            yield  # the whole micro-step is without
+            return
+        state._set_sync_gradients(False)
+        try:
+            with self.accelerator.no_sync(model):
+                yield
+        finally:
+            state._set_sync_gradients(True)
+
+    def _backward(self, loss: Tensor) -> None:
+        # the context of the loss casts; a backward pass runs outside, as that of the last part does
+        deepspeed = {"scale_wrt_gas": False} if self.accelerator.distributed_type == DistributedType.DEEPSPEED else {}
+        with torch.autocast(loss.device.type, enabled=False):
+            self.accelerator.backward(loss, **deepspeed)
+
+    def _loss_of_part(
+        self, model: Any, rows: StepRows, part: Part, totals: StepTotals, inputs: dict[str, Any]
+    ) -> Tensor:
+        if part.inputs.get("sampling_per_token_logps") is None:
+            self.args.check_no_sampler()
+        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing)
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
             loss = loss + self.router_aux_loss_coef * found.aux_loss / self._micro_batches()
         if self.args.positive_nll_coef > 0:
             assert found.logprob is not None
-            loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, batch.inputs, inputs)
+            loss = loss + self.args.positive_nll_coef * self._positive_nll(found.logprob, part.inputs, inputs)
         if self._recording is not None and self.model.training:
             # updates are counted from 1; global_step still counts the completed ones
-            self._recording.add(self.state.global_step + 1, model, batch.inputs, found.tokens, totals)
+            self._recording.add(self.state.global_step + 1, model, part, found.tokens, totals)
         try:
-            # TRL reads metrics off the device in this very step, so one more read costs nothing
-            check(found.tokens, batch.inputs.get("ref_per_token_logps"))
+            # the one read of a forward pass from the device
+            check(found.tokens, part.inputs.get("ref_per_token_logps"))
         except ValueError:
             if self._recording is not None:
                 self._recording.finish()  # so that the token can be inspected
             raise
         if self.model.training:
-            self._old.record(inputs, batch, found.tokens.logprob)
+            self._old.record(rows, part, found.tokens.logprob)
         # before the coefficient changes: the metrics show the one that this loss was computed with
-        self._log_metrics(found, batch, inputs)
+        self._log_metrics(found, rows, part)
         self._adapt_entropy_coefficient(found)
         return loss
 
@@ -556,22 +678,24 @@ class DGPOTrainer(ResumableTrainer):
     # --- metrics -----------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def _log_metrics(self, found: MicroBatchLoss, batch: MicroBatch, inputs: dict[str, Any]) -> None:
+    def _log_metrics(self, found: MicroBatchLoss, rows: StepRows, part: Part) -> None:
         kl = None
         if self.beta != 0.0:
-            kl = reference_kl(found.seen, batch.inputs["ref_per_token_logps"], self._factors.spec.kl)
+            kl = reference_kl(found.seen, part.inputs["ref_per_token_logps"], self._factors.spec.kl)
         parts = parts_of(
             found,
-            # the responses that were left out count too, where the policy saw only some
-            found.tokens.mask if batch.rows is None else loss_mask(inputs).bool(),
-            dropped=batch.dropped,
+            left_out=rows.left_out(part),
+            dropped=rows.dropped,
+            computed=part.computed,
+            real=part.real,
             kl=kl,
             bonus_coef=self._entropy_coefficient() if self._entropy_bonus_enabled else None,
             trl=self._factors.trl,
         )
         self._step_metrics.add(*parts)
         # evaluation accumulates nothing: every batch is reduced by itself
-        if self.model.training and not self.accelerator.sync_gradients:
+        last = part.index == len(rows.layout.parts) - 1
+        if not (self.accelerator.sync_gradients if self.model.training else last):
             return
         metrics = self._metrics["train" if self.model.training else "eval"]
         for name, value in self._step_metrics.reduce(self.accelerator).items():

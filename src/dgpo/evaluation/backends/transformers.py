@@ -1,4 +1,4 @@
-"""Completions from a model in this process, through transformers' `generate`."""
+"""Completions from a model in this process, through transformers' `generate` (see `dgpo.evaluation.decoding`)."""
 
 from __future__ import annotations
 
@@ -98,10 +98,12 @@ class TransformersBackend(Backend):
         }
 
     def _generate(self, rows: list[list[int]], config: GenerationConfig, seed: int, number: int) -> list[Completion]:
+        from dgpo.evaluation.decoding import generate
+
         ids, mask = left_padded(rows, config.pad_token_id, self._model.device)
         # hashed, unlike seed + number: runs with neighbouring seeds share no batch
         with _set_up(self._model, int(np.random.SeedSequence([seed, number]).generate_state(1)[0])):
-            output = self._model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            output = generate(self._model, input_ids=ids, attention_mask=mask, generation_config=config)
         ends = set(config.eos_token_id or ())
         return [_completion(self._tokenizer, found, ends) for found in output[:, ids.shape[1] :].tolist()]
 
