@@ -69,14 +69,16 @@ def vectors() -> dict[str, Any]:
                         {field: getattr(method, field) for field in (f.name for f in dataclasses.fields(method))}
                     ),
                     "inputs": of,
+                    **({"penalty": method.penalty} if method.penalty else {}),
                     "weight": _rounded(out.weight),
                     "gradient": _rounded(gradient),
                 }
             )
     about = {
         "schema": "dgpo.vectors/1",
-        "about": "gradient: d loss / d logprob [B, T] of the mean over the N valid tokens, -A·w/N; weight: w of "
-        "∇J = A·w·∇log π; advantage per response; log-probs in nats, float64; mask is 1 where a token is valid",
+        "about": "gradient: d loss / d logprob [B, T] of the mean over the N valid tokens, -A·w/N, or with a penalty "
+        "-(A·w - penalty·log r)/N; weight: w of ∇J = A·w·∇log π; advantage per response; log-probs in nats, float64; "
+        "mask is 1 where a token is valid",
     }
     return {**about, "inputs": given, "cases": cases}
 

@@ -50,7 +50,7 @@ METHOD = """### `{name}`
 * **Boundaries:** {boundaries}.
 * **w = 0** {zero}.
 * **Shape:** {shape}.
-* **φ:** {potential}.
+* **φ:** {potential}.{penalty}
 
 {source}
 
@@ -99,6 +99,7 @@ def section(name: str) -> str:
         zero=zero(cls()),
         shape=shape(row),
         potential="an integral of w" if cls.potential is not Objective.potential else "none in closed form; φ = w",
+        penalty=penalty(cls()),
         source=words.source,
         conformance=conformance.as_markdown(cls),
     )
@@ -223,7 +224,14 @@ def reads(cls: type[Objective]) -> str:
 
 
 def _listed(found: frozenset[Read]) -> str:
-    return ", ".join(words for name, words in INPUTS.items() if name in found)
+    return ", ".join(words for name, words in INPUTS.items() if name in found) or "nothing"
+
+
+def penalty(objective: Objective) -> str:
+    """A line about the penalty of a method that has one."""
+    if objective.penalty == 0:
+        return ""
+    return f"\n* **Penalty:** {objective.penalty:g}/2 · (log r)² with the defaults, also where A = 0."
 
 
 def zero(objective: Objective) -> str:

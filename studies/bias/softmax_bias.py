@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgpo.objectives import Objective
 from dgpo.registry import did_you_mean
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
 
 DTYPE = torch.float64
 
@@ -71,12 +71,14 @@ def moments(objective: Objective, old_logits: Tensor, logits: Tensor, advantage:
     def gradient(coefficient: Tensor) -> Tensor:
         return coefficient - p * coefficient.sum(-1, keepdim=True)  # Σ_a k_a (e_a - π)
 
-    mean = gradient(q * w * A)
+    # what a penalty of the method adds to w · A
+    pull = -objective.penalty * (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    mean = gradient(q * w * A + q * pull)
     return Moments(
         gradient=gradient(p * A),
         mean=mean,
-        variance=(q * (w * A).square() * squared).sum(-1) - mean.square().sum(-1),
-        bound=(q * A.abs() * (w - r).abs() * squared.sqrt()).sum(-1),
+        variance=(q * (w * A + pull).square() * squared).sum(-1) - mean.square().sum(-1),
+        bound=(q * (A * (w - r) + pull).abs() * squared.sqrt()).sum(-1),
     )
 
 

@@ -105,6 +105,7 @@ def written_out(given: dict[str, Any], logprob: Tensor, entropy: Tensor) -> Tens
                 factor = min(factor, rho.cap) if isinstance(rho, Truncate) else factor * (0.5 <= factor <= 2)
             x = logprob[b, t]
             total = total - c[b][t] * factor * A[b, t] * (phi[b, t] + w[b, t] * ((x - x.detach()).exp() - 1))
+            total = total + c[b][t] * factor * objective.penalty / 2 * clamped(x - old[b, t]) ** 2
             d = clamped(given["ref_logprob"][b, t] - x)
             kappa = d**2 / 2 if given["kl"] == "k2" else d.exp() - 1 - d
             if given["kl"] == "k3_ratio":

@@ -160,6 +160,13 @@ class WaitsForTheDevice(Sound):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rewarded(Sound):
+    @property
+    def penalty(self) -> float:
+        return -0.1
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReadsTheSize(Sound):
     def weight(self, tokens: TokenBatch) -> Tensor:
         return super().weight(tokens) * tokens.advantage.abs().clamp(max=1)
@@ -283,6 +290,7 @@ BROKEN: list[tuple[str, Objective, str]] = [
     ("order_of_rows", SeesTheRow(), "w changes with the order of the responses"),
     ("masked_positions", Counts(), "the loss changes with nan at masked positions"),
     ("advantage_of_zero", ReadsTheResponse(), "the loss changes with tokens of A = 0 at a log ratio of -250"),
+    ("penalty", Rewarded(), "penalty = -0.1; expected a finite number, 0 or greater"),
     ("gradient_of_the_loss", Counts(), "the weight in the loss is not weight, with token-mean"),
     ("no_host_synchronisation", WaitsForTheDevice(), "reads a value on the host"),
     ("reads", ReadsTheSize(), "w changes with 'advantage_size' alone"),

@@ -206,6 +206,21 @@ def test_the_gradient_is_that_of_all_rows(build, micro_batch, gradient_of, fused
     assert zero[0] == pytest.approx(zero[1], abs=1e-6)
 
 
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "log-probs"])
+def test_a_penalty_needs_the_responses_with_advantage_0(build, micro_batch, gradient_of, fused):
+    """Their gradient is the penalty's alone: in the loss and in the trainer no row and no token is left out."""
+    trainer = build(DGPOTrainer, fused_loss=fused, objective="dro:beta=0.5")
+    inputs = micro_batch(trainer)
+    _, alone = gradient_of(trainer, {**inputs, "advantages": torch.zeros(4)})
+    _, both = gradient_of(trainer, {**inputs, "advantages": SPARSE})
+    assert alone.norm() > 1e-4
+    other = build(DGPOTrainer, fused_loss=fused, objective="dro:beta=0")
+    _, without = gradient_of(other, {**inputs, "advantages": SPARSE})
+    assert (both - alone - without).norm() <= 1e-5 * both.norm()
+    assert trainer._metrics["train"]["objective/rows_dropped"] == [0.0, 0.0]
+    assert other._metrics["train"]["objective/rows_dropped"] == [0.5]
+
+
 def test_metrics_are_of_what_is_left(build, micro_batch, gradient_of):
     trainer = build(DGPOTrainer)
     inputs = {**micro_batch(trainer), "advantages": SPARSE}

@@ -34,6 +34,19 @@ def test_dr_grpo():
     assert made.make_advantage() == Centred()
 
 
+def test_luspo():
+    """Without the warning about lengths, which count here on purpose, and whatever the completion budget is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("ignore", "preset = 'luspo' trains with")
+        made = config(preset="luspo", max_completion_length=3000)
+    assert made.make_objective() == objectives.GSPO(eps_low=2e-3, eps_high=2.5e-3)
+    assert made.make_aggregation() == aggregation.SeqMeanTokenSumNorm(length=1)
+    assert made.make_advantage() == Standardised()
+    with pytest.raises(ValueError, match="preset = 'luspo' sets aggregation_kwargs = {'length': 1}"):
+        config(preset="luspo", aggregation_kwargs={"length": 8})
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_makes_a_config_that_survives_a_copy(name):
     made = config(preset=name)

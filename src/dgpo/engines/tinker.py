@@ -77,7 +77,11 @@ def loss(objective: str | Objective, **fields: Any) -> TracedLoss:
         phi = torch.where(tokens.mask, method.potential(tokens), 0.0).detach()
         c = torch.where(tokens.mask, weights.unsqueeze(0), 0.0)
         new = torch.where(tokens.mask, logprobs.unsqueeze(0), 0.0)
-        value = -(c * tokens.advantage * (phi + w * ((new - new.detach()).exp() - 1))).sum()
+        step = (new - new.detach()).exp() - 1
+        value = -(c * tokens.advantage * (phi + w * step)).sum()
+        if method.penalty != 0:
+            x = tokens.log_ratio.detach()
+            value = value + method.penalty * (c * (x.square() / 2 + x * step)).sum()
         count = tokens.mask.sum().clamp(min=1)
         metrics = {
             "custom/weight:mean": w.sum() / count,

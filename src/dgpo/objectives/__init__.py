@@ -24,8 +24,10 @@ if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` fr
     from dgpo.objectives.cppo import CPPO as CPPO
     from dgpo.objectives.dac import DAC as DAC
     from dgpo.objectives.dgpo import DGPO as DGPO
+    from dgpo.objectives.dispo import DISPO as DISPO
     from dgpo.objectives.dppo import DPPOKL as DPPOKL
     from dgpo.objectives.dppo import DPPOTV as DPPOTV
+    from dgpo.objectives.dro import DRO as DRO
     from dgpo.objectives.drpo import DRPO as DRPO
     from dgpo.objectives.fipo import FIPO as FIPO
     from dgpo.objectives.gmpo import GMPO as GMPO
@@ -37,8 +39,13 @@ if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` fr
     from dgpo.objectives.m2po import M2PO as M2PO
     from dgpo.objectives.maspo import MASPO as MASPO
     from dgpo.objectives.minpro import MinPRO as MinPRO
+    from dgpo.objectives.prime_rl import PrimeRL as PrimeRL
+    from dgpo.objectives.prime_rl import PrimeRLIPO as PrimeRLIPO
     from dgpo.objectives.sapo import SAPO as SAPO
     from dgpo.objectives.sapo import SAPOUnilateral as SAPOUnilateral
+    from dgpo.objectives.topr import TOPR as TOPR
+    from dgpo.objectives.topr import TOPRSequence as TOPRSequence
+    from dgpo.objectives.up import UP as UP
     from dgpo.objectives.vespo import VESPO as VESPO
 
 OBJECTIVES: dict[str, type[Objective]] = {}
@@ -152,6 +159,7 @@ ELSEWHERE: dict[str, str] = {
     "dapo": "the preset 'dapo', or 'grpo' with eps_high=0.28",
     "dr_grpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
     "drgrpo": "the preset 'dr_grpo', or 'grpo' with another aggregation and advantage",
+    "luspo": "the preset 'luspo', or 'gspo' with the aggregation 'seq-mean-token-sum-norm:length=1'",
     "tis": "the correction 'truncate', beside any objective",
     "mis": "the correction 'band', beside any objective",
     "icepop": "the correction 'band', beside any objective",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -95,6 +96,8 @@ class CISPO(Objective):
     papers = (PAPER,)
     guards = ("cap",)
     elsewhere = CISPO_ELSEWHERE
+    # ROLL's pg_variant "tis", which clips to 0 … 1 and is no correction
+    aliases: ClassVar = {"tis_reinforce": " with cap=1"}
 
     cap: float = number(5.0, "[1, inf]")
 

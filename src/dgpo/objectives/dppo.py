@@ -59,6 +59,14 @@ def _elsewhere(divergence: str, verl_note: str, skyrl_note: str) -> dict[str, Co
     }
 
 
+def moved_by(tokens: TokenBatch, delta_low: float, delta_high: float) -> Boundaries:
+    """Where the probability of a token is delta_low below or delta_high above π_old; -inf where it cannot be."""
+    # delta/q, in log space: 1/q alone overflows for a rare token
+    low, high = ((math.log(delta) - tokens.old_logprob).exp() for delta in (delta_low, delta_high))
+    # log 0 = -inf: no bound
+    return Boundaries(tokens.log_ratio, torch.log1p(-low.clamp(max=1)), torch.log1p(high))
+
+
 @dataclass(frozen=True, kw_only=True)
 class DPPOTV(Objective):
     """A token is dropped once its probability has moved too far along its advantage, in total variation.
@@ -102,10 +110,7 @@ class DPPOTV(Objective):
         return frozenset({"ratio", "advantage_sign", "old_logprob"})
 
     def _bounds(self, tokens: TokenBatch) -> Boundaries:
-        # delta/q, in log space: 1/q alone overflows for a rare token
-        low, high = ((math.log(delta) - tokens.old_logprob).exp() for delta in (self.delta_low, self.delta_high))
-        # log 0 = -inf: no bound
-        return Boundaries(tokens.log_ratio, torch.log1p(-low.clamp(max=1)), torch.log1p(high))
+        return moved_by(tokens, self.delta_low, self.delta_high)
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
         # the cap acts for either sign of A, and so on every token

@@ -95,7 +95,6 @@ class GSPO(HardClip):
     elsewhere = ELSEWHERE
     aliases: ClassVar = {
         "gspo_token": ", whose gradient is the same",
-        "luspo": " with the aggregation 'seq-mean-token-sum-norm', length=1",
     }
 
     level: ClassVar[Literal["token", "sequence"]] = "sequence"

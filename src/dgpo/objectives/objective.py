@@ -1,7 +1,7 @@
 """The contract of an objective: a weight on the policy gradient.
 
-For one token ∇J = c · ρ · w · A · ∇ log π. An objective is w, nothing else: it knows no batch, no normaliser, no
-model and no other method.
+For one token ∇J = c · ρ · w · A · ∇ log π. An objective is w, and the coefficient of a quadratic penalty if it has one
+(`Objective.penalty`): it knows no batch, no normaliser, no model and no other method.
 """
 
 from __future__ import annotations
@@ -138,6 +138,16 @@ class Objective(Checked, ABC):
         if self.level == "sequence":
             found.add("response")
         return frozenset(found)
+
+    @property
+    def penalty(self) -> float:
+        """β >= 0 of the penalty β/2 · (log r)², with these fields; 0 for a method without one, which is the default.
+
+        The method then has ∇J = c · ρ · (w · A - β · log r) · ∇log π and the value φ · A - β/2 · (log r)². The second
+        term does not depend on A, so that a token with A = 0 has a gradient as well. It is no part of w: shares of
+        Σ|A·w|, bounds and biases are those of the first term.
+        """
+        return 0.0
 
     @abstractmethod
     def weight(self, tokens: TokenBatch) -> Tensor:

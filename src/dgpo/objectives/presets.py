@@ -17,7 +17,8 @@ class Preset:
     Attributes:
         objective: name of an objective.
         objective_kwargs: its fields, where they differ from the defaults.
-        aggregation: name of an aggregation; a length it needs is the completion budget.
+        aggregation: name of an aggregation; a length that is needed and not given is the completion budget.
+        aggregation_kwargs: its fields, where they differ from the defaults.
         advantage: name of an advantage.
         paper: the one that combines them.
     """
@@ -25,6 +26,7 @@ class Preset:
     objective: str
     objective_kwargs: Mapping[str, Any] = field(default_factory=dict)
     aggregation: str
+    aggregation_kwargs: Mapping[str, Any] = field(default_factory=dict)
     advantage: str
     paper: Paper
 
@@ -62,6 +64,24 @@ PRESETS: dict[str, Preset] = {
             ),
             year=2025,
             code="https://github.com/sail-sg/understand-r1-zero",
+        ),
+    ),
+    # GSPO, every response times its length: with c = 1/B per token, the weight s stays
+    "luspo": Preset(
+        objective="gspo",
+        objective_kwargs={"eps_low": 2e-3, "eps_high": 2.5e-3},
+        aggregation="seq-mean-token-sum-norm",
+        aggregation_kwargs={"length": 1},
+        advantage="std",
+        paper=Paper(
+            arxiv_id="2602.05261",
+            title=(
+                "Length-Unbiased Sequence Policy Optimization: Revealing and Controlling Response Length Variation in "
+                "RLVR"
+            ),
+            authors=names("Fanfan Liu, Youyang Yin, Peng Shi, Siqi Yang, Zhixiong Zeng, Haibo Qiu"),
+            year=2026,
+            code="https://github.com/murphy4122/LUSPO",
         ),
     ),
 }

@@ -213,25 +213,48 @@ def check_masked_positions(objective: Objective) -> None:
 
 
 def check_advantage_of_zero(objective: Objective) -> None:
-    """A token with A = 0 contributes exactly nothing, whatever its ratio, but counts in the normaliser."""
+    """A token with A = 0 contributes exactly nothing, whatever its ratio, but counts in the normaliser.
+
+    With a penalty it contributes that and nothing else.
+    """
     chosen, batch = calibrated(objective), random_batch()
     advantage = batch.advantage.unsqueeze(1).repeat(1, batch.mask.shape[1])
     idle = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.4
     advantage[idle] = 0.0
 
-    def loss(x: float) -> tuple[Tensor, Tensor]:
-        logprob = torch.where(idle, batch.old_logprob + x, batch.logprob).requires_grad_()
-        value = _loss(chosen, batch.but(logprob=logprob, advantage=advantage)).value
-        return value.detach(), torch.autograd.grad(value, logprob)[0]
+    zero = (advantage == 0) & batch.mask
+    c = 1 / batch.mask.sum().double()
 
+    def loss(x: float) -> tuple[Tensor, Tensor]:
+        """Value and gradient, less those of the penalty where A = 0."""
+        logprob = torch.where(idle, batch.old_logprob + x, batch.logprob).requires_grad_()
+        with_zeros = batch.but(logprob=logprob, advantage=advantage)
+        value = _loss(chosen, with_zeros).value
+        log_ratio = torch.where(zero, with_zeros.tokens().log_ratio.detach(), 0.0)
+        return (
+            value.detach() - chosen.penalty / 2 * (c * log_ratio.square()).sum(),
+            torch.autograd.grad(value, logprob)[0] - chosen.penalty * c * log_ratio,
+        )
+
+    # without a penalty nothing is subtracted, and every digit counts
+    atol = 1e-12 if chosen.penalty else 0.0
     value, gradient = loss(0.0)
     for x in (-250.0, -1.0, 1.0, 250.0):
         far_value, far_gradient = loss(x)
         where = f"with tokens of A = 0 at a log ratio of {x:g}"
-        require((far_gradient[advantage == 0] == 0).all(), objective, f"a gradient of a token of A = 0 {where}")
+        nothing = torch.zeros_like(far_gradient[advantage == 0])
+        text = f"a gradient of a token of A = 0 {where}"
+        require_close(far_gradient[advantage == 0], nothing, objective, text, atol=atol)
         if "response" not in objective.reads:
-            require_close(far_value, value, objective, f"the loss changes {where}")
-            require_close(far_gradient, gradient, objective, f"the gradient changes {where}")
+            require_close(far_value, value, objective, f"the loss changes {where}", atol=atol)
+            require_close(far_gradient, gradient, objective, f"the gradient changes {where}", atol=atol)
+
+
+def check_penalty(objective: Objective) -> None:
+    """The coefficient of the penalty is a finite number, 0 or greater."""
+    penalty = objective.penalty
+    fine = isinstance(penalty, int | float) and 0 <= penalty < math.inf
+    require(fine, objective, f"penalty = {penalty!r}; expected a finite number, 0 or greater")
 
 
 def check_no_host_synchronisation(objective: Objective) -> None:

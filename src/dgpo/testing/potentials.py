@@ -111,7 +111,8 @@ def _check_response(objective: Objective, batch: Batch) -> None:
 
 
 def check_gradient_of_the_loss(objective: Objective) -> None:
-    """∇loss = -c·ρ·A·w and the loss is -Σ c·ρ·A·φ, under every aggregation."""
+    """∇loss = -c·ρ·A·w and the loss is -Σ c·ρ·A·φ, under every aggregation; with a penalty β of the objective
+    ∇loss = -c·ρ·(A·w - β·log r) and the loss is -Σ c·ρ·(A·φ - β/2·(log r)²)."""
     batch = random_batch(B=6, T=9, spread=1.0, seed=5)
     batch.logprob.requires_grad_()
     tokens, advantage = batch.tokens(), batch.advantage.unsqueeze(1)
@@ -119,6 +120,7 @@ def check_gradient_of_the_loss(objective: Objective) -> None:
     chosen = objective.calibrate(tokens)
     weight = torch.where(batch.mask, chosen.weight(tokens), 0.0)
     phi = torch.where(batch.mask, chosen.potential(tokens).detach(), 0.0)
+    x = tokens.log_ratio.detach()
     for how in aggregation.AGGREGATIONS:
         summed = aggregation.make(how, **({"length": 11} if how == "seq-mean-token-sum-norm" else {}))
         out = policy_loss(
@@ -135,8 +137,10 @@ def check_gradient_of_the_loss(objective: Objective) -> None:
         (gradient,) = torch.autograd.grad(out.value, batch.logprob)
         c = summed.coefficient(batch.mask, aggregation.StepTotals.of(batch.mask), torch.float64)
         require_close(out.weight, weight, objective, f"the weight in the loss is not weight, with {how}")
-        expected = -c * rho * advantage * weight
-        require_close(gradient, expected, objective, f"the gradient is not -c·ρ·A·w, with {how}", rtol=1e-13)
-        expected = -(c * rho * advantage * phi).sum()
-        text = f"the loss is not -Σ c·ρ·A·φ, with {how}"
+        expected = -c * rho * (advantage * weight - chosen.penalty * x)
+        text = f"the gradient is not -c·ρ·(A·w - β·log r), with {how}"
+        # where the terms cancel, their rounding stays
+        require_close(gradient, expected, objective, text, rtol=1e-13, atol=1e-15 if chosen.penalty else 0.0)
+        expected = -(c * rho * (advantage * phi - chosen.penalty / 2 * x.square())).sum()
+        text = f"the loss is not -Σ c·ρ·(A·φ - β/2·(log r)²), with {how}"
         require_close(out.value.detach(), expected, objective, text, rtol=1e-12, atol=1e-15)

@@ -77,7 +77,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
     advantage_kwargs: dict[str, Any] | str | None = option(None, "Fields of the advantage.")
     preset: str | None = option(
         None,
-        "'dapo' or 'dr_grpo': sets objective, aggregation and advantage together, none of which may be set beside it.",
+        "'dapo', 'dr_grpo' or 'luspo': sets objective, aggregation and advantage, none of which may be set beside it.",
     )
     positive_nll_coef: float = option(
         0.0,
@@ -406,6 +406,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
             "objective": chosen.objective,
             "objective_kwargs": dict(chosen.objective_kwargs) or None,
             "aggregation": chosen.aggregation,
+            "aggregation_kwargs": dict(chosen.aggregation_kwargs) or None,
             "advantage": chosen.advantage,
         }
         defaults = {f.name: f.default for f in dataclasses.fields(self)}
@@ -449,7 +450,8 @@ class DGPOConfig(LossOptions, GRPOConfig):
 
     def _warn_of_lengths(self) -> None:
         assert self.aggregation is not None
-        if trl_options.weighs_by_length(self.objective, self.aggregation, self.loss_type):
+        # a preset has its average on purpose
+        if self.preset is None and trl_options.weighs_by_length(self.objective, self.aggregation, self.loss_type):
             warnings.warn(
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "
