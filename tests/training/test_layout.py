@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgpo.training.layout import Layout, Lengths, layout, unsorted, with_parts
+from dgpo.training.layout import Layout, Lengths, _Part, layout, unsorted, with_parts
 
 KINDS = ("padded", "packed", "shared")
 
@@ -41,6 +41,15 @@ def test_every_row_once_and_within_the_budget(rows, steps, kind, budget, seed):
     of_steps = [index for step in range(steps) for index in made.of_step(step)]
     assert of_steps == list(range(len(made.parts)))
     assert list(made.of_step(steps - 1)), "the last micro-step reduces the gradients"
+
+
+@given(rows=ROWS, kind=st.sampled_from(KINDS))
+def test_parts_are_counted_row_by_row_as_they_are_at_once(rows, kind):
+    lengths = lengths_of(rows)
+    part = _Part(lengths, kind)
+    for row in range(len(rows)):
+        part.add(row)
+        assert part.tokens == lengths.computed(range(row + 1), kind)
 
 
 @given(rows=ROWS, kind=st.sampled_from(KINDS))

@@ -62,13 +62,13 @@ def waits() -> Iterator[list[str]]:
         yield found
 
 
-OURS = {"rows.py": 1, "tokens.py": 1}
-"""Counts the rows of the head; whether everything is finite."""
+OURS = {"tokens.py": 1}
+"""Whether everything is finite."""
 RECORDED = {"recording.py": 1, "write.py": 3}
 
 
 @pytest.mark.parametrize("record", [False, True])
-def test_a_micro_step_waits_for_its_rows_and_its_check_alone(tmp_path, everything_moves, record):
+def test_a_micro_step_waits_for_its_check_alone(tmp_path, everything_moves, record):
     """The models of transformers look at the attention mask beside; metrics are read once per optimiser step."""
     counts, loss = [], DGPOTrainer._compute_loss
 
@@ -87,9 +87,13 @@ def test_a_micro_step_waits_for_its_rows_and_its_check_alone(tmp_path, everythin
         patch.object(backends.kernels, "unavailable", lambda device: "pretended"),
         patch.object(DGPOTrainer, "_compute_loss", watched),
     ):
-        train(tmp_path, objective="dgpo", gradient_accumulation_steps=2)
+        # unsorted, or an update of so few rows would take one pass in two micro-steps
+        train(tmp_path, objective="dgpo", gradient_accumulation_steps=2, sort_by_length=False)
     assert len(counts) == 8
-    for step, found in enumerate(counts):
-        files = Counter(line.partition(":")[0] for line in found if not line.startswith("forwards.py"))
-        last = {"metrics.py": 1} if step % 2 else {}
-        assert files == {**OURS, **(RECORDED if record else {}), **last}, found
+    expected = {**OURS, **(RECORDED if record else {})}
+    for update in zip(counts[::2], counts[1::2], strict=True):
+        files = [Counter(line.partition(":")[0] for line in found if "forwards.py" not in line) for found in update]
+        assert sum(counted.pop("metrics.py", 0) for counted in files) == 1
+        # a short update may take one forward pass for both micro-steps
+        assert all(counted in ({}, expected) for counted in files), update
+        assert any(files)

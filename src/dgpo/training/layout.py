@@ -40,11 +40,18 @@ class Lengths:
 
     def real(self, rows: Sequence[int], kind: Kind) -> int:
         """Tokens of these rows that have to be computed: no padding, and for "shared" each prompt once."""
-        return _Part.of(self, rows, "shared" if kind == "shared" else "packed").tokens
+        return self.computed(rows, "shared" if kind == "shared" else "packed")
 
     def computed(self, rows: Sequence[int], kind: Kind) -> int:
         """Positions that one forward pass over these rows computes."""
-        return _Part.of(self, rows, kind).tokens
+        if not rows:
+            return 0
+        prompts, completions = [self.prompt[row] for row in rows], [self.completion[row] for row in rows]
+        if kind == "padded":
+            return len(rows) * (max(prompts) + max(completions))
+        if kind == "shared":
+            prompts = list({self.group[row]: self.prompt[row] for row in rows}.values())
+        return sum(prompts) + sum(completions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,13 +211,6 @@ class _Part:
         self._rows = self._prompt = self._completion = 0
         self._groups: set[int] = set()
         self.tokens = 0
-
-    @classmethod
-    def of(cls, lengths: Lengths, rows: Sequence[int], kind: Kind) -> _Part:
-        part = cls(lengths, kind)
-        for row in rows:
-            part.add(row)
-        return part
 
     def with_row(self, row: int) -> int:
         """`tokens`, if this row were added."""

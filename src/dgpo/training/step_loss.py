@@ -71,7 +71,13 @@ class StepLoss:
         self._accelerator = accelerator
 
     def __call__(
-        self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms, packing: Packing | None = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        totals: StepTotals,
+        terms: Terms,
+        packing: Packing | None = None,
+        valid: int | None = None,
     ) -> MicroBatchLoss:
         """Of what is left of a micro-batch, with the totals of its optimiser step.
 
@@ -81,25 +87,33 @@ class StepLoss:
             totals: of the optimiser step.
             terms: as they are now.
             packing: of `inputs`, where the model is to read them without padding; not used where log-probs come first.
+            valid: tokens of the policy in `inputs`, if the host knows: saves a synchronisation.
         """
         # a collective on the first call; does nothing after that
         self.heads.compare(model)
         if self._can_fuse(inputs):
-            out = self._of_hidden(model, inputs, totals, terms, packing)
+            out = self._of_hidden(model, inputs, totals, terms, packing, valid)
             tokens = self._tokens(inputs, out.logprob, out.entropy, inputs["advantages"])
             bonus = self._bonus(tokens, TokenMean(), totals)
             anchor = self._factors.spec.anchor
             return MicroBatchLoss(out=out, tokens=tokens, bonus=bonus, kept=tokens.mask, anchor=anchor)
         return self._of_logprob(model, inputs, totals, terms)
 
-    def logprob(self, model: Any, inputs: dict[str, Any], terms: Terms, packing: Packing | None = None) -> Tensor:
+    def logprob(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        terms: Terms,
+        packing: Packing | None = None,
+        valid: int | None = None,
+    ) -> Tensor:
         """[B, T] log π_θ, detached, by the arithmetic of the loss; 0 where masked. Call it under `no_grad`."""
         self.heads.compare(model)
         if not self._can_fuse(inputs):
             return self._forward(model, inputs)[0]
         mask = loss_mask(inputs).bool()
         # the totals do not matter here: only log-probs are taken from the result
-        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms, packing).logprob
+        found: Tensor = self._of_hidden(model, inputs, StepTotals.of(mask), terms, packing, valid).logprob
         return torch.where(mask, found, 0.0)
 
     def _can_fuse(self, inputs: dict[str, Any]) -> bool:
@@ -114,7 +128,13 @@ class StepLoss:
         return not bool(self._accelerator.reduce(unknown, reduction="sum"))
 
     def _of_hidden(
-        self, model: Any, inputs: dict[str, Any], totals: StepTotals, terms: Terms, packing: Packing | None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        totals: StepTotals,
+        terms: Terms,
+        packing: Packing | None,
+        valid: int | None,
     ) -> Any:
         mask = loss_mask(inputs).bool()
         # without a correction of the configuration TRL's own stands
@@ -132,6 +152,7 @@ class StepLoss:
             ref_logprob=inputs.get("ref_per_token_logps"),
             # every token: rows without an advantage have been left out before the model
             statistics="full",
+            kept=valid,
         )
         with self._accelerator.autocast():
             return apply_to_hidden(model, inputs, loss, packing)

@@ -67,6 +67,7 @@ class Part:
         computed: positions of the forward pass.
         real: those of them that hold a token.
         packing: of `inputs`, where they go through the model without padding.
+        valid: tokens of the policy in `inputs`; None where their masks may have been changed.
     """
 
     inputs: dict[str, Any]
@@ -76,6 +77,7 @@ class Part:
     computed: int
     real: int
     packing: Packing | None = None
+    valid: int | None = None
 
 
 class StepRows:
@@ -98,7 +100,7 @@ class StepRows:
         self._whole_rows = any(key in inputs for inputs in micro_batches for key in MULTIMODAL_KEYS)
         self._sizes = [len(inputs["completion_ids"]) for inputs in micro_batches]
         self._shape = (sum(self._sizes), micro_batches[0]["completion_ids"].shape[1])
-        self.lengths, has_gradient = _measured(micro_batches, how.padding, groups="shared" in how.kinds)
+        self.lengths, self._valid, has_gradient = _measured(micro_batches, how.padding, groups="shared" in how.kinds)
         everything = list(range(self._shape[0]))
         kept = [row for row in everything if has_gradient[row]] if how.drop and not self._whole_rows else everything
         self.dropped = 1 - len(kept) / len(everything)
@@ -121,6 +123,7 @@ class StepRows:
         left = sorted(set(everything) - set(kept))
         self._left = torch.tensor(left, device=device, dtype=torch.long) if left else None
         self._kept_values: dict[int, Tensor] = {}
+        self._given: dict[str, Any] | None = None
 
     def _arranged(self, kept: Sequence[int], limit: int, how: How) -> Layout:
         steps = len(self._micro_batches)
@@ -137,8 +140,10 @@ class StepRows:
 
         Of a micro-step without parts one row, whose tokens are masked.
         """
-        if self._unchanged:
-            return self._micro_batches[step]
+        self._given = self._micro_batches[step] if self._unchanged else self._selected(step)
+        return self._given
+
+    def _selected(self, step: int) -> dict[str, Any]:
         indices = self.layout.of_step(step)
         rows = [self._order[index] for index in indices] or [self._order[0][:1]]
         found = rows_of(self._all(), torch.cat(rows) if len(rows) > 1 else rows[0])
@@ -182,6 +187,7 @@ class StepRows:
                 computed=computed,
                 real=real,
                 packing=packing,
+                valid=sum(self._valid[row] for row in rows) * (not idle) if inputs is self._given else None,
             )
             found.append(part)
         return found
@@ -236,8 +242,8 @@ class StepRows:
 
 def _measured(
     micro_batches: Sequence[Mapping[str, Any]], padding: Padding, *, groups: bool
-) -> tuple[Lengths, list[bool]]:
-    """Lengths of all rows, their prompts, and which of them give a gradient, in one transfer to the host."""
+) -> tuple[Lengths, list[int], list[bool]]:
+    """Lengths of all rows, their valid tokens, and whether they give a gradient, in one transfer to the host."""
     found = []
     for inputs in micro_batches:
         prompt, completion = inputs["prompt_mask"], inputs["completion_mask"]
@@ -247,15 +253,16 @@ def _measured(
         # prompts are padded on the left: reversed, their padding comes last too
         before = last_token(prompt.flip(1)) if padding.left else prompt.new_full((len(prompt),), prompt.shape[1])
         after = last_token(completion) if padding.right else prompt.new_full((len(prompt),), completion.shape[1])
-        numbers = torch.stack([before, after, has_gradient & loss_mask(inputs).bool().any(-1)], 1)
+        valid = loss_mask(inputs).bool().sum(-1)
+        numbers = torch.stack([before, after, valid, has_gradient & (valid > 0)], 1)
         if groups:
             numbers = torch.cat([numbers, inputs["prompt_ids"].masked_fill(prompt == 0, -1)], 1)
         found.append(numbers)
     on_host = torch.cat(found).cpu()
-    prompts, completions, informative = on_host[:, :3].t().tolist()
+    prompts, completions, valid_tokens, informative = on_host[:, :4].t().tolist()
     group: Sequence[int] = range(len(prompts))
     if groups:
         known: dict[bytes, int] = {}
-        group = [known.setdefault(row.numpy().tobytes(), len(known)) for row in on_host[:, 3:].contiguous()]
+        group = [known.setdefault(row.numpy().tobytes(), len(known)) for row in on_host[:, 4:].contiguous()]
     lengths = Lengths(prompt=prompts, completion=completions, group=group)
-    return lengths, [bool(one) for one in informative]
+    return lengths, valid_tokens, [bool(one) for one in informative]

@@ -372,14 +372,16 @@ class DGPOTrainer(ResumableTrainer):
     def _write_logprob(self, micro_batches: list[dict[str, Any]], key: str) -> None:
         """log π [B, T], by the arithmetic of the loss, on the rows and columns that the loss will read."""
         rows = StepRows(micro_batches, self._how())
-        found = []
+        found: list[Tensor] = []
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             for step in range(rows.layout.steps):
-                for part in rows.parts(step, rows.inputs(step)):
-                    if part.inputs.get("sampling_per_token_logps") is None:
-                        self.args.check_no_sampler()
-                    found.append(self._step_loss.logprob(self.model, part.inputs, self._terms(), part.packing))
+                found.extend(self._logprob(part) for part in rows.parts(step, rows.inputs(step)))
         rows.write(key, found)
+
+    def _logprob(self, part: Part) -> Tensor:
+        if part.inputs.get("sampling_per_token_logps") is None:
+            self.args.check_no_sampler()
+        return self._step_loss.logprob(self.model, part.inputs, self._terms(), part.packing, part.valid)
 
     def _how(self) -> How:
         """What may be done with the rows of a step, or of an evaluation's batch."""
@@ -500,7 +502,7 @@ class DGPOTrainer(ResumableTrainer):
     ) -> Tensor:
         if part.inputs.get("sampling_per_token_logps") is None:
             self.args.check_no_sampler()
-        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing)
+        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing, part.valid)
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
