@@ -57,7 +57,7 @@ def test_groups_without_spread_are_zero_where_declared(name: str, value: float) 
         pytest.skip("its history decides")
     if ADVANTAGES[name].needs_spread:
         assert of(name, [value] * 8, 4) == [0.0] * 8
-    else:
+    elif name != "distill":  # its tokens have advantages, whatever the rewards are
         assert any(of(name, [0.0] * 4, 4))
 
 
@@ -190,6 +190,35 @@ def test_nsr_counts_a_group_of_failures() -> None:
     assert of("w_reinforce", [1.0, 0.0, 0.0, 0.0], 4) == pytest.approx([0.1, -1.0, -1.0, -1.0])
     assert of("nsr", [0.0] * 4, 2) == [-1.0] * 4
     assert math.copysign(1, of("nsr", [0.0, 1.0], 2, negative=0)[0]) == 1  # not -0.0
+
+
+def test_distillation_follows_the_reverse_kl_divergence() -> None:
+    """The expected gradient over all tokens of a position is minus that of KL(π ‖ teacher), times `coef`."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, generator=generator, dtype=torch.float64).requires_grad_()
+    teacher = torch.randn(7, generator=generator, dtype=torch.float64).log_softmax(0)
+    logp = logits.log_softmax(0)
+    # every token as a response of its own, weighted by its probability
+    found = make("distill", coef=0.5).of_tokens(torch.zeros(7), logp.detach().unsqueeze(1), teacher.unsqueeze(1))
+    (gradient,) = torch.autograd.grad((logp.exp().detach() * found.squeeze(1) * logp).sum(), logits, retain_graph=True)
+    (kl,) = torch.autograd.grad((logp.exp() * (logp - teacher)).sum(), logits)
+    torch.testing.assert_close(gradient, -0.5 * kl, rtol=1e-12, atol=1e-15)
+
+
+def test_distillation_beside_a_reward() -> None:
+    old, teacher = torch.tensor([[-1.0, -2.0]] * 4), torch.tensor([[-1.5, -0.5]] * 4)
+    rewards = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    for reward in ("std", "none", "maxrl"):
+        made = make("distill", coef=0.1, reward=reward)
+        of_rewards = made.of_groups(rewards, 4, [], {})
+        assert of_rewards.tolist() == make(reward).of_groups(rewards, 4, [], {}).tolist()
+        expected = of_rewards.unsqueeze(1) + torch.tensor([[-0.05, 0.15]] * 4)
+        torch.testing.assert_close(made.of_tokens(of_rewards, old, teacher), expected)
+    assert make("distill").of_groups(rewards, 4, [], {}).tolist() == [0.0] * 4
+    with pytest.raises(ValueError, match="reward = 'smooth' is not allowed"):
+        make("distill", reward="smooth")
+    with pytest.raises(ValueError, match="k = 4, more than the 2 responses"):
+        make("distill", reward="pass_at_k").check_group_size(2)
 
 
 def test_gdpo_normalises_twice() -> None:

@@ -120,7 +120,7 @@ def test_other_advantages_enter_as_they_came(build, updates):
 FIELDS = {"pass_at_k": {"k": 2}, "nsr": {"positive": 0.5}}
 
 
-@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {*SCALES, "entropy_shaped", "smooth"}))
+@pytest.mark.parametrize("name", sorted(set(ADVANTAGES) - {*SCALES, "entropy_shaped", "smooth", "distill"}))
 def test_every_advantage_trains(build, generations, name):
     """Four updates: every generation has the advantages of the function, and some update a gradient."""
 

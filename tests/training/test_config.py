@@ -13,6 +13,7 @@ from trl import GRPOConfig
 
 from dgpo import advantages, aggregation, correction, objectives
 from dgpo.training import DGPOConfig, numbers
+from dgpo.training.resuming import correction_of
 
 
 def make(**options):
@@ -124,6 +125,16 @@ def test_epsilon_of_trl_sets_the_bounds():
         ({"advantage": "entropy"}, r"unknown advantage 'entropy', did you mean 'entropy_shaped'\?"),
         ({"advantage": "entropy_shaped", "advantage_kwargs": {"kappa": 1}}, r"kappa = 1 is not allowed; .* \(1, inf\]"),
         ({"advantage": "entropy_shaped", "advantage_kwargs": {"alpha": -1}}, r"alpha = -1 is not allowed"),
+        ({"advantage": "pass_at_k:k=9"}, "k = 9, more than the 8 responses of a group; set num_generations >= 9"),
+        ({"advantage": "nsr", "dynamic_sampling": True}, "dynamic_sampling replaces them"),
+        ({"advantage": "distill"}, "advantage = 'distill' needs teacher, a folder or a name on the hub"),
+        ({"teacher": "model"}, "teacher = 'model' is read by advantage = 'distill' alone"),
+        ({"teacher": "model", "advantage": "std"}, "teacher = 'model' is not read by advantage = 'std'; unset it"),
+        ({"advantage": "std", "teacher_model_init_kwargs": {"dtype": "bfloat16"}}, "needs teacher to be set"),
+        (
+            {"advantage": "std", "multi_objective_aggregation": "normalize_then_sum"},
+            "takes the place of multi_objective_aggregation = 'normalize_then_sum'; .* that one is advantage='gdpo'",
+        ),
         ({"advantage": "smooth", "advantage_kwargs": {"alpha": 1}}, r"advantage 'smooth' has no field 'alpha'"),
         (
             {"advantage": advantages.Smooth(), "advantage_kwargs": {"a": 1}},
@@ -247,10 +258,19 @@ def test_every_objective_by_name_and_as_an_instance(name):
 
 @pytest.mark.parametrize("name", advantages.ADVANTAGES)
 def test_every_advantage_by_name_and_as_an_instance(name):
-    made = make(advantage=name).make_advantage()
+    options = {"teacher": "model"} if "teacher" in advantages.ADVANTAGES[name].reads else {}
+    made = make(advantage=name, **options).make_advantage()
     assert made == advantages.make(name)
-    config = make(advantage=made)
+    config = make(advantage=made, **options)
     assert (config.advantage, config.make_advantage()) == (name, made)
+
+
+def test_corrections_with_the_same_fields_are_told_apart_on_resuming():
+    band = "band_low=0.5,band_high=2"
+    veto, geometric = (correction_of(make(correction=f"{name}:{band}")) for name in ("veto", "geometric"))
+    assert veto.items() - geometric.items() == {("name", "veto")}
+    assert correction_of(make(correction={"name": "veto", "band_low": 0.5, "band_high": 2.0})) == veto
+    assert correction_of(make()) is None
 
 
 def test_fields_of_an_advantage_from_a_dict_or_json_text():

@@ -1,8 +1,9 @@
 """Advantages A: how good a response was within its group of responses to the same prompt."""
 
-from dgpo.advantages.advantage import Advantage, History
+from dgpo.advantages.advantage import Advantage, History, Read
 from dgpo.advantages.baselines import AsymmetricReinforce, Quantile
 from dgpo.advantages.by_correctness import NegativeSamples, WeightedReinforce
+from dgpo.advantages.distill import Distill
 from dgpo.advantages.entropy_shaped import EntropyShaped, entropy_shaped
 from dgpo.advantages.gdpo import DecoupledRewards
 from dgpo.advantages.group_relative import SCALES, Centred, LeaveOneOut, Standardised, group_advantage
@@ -23,6 +24,7 @@ __all__ = [
     "BestOfGroup",
     "Centred",
     "DecoupledRewards",
+    "Distill",
     "EntropyShaped",
     "History",
     "LeaveOneOut",
@@ -30,6 +32,7 @@ __all__ = [
     "NegativeSamples",
     "PassAtK",
     "Quantile",
+    "Read",
     "Smooth",
     "Standardised",
     "WeightedReinforce",

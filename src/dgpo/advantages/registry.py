@@ -6,31 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dgpo.advantages.advantage import Advantage
-from dgpo.advantages.baselines import AsymmetricReinforce, Quantile
-from dgpo.advantages.by_correctness import NegativeSamples, WeightedReinforce
-from dgpo.advantages.entropy_shaped import EntropyShaped
-from dgpo.advantages.gdpo import DecoupledRewards
-from dgpo.advantages.group_relative import Centred, LeaveOneOut, Standardised
-from dgpo.advantages.maxrl import MaxRL
-from dgpo.advantages.pass_at_k import BestOfGroup, PassAtK
-from dgpo.advantages.smooth import Smooth
+from dgpo.advantages.distill import Distill
+from dgpo.advantages.of_rewards import OF_REWARDS
 from dgpo.registry import build, parse, plain
 
-ADVANTAGES: dict[str, type[Advantage]] = {
-    "std": Standardised,
-    "none": Centred,
-    "leave_one_out": LeaveOneOut,
-    "entropy_shaped": EntropyShaped,
-    "smooth": Smooth,
-    "maxrl": MaxRL,
-    "gdpo": DecoupledRewards,
-    "asymre": AsymmetricReinforce,
-    "qae": Quantile,
-    "pass_at_k": PassAtK,
-    "grpo_passk": BestOfGroup,
-    "nsr": NegativeSamples,
-    "w_reinforce": WeightedReinforce,
-}
+ADVANTAGES: dict[str, type[Advantage]] = {**OF_REWARDS, "distill": Distill}
 
 ALIASES = {"grpo": "std", "dr_grpo": "none", "rloo": "leave_one_out", "max_rl": "maxrl"}
 """What papers and frameworks call some of them."""

@@ -91,6 +91,8 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     yield "advantage", str(config.make_advantage() or f"TRL's, scale_rewards = {config.scale_rewards!r}")
     if config.anchor != "old":
         yield "anchor", config.anchor
+    if config.teacher is not None:
+        yield "teacher", f"{config.teacher}; its weights and its pass over a generation are not in the figures below"
     yield "correction", str(config.make_correction() or _trl_correction(config))
     if plan.update_work is not None:
         yield "FLOPs per generation", f"updates {plan.update_work} = {plan.update_work.value:.3e}"

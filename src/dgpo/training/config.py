@@ -65,16 +65,24 @@ class DGPOConfig(LossOptions, GRPOConfig):
         "correction",
         "advantage",
         "advantage_kwargs",
+        "teacher_model_init_kwargs",
         "eval_benchmark_kwargs",
     ]
 
     advantage: str | None = option(
         None,
         "Advantage: 'std' (divides by the standard deviation + 1e-6, as verl does), 'none', 'leave_one_out', "
-        "'entropy_shaped', 'smooth', 'maxrl', 'gdpo', 'asymre', 'qae', 'pass_at_k', 'grpo_passk', 'nsr' or "
-        "'w_reinforce'. Default: TRL's own, by scale_rewards (+ 1e-4).",
+        "'entropy_shaped', 'smooth', 'maxrl', 'gdpo', 'asymre', 'qae', 'pass_at_k', 'grpo_passk', 'nsr', "
+        "'w_reinforce' or 'distill'. Default: TRL's own, by scale_rewards (+ 1e-4).",
     )
     advantage_kwargs: dict[str, Any] | str | None = option(None, "Fields of the advantage.")
+    teacher: str | None = option(
+        None,
+        "Model that teaches, with advantage 'distill': a folder or a name on the hub, with the student's tokenizer.",
+    )
+    teacher_model_init_kwargs: dict[str, Any] | str | None = option(
+        None, "With teacher: keyword arguments of from_pretrained, such as dtype. Default: the student's dtype."
+    )
     preset: str | None = option(
         None,
         "'dapo', 'dr_grpo' or 'luspo': sets objective, aggregation and advantage, none of which may be set beside it.",
@@ -336,6 +344,8 @@ class DGPOConfig(LossOptions, GRPOConfig):
         if self.advantage is None:
             if fields:
                 raise ValueError(f"advantage_kwargs = {fields} needs advantage to be set")
+            if self.teacher is not None:
+                raise ValueError(f"teacher = {self.teacher!r} is read by advantage = 'distill' alone; set it too")
             return None
         made = advantages.make(self.advantage, **fields)
         changed = self._changed(["scale_rewards", "multi_objective_aggregation"])
@@ -354,8 +364,18 @@ class DGPOConfig(LossOptions, GRPOConfig):
                 f"advantage = {self.advantage!r} gives groups without reward spread a gradient, and "
                 "dynamic_sampling replaces them; set one of them"
             )
+        if ("teacher" in made.reads) != (self.teacher is not None):
+            if self.teacher is None:
+                raise ValueError(f"advantage = {self.advantage!r} needs teacher, a folder or a name on the hub")
+            raise ValueError(f"teacher = {self.teacher!r} is not read by advantage = {self.advantage!r}; unset it")
+        if self.teacher_options() and self.teacher is None:
+            raise ValueError("teacher_model_init_kwargs needs teacher to be set")
         made.check_group_size(self.num_generations)
         return made
+
+    def teacher_options(self) -> dict[str, Any]:
+        """`teacher_model_init_kwargs` as a mapping. Raises ValueError if it is not one."""
+        return fields_of("teacher_model_init_kwargs", self.teacher_model_init_kwargs)
 
     def why_not_fused(self, *, float16: bool = False) -> str | None:
         """What rules the fused loss out, of the options and float16 weights; None if nothing does."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from dgpo.advantages import Advantage
+from dgpo.advantages import Advantage, Read
 from dgpo.objectives.conformance import settings_in_trl
 from dgpo.spec import LossSpec
 from dgpo.training.config import DGPOConfig
@@ -50,8 +50,8 @@ class Factors:
         )
         return cls(spec=spec, advantage=config.make_advantage(), trl=trl, by_response=by_response)
 
-    def advantage_reads(self, what: Literal["entropy", "history"]) -> bool:
-        """Whether the advantage reads the entropies of every update, or statistics of earlier rewards by prompt."""
+    def advantage_reads(self, what: Read) -> bool:
+        """Whether the advantage reads the entropies of every update, earlier rewards by prompt, or a teacher."""
         return self.advantage is not None and what in self.advantage.reads
 
 

@@ -190,6 +190,7 @@ def settings(run: Trained) -> list[tuple[str, str]]:
         ("aggregation", _named(config.aggregation, factors.spec.aggregation)),
         ("advantage", _named(config.advantage, factors.advantage) if config.advantage else _trl_advantage(config)),
         ("ratio against", "the sampler" if config.anchor == "rollout" else ""),
+        ("teacher", f"`{config.teacher}`" if config.teacher else ""),
         ("correction", _correction(config, factors)),
         ("KL to the reference model", f"beta = {shown(config.beta)}" if config.beta else "none"),
         ("entropy bonus", f"{shown(config.entropy_coef)}" if run.entropy_bonus else ""),

@@ -15,7 +15,7 @@ from transformers.trainer import OPTIMIZER_NAME, OPTIMIZER_NAME_BIN, SCALER_NAME
 
 from dgpo.evaluation.folder import differences
 from dgpo.redaction import without_secrets
-from dgpo.registry import did_you_mean
+from dgpo.registry import did_you_mean, parse
 from dgpo.runs.schema import in_words
 from dgpo.training import trl_options
 from dgpo.training.checkpoint_files import ENTROPY_FILE, HISTORY_FILE, REFERENCE_FILE, checkpoints, damage, run_of
@@ -116,7 +116,7 @@ def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[An
         "objective": {"name": config.objective, **_fields(config.make_objective())},
         "aggregation": {"name": config.aggregation, **_fields(config.make_aggregation())},
         "advantage": {"name": config.advantage, **_fields(config.make_advantage())},
-        "correction": config.correction and _fields(config.make_correction()),
+        "correction": correction_of(config),
         "model": os.path.realpath(name) if os.path.isdir(name) else name,
         "model_init_kwargs": {
             key: value
@@ -141,6 +141,14 @@ def describe_run(config: DGPOConfig, model: Any, data: Any, rewards: Sequence[An
 
 def _is_free(name: str) -> bool:
     return name in _FREE or name.startswith(_FREE_PREFIXES)
+
+
+def correction_of(config: DGPOConfig) -> dict[str, Any] | None:
+    """The correction with its name and all fields, since two of them may have the same; None where TRL's stands."""
+    if config.correction is None:
+        return None
+    name, _ = parse("correction", config.correction)
+    return {"name": name, **_fields(config.make_correction())}
 
 
 def _fields(made: Any) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 from dgpo.training.step_rows import How, Part, StepRows
+from dgpo.training.teacher import Teacher
 
 if TYPE_CHECKING:  # optional packages
     from peft import PeftConfig, PeftModel
@@ -204,6 +205,14 @@ class DGPOTrainer(ResumableTrainer):
         self._sampled: Sampled | None = None
         named = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
         self._scoring = Scoring(args, named, self.reward_weights.tolist(), self._factors.advantage)
+        self._teacher: Teacher | None = None
+        if self._factors.advantage is not None and self._factors.advantage_reads("teacher"):
+            if self._is_vlm:
+                raise ValueError(
+                    f"advantage = {args.advantage!r} has a teacher that reads text, and the model reads images"
+                )
+            student = self.accelerator.unwrap_model(self.model)
+            self._teacher = Teacher(args, self._factors.advantage, student, self._tokenizer, self.accelerator)
         self._dynamic_sampler: DynamicSampler | None = None
         if args.dynamic_sampling:
             self._dynamic_sampler = DynamicSampler(
@@ -318,7 +327,23 @@ class DGPOTrainer(ResumableTrainer):
         if training and self._recording is not None:
             assert self._sampled is not None
             self._recording.write(self.state.global_step, self._sampled, output)
+        if self._teacher is not None:
+            output["advantages"], kl = self._teacher.advantages(output, self.model, self._logprob_of)
+            self._metrics["train" if training else "eval"]["objective/kl/teacher"].append(kl)
         return output, mine
+
+    @torch.no_grad()
+    def _logprob_of(self, model: Any, output: dict[str, Any]) -> Tensor:
+        """[B, T] log-probs of a whole generation under a model, a micro-batch at a time."""
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            logprob, _, _ = self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1),
+                torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1),
+                output["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+            )
+        return logprob
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # vLLM has weights of its own, and continuous batching casts the model; under autocast the synchronisation
@@ -366,6 +391,8 @@ class DGPOTrainer(ResumableTrainer):
         """Whether log π_old can wait for the pass of the loss."""
         # TRL's correction compares log π_old with the sampler's while it generates
         early = self.use_vllm and self.vllm_importance_sampling_correction
+        # so does a teacher's advantage
+        early = early or self._teacher is not None
         # a method of somebody's own is to see every pass, and its result
         return not early and self._overridden() is None and can_defer(self.args, self.model)
 
