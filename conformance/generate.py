@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from dgpo import policy_loss
+from dgpo import TokenBatch, policy_loss
 from dgpo.files import write_text_atomic
 from dgpo.objectives import OBJECTIVES
 from dgpo.runs.schema import in_words
@@ -61,6 +61,8 @@ def vectors() -> dict[str, Any]:
             logprob = tensors["logprob"].requires_grad_()
             out = policy_loss(logprob, tensors["old_logprob"], tensors["advantage"], tensors["mask"].bool(), method)
             (gradient,) = torch.autograd.grad(out.value, logprob)
+            tokens = TokenBatch(*(values.detach() for values in tensors.values()))
+            chosen = method.calibrate(tokens)
             cases.append(
                 {
                     "method": name,
@@ -69,7 +71,7 @@ def vectors() -> dict[str, Any]:
                         {field: getattr(method, field) for field in (f.name for f in dataclasses.fields(method))}
                     ),
                     "inputs": of,
-                    **({"penalty": method.penalty} if method.penalty else {}),
+                    **({"penalty": _rounded(chosen.penalty(tokens).slope)} if chosen.penalises else {}),
                     "weight": _rounded(out.weight),
                     "gradient": _rounded(gradient),
                 }
@@ -77,7 +79,7 @@ def vectors() -> dict[str, Any]:
     about = {
         "schema": "dgpo.vectors/1",
         "about": "gradient: d loss / d logprob [B, T] of the mean over the N valid tokens, -A·w/N, or with a penalty "
-        "-(A·w - penalty·log r)/N; weight: w of ∇J = A·w·∇log π; advantage per response; log-probs in nats, float64; "
+        "-(A·w - penalty)/N; weight: w of ∇J = A·w·∇log π; advantage per response; log-probs in nats, float64; "
         "mask is 1 where a token is valid",
     }
     return {**about, "inputs": given, "cases": cases}

@@ -229,9 +229,9 @@ def _listed(found: frozenset[Read]) -> str:
 
 def penalty(objective: Objective) -> str:
     """A line about the penalty of a method that has one."""
-    if objective.penalty == 0:
+    if not objective.penalises:
         return ""
-    return f"\n* **Penalty:** {objective.penalty:g}/2 · (log r)² with the defaults, also where A = 0."
+    return "\n* **Penalty:** as in the formula, beside w · A; tokens with A = 0 have its gradient, too."
 
 
 def zero(objective: Objective) -> str:

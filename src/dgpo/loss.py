@@ -61,7 +61,7 @@ def policy_loss(
         value = Σ -(c·ρ·A) · (φ + w·(exp(logprob - sg(logprob)) - 1))  +  kl_coef · Σ c·κ  -  entropy_coef · Σ c_H·H
 
     with c, ρ, A, φ and w detached, so that the gradient of the policy term is -c·ρ·A·w·∇logprob and its value is
-    -Σ c·ρ·A·φ. An objective with a `penalty` β adds Σ c·ρ·β/2·(log r)² to it, with the gradient c·ρ·β·log r·∇logprob.
+    -Σ c·ρ·A·φ. An objective that `penalises` adds Σ c·ρ·κ to it, with its gradient c·ρ·dκ/dlogprob·∇logprob.
     The last two sums run over all valid tokens and carry no ρ.
 
     Args:
@@ -143,11 +143,11 @@ def loss_of(
     # exp(0) - 1 = 0 leaves the value φ, and the gradient is w · ∇logprob
     step = (tokens.logprob - tokens.logprob.detach()).exp() - 1
     value = (scale * (phi + w * step)).sum()
-    if objective.penalty != 0:
+    if objective.penalises:
         with torch.no_grad():
-            x = seen.log_ratio
-            scale = objective.penalty * (c if rho is None else c * rho)
-        value = value + (scale * (x.square() / 2 + x * step)).sum()
+            kappa, slope = objective.penalty(seen)
+            scale = c if rho is None else c * rho
+        value = value + (scale * (kappa + slope * step)).sum()
     # checked even if kl_coef is 0 and nothing reads it
     reference = None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob)
     if spec.kl_coef != 0 and reference is not None:

@@ -105,7 +105,7 @@ class LossSpec:
     @property
     def policy_term_only(self) -> bool:
         """Whether a token with advantage 0 has no gradient: no KL term, entropy bonus or penalty."""
-        return self.kl_coef == 0 and self.entropy_coef == 0 and self.objective.penalty == 0
+        return self.kl_coef == 0 and self.entropy_coef == 0 and not self.objective.penalises
 
     def check_call(
         self, totals: StepTotals | None, ref_logprob: Tensor | None, anchor: tuple[str, torch.device]

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dgpo.objectives import Objective
 from dgpo.registry import did_you_mean
-from dgpo.tokens import MAX_LOG_RATIO, TokenBatch
+from dgpo.tokens import TokenBatch
 
 DTYPE = torch.float64
 
@@ -65,14 +65,13 @@ def moments(objective: Objective, old_logits: Tensor, logits: Tensor, advantage:
         raise ValueError(f"old_logits, logits, advantage have shapes {shapes}; expected [S, V] for each")
     A, old, new = advantage.to(DTYPE), old_logits.to(DTYPE).log_softmax(-1), logits.to(DTYPE).log_softmax(-1)
     q, p = old.exp(), new.exp()
-    w, r = _weights(objective, old, new, A), (new - old).exp()
+    # `pull` is what a penalty of the method adds to w · A
+    (w, pull), r = _coefficients(objective, old, new, A), (new - old).exp()
     squared = 1 - 2 * p + p.square().sum(-1, keepdim=True)
 
     def gradient(coefficient: Tensor) -> Tensor:
         return coefficient - p * coefficient.sum(-1, keepdim=True)  # Σ_a k_a (e_a - π)
 
-    # what a penalty of the method adds to w · A
-    pull = -objective.penalty * (new - old).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     mean = gradient(q * w * A + q * pull)
     return Moments(
         gradient=gradient(p * A),
@@ -82,18 +81,20 @@ def moments(objective: Objective, old_logits: Tensor, logits: Tensor, advantage:
     )
 
 
-def _weights(objective: Objective, old: Tensor, new: Tensor, advantage: Tensor) -> Tensor:
-    """[S, V] w, every token a response of its own."""
+def _coefficients(objective: Objective, old: Tensor, new: Tensor, advantage: Tensor) -> tuple[Tensor, Tensor]:
+    """[S, V] each: w, and less the slope of the penalty; every token a response of its own."""
 
     def tokens(rows: slice, scale: Tensor | float) -> TokenBatch:
         x, x_old, A = (values[rows].reshape(-1, 1) for values in (new, old, advantage * scale))
         return TokenBatch(x, x_old, A, torch.ones_like(A, dtype=torch.bool))
 
-    if "batch" not in objective.reads:
-        return objective.weight(tokens(slice(None), 1.0)).view_as(new)
-    each = [slice(i, i + 1) for i in range(len(new))]
-    calibrated = [objective.calibrate(tokens(row, old.exp())).weight(tokens(row, 1.0)) for row in each]
-    return torch.cat(calibrated).view_as(new)
+    adaptive, found = "batch" in objective.reads, []
+    for rows in [slice(i, i + 1) for i in range(len(new))] if adaptive else [slice(None)]:
+        chosen, batch = objective.calibrate(tokens(rows, old.exp())) if adaptive else objective, tokens(rows, 1.0)
+        w = chosen.weight(batch)
+        found.append((w, -chosen.penalty(batch).slope if chosen.penalises else torch.zeros_like(w)))
+    w, pull = (torch.cat(parts).view_as(new) for parts in zip(*found, strict=True))
+    return w, pull
 
 
 @dataclass(frozen=True, kw_only=True)

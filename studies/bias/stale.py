@@ -121,7 +121,8 @@ def flow(objective: Objective, token: StaleToken, steps: int, substeps: int = 4)
         direction[0] = -torch.expm1(logprob[0])
         w = objective.calibrate(tokens).weight(tokens)
         c = token.learning_rate * direction.square().sum()
-        pull = objective.penalty * tokens.log_ratio[0, 0]
+        chosen = objective.calibrate(tokens)
+        pull = chosen.penalty(tokens).slope[0, 0] if chosen.penalises else 0.0
         return token.learning_rate * (token.advantage * w[0, 0] - pull) * direction, abs(token.advantage) * c
 
     elapsed = torch.zeros((), dtype=DTYPE)

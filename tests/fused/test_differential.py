@@ -18,7 +18,7 @@ import dgpo
 from dgpo import TokenBatch, objectives
 from dgpo.aggregation import StepTotals
 from dgpo.correction import Band, Truncate
-from dgpo.objectives import OBJECTIVES
+from dgpo.objectives import OBJECTIVES, Penalty
 
 V, H = 7, 3
 F = torch.float64
@@ -90,6 +90,7 @@ def written_out(given: dict[str, Any], logprob: Tensor, entropy: Tensor) -> Tens
     tokens = TokenBatch(logprob.detach(), old, A, mask, entropy=entropy.detach())
     objective = given["objective"].calibrate(tokens)
     w, phi = objective.weight(tokens), objective.potential(tokens)
+    pull = objective.penalty(tokens) if objective.penalises else Penalty.quadratic(tokens, 0.0)
     c = coefficients(given["aggregation"], mask, given["totals"])
     c_entropy = coefficients(given["entropy_aggregation"] or given["aggregation"], mask, given["totals"])
     rho, total = given["correction"], torch.zeros((), dtype=F)
@@ -105,7 +106,7 @@ def written_out(given: dict[str, Any], logprob: Tensor, entropy: Tensor) -> Tens
                 factor = min(factor, rho.cap) if isinstance(rho, Truncate) else factor * (0.5 <= factor <= 2)
             x = logprob[b, t]
             total = total - c[b][t] * factor * A[b, t] * (phi[b, t] + w[b, t] * ((x - x.detach()).exp() - 1))
-            total = total + c[b][t] * factor * objective.penalty / 2 * clamped(x - old[b, t]) ** 2
+            total = total + c[b][t] * factor * (pull.value[b, t] + pull.slope[b, t] * ((x - x.detach()).exp() - 1))
             d = clamped(given["ref_logprob"][b, t] - x)
             kappa = d**2 / 2 if given["kl"] == "k2" else d.exp() - 1 - d
             if given["kl"] == "k3_ratio":

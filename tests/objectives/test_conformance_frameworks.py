@@ -52,7 +52,11 @@ def test_verl(batch, name):
     options = OBJECTIVES[name].elsewhere["verl"].options(objective_for(name, "verl"))
     loss = core_algos.get_policy_loss_fn(options.pop("policy_loss.loss_mode"))
     logprob, old, advantage, mask = batch
-    actor = config.ActorConfig(strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=4, **options)
+    own = {key: options.pop(f"policy_loss.{key}") for key in [k.split(".")[1] for k in options if "." in k]}
+    chosen = config.PolicyLossConfig(**own)
+    actor = config.ActorConfig(
+        strategy="fsdp", rollout_n=1, ppo_micro_batch_size_per_gpu=4, policy_loss=chosen, **options
+    )
     value, _ = loss(old, logprob, advantage, mask, "token-mean", actor)
     torch.testing.assert_close(
         torch.autograd.grad(value, logprob)[0], our_gradient(batch, name, "verl"), rtol=1e-5, atol=1e-9

@@ -1,4 +1,4 @@
-"""Clip-Cov: the closed form, which tokens are candidates, and the draw among them."""
+"""Clip-Cov and KL-Cov: the closed forms, which tokens are candidates, the draw among them, and the penalty."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from closed_forms import Method, by_region, clipped
 from mpmath import mpf
 
 from dgpo import TokenBatch
-from dgpo.objectives import ClipCov
+from dgpo.objectives import ClipCov, KLCov
 
 
 def clip_cov_form(
@@ -35,12 +35,18 @@ def clip_cov_form(
     return w, phi, size
 
 
+def kl_cov_form(x: Any, q: Any, sign: int, **_: Any) -> Any:
+    r = mpmath.exp(x)
+    return r, r, r
+
+
 METHODS = {
     "clip_cov": Method(
         closed_form=clip_cov_form,
         settings=[{"eps_low": 0.2, "eps_high": 0.28, "share": 1, "cov_low": 0.1}],
         extreme=[{"mean_advantage": 0, "mean_logprob": 0, "threshold": 1}],
     ),
+    "kl_cov": Method(closed_form=kl_cov_form, settings=[{"share": 0.2, "coef": 0.1}, {"coef": 0}]),
 }
 
 test_closed_form = by_region(METHODS)
@@ -114,3 +120,29 @@ def test_a_batch_without_a_candidate_is_only_clipped(make_batch: Any) -> None:
     assert torch.equal(objective.calibrate(tokens).weight(tokens), objective.weight(tokens))
     nothing = torch.zeros(2, 0)
     assert ClipCov().calibrate(TokenBatch(nothing, nothing, torch.ones(2), nothing)).threshold == 1
+
+
+@pytest.mark.parametrize("share", [0.001, 0.03, 0.25, 1.0])
+def test_the_tokens_of_highest_covariance_carry_the_penalty(share: float, make_batch: Any) -> None:
+    for seed in range(4):
+        tokens = make_batch(B=8, T=20, spread=0.5, seed=seed).tokens()
+        objective = KLCov(share=share, coef=0.3).calibrate(tokens)
+        kappa, slope = objective.penalty(tokens)
+        valid, x = tokens.mask, tokens.logprob - tokens.old_logprob
+        a, lp = tokens.advantage[valid], tokens.logprob[valid]
+        cov = (a - a.mean()) * (lp - lp.mean())
+        count = max(int(share * int(valid.sum())), 1)
+        highest = torch.zeros_like(cov).scatter(0, cov.topk(count).indices, 1.0)
+        torch.testing.assert_close(kappa[valid], 0.3 * x[valid].abs() * highest, rtol=1e-12, atol=0)
+        torch.testing.assert_close(slope[valid], 0.3 * x[valid].sign() * highest, rtol=1e-12, atol=0)
+        assert not kappa[~valid].any()
+
+
+def test_without_a_coefficient_nothing_is_read_and_nothing_is_penalised(make_batch: Any) -> None:
+    plain = KLCov(coef=0)
+    assert plain.calibrate(make_batch().tokens()) is plain
+    assert plain.reads == {"ratio"}
+    assert not plain.penalises
+    nothing = torch.zeros(2, 3)
+    empty = TokenBatch(nothing, nothing, torch.ones(2), nothing)
+    assert not KLCov().calibrate(empty).penalty(empty).slope.any()

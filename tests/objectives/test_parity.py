@@ -150,6 +150,13 @@ def test_bapos_search_finds_the_recorded_bounds(index: int) -> None:
     assert found.c_high == pytest.approx(case["bounds"]["c_high"], rel=1e-12)
 
 
+def test_p3os_effective_sample_size_is_the_recorded_one() -> None:
+    for case in RECORDED["p3o"]:
+        _, _, found = loss_and_gradient(case, "p3o")
+        assert isinstance(found, objectives.P3O)
+        assert found.ess == pytest.approx(case["ess"], rel=1e-8)
+
+
 @pytest.mark.parametrize("index", range(len(RECORDED["bapo"])))
 def test_bapos_paper_is_an_objective_of_its_own(index: int) -> None:
     """The search of Algorithm 1 with its own target, without a dual clip; independent of the authors' code."""

@@ -59,7 +59,8 @@ def test_without_a_penalty_the_default_is_dppo_without_a_cap(advantage: float) -
         grid = tokens([x for x in (-3.0, -1.0, -0.2, 0.05, 0.4, 0.9, 3.5) if x < -old], advantage, old)
         ours, theirs = PrimeRL(kl_tau=0), DPPOTV(ratio_cap=INF)
         torch.testing.assert_close(ours.weight(grid), theirs.weight(grid), rtol=0, atol=0)
-        assert ours.penalty == theirs.penalty == 0
+        assert not ours.penalises
+        assert not theirs.penalises
 
 
 def test_ipo_acts_on_both_sides_whatever_the_sign_of_the_advantage() -> None:

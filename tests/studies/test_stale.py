@@ -42,7 +42,8 @@ def test_one_update_is_a_step_along_the_weight(name: str, advantage: float) -> N
             torch.ones(1, 1).bool(),
         )
         w = objective.calibrate(tokens).weight(tokens).item()
-        pull = objective.penalty * tokens.log_ratio.item()
+        chosen = objective.calibrate(tokens)
+        pull = chosen.penalty(tokens).slope.item() if chosen.penalises else 0.0
         z = z + 0.3 * (advantage * w - pull) * (torch.eye(12).double()[0] - z.softmax(0))
         assert x[k + 1].item() == pytest.approx((z.log_softmax(0)[0] - old).item(), abs=1e-12)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dgpo import TokenBatch
-from dgpo.objectives import CISPO, Boundaries, Objective, Properties
+from dgpo.objectives import CISPO, Boundaries, Objective, Penalty, Properties
 from dgpo.testing import CHECKS, check_objective
 
 SOUND = Properties(continuous=True, upper_bound=2.0, limit_negative="finite", limit_positive="finite")
@@ -162,8 +162,17 @@ class WaitsForTheDevice(Sound):
 @dataclass(frozen=True, kw_only=True)
 class Rewarded(Sound):
     @property
-    def penalty(self) -> float:
-        return -0.1
+    def penalises(self) -> bool:
+        return True
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty.quadratic(tokens, -0.1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrongPull(Rewarded):
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty(tokens.log_ratio.square(), tokens.log_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,7 +299,8 @@ BROKEN: list[tuple[str, Objective, str]] = [
     ("order_of_rows", SeesTheRow(), "w changes with the order of the responses"),
     ("masked_positions", Counts(), "the loss changes with nan at masked positions"),
     ("advantage_of_zero", ReadsTheResponse(), "the loss changes with tokens of A = 0 at a log ratio of -250"),
-    ("penalty", Rewarded(), "penalty = -0.1; expected a finite number, 0 or greater"),
+    ("penalty", Rewarded(), "expected 0 or greater"),
+    ("penalty", WrongPull(), "the slope of its penalty is not the derivative"),
     ("gradient_of_the_loss", Counts(), "the weight in the loss is not weight, with token-mean"),
     ("no_host_synchronisation", WaitsForTheDevice(), "reads a value on the host"),
     ("reads", ReadsTheSize(), "w changes with 'advantage_size' alone"),

@@ -79,9 +79,9 @@ def loss(objective: str | Objective, **fields: Any) -> TracedLoss:
         new = torch.where(tokens.mask, logprobs.unsqueeze(0), 0.0)
         step = (new - new.detach()).exp() - 1
         value = -(c * tokens.advantage * (phi + w * step)).sum()
-        if method.penalty != 0:
-            x = tokens.log_ratio.detach()
-            value = value + method.penalty * (c * (x.square() / 2 + x * step)).sum()
+        if method.penalises:
+            kappa, slope = (part.detach() for part in method.penalty(tokens))
+            value = value + (c * (kappa + slope * step)).sum()
         count = tokens.mask.sum().clamp(min=1)
         metrics = {
             "custom/weight:mean": w.sum() / count,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dgpo import registry
 from dgpo.imports import is_path, path_of, split
 from dgpo.objectives import presets, third_party
-from dgpo.objectives.objective import Boundaries, Objective, Properties, Read
+from dgpo.objectives.objective import Boundaries, Objective, Penalty, Properties, Read
 from dgpo.objectives.paper import Paper
 from dgpo.registry import build, parse
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` fr
     from dgpo.objectives.cispo import CISPO as CISPO
     from dgpo.objectives.cispo import CISPOTwoSided as CISPOTwoSided
     from dgpo.objectives.covariance import ClipCov as ClipCov
+    from dgpo.objectives.covariance import KLCov as KLCov
     from dgpo.objectives.cppo import CPPO as CPPO
     from dgpo.objectives.dac import DAC as DAC
     from dgpo.objectives.dgpo import DGPO as DGPO
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors: written by `make figures` fr
     from dgpo.objectives.m2po import M2PO as M2PO
     from dgpo.objectives.maspo import MASPO as MASPO
     from dgpo.objectives.minpro import MinPRO as MinPRO
+    from dgpo.objectives.p3o import P3O as P3O
     from dgpo.objectives.prime_rl import PrimeRL as PrimeRL
     from dgpo.objectives.prime_rl import PrimeRLIPO as PrimeRLIPO
     from dgpo.objectives.sapo import SAPO as SAPO
@@ -182,6 +184,7 @@ __all__ = [
     "OBJECTIVES",
     "Objective",
     "Paper",
+    "Penalty",
     "Properties",
     "Read",
     "find",

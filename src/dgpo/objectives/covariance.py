@@ -1,4 +1,4 @@
-"""Clip-Cov: a few of the tokens that lower the entropy most get no gradient (arXiv 2505.22617)."""
+"""Clip-Cov and KL-Cov: the few tokens that lower the entropy most are held back (arXiv 2505.22617)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from dgpo.fields import integer, number
-from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
+from dgpo.objectives.frameworks import FRAMEWORKS, Conformance, Of
 from dgpo.objectives.hard_clip import HardClip
-from dgpo.objectives.objective import Boundaries, Properties, Read
+from dgpo.objectives.objective import Boundaries, Objective, Penalty, Properties, Read
 from dgpo.objectives.paper import Paper, names
 from dgpo.objectives.ranks import gathered, summed
 from dgpo.tokens import TokenBatch
@@ -27,6 +27,9 @@ PAPER = Paper(
     year=2025,
     code="https://github.com/PRIME-RL/Entropy-Mechanism-of-RL",
 )
+
+UNCALIBRATED = dict.fromkeys(("mean_advantage", "mean_logprob", "threshold"))
+"""What `calibrate` fills in."""
 
 GRAIN = 4096
 """Steps per nat, or per unit of A, to which a number is rounded before it is hashed: rounding of its last bits, which
@@ -174,3 +177,95 @@ def batch_means(tokens: TokenBatch) -> tuple[float, float, int]:
 def covariance(tokens: TokenBatch, mean_advantage: float, mean_logprob: float) -> Tensor:
     """[B, T] product of the deviations of A and log π_θ from their means, detached."""
     return (tokens.advantage - mean_advantage) * (tokens.logprob.detach() - mean_logprob)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KLCov(Objective):
+    """Importance sampling without a clip, and a penalty on the tokens with the highest covariance.
+
+    With x = log r, and cov as for `ClipCov`, the ⌊share · N⌋ of the N valid tokens with the highest cov, and one at
+    least, carry a penalty::
+
+        w = r        φ = r        penalty  coef · abs(x) of these tokens
+
+    Its slope is ±coef, however small x is, and 0 at x = 0.
+
+    Args:
+        share: of the valid tokens that carry the penalty. The authors' code has `k_percent`, which is in percent: 0.2,
+            and 0.02 for 32B; verl has `kl_cov_ratio`, 0.0002, and SkyRL `kl_cov_frac`, a fraction of 0.2.
+        coef: coefficient of the penalty.
+        mean_advantage: None until calibrated.
+        mean_logprob: None until calibrated, in nats.
+        threshold: None until calibrated; a token carries the penalty from this covariance on.
+
+    `calibrate` reads the batch it is given, of all ranks where torch.distributed is initialised (the authors' code
+    looks at the micro-batch of the rank), and costs two host synchronisations. The penalty then depends on how the step
+    was split into micro-batches. Uncalibrated, no token carries it.
+
+    Source: PRIME-RL/Entropy-Mechanism-of-RL@88505792 verl/trainer/ppo/core_algos.py:426-467,
+    verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1849. Deviation: tokens that tie with the last one carry
+    the penalty, too.
+    """
+
+    name = "kl_cov"
+    papers = (PAPER,)
+    elsewhere: ClassVar = {
+        "trl": Conformance(),
+        "verl": Conformance(
+            setting={
+                "policy_loss.loss_mode": "kl_cov",
+                "policy_loss.kl_cov_ratio": Of(field="share"),
+                "policy_loss.ppo_kl_coef": Of(field="coef"),
+            },
+            aggregation="token-mean",
+            only=UNCALIBRATED,
+        ),
+        "skyrl": Conformance(
+            note="`policy_loss_type=kl_cov` sums the penalty over tokens, as SkyRL scales the advantages beforehand: N "
+            "times as much of it. `kl_cov.kl_cov_frac` is share, 0.2 unless set"
+        ),
+        "liger": Conformance(),
+    }
+
+    share: float = number(0.002, "(0, 1]")
+    coef: float = number(1.0, "[0, inf)")
+    mean_advantage: float | None = number(None, "(-inf, inf)")
+    mean_logprob: float | None = number(None, "(-inf, inf)")
+    threshold: float | None = number(None, "[-inf, inf]")
+
+    @property
+    def reads(self) -> frozenset[Read]:
+        found: set[Read] = {"ratio", "advantage_sign", "advantage_size", "old_logprob"}
+        if self.coef == 0:
+            found = {"ratio"}
+        elif self.threshold is None:
+            found.add("batch")
+        return frozenset(found)
+
+    @property
+    def penalises(self) -> bool:
+        return self.coef > 0
+
+    def calibrate(self, tokens: TokenBatch) -> Self:
+        if self.threshold is not None or self.coef == 0:
+            return self
+        mean_advantage, mean_logprob, count = batch_means(tokens)
+        found = gathered(covariance(tokens, mean_advantage, mean_logprob)[tokens.mask])
+        highest = found.topk(max(int(self.share * count), 1)).values if count else found.new_full((1,), torch.inf)
+        return replace(self, mean_advantage=mean_advantage, mean_logprob=mean_logprob, threshold=float(highest[-1]))
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return tokens.ratio
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        x = tokens.log_ratio
+        if self.mean_advantage is None or self.mean_logprob is None or self.threshold is None:
+            return Penalty.quadratic(tokens, 0.0)
+        carries = tokens.mask & (covariance(tokens, self.mean_advantage, self.mean_logprob) >= self.threshold)
+        return Penalty(torch.where(carries, self.coef * x.abs(), 0.0), torch.where(carries, self.coef * x.sign(), 0.0))
+
+    def properties(self) -> Properties:
+        return Properties(continuous=True, upper_bound=math.inf, limit_negative="finite", limit_positive="finite")

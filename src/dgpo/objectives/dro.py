@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgpo.fields import number
 from dgpo.objectives.frameworks import Conformance, Of
-from dgpo.objectives.objective import Objective, Properties, Read
+from dgpo.objectives.objective import Objective, Penalty, Properties, Read
 from dgpo.objectives.paper import Paper, names
 from dgpo.tokens import TokenBatch
 
@@ -65,11 +65,14 @@ class DRO(Objective):
 
     @property
     def reads(self) -> frozenset[Read]:
-        return frozenset()
+        return frozenset({"ratio"}) if self.beta > 0 else frozenset()
 
     @property
-    def penalty(self) -> float:
-        return self.beta
+    def penalises(self) -> bool:
+        return self.beta > 0
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty.quadratic(tokens, self.beta)
 
     def weight(self, tokens: TokenBatch) -> Tensor:
         return torch.ones_like(tokens.log_ratio)

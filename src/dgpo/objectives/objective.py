@@ -1,6 +1,6 @@
 """The contract of an objective: a weight on the policy gradient.
 
-For one token ∇J = c · ρ · w · A · ∇ log π. An objective is w, and the coefficient of a quadratic penalty if it has one
+For one token ∇J = c · ρ · w · A · ∇ log π. An objective is w, and a penalty beside it if it has one
 (`Objective.penalty`): it knows no batch, no normaliser, no model and no other method.
 """
 
@@ -53,6 +53,24 @@ class Boundaries(NamedTuple):
         if cap is None:
             return self
         return self._replace(high=torch.where(where, self.high.clamp(max=math.log(cap)), self.high))
+
+
+class Penalty(NamedTuple):
+    """What a method subtracts from the objective of a token, whatever its advantage.
+
+    Attributes:
+        value: [B, T] κ >= 0, for the logged value.
+        slope: [B, T] dκ/dlogprob, a coefficient of ∇log π.
+    """
+
+    value: Tensor
+    slope: Tensor
+
+    @classmethod
+    def quadratic(cls, tokens: TokenBatch, beta: float) -> Penalty:
+        """beta/2 · (log r)²."""
+        x = tokens.log_ratio
+        return cls(beta / 2 * x.square(), beta * x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +128,12 @@ class Objective(Checked, ABC):
             if fact not in cls.__dict__:
                 setattr(cls, fact, getattr(Objective, fact))
         # wrapped here, so that classes from outside this package are held to it too
-        for name in ("weight", "potential", "boundaries"):
+        for name in ("weight", "potential", "boundaries", "penalty"):
             if name in cls.__dict__:
                 setattr(cls, name, _held_to_the_contract(name, getattr(cls, name)))
         # a weight is a coefficient, never a path for gradients, whoever calls it and however it was written
         # `potential` stays differentiable, so that tests can compare its derivative with the weight
-        for name in ("weight", "boundaries"):
+        for name in ("weight", "boundaries", "penalty"):
             if name in cls.__dict__:
                 setattr(cls, name, torch.no_grad()(getattr(cls, name)))
 
@@ -140,14 +158,17 @@ class Objective(Checked, ABC):
         return frozenset(found)
 
     @property
-    def penalty(self) -> float:
-        """β >= 0 of the penalty β/2 · (log r)², with these fields; 0 for a method without one, which is the default.
+    def penalises(self) -> bool:
+        """Whether there is a `penalty`, with these fields, so that a token with A = 0 has a gradient as well."""
+        return False
 
-        The method then has ∇J = c · ρ · (w · A - β · log r) · ∇log π and the value φ · A - β/2 · (log r)². The second
-        term does not depend on A, so that a token with A = 0 has a gradient as well. It is no part of w: shares of
-        Σ|A·w|, bounds and biases are those of the first term.
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        """κ [B, T] and its derivative, detached; called where `penalises` is True, on the calibrated objective.
+
+        The method then has ∇J = c · ρ · (w · A - dκ/dlogprob) · ∇log π and the value φ · A - κ. κ is no part of w:
+        shares of Σ|A·w|, bounds and biases are those of the first term.
         """
-        return 0.0
+        raise NotImplementedError(f"{type(self).__name__} has no penalty; expected penalises = False")
 
     @abstractmethod
     def weight(self, tokens: TokenBatch) -> Tensor:
@@ -185,7 +206,7 @@ class Objective(Checked, ABC):
         )
 
 
-_Found = TypeVar("_Found", Tensor, Boundaries)
+_Found = TypeVar("_Found", Tensor, Boundaries, Penalty)
 
 
 def _held_to_the_contract(
@@ -201,7 +222,7 @@ def _held_to_the_contract(
         found = method(self, tokens)
         if tokens.traced:  # there are no values yet
             return found
-        for value in found if name == "boundaries" else (found,):
+        for value in (found,) if isinstance(found, Tensor) else found:
             # shape and type alone: reading a value would wait for the device
             where = f"{type(self).__name__}.{name} returned"
             if not isinstance(value, Tensor):

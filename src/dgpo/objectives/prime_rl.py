@@ -12,7 +12,7 @@ from dgpo.fields import number
 from dgpo.objectives.dppo import DPPOTV, moved_by
 from dgpo.objectives.dppo import PAPER as DPPO_PAPER
 from dgpo.objectives.frameworks import FRAMEWORKS, Conformance
-from dgpo.objectives.objective import Boundaries, Limit, Objective, Properties, Read
+from dgpo.objectives.objective import Boundaries, Limit, Objective, Penalty, Properties, Read
 from dgpo.tokens import TokenBatch
 
 
@@ -50,8 +50,11 @@ class PrimeRL(DPPOTV):
     kl_tau: float = number(1e-3, "[0, inf)")
 
     @property
-    def penalty(self) -> float:
-        return 2 * self.kl_tau
+    def penalises(self) -> bool:
+        return self.kl_tau > 0
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty.quadratic(tokens, 2 * self.kl_tau)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +90,11 @@ class PrimeRLIPO(Objective):
         return frozenset({"ratio", "old_logprob"})
 
     @property
-    def penalty(self) -> float:
-        return 2 * self.kl_tau
+    def penalises(self) -> bool:
+        return self.kl_tau > 0
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty.quadratic(tokens, 2 * self.kl_tau)
 
     def boundaries(self, tokens: TokenBatch) -> Boundaries:
         return moved_by(tokens, self.ipo_threshold, self.ipo_threshold)

@@ -225,22 +225,20 @@ def check_advantage_of_zero(objective: Objective) -> None:
     zero = (advantage == 0) & batch.mask
     c = 1 / batch.mask.sum().double()
 
-    def loss(x: float) -> tuple[Tensor, Tensor]:
-        """Value and gradient, less those of the penalty where A = 0."""
+    def loss(x: float) -> tuple[Tensor, Tensor, float]:
+        """Value and gradient, less those of the penalty where A = 0, and how much that may have rounded."""
         logprob = torch.where(idle, batch.old_logprob + x, batch.logprob).requires_grad_()
         with_zeros = batch.but(logprob=logprob, advantage=advantage)
         value = _loss(chosen, with_zeros).value
-        log_ratio = torch.where(zero, with_zeros.tokens().log_ratio.detach(), 0.0)
-        return (
-            value.detach() - chosen.penalty / 2 * (c * log_ratio.square()).sum(),
-            torch.autograd.grad(value, logprob)[0] - chosen.penalty * c * log_ratio,
-        )
+        (gradient,) = torch.autograd.grad(value, logprob)
+        if not chosen.penalises:  # nothing is subtracted, and every digit counts
+            return value.detach(), gradient, 0.0
+        kappa, slope = (torch.where(zero, c * part, 0.0) for part in chosen.penalty(with_zeros.tokens()))
+        return value.detach() - kappa.sum(), gradient - slope, 1e-12 * (1 + kappa.sum().item())
 
-    # without a penalty nothing is subtracted, and every digit counts
-    atol = 1e-12 if chosen.penalty else 0.0
-    value, gradient = loss(0.0)
+    value, gradient, _ = loss(0.0)
     for x in (-250.0, -1.0, 1.0, 250.0):
-        far_value, far_gradient = loss(x)
+        far_value, far_gradient, atol = loss(x)
         where = f"with tokens of A = 0 at a log ratio of {x:g}"
         nothing = torch.zeros_like(far_gradient[advantage == 0])
         text = f"a gradient of a token of A = 0 {where}"
@@ -251,10 +249,25 @@ def check_advantage_of_zero(objective: Objective) -> None:
 
 
 def check_penalty(objective: Objective) -> None:
-    """The coefficient of the penalty is a finite number, 0 or greater."""
-    penalty = objective.penalty
-    fine = isinstance(penalty, int | float) and 0 <= penalty < math.inf
-    require(fine, objective, f"penalty = {penalty!r}; expected a finite number, 0 or greater")
+    """A penalty is finite, 0 or greater, and its slope is its derivative. Where there is none, `penalises` is False."""
+    declared = type(objective).penalty is not Objective.penalty
+    text = f"penalises = {objective.penalises}, but penalty is not defined; expected both, or neither"
+    require(declared or not objective.penalises, objective, text)
+    if not objective.penalises:
+        return
+    chosen, batch, shift = calibrated(objective), random_batch(spread=1.5), 1e-6
+    at, before, after = (
+        chosen.penalty(batch.but(logprob=batch.logprob + step).tokens()) for step in (0.0, -shift, shift)
+    )
+    for name, values in zip(at._fields, at, strict=True):
+        require(values.isfinite().all(), objective, f"the {name} of its penalty is not finite")
+    lowest = at.value.min().item()
+    require(lowest >= 0, objective, f"its penalty is {lowest:g}; expected 0 or greater")
+    # a jump or a kink near a token would be no error: penalties of chosen tokens have both
+    smooth = batch.mask & ((after.slope - before.slope).abs() <= 1e-3)
+    found = ((after.value - before.value) / (2 * shift))[smooth]
+    text = "the slope of its penalty is not the derivative"
+    require_close(found, at.slope[smooth], objective, text, rtol=1e-5, atol=1e-6)
 
 
 def check_no_host_synchronisation(objective: Objective) -> None:
@@ -316,9 +329,15 @@ def changes(objective: Objective, read: Read, seed: int) -> bool:
         else:
             kept = one.mask
             changed = dataclasses.replace(one, **{read: getattr(other, read)})
-    before = objective.calibrate(one.tokens()).weight(one.tokens())
-    after = chosen.weight(changed.tokens())
-    return not torch.equal(before[kept & one.mask], after[kept & one.mask])
+    before = _coefficients(objective.calibrate(one.tokens()), one.tokens())
+    after = _coefficients(chosen, changed.tokens())
+    return not torch.equal(before[:, kept & one.mask], after[:, kept & one.mask])
+
+
+def _coefficients(objective: Objective, tokens: TokenBatch) -> Tensor:
+    """[2, B, T] w and the slope of the penalty, which is 0 where there is none."""
+    weight = objective.weight(tokens)
+    return torch.stack([weight, objective.penalty(tokens).slope if objective.penalises else torch.zeros_like(weight)])
 
 
 def check_reads(objective: Objective) -> None:

@@ -111,8 +111,8 @@ def _check_response(objective: Objective, batch: Batch) -> None:
 
 
 def check_gradient_of_the_loss(objective: Objective) -> None:
-    """∇loss = -c·ρ·A·w and the loss is -Σ c·ρ·A·φ, under every aggregation; with a penalty β of the objective
-    ∇loss = -c·ρ·(A·w - β·log r) and the loss is -Σ c·ρ·(A·φ - β/2·(log r)²)."""
+    """∇loss = -c·ρ·A·w and the loss is -Σ c·ρ·A·φ, under every aggregation; with a penalty κ of the objective
+    ∇loss = -c·ρ·(A·w - dκ/dlogprob) and the loss is -Σ c·ρ·(A·φ - κ)."""
     batch = random_batch(B=6, T=9, spread=1.0, seed=5)
     batch.logprob.requires_grad_()
     tokens, advantage = batch.tokens(), batch.advantage.unsqueeze(1)
@@ -120,7 +120,9 @@ def check_gradient_of_the_loss(objective: Objective) -> None:
     chosen = objective.calibrate(tokens)
     weight = torch.where(batch.mask, chosen.weight(tokens), 0.0)
     phi = torch.where(batch.mask, chosen.potential(tokens).detach(), 0.0)
-    x = tokens.log_ratio.detach()
+    kappa = slope = torch.zeros_like(weight)
+    if chosen.penalises:
+        kappa, slope = (torch.where(batch.mask, part, 0.0) for part in chosen.penalty(tokens))
     for how in aggregation.AGGREGATIONS:
         summed = aggregation.make(how, **({"length": 11} if how == "seq-mean-token-sum-norm" else {}))
         out = policy_loss(
@@ -137,10 +139,10 @@ def check_gradient_of_the_loss(objective: Objective) -> None:
         (gradient,) = torch.autograd.grad(out.value, batch.logprob)
         c = summed.coefficient(batch.mask, aggregation.StepTotals.of(batch.mask), torch.float64)
         require_close(out.weight, weight, objective, f"the weight in the loss is not weight, with {how}")
-        expected = -c * rho * (advantage * weight - chosen.penalty * x)
-        text = f"the gradient is not -c·ρ·(A·w - β·log r), with {how}"
+        expected = -c * rho * (advantage * weight - slope)
+        text = f"the gradient is not -c·ρ·(A·w - dκ/dlogprob), with {how}"
         # where the terms cancel, their rounding stays
-        require_close(gradient, expected, objective, text, rtol=1e-13, atol=1e-15 if chosen.penalty else 0.0)
-        expected = -(c * rho * (advantage * phi - chosen.penalty / 2 * x.square())).sum()
-        text = f"the loss is not -Σ c·ρ·(A·φ - β/2·(log r)²), with {how}"
+        require_close(gradient, expected, objective, text, rtol=1e-13, atol=1e-15 if chosen.penalises else 0.0)
+        expected = -(c * rho * (advantage * phi - kappa)).sum()
+        text = f"the loss is not -Σ c·ρ·(A·φ - κ), with {how}"
         require_close(out.value.detach(), expected, objective, text, rtol=1e-12, atol=1e-15)

@@ -466,7 +466,7 @@ class DGPOTrainer(ResumableTrainer):
             or self.args.positive_nll_coef > 0
             or self.top_entropy_quantile < 1.0
             or "batch" in self._factors.spec.objective.reads
-            or self._factors.spec.objective.penalty != 0
+            or self._factors.spec.objective.penalises
             or self._factors.advantage_reads("entropy")
         )
 
