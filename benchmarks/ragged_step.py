@@ -31,7 +31,7 @@ from dgpo.tasks import Addition
 sys.path.insert(0, str(Path(__file__).parent))
 from ratios import times_as_fast
 from trainer_step import STOCK, machine
-from updates import BUDGET, OURS, THEN, TRAINERS, VERL, VERL_ACTOR, WITHOUT, Case, Processes, summary
+from updates import BUDGET, OURS, THEN, TRAINERS, VERL, VERL_ACTOR, WITHOUT, Case, Processes, share, summary
 from workers import ROOT, add_before, checkout_of, commit_of
 
 RESULTS = Path(__file__).parent / "results" / "ragged_step.json"
@@ -82,7 +82,7 @@ def table(title: str, rows: dict[str, dict[str, Any]], baseline: str) -> Table:
             f"{ratio.times:.2f}",
             f"{ratio.low:.2f} .. {ratio.high:.2f}",
             f"{row['positions']:,}",
-            f"{row['padding']:.1%}",
+            share(row["padding"]),
             f"{row['peak_mib']:,.0f}",
             f"{row['peak_mib'] - row['state_mib']:,.0f}",
         )

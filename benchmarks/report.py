@@ -100,9 +100,10 @@ def ragged(document: dict[str, Any]) -> list[str]:
         for name, row in rows.items():
             seconds = compared[0][name].seconds
             peak, rest = row["peak_mib"], row["peak_mib"] - row["state_mib"]
+            padding = "-" if row["padding"] is None else f"{row['padding']:.1%}"
             lines.append(
                 f"| {name} | {seconds:.3f} | {' | '.join(fast(found[name]) for found in compared)} | "
-                f"{row['positions']:,} | {row['padding']:.1%} | {peak:,.0f} | {rest:,.0f} |"
+                f"{row['positions']:,} | {padding} | {peak:,.0f} | {rest:,.0f} |"
             )
         lines.append("")
         for name, row in rows.items():

@@ -283,6 +283,11 @@ def write_batch(case: Case, model: PreTrainedModel, round_: int, file: Path) -> 
     file.write_text(json.dumps({**batch, "advantages": advantages.flatten().tolist()}))
 
 
+def share(padding: float | None) -> str:
+    """In percent; a dash where it is unknown."""
+    return "-" if padding is None else f"{padding:.1%}"
+
+
 def check(name: str, found: dict[str, dict[str, Any]], sources: dict[str, Path]) -> None:
     """That a round compares the same thing: one batch, one gradient, and each trainer from its own checkout.
 
@@ -314,8 +319,10 @@ def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     first = rounds[0]
     positions = fmean(row["positions"] for row in rounds)
     logged = [share for row in rounds for share in row["padding"]]
-    # without our metric, nothing is shared or packed: what is no token is padding
-    padding = fmean(logged) if logged else 1 - fmean(row["tokens"] for row in rounds) / positions
+    # without our metric, nothing is shared or packed: what is no token is padding. Where responses were left out as
+    # well, the two cannot be told apart
+    rest = 1 - fmean(row["tokens"] for row in rounds) / positions
+    padding = fmean(logged) if logged else rest if rest >= 0 else None
     return {
         "rounds": [row["seconds"] for row in rounds],
         "wall": [row["wall"] for row in rounds],

@@ -33,7 +33,8 @@ def test_stock_and_ours_train_on_one_batch_with_one_gradient(rounds):
     assert rounds[STOCK]["tokens"] == rounds[OURS]["tokens"] > 8 * 5
     # stock computes every row up to the longest of the generation
     assert rounds[STOCK]["positions"] % 8 == 0
-    assert rounds[STOCK]["positions"] > rounds[OURS]["positions"] >= 0.8 * rounds[OURS]["tokens"]
+    # ours computes no padding, and each of two prompts of 4 tokens at least once in place of four times
+    assert rounds[STOCK]["positions"] > rounds[OURS]["positions"] >= rounds[OURS]["tokens"] - 6 * 4
     assert summary([rounds[STOCK]])["padding"] == 1 - rounds[STOCK]["tokens"] / rounds[STOCK]["positions"]
 
 
