@@ -26,6 +26,7 @@ from dgpo.training.data_checks import first_prompt
 from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
+from dgpo.training.terminal import TerminalLog
 
 
 def run(argv: list[str]) -> int:
@@ -54,6 +55,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     if args.overwrite_output_dir:
         # only now that the trainer could be made: a command that fails before deletes nothing
         on_main(lambda: drop(checkpoints(config.output_dir)))
+    TerminalLog.install(trainer, config)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     with stop, user_input((CheckpointNotWritten, FolderInUse)):
