@@ -263,7 +263,6 @@ FOREIGN = {
     "_forward_pre_hooks": "likewise",
     "_get_default_store": "torch.distributed has no public way to the store of the process group",
     "_VALID_DICT_FIELDS": "TRL's list of the options that may be dictionaries, which ours adds to",
-    "_negative_number_matcher": "argparse takes 1e-6 for a flag without it",
     "_actions": "argparse has no public list of the flags that it knows",
     "_get_value": "a value from a file is converted as the same value on the command line",
     "_check_value": "likewise",

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.cli import train
 from dgpo.cli.arguments import parse
+from dgpo.cli.parser import Parser
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, held_out
 from dgpo.runs.locate import find_log
 from dgpo.runs.reading import read_log
@@ -206,7 +207,7 @@ def test_evaluation_during_training(
 def test_what_is_held_out(words: list[str], expected: tuple[str, str]) -> None:
     words += ["--model_name_or_path", "m", "--use_cpu", "--bf16", "false", "--eval_strategy", "steps"]
     kinds = [TrainArguments, ModelArguments, DGPOConfig]
-    args, _, config = parse("x", kinds, words)
+    args, _, config = parse(Parser(kinds, prog="x"), words)
     assert held_out(args, config) == expected
 
 
