@@ -21,7 +21,7 @@ ANYTHING = None
 FOUNDATION = {"tokens", "registry", "fields", "numerics", "checks"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"spec", "loss"}
-SHARED = {"registry", "fields", "files", "imports", "installation", "redaction"}
+SHARED = {"registry", "fields", "files", "imports", "installation", "redaction", "warning"}
 """Standard library only, so that any room may use it."""
 
 
@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
     "installation": Rule(set(), set(), frozenset({"packaging"})),
     "numerics": Rule(set(), {"torch"}),
     "redaction": Rule(set(), set()),
+    "warning": Rule(set(), set()),
     "checks": Rule(set(), {"torch"}),
     "tokens": Rule({"checks"}, {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},

@@ -23,9 +23,15 @@ def tiny_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def additions():
+    """Made once: it takes as long as a small run."""
+    return Addition().dataset("train")
+
+
 @pytest.fixture
-def prompts():
-    return Addition().dataset("train").select(range(64))
+def prompts(additions):
+    return additions.select(range(64))
 
 
 @pytest.fixture

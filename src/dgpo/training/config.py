@@ -4,7 +4,6 @@
 import dataclasses
 import inspect
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from dgpo.objectives import presets
 from dgpo.registry import did_you_mean, once, parse, written
 from dgpo.training import schedule, trl_options
 from dgpo.training.numbers import check_numbers
+from dgpo.warning import warn
 
 DEFAULT_AGGREGATION = "token-mean"
 
@@ -383,13 +383,11 @@ class DGPOConfig(GRPOConfig):
             )
         if self.on_policy:
             by_steps = generation_size == "steps_per_generation"
-            warnings.warn(
+            warn(
                 "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "
                 f"1, and objective = {self.objective!r} has the same gradient as any other. Set {generation_size} to "
                 f"several times {'gradient_accumulation_steps' if by_steps else 'the completions of an update'}, or "
-                "num_iterations > 1.",
-                # past this method, __post_init__ and __init__: the line that makes the config
-                stacklevel=4,
+                "num_iterations > 1."
             )
 
     def _larger_generation(self, option: str) -> str:
@@ -419,10 +417,9 @@ class DGPOConfig(GRPOConfig):
                 )
             setattr(self, option, value)
         # said aloud, because a config file that names a default would seem to be heeded
-        warnings.warn(
+        warn(
             f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
-            f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
-            stacklevel=4,
+            f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}"
         )
 
     def _name_instances(self) -> None:
@@ -478,11 +475,10 @@ class DGPOConfig(GRPOConfig):
     def _warn_of_lengths(self) -> None:
         assert self.aggregation is not None
         if trl_options.weighs_by_length(self.objective, self.aggregation, self.loss_type):
-            warnings.warn(
+            warn(
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "
-                "responses: aggregation = 'seq-mean-token-mean'",
-                stacklevel=4,
+                "responses: aggregation = 'seq-mean-token-mean'"
             )
 
     def _changed(self, options: Any) -> list[str]:

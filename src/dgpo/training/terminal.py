@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class TerminalLog(TrainerCallback):
         if not state.is_world_process_zero:
             return
         for line in opening(self._config, state.max_steps):
-            tqdm.write(line)
+            _print(line)
         if state.global_step == 0 and self._file is not None:
             self._guarded(lambda path: path.unlink(missing_ok=True))
         self._append({"event": "begin", "step": state.global_step})
@@ -94,9 +95,9 @@ class TerminalLog(TrainerCallback):
         seconds = sum(self._seconds) / len(self._seconds) if self._seconds else None
         if (line := progress_line(state.global_step, state.max_steps, logs, seconds)) is not None:
             self._seconds.clear()
-            tqdm.write(line)
+            _print(line)
         if (line := evaluation_line(state.global_step, state.max_steps, logs)) is not None:
-            tqdm.write(line)
+            _print(line)
 
     def _append(self, row: dict[str, Any]) -> None:
         self._guarded(lambda path: append_line(path, row))
@@ -109,6 +110,12 @@ class TerminalLog(TrainerCallback):
         except OSError as error:
             logger.warning("%s cannot be written, and is not from here on; training continues: %s", self._file, error)
             self._file = None
+
+
+def _print(line: str) -> None:
+    """Above the progress bar, if there is one, and at once: the output may be a file that somebody follows."""
+    tqdm.write(line)
+    sys.stdout.flush()
 
 
 class _Bar(ProgressCallback):
