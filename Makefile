@@ -9,6 +9,7 @@ RELEASE := .venv-release
 LOWEST := .venv-lowest
 NEWEST := build/newest
 CORES ?= $(shell nproc)
+WORKERS ?= 2
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -43,8 +44,8 @@ demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> su
 llm: $(READY) ## a real language model, SmolLM2-135M-Instruct: evaluate -> train with DGPO -> evaluate -> report (SEED=0)
 	$(BIN)/python studies/real_model/learn.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
 
-test: $(READY) ## every test except the soaks
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+test: $(READY) ## every test except the soaks, in WORKERS=2 processes of up to 3 GB each
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak"
 
 browser: ## Chromium for the tests of the report, where this may install it (root, Debian or Ubuntu)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
@@ -68,7 +69,7 @@ $(VERL)/.ready: pyproject.toml constraints-verl.txt tests/engines_skyrl/requirem
 	@touch $@
 
 coverage: $(READY) ## `make test` with the lines that it runs, in build/coverage; fails below the floor in pyproject.toml
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak" --cov --cov-report=term:skip-covered \
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak" --cov --cov-report=term:skip-covered \
 		--cov-report=html:build/coverage --cov-report=xml:build/coverage/coverage.xml
 
 # a copy, because the upper bounds in pyproject.toml are what is tested

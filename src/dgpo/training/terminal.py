@@ -53,7 +53,8 @@ class TerminalLog(TrainerCallback):
     """Prints `opening` when training begins, and one short line per log; `install` puts it in place of TRL's dict.
 
     All metrics of a log are appended to `log.jsonl` in the output folder, unless the run is recorded, whose
-    `metrics.jsonl` has them. A disk error gives one warning, and training continues.
+    `metrics.jsonl` has them. Nothing in the file is replaced: a reader drops what came before a run that begins anew. A
+    disk error gives one warning, and training continues.
     """
 
     def __init__(self, config: DGPOConfig) -> None:
@@ -77,8 +78,6 @@ class TerminalLog(TrainerCallback):
             return
         for line in opening(self._config, state.max_steps):
             _print(line)
-        if state.global_step == 0 and self._file is not None:
-            self._guarded(lambda path: path.unlink(missing_ok=True))
         self._append({"event": "begin", "step": state.global_step})
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -100,13 +99,10 @@ class TerminalLog(TrainerCallback):
             _print(line)
 
     def _append(self, row: dict[str, Any]) -> None:
-        self._guarded(lambda path: append_line(path, row))
-
-    def _guarded(self, write: Any) -> None:
         if self._file is None:
             return
         try:
-            write(self._file)
+            append_line(self._file, row)
         except OSError as error:
             logger.warning("%s cannot be written, and is not from here on; training continues: %s", self._file, error)
             self._file = None
