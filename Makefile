@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := .venv-peers
 VERL := .venv-verl
+RELEASE := .venv-release
+LOWEST := .venv-lowest
+NEWEST := build/newest
 # nproc takes OMP_NUM_THREADS for the number of cores
 CORES ?= $(shell env -u OMP_NUM_THREADS nproc)
+WORKERS ?= 2
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 SEED ?= 0
 DEMO_OUT ?= outputs/demo
@@ -20,10 +24,10 @@ export DS_BUILD_OPS ?= 0
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo llm test browser test-verl soak lint format docs figures atlas atlas-figures new-method bench clean
+.PHONY: help setup demo llm test browser test-verl test-newest test-lowest coverage soak lint format docs figures atlas atlas-figures new-method bench release-check clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 17
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 setup: $(READY) ## create .venv and install dgpo with everything the other targets need
 
@@ -41,8 +45,8 @@ demo: $(READY) ## starter model -> evaluate -> train with DGPO -> evaluate -> su
 llm: $(READY) ## a real language model, SmolLM2-135M-Instruct: evaluate -> train with DGPO -> evaluate -> report (SEED=0)
 	$(BIN)/python studies/real_model/learn.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
 
-test: $(READY) ## every test except the soaks
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not soak"
+test: $(READY) ## every test except the soaks, in WORKERS=2 processes of up to 3 GB each
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak"
 
 browser: ## Chromium for the tests of the report, where this may install it (root, Debian or Ubuntu)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
@@ -63,6 +67,29 @@ $(VERL)/.ready: pyproject.toml constraints-verl.txt tests/engines_skyrl/requirem
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check -c constraints-verl.txt -e ".[verl]" \
 		pytest pytest-timeout hypothesis
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check --no-deps -r tests/engines_skyrl/requirements.txt
+	@touch $@
+
+coverage: $(READY) ## `make test` with the lines that it runs, in build/coverage; fails below the floor in pyproject.toml
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak" --cov --cov-report=term:skip-covered \
+		--cov-report=html:build/coverage --cov-report=xml:build/coverage/coverage.xml
+
+# a copy, because the upper bounds in pyproject.toml are what is tested
+test-newest: ## `make test` on a copy of the last commit without upper bounds: the newest release of every package
+	rm -rf $(NEWEST) && mkdir -p $(NEWEST)
+	git archive HEAD | tar -x -C $(NEWEST)
+	sed -i.old -E '/^[a-z-]+ = \[/s/(>=[0-9.]+),<[0-9.]+/\1/g' $(NEWEST)/pyproject.toml
+	: > $(NEWEST)/constraints.txt
+	$(MAKE) -C $(NEWEST) TORCH=torch test
+
+test-lowest: $(LOWEST)/.ready ## the tests of the core with the lowest torch of pyproject.toml and nothing else
+	$(OFFLINE) $(LOWEST)/bin/python -m pytest -m "not soak" tests/fused tests/testing tests/objectives \
+		$(foreach room,advantages aggregation correction kl loss numerics regions spec tokens,$(wildcard tests/test_$(room).py)) \
+		$(foreach page,conformance third_party table,--ignore=tests/objectives/test_$(page).py)
+
+$(LOWEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet --disable-pip-version-check "$$(sed -n 's/^dependencies = \["torch>=\([0-9.]*\)"\].*/torch==\1.0/p' pyproject.toml)" \
+		numpy -e . pytest pytest-timeout hypothesis
 	@touch $@
 
 soak: $(READY) ## the long tests
@@ -121,5 +148,14 @@ $(PEERS)/.ready: benchmarks/peers.txt
 	$(PEERS)/bin/pip install --quiet --disable-pip-version-check --no-deps trl==1.16.0 cut-cross-entropy
 	@touch $@
 
+release-check: ## build sdist and wheel into dist/, check them, install the wheel in an empty environment and try it (TAG=v0.1.0)
+	$(PYTHON) -m venv $(RELEASE)
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check build twine
+	$(PYTHON) scripts/release_check.py versions $(TAG)
+	rm -rf dist
+	$(RELEASE)/bin/python -m build
+	$(RELEASE)/bin/twine check --strict dist/*
+	$(PYTHON) scripts/release_check.py try --torch "$(TORCH)"
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(PEERS) $(VERL) outputs docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) $(VERL) $(RELEASE) $(LOWEST) outputs docs/_build build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

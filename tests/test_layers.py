@@ -21,7 +21,7 @@ ANYTHING = None
 FOUNDATION = {"tokens", "registry", "fields", "numerics", "checks"}
 FACTORS = {"objectives", "advantages", "correction", "aggregation", "kl", "regions"}
 CORE = FOUNDATION | FACTORS | {"spec", "loss"}
-SHARED = {"registry", "fields", "files", "imports", "installation", "redaction"}
+SHARED = {"registry", "fields", "files", "imports", "installation", "redaction", "warning"}
 """Standard library only, so that any room may use it."""
 
 
@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
     "installation": Rule(set(), set(), frozenset({"packaging"})),
     "numerics": Rule(set(), {"torch"}),
     "redaction": Rule(set(), set()),
+    "warning": Rule(set(), set()),
     "checks": Rule(set(), {"torch"}),
     "tokens": Rule({"checks"}, {"torch"}),
     **{room: Rule(FOUNDATION, {"torch"}) for room in FACTORS},
@@ -265,7 +266,6 @@ FOREIGN = {
     "_forward_pre_hooks": "likewise",
     "_get_default_store": "torch.distributed has no public way to the store of the process group",
     "_VALID_DICT_FIELDS": "TRL's list of the options that may be dictionaries, which ours adds to",
-    "_negative_number_matcher": "argparse takes 1e-6 for a flag without it",
     "_actions": "argparse has no public list of the flags that it knows",
     "_get_value": "a value from a file is converted as the same value on the command line",
     "_check_value": "likewise",

@@ -37,6 +37,8 @@ import json, sys
 import torch
 before = set(sys.modules)
 import dgpo
+for name in dgpo.__all__:  # imported when they are used
+    getattr(dgpo, name)
 new = {name.partition(".")[0] for name in set(sys.modules) - before}
 print(json.dumps(sorted(new - set(sys.stdlib_module_names))))
 """
@@ -71,14 +73,39 @@ for name in dgpo.objectives.OBJECTIVES:
 """
 
 
+WITHOUT_TORCH = """
+import sys
+from dgpo.cli.main import run
+
+assert (run(["--version"]), run(["--help"])) == (0, 0)
+print(*({"torch", "numpy", *%r} & set(sys.modules)))
+"""
+
+
 def run(program: str) -> str:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def test_version_and_help_import_no_torch() -> None:
+    """`dgpo --version` answers at once: the names of the package are imported when they are used."""
+    version, *usage, loaded = run(WITHOUT_TORCH % HEAVY).split("\n")[:-1]
+    assert version == f"dgpo {dgpo.__version__}"
+    assert usage[0].startswith("usage: dgpo ")
+    assert loaded == ""
+
+
+def test_a_name_that_the_package_does_not_have() -> None:
+    with pytest.raises(AttributeError, match="module 'dgpo' has no attribute 'polcy_loss'"):
+        dgpo.polcy_loss  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'polcy_loss' from 'dgpo'"):
+        from dgpo import polcy_loss  # noqa: F401
+    assert set(dgpo.__all__) <= set(dir(dgpo))
+
+
 def test_import_dgpo_loads_nothing_beyond_torch() -> None:
-    """In a fresh interpreter: what `import dgpo` adds to `import torch` is dgpo and the standard library."""
+    """In a fresh interpreter: what every name of `dgpo` adds to `import torch` is dgpo and the standard library."""
     new = json.loads(run(WHAT_IS_LOADED))
     assert set(new) & set(HEAVY) == set()
     assert new == ["dgpo"]

@@ -10,11 +10,12 @@ import socket
 import stat
 import unicodedata
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from dgpo.warning import warn
 
 LARGEST_TEXT = 1 << 29
 """Maximum size of an untrusted text file, in bytes."""
@@ -259,9 +260,7 @@ class FolderLock:
         try:
             import fcntl
         except ImportError:  # Windows
-            warnings.warn(
-                f"this system has no flock: {str(self.folder)!r} is not locked against a second run", stacklevel=3
-            )
+            warn(f"this system has no flock: {str(self.folder)!r} is not locked against a second run")
             return
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,10 +274,9 @@ class FolderLock:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
                 raise
-            warnings.warn(
+            warn(
                 f"the file system of {str(self.folder)!r} has no locks ({error.strerror}): the folder is not locked "
-                "against a second run",
-                stacklevel=3,
+                "against a second run"
             )
             return
         file.truncate(0)

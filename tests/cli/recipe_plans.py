@@ -17,6 +17,7 @@ from trl import ModelConfig
 
 from dgpo.cli.arguments import parse
 from dgpo.cli.dry_run import plan_of
+from dgpo.cli.parser import Parser
 from dgpo.cli.plan_tables import run_time, shown
 from dgpo.cli.train_arguments import TrainArguments
 from dgpo.plan.arithmetic import quantity
@@ -54,7 +55,10 @@ def parsed(name: str) -> tuple[TrainArguments, DGPOConfig, ModelConfig]:
     """As `dgpo train --config` does it; on the CPU, where there may be no GPU to check bf16 against."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*on-policy.*")
-        return parse("dgpo train", [TrainArguments, DGPOConfig, ModelConfig], ["--config", str(RECIPES / name), *FLAGS])
+        return parse(
+            Parser([TrainArguments, DGPOConfig, ModelConfig], prog="dgpo train"),
+            ["--config", str(RECIPES / name), *FLAGS],
+        )
 
 
 def head_of(text: str) -> str:

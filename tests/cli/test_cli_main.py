@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -13,13 +14,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from trl import GRPOConfig, ModelConfig
 
 import dgpo as package
 from dgpo import installation
 from dgpo.cli import main
-from dgpo.cli.main import COMMANDS, EXTRAS
+from dgpo.cli.main import COMMANDS, EXTRAS, GROUPS
+from dgpo.cli.train_arguments import TrainArguments
 from dgpo.installation import hint
 from dgpo.objectives import OBJECTIVES
+from dgpo.training import DGPOConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORT_NAMES = {"pyyaml": "yaml", "math-verify": "math_verify"}
@@ -42,14 +46,16 @@ def test_help_lists_every_command(dgpo: Callable[..., Any], word: str) -> None:
     assert done.code == 0
     assert done.err == ""
     for name, (_, text) in COMMANDS.items():
-        assert name in done.out
-        assert text in done.out
+        assert f"  {name:<17}{text}\n" in done.out
+    assert len(done.out.splitlines()) <= 40
+    assert max(map(len, done.out.splitlines())) <= 80
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(COMMANDS)
 
 
 def test_no_command_is_an_error_that_shows_the_usage(dgpo: Callable[..., Any]) -> None:
     done = dgpo()
     done.one_error("no command")
-    assert "commands:" in done.err
+    assert "train and evaluate:" in done.err
 
 
 @pytest.mark.parametrize(("word", "meant"), [("trian", "train"), ("evaluate", "eval"), ("objective", "objectives")])
@@ -59,16 +65,43 @@ def test_unknown_command(dgpo: Callable[..., Any], word: str, meant: str) -> Non
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command(dgpo: Callable[..., Any], name: str) -> None:
+    if name == "completion":
+        pytest.importorskip("shtab")
     done = dgpo(name, "--help")
     assert done.code == 0
     assert f"usage: dgpo {name}" in done.out
 
 
-def test_help_of_train_has_the_fields_of_every_config(dgpo: Callable[..., Any]) -> None:
-    """Ours, those of TRL's GRPOConfig and those of its ModelConfig; each is written once."""
-    text = dgpo("train", "--help").out
-    for flag in ("--task", "--resume", "--objective_kwargs", "--num_generations", "--learning_rate", "--lora_r"):
-        assert re.search(rf"^  {flag}\b", text, re.MULTILINE), flag
+def flags_in(text: str) -> list[str]:
+    """The flags that a help text lists, each by its first name."""
+    return re.findall(r"^  --(\w+)", text, re.MULTILINE)
+
+
+def test_help_of_train_has_our_flags_and_the_usual_ones(dgpo: Callable[..., Any]) -> None:
+    """By group, each once; `--help-all` has every field of TRL's GRPOConfig and ModelConfig besides."""
+    short, full = dgpo("train", "--help"), dgpo("train", "--help-all")
+    assert (short.code, full.code, full.err) == (0, 0, "")
+    shown, every = flags_in(short.out), flags_in(full.out)
+    assert len(set(shown)) == len(shown)
+    assert len(set(every)) == len(every)
+    kinds = (TrainArguments, ModelConfig, DGPOConfig)
+    fields = {field.name for kind in kinds for field in dataclasses.fields(kind) if field.init}
+    assert set(every) == {*fields, "config", "help"}
+    of_trl = {field.name for kind in (GRPOConfig, ModelConfig) for field in dataclasses.fields(kind)}
+    assert set(shown) >= fields - of_trl
+    assert {"learning_rate", "num_generations", "per_device_train_batch_size", "max_steps", "use_vllm"} <= set(shown)
+    assert "lora_r" not in shown
+    assert len(short.out.splitlines()) < 240 < len(full.out.splitlines())
+    assert f"{len(fields) + 2 - len(shown)} more flags are those of TRL's" in short.out
+    # our words about a flag of TRL, and what it is set to if it is not given
+    assert "4 x gradient_accumulation_steps, which is 4" in " ".join(short.out.split())
+    assert re.search(r"^  --seed INT +Seed of the run \(default: 42\)$", short.out, re.MULTILINE)
+
+
+def test_a_default_of_0_is_shown_and_one_of_false_is_not(dgpo: Callable[..., Any]) -> None:
+    out = dgpo("demo", "--help").out
+    assert re.search(r"^  --seed INT +Seed of .*\(default: 0\)$", " ".join(out.split("\n    ")), re.MULTILINE)
+    assert "(default: False)" not in dgpo("train", "--help").out
 
 
 def test_objectives_lists_all_and_describes_one(dgpo: Callable[..., Any]) -> None:
@@ -152,11 +185,11 @@ def test_the_installed_script_names_the_extra_without_trl(executable: Path, tmp_
 def test_the_extras_are_those_of_the_package() -> None:
     """Everything that pyproject.toml lists for an extra is looked for before one of its commands starts."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for extra in ("train", "eval"):
+    for extra in ("train", "eval", "completion"):
         own = project["optional-dependencies"][extra]
         others = re.fullmatch(r"dgpo\[(.*)\]", own[0])
-        assert others is not None
-        needed = own[1:] + [line for name in others[1].split(",") for line in project["optional-dependencies"][name]]
+        inner = [] if others is None else others[1].split(",")
+        needed = own[len(inner) > 0 :] + [line for name in inner for line in project["optional-dependencies"][name]]
         listed = {re.split(r"[^\w-]", line)[0].lower() for line in needed}
         assert {IMPORT_NAMES.get(name, name) for name in listed} <= set(EXTRAS[extra])
 

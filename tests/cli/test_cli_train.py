@@ -16,7 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dgpo.cli import train
 from dgpo.cli.arguments import parse
+from dgpo.cli.parser import Parser
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, held_out
+from dgpo.runs.locate import find_log
+from dgpo.runs.reading import read_log
 from dgpo.training import DGPOConfig, DGPOTrainer
 
 GSM8K = Path(__file__).resolve().parents[2].parent / "shared" / "benchmarks" / "gsm8k_train.jsonl"
@@ -45,7 +48,11 @@ def test_a_task_from_flags(
 ) -> None:
     done = dgpo("train", "--task", "addition", *quick, "--objective", "dgpo", "--objective_kwargs", '{"n": 2, "m": 3}')
     assert done.code == 0, done.err
-    assert done.out.splitlines()[-1] == f"done: 4 updates; model saved in {output}"
+    opening, lines, last = done.out.splitlines()[:3], done.out.splitlines()[3:-1], done.out.splitlines()[-1]
+    assert [line.split()[0] for line in opening] == ["objective", "schedule", "output"]
+    assert opening[0].split()[1] == "dgpo:n=2,m=3,"
+    assert [line.split()[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert last == f"done: 4 updates; model saved in {output}"
     (trainer,) = seen
     config = trainer.args
     assert (trainer._factors.spec.objective.n, trainer._factors.spec.objective.m) == (2, 3)
@@ -54,6 +61,9 @@ def test_a_task_from_flags(
     rows = history(trainer)
     assert len(rows) == 4
     assert all("objective/weight/mean" in row for row in rows)
+    # what the lines leave out is in the file
+    logged = [row for row in read_log(*find_log(output).files).lines if "loss" in row]
+    assert [row["grad_norm"] for row in logged] == [row["grad_norm"] for row in rows]
     assert ["rewards/text_reward/mean" in row for row in rows] == [True, False, False, False]  # one generation
 
 
@@ -197,7 +207,7 @@ def test_evaluation_during_training(
 def test_what_is_held_out(words: list[str], expected: tuple[str, str]) -> None:
     words += ["--model_name_or_path", "m", "--use_cpu", "--bf16", "false", "--eval_strategy", "steps"]
     kinds = [TrainArguments, ModelArguments, DGPOConfig]
-    args, _, config = parse("x", kinds, words)
+    args, _, config = parse(Parser(kinds, prog="x"), words)
     assert held_out(args, config) == expected
 
 

@@ -110,7 +110,7 @@ def test_suggestions(dgpo: Run, command: str, flag: str, meant: str) -> None:
 
 
 def test_every_alias_leads_to_a_flag_of_some_command(dgpo: Run) -> None:
-    helps = [dgpo(command, "--help").out for command in ("train", "eval", "demo", "starter")]
+    helps = [dgpo("train", "--help-all").out, *(dgpo(command, "--help").out for command in ("eval", "demo", "starter"))]
     flags = {word.strip(",[") for text in helps for word in text.split() if word.strip("[").startswith("--")}
     for word, names in ALIASES.items():
         assert word == word.lower().replace("-", "_")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dgpo.cli.arguments import parse
 from dgpo.cli.arguments import settings as settings_of
 from dgpo.cli.errors import UserError
+from dgpo.cli.parser import Parser
 from dgpo.cli.yaml_file import values
 
 
@@ -51,7 +52,7 @@ PLAIN = [
 def of_flag(name: str, text: str) -> Any:
     """What `--name text` brings; None where it is refused."""
     try:
-        return getattr(parse("x", [Options], [f"--{name}={text}"])[0], name)
+        return getattr(parse(Parser([Options], prog="x"), [f"--{name}={text}"])[0], name)
     except (UserError, SystemExit):
         return None
 
@@ -59,7 +60,7 @@ def of_flag(name: str, text: str) -> Any:
 def of_file(folder: Path, content: str | bytes, *flags: str) -> Options:
     file = folder / "run.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return parse("x", [Options], ["--config", str(file), *flags])[0]
+    return parse(Parser([Options], prog="x"), ["--config", str(file), *flags])[0]
 
 
 def refused(folder: Path, content: str | bytes) -> str:
@@ -275,12 +276,12 @@ def test_a_file_with_an_error_exports_nothing(
 def test_flags_win_and_one_file_is_read(tmp_path: Path) -> None:
     assert of_file(tmp_path, "word: a\nwhole: 1\n", "--whole", "2") == Options(word="a", whole=2)
     with pytest.raises(UserError, match=r"--config is given 2 times \(a.yaml, b.yaml\); expected one file"):
-        parse("x", [Options], ["--config", "a.yaml", "--config=b.yaml"])
+        parse(Parser([Options], prog="x"), ["--config", "a.yaml", "--config=b.yaml"])
 
 
 @pytest.mark.parametrize("text", ["-1", "-.5", "-1e-3", "-1E+5", "-inf"])
 def test_negative_numbers_are_values_of_flags(text: str) -> None:
-    assert parse("x", [Options], ["--real", text])[0].real == float(text)
+    assert parse(Parser([Options], prog="x"), ["--real", text])[0].real == float(text)
 
 
 # --- base -------------------------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def test_a_file_says_what_differs_from_its_base(tmp_path: Path) -> None:
             "third": "base: sub/second.yaml\nwords: [z]\nwhole: 6\nsome:\n",
         },
     )
-    (made,) = parse("x", [Options], ["--config", str(tmp_path / "runs" / "third.yaml"), "--whole", "7"])
+    (made,) = parse(Parser([Options], prog="x"), ["--config", str(tmp_path / "runs" / "third.yaml"), "--whole", "7"])
     assert (made.word, made.mapping, made.words, made.real, made.whole) == ("a", {"n": 3}, ["z"], 2.0, 7)
     assert made.some is None
     assert values(tmp_path / "runs" / "sub" / "second.yaml") == {
@@ -345,7 +346,7 @@ def test_a_base_that_is_a_link_to_itself(tmp_path: Path) -> None:
     folder_of(tmp_path, run="base: loop.yaml\n")
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(UserError, match="base = 'loop.yaml' in .*run.yaml', line 1: no such file"):
-        parse("x", [Options], ["--config", str(tmp_path / "run.yaml")])
+        parse(Parser([Options], prog="x"), ["--config", str(tmp_path / "run.yaml")])
 
 
 @pytest.mark.parametrize(
@@ -380,7 +381,7 @@ def test_a_base_that_is_a_link_to_itself(tmp_path: Path) -> None:
 def test_what_is_wrong_with_a_base_names_file_and_line(tmp_path: Path, files: dict[str, str], parts: list[str]) -> None:
     folder_of(tmp_path, **files)
     with pytest.raises(UserError) as error:
-        parse("x", [Options], ["--config", str(tmp_path / "run.yaml")])
+        parse(Parser([Options], prog="x"), ["--config", str(tmp_path / "run.yaml")])
     for part in parts:
         assert part in str(error.value)
     assert "\n" not in str(error.value)

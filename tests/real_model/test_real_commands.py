@@ -30,7 +30,8 @@ LIMIT = 12
 USUAL = [
     r"\s*$",
     r".*(%\||examples/s\]|examples \[|it/s\]|s/it\]|completion/s)",  # progress bars
-    r"\{'.*\}$",  # transformers' line of metrics
+    r"(objective|schedule|output)  ",  # what runs
+    rf"\s*\d/{UPDATES}  (reward|eval/)",  # a line per update, and one per evaluation
     r"\[.*\] \[WARNING\] \[real_accelerator\.py:.*Setting accelerator to CPU",  # DeepSpeed's, where it is installed
     rf"done: {UPDATES} updates; model saved in trained$",
 ]

@@ -94,7 +94,7 @@ def started(launcher, tiny_folder, tmp_path, *more):
         stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"},
     )
-    while "'loss'" not in (tmp_path / "output").read_text():
+    while "1/400  reward" not in (tmp_path / "output").read_text():
         assert process.poll() is None, (tmp_path / "output").read_text()[-3000:]
         time.sleep(0.2)
     return process

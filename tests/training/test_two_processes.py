@@ -7,6 +7,7 @@ asserted, because most mistakes of a launch end in one process, or in several th
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import sysconfig
 from pathlib import Path
@@ -209,9 +210,11 @@ def test_the_command_under_torchrun(tiny_folder, tmp_path):
     done = start("torchrun", 2, executable, "train", *flags, cwd=tmp_path)
     # 4 updates of 8 completions on each rank
     assert [(tmp_path / f"rank-{rank}").read_text() for rank in range(2)] == ["2 32", "2 32"]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{'loss'")]
-    assert len(lines) == 4
-    assert all("objective/weight/mean" in line for line in lines)
+    # the main process alone prints and logs
+    assert [line.split()[0] for line in done.stdout.splitlines() if "  reward " in line] == ["1/4", "2/4", "3/4", "4/4"]
+    assert done.stdout.count("schedule   4 updates") == 1
+    logged = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in logged if "objective/weight/mean" in row] == [1, 2, 3, 4]
     assert done.stdout.count("done: 4 updates") == 1
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -16,6 +15,7 @@ from transformers import HfArgumentParser
 from dgpo.cli import yaml_file
 from dgpo.cli.aliases import ALIASES
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.parser import NOT_SETTINGS, Parser
 from dgpo.cli.yaml_file import Entry
 from dgpo.redaction import without_secrets
 from dgpo.registry import did_you_mean, once
@@ -28,14 +28,8 @@ def argument(default: T, text: str) -> T:
     return dataclasses.field(default=default, metadata={"help": text})
 
 
-def parse(
-    prog: str,
-    dataclass_types: Sequence[type],
-    argv: list[str],
-    description: str = "",
-    entries: Mapping[str, Entry] | None = None,
-) -> tuple[Any, ...]:
-    """One instance per dataclass, from flags over the YAML file over defaults.
+def parse(parser: Parser, argv: list[str], entries: Mapping[str, Entry] | None = None) -> tuple[Any, ...]:
+    """One instance per dataclass of the parser, from flags over the YAML file over defaults.
 
     An `env:` mapping in the file is exported. `--help` prints and exits with 0. Unknown or malformed flags are reported
     before the first dataclass is made; dataclasses are made in the order given. `entries` take the place of the file,
@@ -46,20 +40,14 @@ def parse(
             the file (with its line), a value that a dataclass refuses.
         SystemExit: 2, from argparse, for a flag's value of the wrong type, or a missing flag.
     """
-    parser = HfArgumentParser(
-        list(dataclass_types),
-        prog=prog,
-        description=description,
-        allow_abbrev=False,
-        usage=f"{prog} [--config FILE] ...",
-    )
-    parser._negative_number_matcher = _NEGATIVE  # its own takes -1e-5 for a flag
+    prog, dataclass_types = parser.prog, parser.dataclass_types
     mappings = {name for cls in dataclass_types for name in getattr(cls, "_VALID_DICT_FIELDS", ())}
     for action in parser._actions:
         if action.dest in mappings:
             action.type = _mapping  # TRL decodes these itself, but its error would not name the flag
     actions = {action.dest: action for action in parser._actions if f"--{action.dest}" in action.option_strings}
-    actions.pop("help")
+    for name in NOT_SETTINGS:
+        actions.pop(name, None)
     argv, path = _take_config(argv)
     environment = {}
     if path is not None or entries is not None:
@@ -121,9 +109,6 @@ def _written(entry: Entry) -> str:
     """A value on one line."""
     simple = entry.kind == "text" and entry.text.isprintable()
     return entry.text if simple else json.dumps(without_secrets(entry.value()), ensure_ascii=False)
-
-
-_NEGATIVE = re.compile(r"^-(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$|^-inf$")
 
 
 def _unknown(prog: str, words: list[str], known: dict[str, argparse.Action]) -> str:

@@ -86,9 +86,9 @@ def run(argv: list[str]) -> int:
 # --- flags -----------------------------------------------------------------------------------------------------------
 
 
-def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
-    with_flags = any(word == "--config" or word.startswith("--config=") for word in argv)
-    parser = argparse.ArgumentParser(
+def parser(*, study: bool = True, flags: bool = True) -> argparse.ArgumentParser:
+    """The flags of `dgpo compare`: with the file of a study, with the flags that stand for one, or with both."""
+    made = argparse.ArgumentParser(
         prog="dgpo compare",
         usage="dgpo compare STUDY.yaml [--summary | --dry_run] [--jobs N] [--out FOLDER]\n"
         "       dgpo compare --config RECIPE.yaml --objectives dgpo,grpo --seeds 0-4 [any flag of dgpo train] ...",
@@ -96,25 +96,30 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
         "the same budget. Repeat the command to continue: finished runs are skipped, and killed ones resume.",
         allow_abbrev=False,
     )
-    if not with_flags:
-        parser.add_argument("study", metavar="STUDY.yaml", type=Path, help="the study: docs/compare.md has its keys")
-    parser.add_argument("--out", help="folder of the runs (default: `out` of the study, or outputs/compare/NAME)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: the number of GPUs, or 1)")
-    instead = parser.add_mutually_exclusive_group()
+    if study:
+        made.add_argument("study", metavar="STUDY.yaml", type=Path, help="the study: docs/compare.md has its keys")
+    made.add_argument("--out", help="folder of the runs (default: `out` of the study, or outputs/compare/NAME)")
+    made.add_argument("--jobs", type=int, help="runs at a time (default: the number of GPUs, or 1)")
+    instead = made.add_mutually_exclusive_group()
     instead.add_argument("--summary", action="store_true", help="summarise what is finished, and stop")
     instead.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and stop")
-    if with_flags:
+    if flags:
         # "extend": a second --tune adds to the first
         axes: dict[str, Any] = {"nargs": "+", "action": "extend", "default": [], "metavar": "NAME=VALUE,VALUE"}
-        parser.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="a recipe of dgpo train")
-        parser.add_argument("--objectives", required=True, help="such as dgpo,grpo or dgpo:n=2,m=2,grpo")
-        parser.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
-        parser.add_argument("--settings", **axes, help="further axes")
-        parser.add_argument("--baseline", help="what the others are compared with (default: the first)")
-        parser.add_argument("--tune", **axes, help="what each is tuned over")
-        parser.add_argument("--tuning_seeds", default="", help="seeds of the tuning runs, such as 100-103")
-        parser.add_argument("--criterion", default="final", help="choose by the 'final' score or the 'area'")
-    args, rest = parser.parse_known_args(argv)
+        made.add_argument("--config", type=Path, metavar="RECIPE.yaml", help="a recipe of dgpo train")
+        made.add_argument("--objectives", required=True, help="such as dgpo,grpo or dgpo:n=2,m=2,grpo")
+        made.add_argument("--seeds", required=True, help="such as 0-4 or 0,2,5")
+        made.add_argument("--settings", **axes, help="further axes")
+        made.add_argument("--baseline", help="what the others are compared with (default: the first)")
+        made.add_argument("--tune", **axes, help="what each is tuned over")
+        made.add_argument("--tuning_seeds", default="", help="seeds of the tuning runs, such as 100-103")
+        made.add_argument("--criterion", default="final", help="choose by the 'final' score or the 'area'")
+    return made
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, Given]:
+    with_flags = any(word == "--config" or word.startswith("--config=") for word in argv)
+    args, rest = parser(study=not with_flags, flags=with_flags).parse_known_args(argv)
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs} is not allowed; expected >= 1")
     if not with_flags:

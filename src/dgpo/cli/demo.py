@@ -13,6 +13,7 @@ from rich.text import Text
 from dgpo import objectives
 from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import user_input
+from dgpo.cli.parser import Parser
 from dgpo.files import FolderInUse, printable
 from dgpo.training.demo import UPDATES, require_own, run_demo
 
@@ -27,9 +28,14 @@ class DemoArguments:
     updates: int = argument(UPDATES, "Number of optimiser updates.")
 
 
+def parser() -> Parser:
+    """The flags of `dgpo demo`."""
+    return Parser([DemoArguments], prog="dgpo demo", description=__doc__ or "")
+
+
 def run(argv: list[str]) -> int:
     """Run `dgpo demo argv`."""
-    (args,) = parse("dgpo demo", [DemoArguments], argv, __doc__ or "")
+    (args,) = parse(parser(), argv)
     with user_input():
         objectives.make(args.objective)
         if args.updates < 1:

@@ -18,46 +18,51 @@ from dgpo.report.tokens import decoder
 from dgpo.runs.run import Run, load_any
 
 
-def run(argv: list[str]) -> int:
-    """Run `dgpo doctor argv`: 1 if there is a finding of severity error, or a node that does not see the plug-in."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `dgpo doctor`."""
+    made = argparse.ArgumentParser(
         prog="dgpo doctor",
         description="Find out what went wrong in a run, from its logs and recorded tokens: evidence, cause and remedy, "
         "most important first. Or, with --engine, whether the workers of an engine see the plug-in, and why not. Exit "
         "code: 0; 1 for a finding of severity error or a worker without the plug-in; 2 if the log is not enough to "
         "tell.",
     )
-    parser.add_argument(
+    made.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
         help="folder that a run was recorded to, output folder of a trainer, checkpoint, or a log: trainer_state.json, "
         "JSONL, CSV, the console output of TRL, verl, ms-swift, ..., an event file of TensorBoard",
     )
-    parser.add_argument(
+    made.add_argument(
         "--map",
         action="append",
         default=[],
         metavar="QUANTITY=NAME",
         help="the log has this quantity under a name that is not known: --map reward=reward_mean; may be repeated",
     )
-    add_flag(parser)
-    parser.add_argument("--json", action="store_true", help="findings as JSON, for programs")
-    parser.add_argument("--engine", choices=["verl"], help="check the workers of this engine")
-    parser.add_argument(
+    add_flag(made)
+    made.add_argument("--json", action="store_true", help="findings as JSON, for programs")
+    made.add_argument("--engine", choices=["verl"], help="check the workers of this engine")
+    made.add_argument(
         "--ray-address",
         metavar="ADDRESS",
         help="cluster to join; default: the one that Ray finds, or else a new one on this machine; "
         "auto: the one that Ray finds, or else an error",
     )
-    parser.add_argument(
+    made.add_argument(
         "--env",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="a variable of ray_kwargs.ray_init.runtime_env.env_vars of your job; may be repeated",
     )
-    arguments = parser.parse_args(argv)
+    return made
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo doctor argv`: 1 if there is a finding of severity error, or a node that does not see the plug-in."""
+    arguments = parser().parse_args(argv)
     if bool(arguments.runs) == (arguments.engine is not None):
         raise UserError(
             f"RUN = {arguments.runs} and --engine = {arguments.engine}; expected one or several runs, or --engine"

@@ -17,6 +17,7 @@ from rich.text import Text
 from dgpo import tasks
 from dgpo.cli.arguments import parse, settings
 from dgpo.cli.errors import user_input
+from dgpo.cli.parser import Parser
 from dgpo.cli.plan_tables import as_tables
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, make_rewards
 from dgpo.cli.yaml_file import Entry
@@ -103,7 +104,7 @@ def checked(argv: list[str], entries: Mapping[str, Entry] | None = None) -> Sett
             return found[-1].processes  # the arguments are made before it
 
     with _unlaunched():
-        args, model, config = parse("dgpo train", [Arguments, ModelArguments, Config], argv, entries=entries)
+        args, model, config = parse(Parser([Arguments, ModelArguments, Config], prog="dgpo train"), argv, entries)
     with user_input():
         check_settings(args, config)
         task = args.make_task()

@@ -12,6 +12,7 @@ from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.eval_arguments import EvalArguments
 from dgpo.cli.models import load_model, load_tokenizer
+from dgpo.cli.parser import Parser
 from dgpo.cli.suites import load_problems
 from dgpo.evaluation import (
     Backend,
@@ -26,9 +27,14 @@ from dgpo.evaluation import (
 from dgpo.evaluation.backends.openai import TIMEOUT
 
 
+def parser() -> Parser:
+    """The flags of `dgpo eval`."""
+    return Parser([EvalArguments], prog="dgpo eval", description=__doc__ or "")
+
+
 def run(argv: list[str]) -> int:
     """Run `dgpo eval argv`."""
-    (args,) = parse("dgpo eval", [EvalArguments], argv, __doc__ or "")
+    (args,) = parse(parser(), argv)
     with user_input():
         args.check()
     with ExitStack() as stack:

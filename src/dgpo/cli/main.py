@@ -16,25 +16,30 @@ from dgpo.files import printable
 from dgpo.registry import did_you_mean
 
 COMMANDS = {
-    "demo": ("train", "make a starter model, evaluate it, train it with DGPO and evaluate again: minutes on a CPU"),
+    "demo": ("train", "a first run: make a small model, evaluate, train, evaluate"),
     "train": ("train", "train a model on a task or data set"),
-    "eval": ("eval", "evaluate a model: greedy accuracy, avg@k, pass@k with intervals"),
-    "compare": ("train", "compare objectives over seeds, each at its best setting; killed at any time, it goes on"),
+    "eval": ("eval", "evaluate a model: avg@k, pass@k and more, with intervals"),
+    "compare": ("train", "compare objectives over seeds, each at its best setting"),
     "starter": ("train", "make a small model that solves a task about half the time"),
-    "tasks": ("eval", "list what can be trained and evaluated on, or describe one task"),
-    "compare-results": ("eval", "compare two evaluations problem by problem, with intervals"),
-    "doctor": ("", "find out what went wrong in a run, and why; or whether an engine's workers load the plug-in"),
-    "replay": (
-        "report",
-        "compute the weights of other objectives on the recorded tokens of a run, without rerunning it",
-    ),
-    "report": ("report", "write an HTML report of one or more recorded runs"),
+    "doctor": ("", "find out what went wrong in a run, and why"),
+    "report": ("report", "write an HTML report of recorded runs"),
     "watch": ("report", "serve the report of runs that go on, on this machine"),
-    "plot": ("report", "plot a recorded run, or the weights of objectives, as SVG, PDF or PNG"),
+    "replay": ("report", "weigh the recorded tokens of a run by other objectives"),
+    "plot": ("report", "draw a figure of recorded runs: SVG, PDF or PNG"),
+    "compare-results": ("eval", "compare two evaluations problem by problem"),
+    "objectives": ("", "list the objectives, or describe one"),
+    "tasks": ("eval", "list what can be trained and evaluated on, or describe one"),
     "verl-overrides": ("", "print the overrides that put an objective into a verl run"),
-    "objectives": ("", "list the objectives, or describe one with its fields, defaults and ranges"),
+    "completion": ("completion", "print a completion script for a shell"),
 }
 """name -> (extra that it needs, help)"""
+
+GROUPS = {
+    "train and evaluate": ("demo", "train", "eval", "compare", "starter"),
+    "look at runs": ("doctor", "report", "watch", "replay", "plot", "compare-results"),
+    "look things up": ("objectives", "tasks", "verl-overrides", "completion"),
+}
+"""Title -> commands, in the order of the help."""
 
 _REPORT = ("matplotlib", "plotly", "pyarrow")
 EXTRAS = {
@@ -46,17 +51,20 @@ EXTRAS = {
     "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"),
     "report": ("rich", "packaging", *_REPORT),
     "verl": ("verl", "ray", "hydra"),
+    "completion": ("shtab", "packaging"),
 }
 """extra -> the modules that its commands cannot do without"""
 
 
 def usage() -> str:
     """The text of `dgpo --help`."""
-    lines = ["usage: dgpo [--version] COMMAND [--help] ...", "", "commands:"]
-    lines += [f"  {name:<17}{text}" for name, (_, text) in COMMANDS.items()]
+    lines = ["usage: dgpo COMMAND [--FLAG VALUE] ...", "       dgpo --version"]
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<17}{COMMANDS[name][1]}" for name in names)]
     lines += [
         "",
-        "`dgpo COMMAND --help` lists the flags of a command; each flag is also a key of its --config YAML file.",
+        "`dgpo COMMAND --help` lists the flags of a command, which are also keys of its",
+        "--config YAML file. `dgpo demo` is a first run.",
     ]
     return "\n".join(lines)
 

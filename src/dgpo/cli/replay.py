@@ -33,28 +33,33 @@ NOTES = (
 ADAPTIVE = "Adaptive, so calibrated here on each update as a whole, in training on every micro-batch"
 
 
-def run(argv: list[str]) -> int:
-    """Run `dgpo replay argv`."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `dgpo replay`."""
+    made = argparse.ArgumentParser(
         prog="dgpo replay",
         description=(
             "Weigh the recorded tokens of a run by other objectives: weights, bias, step size and regions, without "
             "running it again."
         ),
     )
-    parser.add_argument("run", metavar="RUN", help="folder that a run was recorded to (record: FOLDER)")
-    parser.add_argument(
+    made.add_argument("run", metavar="RUN", help="folder that a run was recorded to (record: FOLDER)")
+    made.add_argument(
         "--objectives",
         nargs="+",
         default=[ALL],
         metavar="NAME",
         help="objectives, optionally with fields: dgpo:n=2,m=2 maspo my_package.my_module:MyObjective; default: all",
     )
-    parser.add_argument(
+    made.add_argument(
         "--updates", metavar="FROM:TO", help="replay only these updates, both ends included; 10: and :50 work too"
     )
-    parser.add_argument("--out", metavar="FILE.json", help="where to write the statistics (default: RUN/replay.json)")
-    arguments = parser.parse_args(argv)
+    made.add_argument("--out", metavar="FILE.json", help="where to write the statistics (default: RUN/replay.json)")
+    return made
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo replay argv`."""
+    arguments = parser().parse_args(argv)
     with user_input():
         # first: these modules may define the run's own objective
         chosen = [objective for word in arguments.objectives for objective in parse(word)]

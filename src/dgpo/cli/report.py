@@ -13,9 +13,9 @@ from dgpo.runs.locate import RECORD, find_log, is_run_folder
 from dgpo.runs.results import GENERATIONS, RESULTS
 
 
-def run(argv: list[str]) -> int:
-    """Run `dgpo report argv`."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `dgpo report`."""
+    made = argparse.ArgumentParser(
         prog="dgpo report",
         description=(
             "Write one self-contained HTML page about recorded runs: curves, regions, the tokens on the weight curves "
@@ -23,19 +23,24 @@ def run(argv: list[str]) -> int:
             "of every method over seeds, and the tables of its summary. It opens without a network."
         ),
     )
-    parser.add_argument(
+    made.add_argument(
         "runs",
         nargs="*",
         metavar="RUN",
         help="folders that runs were recorded to (record: FOLDER), logs that `dgpo doctor` reads, or one "
         "folder of `dgpo compare` with its summary",
     )
-    parser.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the first RUN)")
-    parser.add_argument(
+    made.add_argument("--out", metavar="FILE.html", help="output file (default: report.html in the first RUN)")
+    made.add_argument(
         "--eval", nargs="+", default=[], metavar="FOLDER", dest="evaluation", help="results of `dgpo eval` to show"
     )
-    add_flag(parser)
-    arguments = parser.parse_args(argv)
+    add_flag(made)
+    return made
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo report argv`."""
+    arguments = parser().parse_args(argv)
     arguments.runs, arguments.evaluation = separated(arguments.runs, arguments.evaluation)
     first = Path(arguments.runs[0])
     out = (

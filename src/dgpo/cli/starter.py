@@ -8,6 +8,7 @@ from pathlib import Path
 from dgpo import tasks
 from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import UserError, user_input
+from dgpo.cli.parser import Parser
 from dgpo.files import FolderInUse
 from dgpo.training.starter import NotReached, make_starter, require_own
 
@@ -22,9 +23,14 @@ class StarterArguments:
     max_steps: int = argument(3000, "Maximum number of supervised steps.")
 
 
+def parser() -> Parser:
+    """The flags of `dgpo starter`."""
+    return Parser([StarterArguments], prog="dgpo starter", description=__doc__ or "")
+
+
 def run(argv: list[str]) -> int:
     """Run `dgpo starter argv`."""
-    (args,) = parse("dgpo starter", [StarterArguments], argv, __doc__ or "")
+    (args,) = parse(parser(), argv)
     with user_input():
         task = tasks.make(args.task)
         if not isinstance(task, tasks.Procedural):

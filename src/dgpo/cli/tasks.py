@@ -18,23 +18,28 @@ GYM = "reasoning_gym"
 Fact = tuple[str, str]
 
 
-def run(argv: list[str]) -> int:
-    """Print the table of tasks, or the description of one. Does not access the network."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `dgpo tasks`."""
+    made = argparse.ArgumentParser(
         prog="dgpo tasks", description="List the tasks to train and evaluate on, or describe one."
     )
-    parser.add_argument(
+    made.add_argument(
         "name", nargs="?", metavar="NAME", help=f"task to describe; {GYM} lists the tasks of that package"
     )
-    parser.add_argument("--data-dir", metavar="DIR", help="check a benchmark's JSONL files in this folder")
-    arguments = parser.parse_args(argv)
+    made.add_argument("--data-dir", metavar="DIR", help="check a benchmark's JSONL files in this folder")
+    return made
+
+
+def run(argv: list[str]) -> int:
+    """Print the table of tasks, or the description of one. Does not access the network."""
+    arguments = parser().parse_args(argv)
     name, data_dir = arguments.name, arguments.data_dir
     console = Console()
     if name is None and data_dir is None:
         console.print(_overview())
         return 0
     if data_dir is not None and name not in tasks.BENCHMARKS:
-        parser.error(f"--data-dir is for one benchmark ({', '.join(tasks.BENCHMARKS)}); got the task {name!r}")
+        parser().error(f"--data-dir is for one benchmark ({', '.join(tasks.BENCHMARKS)}); got the task {name!r}")
     if name == GYM:
         facts = list(_gym())
     else:

@@ -16,7 +16,9 @@ from dgpo.cli.arguments import parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.launcher import continuing, resume_flags
 from dgpo.cli.models import check_loads, load_tokenizer
+from dgpo.cli.parser import HELP_FLAGS, Parser
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, evaluates, held_out, make_rewards
+from dgpo.cli.train_help import TEXTS, groups
 from dgpo.files import FolderInUse
 from dgpo.tasks import Task
 from dgpo.training import DGPOConfig, DGPOTrainer
@@ -26,13 +28,20 @@ from dgpo.training.data_checks import first_prompt
 from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
+from dgpo.training.terminal import TerminalLog
+
+
+def parser() -> Parser:
+    """The flags of `dgpo train`."""
+    kinds = [TrainArguments, ModelArguments, DGPOConfig]
+    return Parser(kinds, prog="dgpo train", description=__doc__ or "", groups=groups(), texts=TEXTS)
 
 
 def run(argv: list[str]) -> int:
     """Run `dgpo train argv`."""
     if _dry_run(argv):
         return dry_run.run(argv)
-    args, model, config = parse("dgpo train", [TrainArguments, ModelArguments, DGPOConfig], argv, __doc__ or "")
+    args, model, config = parse(parser(), argv)
     with ExitStack() as held:
         with user_input():
             where = run_folder.resume_point(config, resume=args.resume, overwrite=args.overwrite_output_dir)
@@ -54,6 +63,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     if args.overwrite_output_dir:
         # only now that the trainer could be made: a command that fails before deletes nothing
         on_main(lambda: drop(checkpoints(config.output_dir)))
+    TerminalLog.install(trainer, config)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     with stop, user_input((CheckpointNotWritten, FolderInUse)):
@@ -104,7 +114,7 @@ def _dry_run(argv: list[str]) -> bool:
     """Whether the flag is set; read before all others, which may ask for a GPU that a dry run does without."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--dry_run", "--dry-run", nargs="?", const=True, default=False, type=string_to_bool)
-    return bool(parser.parse_known_args(argv)[0].dry_run) and not {"-h", "--help"} & set(argv)
+    return bool(parser.parse_known_args(argv)[0].dry_run) and not HELP_FLAGS & set(argv)
 
 
 def _build(args: TrainArguments, config: DGPOConfig, model: ModelArguments) -> DGPOTrainer:

@@ -13,23 +13,28 @@ LEAST = 2.0
 """Seconds between two requests of a browser, at least: each may read a run anew."""
 
 
-def run(argv: list[str]) -> int:
-    """Run `dgpo watch argv`, until Ctrl-C."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The flags of `dgpo watch`."""
+    made = argparse.ArgumentParser(
         prog="dgpo watch",
         description=(
             "Serve the page of `dgpo report` on this machine (127.0.0.1) while runs go on. It is written anew when a "
             "run has logged, and the browser loads it again by itself. Ctrl-C ends it."
         ),
     )
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="folders that runs are recorded to, or their logs")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
-    parser.add_argument("--every", type=float, default=15.0, help="seconds after which the browser asks again")
-    parser.add_argument(
+    made.add_argument("runs", nargs="*", metavar="RUN", help="folders that runs are recorded to, or their logs")
+    made.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    made.add_argument("--every", type=float, default=15.0, help="seconds after which the browser asks again")
+    made.add_argument(
         "--eval", nargs="+", default=[], metavar="FOLDER", dest="evaluation", help="results of `dgpo eval` to show"
     )
-    add_flag(parser)
-    arguments = parser.parse_args(argv)
+    add_flag(made)
+    return made
+
+
+def run(argv: list[str]) -> int:
+    """Run `dgpo watch argv`, until Ctrl-C."""
+    arguments = parser().parse_args(argv)
     if not LEAST <= arguments.every < float("inf"):
         raise UserError(f"--every {arguments.every:g} is not allowed; expected a number of seconds >= {LEAST:g}")
     if not 0 <= arguments.port < 2**16:

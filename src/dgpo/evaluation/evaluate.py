@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from dgpo.evaluation.grading import graded_rows
 from dgpo.evaluation.suite import Slot, Suite, plan
 from dgpo.evaluation.summary import require_ks, summary
 from dgpo.runs.results import Evaluation
+from dgpo.warning import warn
 
 if TYPE_CHECKING:
     from tqdm import tqdm  # type: ignore[import-untyped]
@@ -100,11 +100,10 @@ def _warn_of_equal_samples(sampling: Sampling, rows: Iterable[Mapping[str, Any]]
             texts.setdefault((row["benchmark"], row["id"]), set()).add(row["completion"])
     # of few problems the samples may well be equal
     if sampling.samples > 1 and len(texts) >= MANY and all(len(found) == 1 for found in texts.values()):
-        warnings.warn(
+        warn(
             f"the {sampling.samples} samples of each problem are equal, although temperature = {sampling.temperature}: "
             "the server seems to decode greedily, and avg@k and pass@k are then the greedy accuracy (`transformers "
-            "serve` samples only if the model's generation_config.json has do_sample: true)",
-            stacklevel=3,
+            "serve` samples only if the model's generation_config.json has do_sample: true)"
         )
 
 

@@ -16,7 +16,6 @@ import os
 import re
 import threading
 import time
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
@@ -31,6 +30,7 @@ from dgpo.grading.responses import Completion, text_of
 from dgpo.grading.verdict import Reason, Verdict
 from dgpo.grading.workers import Outcome, Pool, PoolSettings
 from dgpo.installation import require
+from dgpo.warning import warn
 
 RULES = 2
 """Version of the rules: incremented when verdicts change, so that results under different rules are not compared."""
@@ -189,8 +189,7 @@ class MathGrader:
             first = kind not in self._warned
             self._warned.add(kind)
         if first:
-            # 4: the caller of grade_many
-            warnings.warn(f"{text}. This warning is shown once", RuntimeWarning, stacklevel=4)
+            warn(f"{text}. This warning is shown once", RuntimeWarning)
 
     def close(self) -> None:
         """End the workers. Grading afterwards raises ValueError."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dgpo.runs.results import Estimate, read_results, results_file, summary_of
+from dgpo.warning import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ def readable(paths: Sequence[str | os.PathLike[str]]) -> list[Results]:
         except ValueError as error:
             if not results_file(path).is_file():
                 raise
-            warnings.warn(f"left out: {error}", stacklevel=2)
+            warn(f"left out: {error}")
     return found
 
 

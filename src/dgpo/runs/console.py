@@ -1,5 +1,5 @@
-"""Logs as a terminal shows them: dicts between progress bars (TRL, ms-swift, OpenRLHF, slime), verl's and prime-rl's
-lines, and pairs of names and numbers."""
+"""Logs as a terminal shows them: the lines of `dgpo train`, dicts between progress bars (TRL, ms-swift, OpenRLHF,
+slime), verl's and prime-rl's lines, and pairs of names and numbers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from dgpo.runs.bars import bars_in, steps_of_bars
 from dgpo.runs.names import PRINTED, STEPS, evaluation, find
+from dgpo.runs.progress_line import read_progress_line
 from dgpo.runs.raw import Raw
 from dgpo.runs.settings import merged, of_mapping, of_text
 from dgpo.runs.values import Line, flat, python_dict, value
@@ -104,6 +105,9 @@ def _read_line(lines: Sequence[str], at: int, found: _Text) -> int:
         return 1
     if "step:" in line and (verl := _VERL.search(line)):
         found.verl.append((at + 1, _verl(line, verl)))
+        return 1
+    if "/" in line[:HEADER] and (ours := read_progress_line(line)) is not None:
+        found.printed.append((at + 1, ours))
         return 1
     bars = bars_in(line)
     found.bars += [(len(found.printed), count, total) for count, total in bars]

@@ -10,15 +10,15 @@ from typing import Any
 
 from dgpo.files import read_json
 from dgpo.runs.reading import Reading, read_log
-from dgpo.runs.schema import INFO, METRICS, TOKENS, TRAINER_STATE
+from dgpo.runs.schema import INFO, LOG, METRICS, TOKENS, TRAINER_STATE
 from dgpo.runs.settings import merged, of_mapping, of_text
 
 RECORD = "record"
 """Where a trainer's output folder has its recorded run, if it was not put elsewhere."""
 
 _CHECKPOINT = re.compile(r"(?:checkpoint|global_step|step)[-_](\d+)")
-_NAMED = ("logging.jsonl", METRICS)
-"""Logs with names of their own: ms-swift's, ours and prime-rl's."""
+_NAMED = ("logging.jsonl", METRICS, LOG)
+"""Logs with names of their own: ms-swift's, of our recordings and prime-rl's, and of `dgpo train`."""
 
 _SUFFIXES = (".jsonl", ".log", ".csv", ".tsv", ".out", ".txt", ".json")
 _NO_LOGS = re.compile(

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from dgpo.aggregation import StepTotals
 from dgpo.files import write_json_atomic
+from dgpo.runs.append import append_line
 from dgpo.runs.schema import INFO, METRICS, RUN_SCHEMA, in_words, token_files
 from dgpo.runs.tokens import Part, footer
 from dgpo.runs.write import TokenTable
@@ -157,12 +157,7 @@ class Recorder:
         if not self.on:
             return
         with self.guard():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            line = json.dumps(in_words(row)) + "\n"
-            # a+: the end is read before the line is appended
-            with open(self.folder / METRICS, "ab+") as file:
-                _drop_half_a_line(file)
-                file.write(line.encode())
+            append_line(self.folder / METRICS, row)
 
     @contextmanager
     def guard(self) -> Iterator[None]:
@@ -186,18 +181,3 @@ def _generation_of(path: Path) -> int:
         return footer(path).generation
     except ValueError:
         return -1
-
-
-def _drop_half_a_line(file: IO[bytes]) -> None:
-    """Truncate an incomplete last line, which a killed writer leaves behind."""
-    end = file.seek(0, os.SEEK_END)
-    start = end
-    while start > 0:
-        start = max(0, start - 4096)
-        file.seek(start)
-        line_feed = file.read(min(4096, end - start)).rfind(b"\n")
-        if line_feed >= 0:
-            start += line_feed + 1
-            break
-    if start < end:
-        file.truncate(start)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from dgpo.runs.reading import finished
 from dgpo.runs.schema import COMPLETIONS, INFO, METRICS, TOKENS, TRAINER_STATE, named, token_files
 from dgpo.runs.settings import merged
 from dgpo.runs.tokens import Footer, Recorded, footer, read
+from dgpo.warning import warn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ def _leave_out(damaged: list[str], name: str, why: str) -> None:
     """Record that a file, or a part of one, is not read; warn the first time."""
     if name not in damaged:
         damaged.append(name)
-        warnings.warn(f"left out: {why}", stacklevel=3)
+        warn(f"left out: {why}")
 
 
 def load(folder: str | os.PathLike[str]) -> Run:

@@ -32,6 +32,9 @@ from typing import Any, NamedTuple
 TOKENS_SCHEMA = "dgpo.tokens/1"
 RUN_SCHEMA = "dgpo.run/1"
 TOKENS, METRICS, INFO, COMPLETIONS = "tokens", "metrics.jsonl", "run.json", "completions.jsonl"
+LOG = "log.jsonl"
+"""Written by `dgpo train` into its output folder where the run is not recorded: the lines of a `metrics.jsonl`."""
+
 TRAINER_STATE = "trainer_state.json"
 """Written by transformers' trainer into every checkpoint; its `log_history` is the log up to that step."""
 

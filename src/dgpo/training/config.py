@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF009 - the calls in class bodies return dataclass fields
 import dataclasses
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from dgpo.registry import did_you_mean, written
 from dgpo.training import schedule, trl_options
 from dgpo.training.loss_options import DEFAULT_AGGREGATION, LossOptions, documented, fields_of, option
 from dgpo.training.numbers import check_numbers
+from dgpo.warning import warn
 
 EVALUATION_OPTIONS = (
     "samples",
@@ -227,10 +227,9 @@ class DGPOConfig(LossOptions, GRPOConfig):
         super().__post_init__()
         self._check_schedule(generation_size)
         if self.anchor == "rollout" and self.use_vllm:
-            warnings.warn(
+            warn(
                 "anchor = 'rollout' takes the ratio against the sampler: TRL's correction "
-                "(vllm_importance_sampling_correction) is left out",
-                stacklevel=3,
+                "(vllm_importance_sampling_correction) is left out"
             )
         self._warn_of_lengths()
 
@@ -401,13 +400,11 @@ class DGPOConfig(LossOptions, GRPOConfig):
             )
         if self.on_policy and self.anchor == "old":
             by_steps = generation_size == "steps_per_generation"
-            warnings.warn(
+            warn(
                 "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "
                 f"1, and objective = {self.objective!r} has the same gradient as any other. Set {generation_size} to "
                 f"several times {'gradient_accumulation_steps' if by_steps else 'the completions of an update'}, or "
-                "num_iterations > 1.",
-                # past this method, __post_init__ and __init__: the line that makes the config
-                stacklevel=4,
+                "num_iterations > 1."
             )
 
     def _larger_generation(self, option: str) -> str:
@@ -438,10 +435,9 @@ class DGPOConfig(LossOptions, GRPOConfig):
                 )
             setattr(self, name, value)
         # said aloud, because a config file that names a default would seem to be heeded
-        warnings.warn(
+        warn(
             f"preset = {self.preset!r} trains with objective = {chosen.objective!r}, aggregation = "
-            f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}",
-            stacklevel=4,
+            f"{chosen.aggregation!r} and advantage = {chosen.advantage!r}"
         )
 
     def _take_trl_options(self) -> None:
@@ -472,11 +468,10 @@ class DGPOConfig(LossOptions, GRPOConfig):
         assert self.aggregation is not None
         # a preset has its average on purpose
         if self.preset is None and trl_options.weighs_by_length(self.objective, self.aggregation, self.loss_type):
-            warnings.warn(
+            warn(
                 f"objective = {self.objective!r} has one ratio per response, and aggregation = {self.aggregation!r} "
                 "sums over tokens, so that every response is weighted by its length; the paper averages over "
-                "responses: aggregation = 'seq-mean-token-mean'",
-                stacklevel=4,
+                "responses: aggregation = 'seq-mean-token-mean'"
             )
 
     def _changed(self, options: Any) -> list[str]:

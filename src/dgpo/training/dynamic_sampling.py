@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset, IterableDataset
 
 from dgpo.training.config import DGPOConfig
 from dgpo.training.scoring import Scores
+from dgpo.warning import warn
 
 _MAX_SEED = 2**63 - 1
 
@@ -84,12 +84,10 @@ class DynamicSampler:
             generations += 1
         missing = max(self._groups - len(sources), 0)
         if missing:
-            warnings.warn(
+            warn(
                 f"dynamic_sampling: after {generations} generation batches (max_num_gen_batches) {missing} of "
                 f"{self._groups} groups of this rank still have no reward spread and give no gradient; the prompts may "
                 "be too easy or too hard",
-                UserWarning,
-                stacklevel=2,
             )
         chosen = (sources + rest)[: self._groups]
         output = self._assemble(kept, chosen)

@@ -1,0 +1,38 @@
+"""Warnings that point at the user's line, however many libraries lie between it and ours."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sysconfig
+import warnings
+from pathlib import Path
+
+_LIBRARIES = (
+    str(Path(__file__).parent) + os.sep,
+    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
+)
+"""Folders whose code is nobody's own: this package, the standard library, and what pip installed."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue a warning at the nearest line outside of this package and of all that is installed.
+
+    A configuration may be made by TRL's parser and a reward be called by a trainer: neither line would help. Where
+    there is no line of the user's, as in the command line, it is that of the caller.
+
+    Args:
+        message: the text.
+        category: of the warning.
+    """
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and not _is_own(frame.f_code.co_filename):
+        # Python does not count the frames of an import
+        level += "importlib._bootstrap" not in frame.f_code.co_filename
+        frame = frame.f_back
+    warnings.warn(message, category, stacklevel=2 if frame is None else level)
+
+
+def _is_own(file: str) -> bool:
+    # "<string>" is the __init__ that dataclasses write, "<frozen ...>" the interpreter's own
+    return not file.startswith(("<string>", "<frozen", *_LIBRARIES))
