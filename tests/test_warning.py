@@ -48,7 +48,7 @@ def test_a_folder_whose_name_begins_alike_is_the_users() -> None:
 
 def test_without_a_line_of_the_users_it_is_the_callers(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that runs nothing but the command line."""
-    monkeypatch.setattr("dgpo.warning._LIBRARIES", ("/", "<"))
+    monkeypatch.setattr("dgpo.warning._libraries", lambda: ("/", "<"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         warn("read this")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sysconfig
 import warnings
 from pathlib import Path
 
-_LIBRARIES = (
-    str(Path(__file__).parent) + os.sep,
-    *{sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")},
-)
-"""Folders whose code is nobody's own: this package, the standard library, and what pip installed."""
+
+@functools.cache
+def _libraries() -> tuple[str, ...]:
+    """Folders whose code is nobody's own: this package, the standard library, and what pip installed."""
+    names = ("stdlib", "platstdlib", "purelib", "platlib")
+    return (str(Path(__file__).parent) + os.sep, *{sysconfig.get_path(name) + os.sep for name in names})
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
@@ -35,4 +37,4 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 def _is_own(file: str) -> bool:
     # "<string>" is the __init__ that dataclasses write, "<frozen ...>" the interpreter's own
-    return not file.startswith(("<string>", "<frozen", *_LIBRARIES))
+    return not file.startswith(("<string>", "<frozen", *_libraries()))
