@@ -425,11 +425,12 @@ def test_statistics_of_a_constant_weight_see_valid_tokens_only(
 @every_name
 def test_a_nan_at_a_valid_position_is_not_hidden(name: str, make_batch: Callable[..., Any]) -> None:
     """Finding it is `check`'s work, but no statistic may pretend that all is well."""
-    batch = make_batch()
-    batch.logprob[0, 0] = math.nan
-    out = policy_loss(*positional(batch), name)
-    assert out.value.isnan()
-    assert out.statistics["kl/old"].isnan()
+    for wrong in (math.nan, -math.inf):
+        batch = make_batch()
+        batch.logprob[0, 0] = wrong
+        out = policy_loss(*positional(batch), name)
+        assert not out.value.isfinite()
+        assert not out.statistics["kl/old"].isfinite()
     broken = policy_loss(*positional(make_batch()), objective=Everywhere(value=math.nan)).statistics
     assert all(broken[key].isnan() for key in ("weight/mean", "weight/max", "weight/ess"))
 

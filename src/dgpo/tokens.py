@@ -130,6 +130,14 @@ class TokenBatch:
         """[B, T] importance ratio r = π_θ / π_old, within e^±20; 1 where masked."""
         return self.log_ratio.exp()
 
+    @property
+    def finite(self) -> Tensor:
+        """[B, T] bool: valid tokens whose log-probs and advantage are finite.
+
+        What calibrates itself on a batch reads these alone, so that `check` can name the others afterwards.
+        """
+        return self.mask & (self.logprob + self.old_logprob + self.advantage).detach().isfinite()
+
 
 def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
     """Raise if a valid position has a NaN or an infinity, naming the first one.

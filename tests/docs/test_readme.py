@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from dgpo import objectives
+
 
 def text(root: Path) -> str:
     return (root / "README.md").read_text(encoding="utf-8")
@@ -15,6 +17,13 @@ def text(root: Path) -> str:
 
 def test_it_is_short(root):
     assert len(text(root).splitlines()) <= 150
+
+
+def test_it_counts_the_methods(root):
+    made = [objectives.make(name) for name in objectives.OBJECTIVES]
+    assert f"prints all {len(made)} with their fields" in text(root)
+    assert sum(one.penalises for one in made) == 5
+    assert "five also subtract a penalty" in text(root)
 
 
 def test_library_example_runs(root, python_blocks, capsys):

@@ -166,10 +166,10 @@ class ClipCov(HardClip):
 
 
 def batch_means(tokens: TokenBatch) -> tuple[float, float, int]:
-    """Mean A, mean log π_θ and the number of valid tokens of all ranks, with one host synchronisation."""
-    sums = torch.stack(
-        [values.detach().double().sum() for values in (tokens.advantage, tokens.logprob, tokens.mask)]
-    )  # both are 0 where masked
+    """Mean A, mean log π_θ and the number of finite tokens of all ranks, with one host synchronisation."""
+    there = tokens.finite
+    values = (tokens.advantage, tokens.logprob.detach(), there)
+    sums = torch.stack([torch.where(there, each.double(), 0.0).sum() for each in values])
     advantage, logprob, count = summed(sums).tolist()
     return advantage / max(count, 1), logprob / max(count, 1), int(count)
 
@@ -250,7 +250,7 @@ class KLCov(Objective):
         if self.threshold is not None or self.coef == 0:
             return self
         mean_advantage, mean_logprob, count = batch_means(tokens)
-        found = gathered(covariance(tokens, mean_advantage, mean_logprob)[tokens.mask])
+        found = gathered(covariance(tokens, mean_advantage, mean_logprob)[tokens.finite])
         highest = found.topk(max(int(self.share * count), 1)).values if count else found.new_full((1,), torch.inf)
         return replace(self, mean_advantage=mean_advantage, mean_logprob=mean_logprob, threshold=float(highest[-1]))
 

@@ -73,8 +73,9 @@ class P3O(Objective):
         if self.ess is not None:
             return self
         # double: a sum over the whole batch, of squares up to e^40
-        r = torch.where(tokens.mask, tokens.ratio.detach().double(), 0.0)
-        total, squares, count = summed(torch.stack([r.sum(), r.square().sum(), tokens.mask.double().sum()])).tolist()
+        there = tokens.finite
+        r = torch.where(there, tokens.ratio.detach().double(), 0.0)
+        total, squares, count = summed(torch.stack([r.sum(), r.square().sum(), there.double().sum()])).tolist()
         return replace(self, ess=min(total * total / (squares * count), 1.0) if count else 1.0)
 
     @property
