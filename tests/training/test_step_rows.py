@@ -144,6 +144,32 @@ def test_the_gradient_is_that_of_the_plain_step(step, generation, objective):
         assert_same(run(trainer, generation(trainer)), expected)
 
 
+@pytest.mark.parametrize("objective", ["dro", "p3o"])
+def test_a_penalty_keeps_the_rows_without_an_advantage(step, generation, objective, monkeypatch):
+    make, run = step
+    trainer = make(objective=objective)
+    found = run(trainer, generation(trainer))
+    assert found[-1]["objective/rows_dropped"] == 0
+    whole = make(objective=objective, **PLAIN)
+    monkeypatch.setattr(whole, "_needs_all_rows", lambda: True)
+    assert_same(found, run(whole, generation(whole)))
+
+
+@pytest.mark.parametrize("way", ["padded", "shared, budget"])
+def test_advantages_of_tokens(step, generation, way):
+    """As distillation has them."""
+    make, run = step
+
+    def by_token(trainer):
+        micro_batches = generation(trainer)
+        for inputs in micro_batches:
+            inputs["advantages"] = inputs["advantages"].unsqueeze(1) * torch.linspace(-1, 1, 12, dtype=torch.float64)
+        return micro_batches
+
+    plain, trainer = make(**PLAIN), make(**WAYS[way])
+    assert_same(run(trainer, by_token(trainer)), run(plain, by_token(plain)))
+
+
 @pytest.mark.parametrize(
     "options",
     [
