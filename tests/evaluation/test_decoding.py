@@ -212,3 +212,26 @@ def test_the_method_of_the_model_is_put_back(model):
     with pytest.raises(KeyError), decoding.faster_generate(model):
         raise KeyError
     assert model.generate is own
+
+
+def test_arguments_that_a_loop_of_our_own_would_lose(model):
+    """transformers hands them to its own loop alone, and drops them without a word."""
+
+    class Streamer(list):
+        put, end = list.append, lambda _: None
+
+    streamer, arguments = Streamer(), {"generation_config": config(do_sample=True)}
+    ids = torch.full((1, 3), 40)
+    model.eval()
+    with decoding.faster_generate(model):
+        found = model.generate(ids, streamer=streamer, attention_mask=torch.ones_like(ids), **arguments)
+    assert torch.cat([one.flatten() for one in streamer]).tolist() == found[0].tolist()
+    assert found.shape[1] > 3
+
+
+def test_a_generate_of_somebody_else_is_called_as_it_is(model):
+    model.generate = lambda input_ids, attention_mask: input_ids + attention_mask
+    ids = torch.tensor([[1, 2]])
+    assert decoding.generate(model, input_ids=ids, attention_mask=ids).tolist() == [[2, 4]]
+    with decoding.faster_generate(model):
+        assert model.generate(ids, ids).tolist() == [[2, 4]]

@@ -60,10 +60,11 @@ class Watched(DGPOTrainer):
         self.informative = []
         self.log_prob_passes = 0
 
-    def _compute_loss(self, model, inputs):
-        if model.training:
+    def _prepare_inputs(self, generation_batch):
+        inputs = super()._prepare_inputs(generation_batch)
+        if self.model.training:
             self.informative.append(bool((inputs["advantages"] != 0).any()))
-        return super()._compute_loss(model, inputs)
+        return inputs
 
 
 def counted(original):

@@ -289,6 +289,24 @@ def test_a_trainer_compares(build, caplog):
     assert said == [f"sequences are padded: {heads.why_not_packed}"]
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"neftune_noise_alpha": 5.0}, "the noise of neftune_noise_alpha is scaled by the length of a row"),
+        (
+            {"peft_config": LoraConfig(task_type="CAUSAL_LM", alora_invocation_tokens=[4, 5])},
+            "adapters with invocation tokens look for one place in every row",
+        ),
+    ],
+)
+def test_what_a_comparison_cannot_show(build, options, reason):
+    """It runs in evaluation mode, on tokens that mean nothing."""
+    adapters = {"trainer_options": {"peft_config": options.pop("peft_config")}} if "peft_config" in options else {}
+    heads = build(DGPOTrainer, **adapters, **options)._step_loss.heads
+    assert heads.fused
+    assert heads.why_not_packed == heads.why_not_shared == reason
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("name", NAMES)
 def test_every_architecture_that_is_packed(build, name):

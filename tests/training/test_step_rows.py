@@ -232,16 +232,55 @@ def test_objectives_that_read_their_micro_batch_keep_it(step, generation):
         make(objective="bapo", **BUDGET)
 
 
-def test_a_subclass_may_change_what_its_micro_step_is_given(generation, step):
-    """The dictionary that `_compute_loss` is given is the one that counts, in training too."""
+def test_an_overridden_loss_meets_the_micro_batches_of_trl(generation, step, caplog):
+    """It may read every row, add to the loss, scale it, mask tokens, and give advantages to rows that have none."""
     make, run = step
+    # every response keeps a token, so that the totals do not change while it masks
+    make = partial(make, aggregation="seq-mean-token-sum-norm")
     trainer = make()
+    micro_batches, seen = generation(trainer), []
     original = trainer._compute_loss
-    trainer._compute_loss = lambda model, inputs: original(model, {**inputs, "advantages": 2 * inputs["advantages"]})
-    doubled = run(trainer, generation(trainer))
+
+    def of_embeddings(model, inputs):
+        return (model.get_input_embeddings().weight[inputs["completion_ids"]].square().sum(-1)).sum()
+
+    def own(model, inputs):
+        seen.append(inputs)
+        inputs["completion_mask"] = inputs["completion_mask"] * (torch.arange(12) < 8)
+        advantages = {"advantages": 2 * inputs["advantages"] + 1}
+        return 0.5 * original(model, {**inputs, **advantages}) + of_embeddings(model, inputs)
+
+    trainer._compute_loss = own
+    trainer._begin()
+    assert [record.getMessage() for record in caplog.records] == [
+        "responses are neither sorted nor left out: DGPOTrainer overrides _compute_loss, which is to meet the "
+        "micro-batches of TRL"
+    ]
+    found = run(trainer, micro_batches)[1]
+    assert all(one is given for one, given in zip(seen, micro_batches, strict=True))
+
     other = make()
-    once = run(other, [{**one, "advantages": 2 * one["advantages"]} for one in generation(other)])
-    assert (doubled[1] - once[1]).norm() <= 1e-10 * once[1].norm()
+    given = [{**one, "advantages": 2 * one["advantages"] + 1} for one in generation(other)]
+    for one in given:
+        one["completion_mask"] = one["completion_mask"] * (torch.arange(12) < 8)
+    expected = 0.5 * run(other, given)[1]
+    assert other._rows[1].layout.kind != "padded"  # sorted and packed
+    other.model.zero_grad()
+    sum(of_embeddings(other.model, one) for one in given).backward()
+    parameters = list(other.model.parameters())
+    for place, p in zip(expected.split([p.numel() for p in parameters]), parameters, strict=True):
+        if p.grad is not None:
+            place += p.grad.flatten()
+    assert (found - expected).norm() <= 1e-10 * expected.norm()
+
+
+def test_no_budget_for_an_overridden_loss(build):
+    class Scaled(DGPOTrainer):
+        def compute_loss(self, *args, **kwargs):
+            return 0.5 * super().compute_loss(*args, **kwargs)
+
+    with pytest.raises(ValueError, match="max_tokens_per_micro_batch = 24 is not possible here: Scaled overrides comp"):
+        build(Scaled, **BUDGET)
 
 
 @pytest.mark.parametrize(("name", "value"), [("max_tokens_per_micro_batch", 0), ("max_tokens_per_micro_batch", -3)])

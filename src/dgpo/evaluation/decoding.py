@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, LogitsProcessorList, StoppingCriteriaList, cache_utils
+from transformers import DynamicCache, GenerationMixin, LogitsProcessorList, StoppingCriteriaList, cache_utils
 from transformers.generation import logits_process, stopping_criteria
 from transformers.generation.configuration_utils import GenerationMode
 
@@ -35,6 +35,8 @@ SHARE = 8
 
 CHECK_EVERY = 8
 """Steps between two looks at which rows have ended, on an accelerator, where a look waits for the device."""
+
+BESIDE_THE_LOOP = ("custom_generate", "assistant_model", "assistant_tokenizer", "streamer", "synced_gpus", "tokenizer")
 
 MODEL_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 
@@ -90,7 +92,7 @@ def generate(model: Any, **arguments: Any) -> Tensor:
 def faster_generate(model: Any) -> Iterator[None]:
     """`generate` in the place of `model.generate`, for code that calls that."""
     method, own = model.generate, vars(model).get("generate")
-    model.generate = lambda **arguments: _tried(model, method, arguments)
+    model.generate = lambda *args, **arguments: _tried(model, method, arguments, *args)
     try:
         yield
     finally:
@@ -99,17 +101,32 @@ def faster_generate(model: Any) -> Iterator[None]:
             model.generate = own
 
 
-def _tried(model: Any, method: Any, arguments: dict[str, Any]) -> Tensor:
+def _tried(model: Any, method: Any, arguments: dict[str, Any], *args: Any) -> Tensor:
     found: Tensor
     try:
+        if (reason := _why_not_asked(model, method, arguments)) is not None:
+            raise _NotHere(reason)
         for adapter in getattr(model, "peft_config", {}).values():
             if adapter.is_prompt_learning or getattr(adapter, "alora_invocation_tokens", None):
                 raise _NotHere("the adapters know every row of the batch")
-        found = method(custom_generate=_decode, **arguments)
+        found = method(*args, custom_generate=_decode, **arguments)
     except _NotHere as reason:  # raised before anything is drawn
         logger.debug("transformers' own loop generates: %s", reason)
-        found = method(**arguments)
+        found = method(*args, **arguments)
     return found
+
+
+def _why_not_asked(model: Any, method: Any, arguments: dict[str, Any]) -> str | None:
+    """What keeps a call from being given a loop at all, in words."""
+    # with a loop of somebody else's, transformers drops these arguments
+    if lost := {name for name in BESIDE_THE_LOOP if arguments.get(name) is not None}:
+        return f"{', '.join(sorted(lost))} would be lost"
+    base = model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+    of_peft = base is not model and getattr(method, "__module__", "").startswith("peft.")
+    found = base.generate if of_peft else method
+    if getattr(found, "__func__", None) is not GenerationMixin.generate:
+        return "the model's generate is not that of transformers"
+    return None
 
 
 def _decode(

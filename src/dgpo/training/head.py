@@ -86,7 +86,8 @@ class Heads:
         accelerator = self._accelerator
         report = compare_heads(model, accelerator, self._config.temperature, fused=self.fused)
         self.head = report.head
-        self.why_not_packed, self.why_not_shared = report.why_not_packed, report.why_not_shared
+        blind = _why_not_compared(self._config, accelerator.unwrap_model(model))
+        self.why_not_packed, self.why_not_shared = blind or report.why_not_packed, blind or report.why_not_shared
         if self.fused and report.why_not_fused is not None:
             self.fused, reason = False, report.why_not_fused
             self._refuse(reason)
@@ -142,6 +143,16 @@ class Heads:
             return False
         device = self._accelerator.device
         return all(parameter.device.type == device.type for parameter in model.parameters())
+
+
+def _why_not_compared(config: DGPOConfig, model: Any) -> str | None:
+    """What makes packed sequences differ in training though the comparison of a few tokens does not show it."""
+    if config.neftune_noise_alpha:
+        return "the noise of neftune_noise_alpha is scaled by the length of a row"
+    adapters = getattr(model, "peft_config", {}).values()
+    if any(getattr(adapter, "alora_invocation_tokens", None) for adapter in adapters):
+        return "adapters with invocation tokens look for one place in every row"
+    return None
 
 
 def why_not_fused(config: DGPOConfig, model: Any, *, images: bool, aux_loss: bool) -> str | None:

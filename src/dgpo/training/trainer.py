@@ -72,7 +72,8 @@ class DGPOTrainer(ResumableTrainer):
     advantage 0 are left out (unless a KL term, an entropy bonus or something else reads them), and so are columns of
     padding. The responses of an optimiser step are sorted by length before they are cut into micro-batches
     (`sort_by_length`), and a micro-batch may be computed in several passes (`max_tokens_per_micro_batch`). log π_old is
-    computed by a separate pass only where the policy has moved. None of this changes the gradient beyond rounding.
+    computed by a separate pass only where the policy has moved. None of this changes the gradient beyond rounding. A
+    subclass that overrides `compute_loss` or `_compute_loss` is given TRL's micro-batches with all their responses.
 
     Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`; `objective/rows_dropped`, the
     share of responses left out; `objective/padding`, the share of computed positions that hold no token. `entropy` and
@@ -195,10 +196,7 @@ class DGPOTrainer(ResumableTrainer):
             why_not_fused=self._why_not_fused() if args.fused_loss else None,
             compare=not self._is_vlm,
         )
-        if args.max_tokens_per_micro_batch is not None and (reason := self._why_not_sorted()) is not None:
-            raise ValueError(
-                f"max_tokens_per_micro_batch = {args.max_tokens_per_micro_batch} is not possible here: {reason}"
-            )
+        self._check_budget()
         # looked up on each call: somebody may patch it later
         self._step_loss = StepLoss(self._factors, heads, lambda *given: self._forward(*given), self.accelerator)
         self._rewards_per_func: Tensor | None = None
@@ -258,8 +256,27 @@ class DGPOTrainer(ResumableTrainer):
             name = "_get_per_token_logps_and_entropies"
         return name and f"{type(self).__name__} overrides {name}, which the fused loss would not call"
 
+    def _own_loss(self) -> str | None:
+        """The first method that passes the loss on and is not ours or TRL's, in words: of a subclass, or patched.
+
+        It may scale the loss, add a term over all rows of its micro-batch, or give advantages to rows that have none.
+        """
+        for name in ("compute_loss", "_compute_loss"):
+            found = getattr(self, name)
+            if getattr(found, "__func__", found) is not getattr(DGPOTrainer, name):
+                return f"{type(self).__name__} overrides {name}, which is to meet the micro-batches of TRL"
+        return None
+
+    def _check_budget(self) -> None:
+        budget = self.args.max_tokens_per_micro_batch
+        if budget is not None and (reason := self._why_not_sorted()) is not None:
+            raise ValueError(f"max_tokens_per_micro_batch = {budget} is not possible here: {reason}")
+
     def _begin(self) -> None:
         """Forget what an earlier `train()` left behind if it was interrupted inside an optimiser step."""
+        self._check_budget()  # a loss may have been patched since
+        if (own := self._own_loss()) is not None and self.args.sort_by_length and self.accelerator.is_main_process:
+            logger.warning("responses are neither sorted nor left out: %s", own)
         if self._step % self.args.gradient_accumulation_steps:  # type: ignore[has-type]
             # the old buffer belongs to the interrupted step; with step 0 the next micro-step generates anew
             self._step, self._buffered_inputs, self._totals = 0, None, None
@@ -455,12 +472,13 @@ class DGPOTrainer(ResumableTrainer):
             "the auxiliary loss of a mixture of experts is a mean per micro-batch": self.aux_loss_enabled,
             "the model reads images": self._is_vlm,
         }
-        return next((reason for reason, holds in reasons.items() if holds), None)
+        return self._own_loss() or next((reason for reason, holds in reasons.items() if holds), None)
 
     def _needs_all_rows(self) -> bool:
         """True if responses with advantage 0 matter to more than the policy term, or to that of other responses."""
         return bool(
             self.beta != 0.0
+            or self._own_loss()
             or self._entropy_bonus_enabled
             or self.aux_loss_enabled
             or self.args.positive_nll_coef > 0
@@ -529,7 +547,9 @@ class DGPOTrainer(ResumableTrainer):
     ) -> Tensor:
         if part.inputs.get("sampling_per_token_logps") is None:
             self.args.check_no_sampler()
-        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing, part.valid)
+        # a loss of somebody's own may have changed the masks in the dictionary that it was given
+        valid = part.valid if self._own_loss() is None else None
+        found = self._step_loss(model, part.inputs, totals, self._terms(), part.packing, valid)
         loss: Tensor = found.out.value
         if found.aux_loss is not None:
             # a mean per micro-batch by its nature, so it is divided by their number
