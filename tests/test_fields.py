@@ -48,6 +48,8 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "c_high_max": {"c_high_start": 1},
     "sigma_base": {"sigma_high": math.inf},
     "adv_high": {"adv_low": 0},
+    "cov_high": {"cov_low": -math.inf},
+    "budget_max": {"budget_min": 0},
 }
 """What goes with a field at its ends: the other of a pair that is given together, or one whose range names it."""
 TINY = math.nextafter(0, 1)
@@ -95,7 +97,7 @@ def values_of(name: str, field: str) -> tuple[list[Any], list[Any]]:
         if math.isfinite(end):
             good.append(math.nextafter(end, inside))
             bad.append(math.nextafter(end, -inside))
-    return good, [*bad, -math.inf, 10**400, 1e39]
+    return good, [*bad, *([] if low == -math.inf and rule.text[0] == "[" else [-math.inf]), 10**400, 1e39]
 
 
 # --- all that is registered -------------------------------------------------------------------------------------------

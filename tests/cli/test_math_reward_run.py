@@ -61,16 +61,17 @@ gradient_checkpointing: false
         text=True,
         env={**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "PYTHONUNBUFFERED": "1", name: value},
     )
-    rows = []
+    seen, log = 0, tmp_path / "out" / "log.jsonl"
     assert run.stdout is not None
     for line in run.stdout:
-        if "math_reward/match" in line:
-            rows.append(line)
+        if "reward" in line and log.is_file() and "math_reward/match" in log.read_text():
+            seen += 1
             if signal is not None:
                 assert any("fork_server.py" in command for _, command in processes(mark))
                 run.kill()
     assert (run.wait() == 0) is (signal is None)
-    assert rows
+    assert seen
+    rows = [line for line in log.read_text().splitlines() if "math_reward/match" in line]
     assert all(reason in rows[0] for reason in ("math_reward/no_answer", "math_reward/timeout", "math_reward/unparsed"))
     assert "rewards/soft_overlong_reward/mean" in rows[0]
     deadline = time.monotonic() + 10

@@ -90,7 +90,7 @@ def test_a_new_module_is_registered_without_an_edit(tmp_path: Path) -> None:
 
 
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
-    done = run_with(tmp_path, {"mine": METHOD.format(cls="Mine", name="grpo")}, "import dgpo")
+    done = run_with(tmp_path, {"mine": METHOD.format(cls="Mine", name="grpo")}, "import dgpo.objectives")
     assert done.returncode == 1
     assert "dgpo.objectives.grpo.GRPO and dgpo.objectives.mine.Mine both declare the name 'grpo'" in done.stderr
 

@@ -49,7 +49,6 @@ class MinPRO(Objective):
             year=2026,
         ),
     )
-    guards = ("eps_high",)
     elsewhere: ClassVar = dict.fromkeys(
         FRAMEWORKS, Conformance(note="without its prefix it is `cispo_two_sided`, where that exists")
     )

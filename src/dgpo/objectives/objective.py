@@ -222,7 +222,7 @@ def _held_to_the_contract(
         found = method(self, tokens)
         if tokens.traced:  # there are no values yet
             return found
-        for value in (found,) if isinstance(found, Tensor) else found:
+        for value in found if isinstance(found, Boundaries | Penalty) else (found,):
             # shape and type alone: reading a value would wait for the device
             where = f"{type(self).__name__}.{name} returned"
             if not isinstance(value, Tensor):

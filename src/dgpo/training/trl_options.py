@@ -114,8 +114,7 @@ def meaning(
     if "delta" in options and (lowest := _lowest_delta(objective, found)) > options["delta"]:
         raise ValueError(
             f"delta = {options['delta']} has no meaning here: below 1 + epsilon_high = {lowest:g} TRL lowers the bound "
-            f"of positive advantages with it, which no objective here does. Write objective='{objective}:dual_clip="
-            f"{options['delta']}' for a ceiling of negative advantages alone"
+            f"of positive advantages with it, which no objective here does. {_instead_of_delta(objective, options['delta'])}"
         )
     return Meaning(fields=found, aggregation=name, aggregation_fields=given)
 
@@ -258,6 +257,22 @@ def _lowest_delta(objective: str, fields: Mapping[str, Any]) -> float:
     return 1 + float(objectives.make(objective, **fields).eps_high)  # type: ignore[attr-defined]
 
 
+def _instead_of_delta(objective: str, delta: Any) -> str:
+    # some methods have no ceiling below 1 + eps_high either
+    if not _takes(objective, "dual_clip", delta):
+        return "Raise it, or remove it"
+    return f"Write objective='{objective}:dual_clip={delta}' for a ceiling of negative advantages alone"
+
+
+def _takes(objective: str, field: str, value: Any) -> bool:
+    """Whether an objective may have this field at this value, with its others at their defaults."""
+    try:
+        objectives.make(objective, **{field: value})
+    except ValueError:
+        return False
+    return True
+
+
 def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Mapping[str, Any]) -> NoReturn:
     """Raise the error for an option that does not fit the objective, with the translation of what was set."""
     there = _translated(options)
@@ -274,7 +289,9 @@ def _refuse(option: str, options: Mapping[str, Any], objective: str, fields: Map
             own = _with_its_fields(options, objective, fields)
             text = _written(other) + " alone" if own == objective else f"objective={own!r}, {_written(other)}"
             advice += f", or {text} to keep objective={objective!r}"
-        elif (field := _parameters_of(there.name).get(option)) in _fields_of(objective):
+        elif (field := _parameters_of(there.name).get(option)) in _fields_of(objective) and _takes(
+            objective, field, options[option]
+        ):
             advice += f", or objective='{objective}:{field}={options[option]}' for the field of {objective!r}"
         else:
             advice += f", or remove {_listed(_foreign(options, objective))} to keep objective={objective!r}"

@@ -337,6 +337,7 @@ RUNS = {
     "sampler_mismatch": run(rollout=Sampler(model_of=Noisy(0.3))),
     "normaliser_per_micro_batch": run(
         trainer_class=PerMicroBatch,
+        sort_by_length=False,
         per_device_train_batch_size=16,
         gradient_accumulation_steps=2,
         steps_per_generation=8,
