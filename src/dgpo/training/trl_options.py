@@ -114,7 +114,8 @@ def meaning(
     if "delta" in options and (lowest := _lowest_delta(objective, found)) > options["delta"]:
         raise ValueError(
             f"delta = {options['delta']} has no meaning here: below 1 + epsilon_high = {lowest:g} TRL lowers the bound "
-            f"of positive advantages with it, which no objective here does. {_instead_of_delta(objective, options['delta'])}"
+            "of positive advantages with it, which no objective here does. "
+            + _instead_of_delta(objective, options["delta"])
         )
     return Meaning(fields=found, aggregation=name, aggregation_fields=given)
 
