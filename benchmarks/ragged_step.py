@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dgpo.files import write_json_atomic
-from dgpo.tasks import Addition
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ratios import times_as_fast
 from trainer_step import STOCK, machine
-from updates import BUDGET, OURS, THEN, TRAINERS, VERL, VERL_ACTOR, WITHOUT, Case, Processes, share, summary
+from updates import BUDGET, DEMO, OURS, THEN, TRAINERS, VERL, VERL_ACTOR, WITHOUT, Case, Processes, share, summary
 from workers import ROOT, add_before, checkout_of, commit_of
 
 RESULTS = Path(__file__).parent / "results" / "ragged_step.json"
@@ -50,21 +49,7 @@ CASES = {
     "30 layers, prompts of 64": Case(
         layers=30, mean=64, longest=256, prompt=64, trainers=(OURS, "DGPOTrainer, shared_prompts=False")
     ),
-    "demo, equal lengths, groups of 2": Case(
-        layers=0,
-        mean=Addition.max_new_tokens,
-        sigma=0.0,
-        longest=Addition.max_new_tokens,
-        prompt=8,
-        group=2,
-        rows=64,
-        accumulation=1,
-        updates_per_generation=4,
-        updates=12,
-        skip=4,
-        rounds=7,
-        trainers=(STOCK, THEN, OURS),
-    ),
+    "demo, equal lengths, groups of 2": replace(DEMO, group=2, rounds=7, trainers=(STOCK, THEN, OURS)),
 }
 
 

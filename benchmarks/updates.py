@@ -28,6 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Trainer
 from trl import GRPOConfig, GRPOTrainer
 
 import dgpo
+from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.demo import SETTINGS
 from dgpo.training.starter import character_tokenizer, tiny_model
@@ -156,6 +157,21 @@ class Case:
 
 class Enough(Exception):
     """As many micro-batches as were asked for are done."""
+
+
+DEMO = Case(
+    layers=0,
+    mean=Addition.max_new_tokens,
+    sigma=0.0,
+    longest=Addition.max_new_tokens,
+    prompt=8,
+    rows=64,
+    accumulation=1,
+    updates_per_generation=4,
+    updates=12,
+    skip=4,
+)
+"""The demo's model and batches: four updates on each generation, the first generation not counted."""
 
 
 class Meter(TrainerCallback):  # type: ignore[misc]

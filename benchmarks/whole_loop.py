@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp
 from pathlib import Path
 from statistics import median
@@ -31,12 +31,11 @@ from rich.table import Table
 
 import dgpo
 from dgpo.files import write_json_atomic
-from dgpo.tasks import Addition
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ratios import times_as_fast
 from trainer_step import STOCK, machine, train_silently
-from updates import OURS, THEN, TOKENIZER, Case, Meter, quietly, trainer_of
+from updates import DEMO, OURS, THEN, TOKENIZER, Case, Meter, quietly, trainer_of
 from workers import ROOT, Worker, add_before, checkout_of, commit_of, serve
 
 RESULTS = Path(__file__).parent / "results" / "whole_loop.json"
@@ -47,19 +46,7 @@ SPECIAL = 3
 """Padding, end and unknown are the first ids."""
 CASES = {
     "SmolLM2-135M": Case(layers=30, mean=64, longest=256, accumulation=8, updates_per_generation=2, updates=2),
-    "demo": Case(
-        layers=0,
-        mean=Addition.max_new_tokens,
-        sigma=0.0,
-        longest=Addition.max_new_tokens,
-        prompt=8,
-        rows=64,
-        accumulation=1,
-        updates_per_generation=4,
-        updates=12,
-        skip=4,
-        rounds=5,
-    ),
+    "demo": replace(DEMO, rounds=5),
 }
 
 

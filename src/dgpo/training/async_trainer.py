@@ -13,8 +13,7 @@ from dgpo.loss import loss_of
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.spec import LossSpec
 from dgpo.tokens import TokenBatch, check
-from dgpo.training import trl_options
-from dgpo.training.loss_options import DEFAULT_AGGREGATION, LossOptions, documented, fields_of, option
+from dgpo.training.loss_options import DEFAULT_AGGREGATION, LossOptions, documented, option
 from dgpo.training.metrics import Part, StepMetrics
 
 TRL_EPSILON = 0.2
@@ -54,13 +53,7 @@ class AsyncDGPOConfig(LossOptions, AsyncGRPOConfig):
         self.name_instances()
         options = {name: value for name in ("epsilon", "epsilon_high") if (value := getattr(self, name)) is not None}
         if options:
-            found = trl_options.meaning(
-                options,
-                objective=self.objective,
-                fields=fields_of("objective_kwargs", self.objective_kwargs),
-                aggregation=self.aggregation,
-                aggregation_fields=fields_of("aggregation_kwargs", self.aggregation_kwargs),
-            )
+            found = self.meaning_of(options)
             self.objective_kwargs = found.fields or None
         self.aggregation = self.aggregation or DEFAULT_AGGREGATION
         # built once here, so that a wrong value fails at construction and not at the first step

@@ -452,13 +452,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
                 f"{self.loss_type!r}; set one of them"
             )
         if options:
-            found = trl_options.meaning(
-                options,
-                objective=self.objective,
-                fields=fields_of("objective_kwargs", self.objective_kwargs),
-                aggregation=self.aggregation,
-                aggregation_fields=fields_of("aggregation_kwargs", self.aggregation_kwargs),
-            )
+            found = self.meaning_of(options)
             self.objective_kwargs = found.fields or None
             self.aggregation, self.aggregation_kwargs = found.aggregation, found.aggregation_fields or None
         if self.aggregation is None:

@@ -17,7 +17,7 @@ with each distinct prompt once."""
 
 PER_SEQUENCE = 2
 """Positions that take as long as what packing costs per sequence: cutting queries, keys and values, and one more call
-of attention. Forward and backward on a CPU, hidden sizes of 128 and 576: 0.3 to 1.8."""
+of attention. `benchmarks/packing.py` measures it."""
 
 PER_PASS = 100
 """Likewise, per forward and backward pass, times the share of the model's parameters that its embedding has: gradients

@@ -13,6 +13,7 @@ from dgpo import aggregation as aggregations
 from dgpo import correction as corrections
 from dgpo.registry import once, parse
 from dgpo.spec import check_anchor
+from dgpo.training import trl_options
 
 DEFAULT_AGGREGATION = "token-mean"
 
@@ -68,6 +69,16 @@ class LossOptions:
         "started; 'rollout' is the sampler, whose difference the ratio then holds, so that there is no correction. "
         "Needs the sampler's log-probs.",
     )
+
+    def meaning_of(self, options: Mapping[str, Any]) -> trl_options.Meaning:
+        """What TRL's options about the loss mean beside the fields here. Raises ValueError where they contradict."""
+        return trl_options.meaning(
+            options,
+            objective=self.objective,
+            fields=fields_of("objective_kwargs", self.objective_kwargs),
+            aggregation=self.aggregation,
+            aggregation_fields=fields_of("aggregation_kwargs", self.aggregation_kwargs),
+        )
 
     def make_objective(self) -> objectives.Objective:
         """The objective of this config. Raises ValueError for an unknown name or field, or a value out of range."""
