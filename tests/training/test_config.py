@@ -94,6 +94,16 @@ def test_a_generation_of_less_than_a_step_says_which_option_to_change(size, said
         make(gradient_accumulation_steps=4, **size)
 
 
+@pytest.mark.parametrize(("objective", "alike"), [("dgpo", True), ("clip_cov", False)])
+def test_a_method_that_drops_tokens_at_ratio_1_differs_on_policy_too(objective, alike):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = DGPOConfig("unused", use_cpu=True, bf16=False, objective=objective, steps_per_generation=1)
+    assert made.on_policy
+    assert made.like_any_other is alike
+    assert any("is on-policy" in str(warning.message) for warning in caught) is alike
+
+
 def test_an_on_policy_schedule_says_which_option_to_change():
     with pytest.warns(UserWarning, match="Set steps_per_generation to several times gradient_accumulation_steps"):
         make(steps_per_generation=1)

@@ -237,7 +237,7 @@ class Plan:
             notes.append(
                 f"sharding not given: {self.world.sharding} assumed; use --accelerate_config FILE to change it"
             )
-        if config.on_policy and config.anchor == "old":
+        if config.like_any_other:
             notes.append("one update per generation: every ratio is 1, and objectives do not differ")
         if config.eval_strategy != "no" or config.eval_benchmarks:
             notes.append("evaluation during training (eval_strategy, eval_benchmarks) is not counted")

@@ -292,8 +292,13 @@ class DGPOConfig(LossOptions, GRPOConfig):
         return self.schedule.updates_per_generation
 
     @property
+    def like_any_other(self) -> bool:
+        """Whether every ratio is 1, so that the objective has the gradient of any other that weighs ratio 1 by 1."""
+        return self.on_policy and self.anchor == "old" and self.make_objective().properties().unit_on_policy
+
+    @property
     def on_policy(self) -> bool:
-        """Whether every generation serves one update: all ratios against π_old are then 1, and objectives alike."""
+        """Whether every generation serves one update: all ratios against π_old are then 1."""
         return self.schedule.on_policy
 
     def eval_benchmark_options(self) -> dict[str, Any]:
@@ -398,7 +403,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
                 "optimiser step would span two generations, and its normaliser would not be known when it starts; "
                 + self._larger_generation(generation_size)
             )
-        if self.on_policy and self.anchor == "old":
+        if self.like_any_other:
             by_steps = generation_size == "steps_per_generation"
             warn(
                 "This config is on-policy: with one optimiser update per generation every importance ratio is exactly "

@@ -37,7 +37,7 @@ class Schedule:
 
     @property
     def on_policy(self) -> bool:
-        """Whether every generation serves one update: all ratios are then 1, and all objectives are alike."""
+        """Whether every generation serves one update: all ratios against π_old are then 1."""
         return self.updates_per_generation == 1
 
     @property
