@@ -116,7 +116,7 @@ def run_ppo_loss(
 def expected(
     batch: Batch, name: str, mode: str = "token-mean", dp_size: int = 1, weights: bool = False, **fields: Any
 ) -> tuple[Tensor, Tensor]:
-    """Value and gradient by the formulas: Σ -cρAφ and -cρAw, with c written down for every mode of verl."""
+    """Value and gradient by the formulas: Σ cρ(κ - Aφ) and cρ(dκ/dlogprob - Aw) with c of every mode of verl."""
     tokens = TokenBatch(batch.logprob, batch.old_logprob, batch.advantage, batch.mask)
     objective = objectives.make(name, **fields).calibrate(tokens)
     ones = torch.ones_like(batch.logprob)
@@ -128,5 +128,7 @@ def expected(
         "seq-mean-token-sum-norm": ones * len(batch.mask) * SCALE,
         "seq-mean-token-mean": ones * len(batch.mask) * lengths,
     }[mode]
-    scale = -dp_size * tokens.advantage * batch.mask / count * (batch.rho if weights else 1)
-    return (scale * objective.potential(tokens)).sum(), scale * objective.weight(tokens)
+    scale = dp_size * batch.mask / count * (batch.rho if weights else 1)
+    kappa, slope = objective.penalty(tokens) if objective.penalises else (torch.zeros(()), torch.zeros(()))
+    value = scale * (kappa - tokens.advantage * objective.potential(tokens))
+    return value.sum(), scale * (slope - tokens.advantage * objective.weight(tokens))
