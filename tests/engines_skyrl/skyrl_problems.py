@@ -15,7 +15,9 @@ from skyrl.train.config import AlgorithmConfig, make_config
 from dgpo import objectives
 from dgpo.engines import skyrl as plugin
 
-STEADY = [name for name, cls in objectives.OBJECTIVES.items() if "batch" not in cls().reads]
+NOT_ADAPTIVE = [name for name, cls in objectives.OBJECTIVES.items() if "batch" not in cls().reads]
+PENALISED = [name for name in NOT_ADAPTIVE if objectives.make(name).penalises]
+STEADY = [name for name in NOT_ADAPTIVE if name not in PENALISED]
 SIGN_ONLY = {"maspo": {"beta_pos": 0.0, "beta_neg": 0.0}}
 """Fields with which the weight reads the sign of A and nothing else of it."""
 

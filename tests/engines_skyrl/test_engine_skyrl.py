@@ -15,7 +15,7 @@ from skyrl.backends.skyrl_train.utils.ppo_utils import (
 )
 from skyrl.backends.skyrl_train.workers.worker_utils import reduce_metrics
 from skyrl.train.config import AlgorithmConfig
-from skyrl_problems import SIGN_ONLY, STEADY, algorithm, assert_same, in_parts, of, scaled
+from skyrl_problems import PENALISED, SIGN_ONLY, STEADY, algorithm, assert_same, in_parts, of, scaled
 
 from dgpo import aggregation, objectives, policy_loss
 from dgpo.correction import Truncate
@@ -190,6 +190,8 @@ WRONG = [
     (["policy_loss_type=dgpo:dgop"], "unknown objective 'dgop', did you mean 'dgpo'"),
     (["policy_loss_type=dgpo:maspo"], "size of A"),
     (["policy_loss_type=dgpo:bapo"], "calibrates itself"),
+    *(([f"policy_loss_type=dgpo:{name}"], "subtracts a penalty") for name in PENALISED),
+    (["policy_loss_type=dgpo:p3o", "objective_kwargs.ess=0.5"], "subtracts a penalty"),
     (["policy_loss_type=dgpo:aspo", "objective_kwargs.entropy_quantile=0.8"], "SkyRL does not provide"),
 ]
 

@@ -6,8 +6,9 @@ need `dgpo` installed::
     trainer.algorithm.policy_loss_type=dgpo:dgpo trainer.algorithm.objective_kwargs.n=2
 
 SkyRL normalises beforehand: the advantages that a loss receives are c·A, with the c of `loss_reduction`, and a loss is
-a sum (`reduce_loss`), which makes it independent of micro-batches and ranks. Two things follow. An objective whose
-weight depends on the size of A, not only on its sign, is refused. And the statistics `mass/...` weigh tokens by c.
+a sum (`reduce_loss`), which makes it independent of micro-batches and ranks. Two things follow. An objective
+whose weight depends on the size of A, not only on its sign, is refused, and so is one with a penalty, whose coefficient
+is c. And the statistics `mass/...` weigh tokens by c.
 """
 
 from __future__ import annotations
@@ -106,8 +107,9 @@ def policy_loss_function(
 
     Raises:
         TypeError: `objective_kwargs` is not a mapping.
-        ValueError: a clip setting of SkyRL that would have no effect, an objective that is adaptive or reads the size
-            of A or entropy, an off-policy correction or the anchor "rollout" without `rollout_logprobs`, both at once.
+        ValueError: a clip setting of SkyRL that would have no effect, an objective that is adaptive, subtracts a
+            penalty or reads the size of A or entropy, an off-policy correction or the anchor "rollout" without
+            `rollout_logprobs`, both at once.
     """
     objective = _objective(name, config)
     mask = torch.ones_like(log_probs) if loss_mask is None else loss_mask
@@ -150,6 +152,11 @@ def _objective(name: str, config: AlgorithmConfig) -> Objective:
         raise ValueError(
             f"SkyRL: the weight of {objective!r} depends on the size of A; SkyRL provides c·A, with c unknown here. "
             "Set the fields that multiply A to 0, so that only its sign counts"
+        )
+    if objective.penalises:
+        raise ValueError(
+            f"SkyRL: {objective!r} subtracts a penalty, whose coefficient is c; SkyRL provides c·A, with c unknown "
+            "here. Use an objective without a penalty"
         )
     check_anchor(getattr(config, "anchor", "old"), None)
     if getattr(config, "anchor", "old") == "rollout" and off_policy_correction_enabled(config.off_policy_correction):
