@@ -264,9 +264,10 @@ def sentence_of_one(results: Mapping[str, Any]) -> str:
     ours, before = (summary(results["one"], method) for method in (CHOSEN[0], "percentile bootstrap"))
     shares = [f"{100 * share:.1f} %" for share in (ours["median"], ours["low"], ours["min"], before["min"])]
     return (
-        f"In a simulation of {ours['cells']} cells (mean, spread, problems, samples, metric; `studies/intervals`) it "
-        f"holds the truth in {shares[0]} of the cases at the median, in {shares[1]} or more in 95 % of the cells, and "
-        f"in {shares[2]} in the worst ({where(ours['worst'])}); the percentile bootstrap in {shares[3]} in its worst."
+        f"In a simulation of {ours['cells']} cells (mean, spread, problems, samples, metric; `studies/intervals`), the "
+        f"interval contains the true value in {shares[0]} of the cases in the median cell, in {shares[1]} or more in "
+        f"95 % of the cells, and in {shares[2]} in the worst cell ({where(ours['worst'])}). For the percentile "
+        f"bootstrap, the worst cell has {shares[3]}."
     )
 
 
@@ -278,11 +279,12 @@ def sentence_of_two(results: Mapping[str, Any]) -> str:
     shares = (equal["power"], 1 - equal["min"], 1 - before["min"], gain["median"], gain["min"], few["min"])
     alarms, most, other, median, least, missed = (f"{100 * share:.1f} %" for share in shares)
     return (
-        f"Equal models are told apart by it in {alarms} of the cases on average and in {most} in the worst of "
-        f"{equal['cells']} cells (percentile bootstrap: {other}). A gain of a tenth of what is missing is held in "
-        f"{median} at the median and {least} in the worst cell ({where(gain['worst'])}). Not covered is a difference "
-        f"that sits in a few problems which the benchmark happens not to have: {missed} in the worst cell "
-        f"({where(few['worst'])}) for one problem in twenty."
+        f"In the simulation, it finds a difference between equal models in {alarms} of the cases on average and in "
+        f"{most} in the worst of {equal['cells']} cells (percentile bootstrap: {other}). If one model solves a tenth "
+        f"of what the other one misses, the interval contains this gain in {median} of the cases in the median cell "
+        f"and in {least} in the worst cell ({where(gain['worst'])}). It does not cover a difference that comes from a "
+        f"few problems which the benchmark happens not to have: with one such problem in twenty, it contains the true "
+        f"difference in {missed} in the worst cell ({where(few['worst'])})."
     )
 
 

@@ -136,7 +136,7 @@ def test_a_mean_over_responses_leaves_masked_ones_out(models, tmp_path):
 
 def test_the_docs_name_the_metrics_that_differ():
     text = Path(__file__).parents[2].joinpath("docs/training.md").read_text(encoding="utf-8")
-    table = text.split("| metric of TRL's |")[1].split("\n\n")[0]
+    table = text.split("| TRL's metric |")[1].split("\n\n")[0]
     assert {name for row in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", row.split("|")[1])} == DIFFERENT
 
 

@@ -478,7 +478,7 @@ def offers(quantity: str, keys: Iterable[str]) -> tuple[str, ...]:
 
 def as_markdown() -> str:
     """The table of the quantities and their names, as in the documentation."""
-    lines = ["| quantity | | names |", "| --- | --- | --- |"]
+    lines = ["| quantity | meaning | names |", "| --- | --- | --- |"]
     for name, quantity in QUANTITIES.items():
         names = "; ".join(
             f"{framework}: {', '.join(f'`{one}`' for one in names)}" for framework, names in quantity.names.items()

@@ -127,7 +127,7 @@ def _descends(rule: str, ancestor: str, parent: dict[str, str]) -> bool:
 
 def as_markdown() -> str:
     """The table of the rules, as in the documentation."""
-    lines = ["| rule | | fires on | cause | remedy |", "| --- | --- | --- | --- | --- |"]
+    lines = ["| rule | severity | fires on | cause | remedy |", "| --- | --- | --- | --- | --- |"]
     for rule in RULES:
         cells = (f"`{rule.name}`", rule.severity, rule.fires, rule.cause, rule.remedy)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
