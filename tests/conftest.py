@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib.metadata
 import random
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,9 @@ settings.load_profile("dgpo")
 # them ignored then, as it should, and no test of them could pass
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+# accelerate parses the metadata of peft and others dozens of times per trainer, to see whether they are installed
+importlib.metadata.metadata = cache(importlib.metadata.metadata)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import pytest
@@ -69,8 +70,14 @@ def digit_reward():
     return digits
 
 
+@pytest.fixture(scope="session")
+def tiny_pair(tiny_folder):
+    """Model and tokenizer of that folder, to be copied: reading them takes as long as making a trainer of TRL."""
+    return AutoModelForCausalLM.from_pretrained(tiny_folder), AutoTokenizer.from_pretrained(tiny_folder)
+
+
 @pytest.fixture
-def build(tiny_folder, prompts, quick, digit_reward, tmp_path):
+def build(tiny_pair, prompts, quick, digit_reward, tmp_path):
     """A trainer of either kind on the tiny model; model, reward, data and arguments of the trainer may be given."""
 
     def sampler(prompts, trainer):
@@ -83,11 +90,11 @@ def build(tiny_folder, prompts, quick, digit_reward, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return trainer_class(
-                model or AutoModelForCausalLM.from_pretrained(tiny_folder),
+                model or copy.deepcopy(tiny_pair[0]),
                 reward,
                 config_class(output_dir=str(tmp_path / "run"), **{**quick, **options}),
                 train_dataset=data,
-                processing_class=AutoTokenizer.from_pretrained(tiny_folder),
+                processing_class=copy.deepcopy(tiny_pair[1]),
                 **(trainer_options or {}),
             )
 

@@ -87,8 +87,10 @@ def check(expected, found, tolerance):
 
 
 def exact(name):
-    """A tiny model in float64 that computes in float64 throughout."""
+    """A tiny model in float64, which computes in float64 throughout; starcoder2 with the window of its release."""
     model = tiny(name).double()
+    if name == "starcoder2":
+        model.config.sliding_window = 16
     add_policy_loss(model)
     return model
 
@@ -333,6 +335,15 @@ def test_every_architecture_that_is_packed(build, name):
 def test_a_window_that_the_model_does_not_use(build):
     heads = build(DGPOTrainer, model=tiny("moshi"))._step_loss.heads
     assert "differ by" in heads.why_not_packed
+
+
+@pytest.mark.parametrize(("name", "passes"), [("llama", 13), ("mistral", 19)])
+def test_a_comparison_is_short(build, name, passes):
+    """The padded rows are computed once for both ways of packing them, and twice only where there is a window."""
+    model, seen = tiny(name), []
+    model.base_model.register_forward_hook(lambda *_: seen.append(1))
+    heads = build(DGPOTrainer, model=model)._step_loss.heads
+    assert (heads.why_not_packed, heads.why_not_shared, len(seen)) == (None, None, passes)
 
 
 class _Forgetful(nn.Module):

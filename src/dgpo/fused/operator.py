@@ -34,12 +34,15 @@ P = ParamSpec("P")
 def _outside_of_graphs(loss: Callable[P, LinearPolicyLoss]) -> Callable[P, LinearPolicyLoss]:
     """The loss, hidden from torch.compile if that has been imported; importing it only to ask would be slow."""
 
+    disabled: list[Callable[P, LinearPolicyLoss]] = []
+
     @wraps(loss)
     def call(*args: P.args, **kwargs: P.kwargs) -> LinearPolicyLoss:
         if "torch._dynamo" not in sys.modules:
             return loss(*args, **kwargs)
-        found: LinearPolicyLoss = torch.compiler.disable(loss)(*args, **kwargs)  # type: ignore[no-untyped-call]
-        return found
+        if not disabled:  # once: it formats the stack that it is called from, which takes as long as a small loss
+            disabled.append(torch.compiler.disable(loss))  # type: ignore[no-untyped-call]
+        return disabled[0](*args, **kwargs)
 
     return call
 

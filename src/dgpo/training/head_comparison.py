@@ -22,12 +22,14 @@ from torch import Tensor, nn
 from dgpo.files import first_line
 from dgpo.fused import linear_policy_loss
 from dgpo.fused.head import Head
-from dgpo.training.forwards import apply_to_hidden, causal_model, hooks_of
+from dgpo.training.forwards import HeadOutput, apply_to_hidden, causal_model, hooks_of
 from dgpo.training.packing import ObservedPacking, why_not_packed, why_not_shared
 
 _ROWS, _COLUMNS = 2, 8
 _RAGGED, _PROMPTS = ((3, 4), (3, 1), (2, 5), (3, 2)), (0, 0, 1, 0)
 """Tokens of prompt and response of the rows that are packed, and which prompt each has."""
+_NARROW = 3
+"""Keys of a sliding window that those rows are longer than."""
 _NOT_FUSED = "the loss is not fused"
 # 2^20: large enough that any tanh cap has reached its limit, and exact in bfloat16
 _LARGE = 2.0**20
@@ -57,8 +59,8 @@ class HeadReport:
 def compare_heads(model: Any, accelerator: Any, temperature: float, *, fused: bool) -> HeadReport:
     """Compare log-probs and entropies of a few tokens on every path. The report is rank 0's, on every rank.
 
-    Fewer than twenty forward passes of up to 32 tokens, in evaluation mode and without gradients; the state of random
-    numbers and the mode of every module are what they were.
+    About a dozen forward passes of up to 32 tokens, half as many again for a model with a sliding window, in evaluation
+    mode and without gradients; the state of random numbers and the mode of every module are what they were.
     """
     device = accelerator.device
     with _undisturbed(model, device), torch.no_grad(), accelerator.autocast():
@@ -121,8 +123,11 @@ class _Comparison:
         packed: str | None = _NOT_FUSED
         shared: str | None = _NOT_FUSED
         if self._fused and fused is None:
-            packed = why_not_packed(self._causal) or self._why_not_packed(head, pairs, None)
-            shared = packed or why_not_shared(self._causal) or self._why_not_packed(head, pairs, _PROMPTS)
+            packed = shared = why_not_packed(self._causal)
+            if packed is None:
+                padded = self._padded(head, pairs)
+                packed = self._why_not_packed(padded, head, None)
+                shared = packed or why_not_shared(self._causal) or self._why_not_packed(padded, head, _PROMPTS)
         return HeadReport(
             head=head,
             why_not_fused=fused,
@@ -145,38 +150,47 @@ class _Comparison:
                     return f"{name} differ by {distance:.2g} nats from those of the model's own logits"
         return None
 
-    def _why_not_packed(self, head: Head, pairs: list[tuple[_Own, float]], prompts: Sequence[int] | None) -> str | None:
+    def _padded(self, head: Head, pairs: list[tuple[_Own, float]]) -> list[_Padded]:
+        """What packed sequences are to meet: as it is, louder, and each with a narrow window too where there is one."""
+        inputs = self._ragged()
+        # masks are made from the configuration in every forward; some models have a window there and do not use it
+        window = getattr(self._causal.config.get_text_config(), "sliding_window", None)
+        found = []
+        for own, amplifier in pairs:
+            for narrow in (None,) if window is None else (None, _NARROW):
+                with self._louder(amplifier), self._window(narrow):
+                    logprob = self._scored_by(head, inputs, None)
+                found.append(_Padded(logprob=logprob, tolerance=own.tolerance, amplifier=amplifier, window=narrow))
+        return found
+
+    def _why_not_packed(self, padded: list[_Padded], head: Head, prompts: Sequence[int] | None) -> str | None:
         """Why the log-probs of packed sequences are not those of padded ones."""
         inputs = self._ragged()
         valid = inputs["completion_mask"].bool()
         packing = ObservedPacking.of(inputs, prompts=prompts)
         assert packing is not None
-        for own, amplifier in pairs:
-            for narrow in (False, True):
-                with self._louder(amplifier), self._narrow_window(narrow):
-                    expected = self._scored_by(head, inputs, None)
-                    try:
-                        found = self._scored_by(head, inputs, packing)
-                    except Exception as error:  # noqa: BLE001 - said, and this path not used
-                        return f"its forward fails on packed sequences ({type(error).__name__}: {first_line(error)})"
-                distance = (found - expected)[valid].abs().max().item()
-                if not distance <= own.tolerance:
-                    return f"log-probs of packed sequences differ by {distance:.2g} nats from those of padded ones"
+        for expected in padded:
+            with self._louder(expected.amplifier), self._window(expected.window):
+                try:
+                    found = self._scored_by(head, inputs, packing)
+                except Exception as error:  # noqa: BLE001 - said, and this path not used
+                    return f"its forward fails on packed sequences ({type(error).__name__}: {first_line(error)})"
+            distance = (found - expected.logprob)[valid].abs().max().item()
+            if not distance <= expected.tolerance:
+                return f"log-probs of packed sequences differ by {distance:.2g} nats from those of padded ones"
         layers = getattr(self._causal.config.get_text_config(), "num_hidden_layers", 0)
-        if packing.unseen(layers * len(pairs)):
+        if packing.unseen(layers * len(padded)):
             return "not all of its layers attend through scaled_dot_product_attention"
         return None
 
     @contextmanager
-    def _narrow_window(self, narrow: bool) -> Iterator[None]:
-        """A window that is shorter than the sequences here, where the model's configuration has one."""
+    def _window(self, narrow: int | None) -> Iterator[None]:
+        """A sliding window of so many keys, shorter than the sequences here; None for the model's own."""
         config = self._causal.config.get_text_config()
-        window = getattr(config, "sliding_window", None)
-        # masks are made from the configuration in every forward; some models have a window there and do not use it
-        if not narrow or window is None:
+        if narrow is None:
             yield
             return
-        config.sliding_window = 3
+        window, config.sliding_window = config.sliding_window, narrow
         try:
             yield
         finally:
@@ -216,8 +230,12 @@ class _Comparison:
         return out.logprob, out.entropy
 
     def _scored_by(self, head: Head, inputs: dict[str, Tensor], packing: ObservedPacking | None) -> Tensor:
-        loss = _scores(head, inputs["completion_ids"], inputs["completion_mask"].bool())
-        logprob: Tensor = apply_to_hidden(self._model, inputs, loss, packing).logprob
+        def scores(hidden: Tensor, lm_head: Tensor, bias: Tensor | None) -> HeadOutput:
+            # the fused loss has been compared by now, and this is a third of its time
+            product = nn.functional.linear(hidden, lm_head, bias).float()
+            return HeadOutput(logprob=head.scores(product, inputs["completion_ids"])[0])
+
+        logprob: Tensor = apply_to_hidden(self._model, inputs, scores, packing).logprob
         return logprob
 
     # --- what the model does around its head ------------------------------------------------------------------------
@@ -280,6 +298,16 @@ def _scores(head: Head, ids: Tensor, mask: Tensor) -> Callable[..., Any]:
         temperature=head.divisor,
         softcap=head.cap,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Padded:
+    """Log-probs [b, T] of the padded rows, and under which conditions packed ones are to meet them how exactly."""
+
+    logprob: Tensor
+    tolerance: float
+    amplifier: float
+    window: int | None
 
 
 @dataclass(frozen=True)
