@@ -22,15 +22,36 @@ PAGES = sorted(
     for page in folder.glob("*.md")
     if page.name != "objectives_head.md"  # a part of objectives.md
 )
+EXAMPLE = re.compile(r"^```python\n(.*?)^```$(?:\n+```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
+"""A block of Python and what it prints, if that follows."""
 CAPTIONS = ["Start", "Tutorials", "How-to", "Explanation", "Reference"]
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_examples_run(page: str, python_blocks: Callable[[Path], list[str]]) -> None:
-    """The blocks of a page in order, in one namespace; the examples assert what the text says."""
-    namespace: dict[str, object] = {}
-    for block in python_blocks(DOCS / page):
+def test_examples_run(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The blocks of a page in order, in one namespace and an empty folder; the examples assert what the text says.
+
+    A block whose first line is the path of a file is that file, too, for what comes after it. A block of text right
+    after one of Python is what it prints.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    loaded = set(sys.modules)
+    for block, output in EXAMPLE.findall((DOCS / page).read_text(encoding="utf-8")):
+        if (path := re.match(r"# ([\w/]+\.py)\n", block)) is not None:
+            Path(path[1]).parent.mkdir(exist_ok=True)
+            Path(path[1]).write_text(block, encoding="utf-8")
+            importlib.invalidate_caches()
+        capsys.readouterr()
         exec(compile(block, page, "exec"), namespace)
+        if output:
+            assert capsys.readouterr().out == output
+    for name in set(sys.modules) - loaded:
+        if name.startswith("my_"):
+            monkeypatch.delitem(sys.modules, name)
 
 
 def test_examples_are_there(python_blocks: Callable[[Path], list[str]]) -> None:
