@@ -37,7 +37,8 @@ def version(root: Path = ROOT) -> str:
 def check_versions(root: Path = ROOT, tag: str | None = None) -> str:
     """The version, if changelog, citation and tag have it too.
 
-    A tag also needs a dated section of the changelog, and the address of the repository in the metadata.
+    A tag also needs a dated section of the changelog, the same date in the citation, and the address of the repository
+    in the metadata.
 
     Raises:
         Wrong: one of them differs.
@@ -56,6 +57,8 @@ def check_versions(root: Path = ROOT, tag: str | None = None) -> str:
         raise Wrong(f"the tag is {tag}; expected v{ours}, as in __init__.py")
     if newest[2] is None or not re.fullmatch(r"\d{4}-\d\d-\d\d", newest[2]):
         raise Wrong(f"CHANGELOG.md: [{ours}] has no date; expected ## [{ours}] - YYYY-MM-DD")
+    if f"\ndate-released: {newest[2]}\n" not in (root / "CITATION.cff").read_text(encoding="utf-8"):
+        raise Wrong(f"CITATION.cff: expected a line date-released: {newest[2]}, the date in CHANGELOG.md")
     urls = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"].get("urls", {})
     for name in ("Repository", "Documentation", "Issues"):
         if name not in urls:
@@ -99,8 +102,10 @@ def quick_start(readme: str) -> str:
     return found[1]
 
 
-def try_it(wheel: Path, torch: str) -> None:
+def try_it(wheel: Path) -> None:
     """Install the wheel into an empty environment outside the repository, and run what the README shows first.
+
+    With the versions in constraints.txt, so that what somebody else releases does not stand in the way.
 
     Raises:
         Wrong: a command fails; with the end of its output.
@@ -123,8 +128,9 @@ def try_it(wheel: Path, torch: str) -> None:
             return done.stdout
 
         pip = (scripts / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
+        pip = (*pip, "--constraint", ROOT / "constraints.txt")
         # the core first: it needs torch and nothing else
-        run(*pip, torch, wheel)
+        run(*pip, wheel)
         if (said := run(scripts / "dgpo", "--version").strip()) != f"dgpo {version()}":
             raise Wrong(f"dgpo --version prints {said!r}; expected dgpo {version()}")
         run(scripts / "dgpo", "objectives", "dgpo")
@@ -143,13 +149,13 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="release_check.py", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("versions").add_argument("tag", nargs="?")
-    commands.add_parser("try").add_argument("--torch", default="torch", help="what pip installs first")
+    commands.add_parser("try")
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "versions":
             print(f"dgpo {check_versions(tag=arguments.tag)}")
         else:
-            try_it(built(ROOT / "dist", version()), arguments.torch)
+            try_it(built(ROOT / "dist", version()))
             print("the wheel works in an empty environment")
     except Wrong as wrong:
         print(f"release-check: {wrong}", file=sys.stderr)

@@ -1,10 +1,12 @@
-"""The checks of a release that need no build: versions agree, the archives are complete."""
+"""The checks of a release that need no build: versions agree, the archives are complete, every dependency is pinned."""
 
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +14,7 @@ from types import ModuleType
 import pytest
 
 import dgpo
+from dgpo.installation import requirements
 
 VERSION = dgpo.__version__
 
@@ -74,6 +77,11 @@ def test_a_tag_needs_a_date_and_the_address_of_the_repository(check: ModuleType,
     with pytest.raises(check.Wrong, match="has no date"):
         check.check_versions(copy, f"v{VERSION}")
     change(copy / "CHANGELOG.md", f"## [{VERSION}]", f"## [{VERSION}] - 2026-12-01")
+    with pytest.raises(
+        check.Wrong, match=r"CITATION\.cff: expected a line date-released: 2026-12-01, the date in CHANGE"
+    ):
+        check.check_versions(copy, f"v{VERSION}")
+    change(copy / "CITATION.cff", f"version: {VERSION}\n", f"version: {VERSION}\ndate-released: 2026-12-01\n")
     file = copy / "pyproject.toml"
     lines = [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("Repository =")]
     file.write_text("\n".join(lines), encoding="utf-8")
@@ -138,3 +146,20 @@ def test_what_is_wrong_is_one_line(check: ModuleType, capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == f"release-check: the tag is v9.8.7; expected v{VERSION}, as in __init__.py\n"
     assert check.main(["versions"]) == 0
     assert capsys.readouterr().out == f"dgpo {VERSION}\n"
+
+
+def test_whatever_the_package_may_need_is_pinned(root: Path) -> None:
+    """`make setup` and `make release-check` install the same versions, whenever they run."""
+    lines = (root / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]
+    assert all(re.fullmatch(r"[\w-]+==[\w.]+", line) for line in lines)
+    pinned = {name_of(line) for line in lines}
+    assert len(pinned) == len(lines)
+    core = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    wanted = [*core, *requirements("all"), *requirements("docs"), *requirements("dev")]
+    assert len(wanted) > 30
+    assert {name_of(line) for line in wanted} - pinned == set()
+
+
+def name_of(requirement: str) -> str:
+    """The normalised name of a package."""
+    return re.split(r"[^\w-]", requirement)[0].lower().replace("_", "-")
