@@ -55,3 +55,11 @@ def objectives_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_objectives.py as a module."""
     monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     return script("generate_objectives.py", monkeypatch)
+
+
+@pytest.fixture
+def notebook_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/generate_notebook.py as a module."""
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib: the extra docs")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
+    return script("generate_notebook.py", monkeypatch)
