@@ -109,6 +109,7 @@ new-method: $(READY) ## write the two files of a new objective to fill in (NAME=
 
 figures: $(READY) ## write what follows from the code: docs/figures/, generated pages and tables of docs/, the notebook, vectors, imports
 	$(BIN)/python docs/figures/weights.py
+	$(BIN)/python docs/figures/hero.py
 	$(BIN)/python docs/figures/growth.py
 	$(BIN)/python docs/generate_objectives.py
 	$(BIN)/python docs/generate_doctor.py

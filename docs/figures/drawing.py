@@ -33,12 +33,31 @@ def blank(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05, wspace=0.04))
 
 
-def svg(draw: Callable[[], Figure], *, grid: bool = True) -> bytes:
-    """What `draw` returns as the bytes of an SVG file; the same bytes for the same matplotlib."""
+def svg(draw: Callable[[], Figure], *, grid: bool = True, dark: Mapping[str, str] | None = None) -> bytes:
+    """What `draw` returns as the bytes of an SVG file; the same bytes for the same matplotlib.
+
+    Args:
+        draw: makes the figure.
+        grid: with grid lines.
+        dark: colour as drawn, "#rrggbb" -> colour where the reader prefers a dark scheme. The background is then
+            transparent. Programs without this media query show the colours as drawn.
+    """
     with matplotlib.style.context(["default", STYLE | (GRID if grid else {})]):
         stream = io.BytesIO()
-        draw().savefig(stream, format="svg", metadata={"Date": None})
-    return stream.getvalue()
+        draw().savefig(stream, format="svg", metadata={"Date": None}, transparent=dark is not None)
+    return stream.getvalue() if dark is None else _with_dark_scheme(stream.getvalue(), dark)
+
+
+def _with_dark_scheme(drawn: bytes, dark: Mapping[str, str]) -> bytes:
+    """`drawn` with a style sheet that exchanges the colours of its style attributes."""
+    rules = [
+        f'*[style*="{property}: {light}"] {{ {property}: {other} !important; }}'
+        for light, other in dark.items()
+        for property in ("fill", "stroke")
+    ]
+    sheet = "\n".join(["<style>", "@media (prefers-color-scheme: dark) {", *rules, "}", "</style>"])
+    head, end, rest = drawn.decode().partition("</metadata>\n")
+    return f"{head}{end}{sheet}\n{rest}".encode()
 
 
 def write(files: Mapping[Path, bytes], *, check: bool, command: str) -> int:

@@ -44,6 +44,13 @@ def weights_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.fixture
+def hero_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/figures/hero.py as a module."""
+    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: the extra docs")
+    return script("figures/hero.py", monkeypatch)
+
+
+@pytest.fixture
 def growth_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/figures/growth.py as a module."""
     pytest.importorskip("matplotlib", reason="the figure needs matplotlib: the extra docs")
