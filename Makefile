@@ -107,11 +107,12 @@ format: $(READY) ## let ruff rewrite what it can
 new-method: $(READY) ## write the two files of a new objective to fill in (NAME=my_method)
 	@$(BIN)/python scripts/new_method.py "$(NAME)"
 
-figures: $(READY) ## write what follows from the code: docs/figures/, generated pages and tables of docs/, the notebook, vectors, imports
+figures: $(READY) ## write what follows from the code: docs/figures/, generated pages and tables of docs/ and README.md, the notebook, vectors, imports
 	$(BIN)/python docs/figures/weights.py
 	$(BIN)/python docs/figures/hero.py
 	$(BIN)/python docs/figures/growth.py
 	$(BIN)/python docs/generate_objectives.py
+	$(BIN)/python docs/generate_readme.py
 	$(BIN)/python docs/generate_doctor.py
 	$(BIN)/python docs/generate_notebook.py
 	$(BIN)/python conformance/generate.py

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -94,11 +95,11 @@ def built(dist: Path, ours: str) -> Path:
     return wheel
 
 
-def quick_start(readme: str) -> str:
-    """The first Python example of the README, which needs torch alone."""
-    found = re.search(r"^```python\n(.*?)^```$", readme, re.M | re.S)
+def example(page: str) -> str:
+    """The first Python example of a page: README.md trains with TRL, docs/quickstart.md needs torch alone."""
+    found = re.search(r"^```python\n(.*?)^```$", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
     if found is None:
-        raise Wrong("README.md has no Python example")
+        raise Wrong(f"{page} has no Python example")
     return found[1]
 
 
@@ -134,12 +135,18 @@ def try_it(wheel: Path) -> None:
         if (said := run(scripts / "dgpo", "--version").strip()) != f"dgpo {version()}":
             raise Wrong(f"dgpo --version prints {said!r}; expected dgpo {version()}")
         run(scripts / "dgpo", "objectives", "dgpo")
-        (folder / "quick_start.py").write_text(quick_start((ROOT / "README.md").read_text(encoding="utf-8")), "utf-8")
-        run(scripts / "python", "quick_start.py")
+        (folder / "loss.py").write_text(example("docs/quickstart.md"), encoding="utf-8")
+        run(scripts / "python", "loss.py")
         run(*pip, f"{wheel}[train]")
         offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         run(scripts / "dgpo", "demo", "--updates", UPDATES, "--out", "demo", **offline)
         run(scripts / "dgpo", "replay", "demo/record")
+        # the quick start, with the demo's model in the place of one that `dgpo starter` would make in the same way
+        shutil.copytree(folder / "demo/starter", folder / "outputs/starter")
+        (folder / "first.py").write_text(example("README.md"), encoding="utf-8")
+        run(scripts / "python", "first.py", **offline)
+        run(scripts / "dgpo", "doctor", "outputs/first/record")
+        run(scripts / "dgpo", "report", "outputs/first/record", "--out", "first.html")
         if not (folder / "demo/report.html").is_file():
             raise Wrong("dgpo demo wrote no report.html")
 

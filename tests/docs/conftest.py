@@ -70,3 +70,9 @@ def notebook_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pytest.importorskip("matplotlib", reason="the figures need matplotlib: the extra docs")
     monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     return script("generate_notebook.py", monkeypatch)
+
+
+@pytest.fixture
+def readme_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/generate_readme.py as a module."""
+    return script("generate_readme.py", monkeypatch)

@@ -133,12 +133,15 @@ def test_archives_that_are_not(
         check.built(tmp_path / "dist", VERSION)
 
 
-def test_the_quick_start_is_the_first_example(check: ModuleType, root: Path) -> None:
-    code = check.quick_start((root / "README.md").read_text(encoding="utf-8"))
-    compile(code, "README.md", "exec")
-    assert "import" in code
-    with pytest.raises(check.Wrong, match="no Python example"):
-        check.quick_start("# dgpo\n")
+def test_the_examples_that_a_release_runs(check: ModuleType, root: Path) -> None:
+    alone, trained = check.example("docs/quickstart.md"), check.example("README.md")
+    compile(alone, "loss.py", "exec")
+    compile(trained, "first.py", "exec")
+    assert "trl" not in alone
+    assert "dgpo.training" not in alone
+    assert "DGPOTrainer" in trained
+    with pytest.raises(check.Wrong, match="LICENSE has no Python example"):
+        check.example("LICENSE")
 
 
 def test_what_is_wrong_is_one_line(check: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
