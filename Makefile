@@ -115,6 +115,7 @@ figures: $(READY) ## write what follows from the code: docs/figures/, generated 
 	$(BIN)/python docs/generate_readme.py
 	$(BIN)/python docs/generate_doctor.py
 	$(BIN)/python docs/generate_notebook.py
+	$(BIN)/python docs/generate_reference.py
 	$(BIN)/python conformance/generate.py
 
 atlas: $(READY) ## run the staleness atlas (about 2 hours of one core; interrupt and repeat at will), then its figures

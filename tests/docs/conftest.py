@@ -76,3 +76,11 @@ def notebook_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def readme_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_readme.py as a module."""
     return script("generate_readme.py", monkeypatch)
+
+
+@pytest.fixture
+def reference_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """docs/generate_reference.py as a module."""
+    pytest.importorskip("matplotlib", reason="docs/figures/drawing.py needs matplotlib: the extra docs")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
+    return script("generate_reference.py", monkeypatch)

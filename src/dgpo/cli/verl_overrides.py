@@ -20,7 +20,7 @@ def parser(declared: Iterable[dataclasses.Field[Any]] = ()) -> argparse.Argument
     made = argparse.ArgumentParser(
         prog="dgpo verl-overrides",
         description="Print the hydra overrides that put an objective into a verl run, one per line: "
-        "python -m verl.trainer.main_ppo ... $(dgpo verl-overrides --objective NAME). "
+        "`python -m verl.trainer.main_ppo ... $(dgpo verl-overrides --objective NAME)`. "
         "With --objective, --help lists the fields of that objective, which are flags too.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
