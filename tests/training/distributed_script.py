@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from dgpo.tasks import Addition
 from dgpo.training import DGPOConfig, DGPOTrainer
 
+addition = cache(Addition().dataset)
 LETTERS = "0123456789+= "
 GROUP = 4
 
@@ -87,7 +89,7 @@ def train(folder, out, name, options):
     sampled = options.pop("sampled", False)  # by the model, in place of the script
     resume = options.pop("resume", None)  # a checkpoint, below OUT
     steps = options.setdefault("steps_per_generation", 2)
-    data = Addition().dataset("train").select(range(16))
+    data = addition("train").select(range(16))
     groups = 8 * steps // GROUP  # of a generation, over all ranks
     silent = {*range(groups // 2), *range(groups + groups // 2, 2 * groups)} if idle else set()
     silent_prompts = {data[index]["prompt"] for index in silent}

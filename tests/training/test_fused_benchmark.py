@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from forked import run_script
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "fused_step.py"
 
@@ -14,9 +14,7 @@ def test_it_measures_three_trainers(tmp_path):
     out = tmp_path / "fused_step.json"
     out.write_text(json.dumps({"cases": {"earlier": {}}}))
     words = ["--cases", "demo", "--without-spread", "0.5", "--rounds", "1", "--updates", "2", "--skip", "1"]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words, "--out", str(out)], capture_output=True, text=True, timeout=300
-    )
+    done = run_script(SCRIPT, *words, "--out", out)
     assert done.returncode == 0, done.stderr[-4000:]
     cases = json.loads(out.read_text())["cases"]
     assert cases.keys() == {"earlier", "demo, 50% of groups without spread"}

@@ -119,8 +119,25 @@ def check_all(one: dict[str, Run], many: dict[str, Run], ranks: int, wrapper: st
             check_idle(run)
 
 
-def test_two_processes_of_accelerate(one, tiny_folder, tmp_path):
-    runs = train("accelerate", 2, tiny_folder, tmp_path, {**SCENARIOS, "dynamic": {**DYNAMIC, "max_steps": 4}})
+@pytest.fixture(scope="module")
+def two(tiny_folder, tmp_path_factory):
+    """Replicated and sharded runs in one launch: two more processes would import for as long as they train."""
+    scenarios = {**SCENARIOS, "dynamic": {**DYNAMIC, "max_steps": 4}}
+    names = ["token-mean", "packed", "shared", "log-probs", "old", "unscored", "untied", "budget", "budget, old"]
+    sharded = {name: {**SCENARIOS[name], "fsdp": True} for name in names}
+    apart = {"fsdp": True, "fsdp_config": WRAPPED_LINEAR, "untied": True}
+    sharded["head apart"] = {**apart, **SCENARIOS["untied"]}
+    # one rank cannot take the fused way; if the other did, they would wait for each other for ever
+    sharded["unscored, head apart"] = {**apart, **SCENARIOS["unscored"], "max_steps": 2}
+    sharded["sampled"] = {"fsdp": True, "sampled": True, "max_steps": 2}
+    # the sharded ones last: they tell accelerate that these are GPUs
+    both = scenarios | {f"{name}, FSDP2": options for name, options in sharded.items()}
+    runs = train("accelerate", 2, tiny_folder, tmp_path_factory.mktemp("two"), both)
+    return {name: runs[name] for name in scenarios}, {name: runs[f"{name}, FSDP2"] for name in sharded}
+
+
+def test_two_processes_of_accelerate(one, two):
+    runs, _ = two
     check_all(one, runs, 2, "DistributedDataParallel")
     # ranks find different numbers of informative groups, and still generate and train together to the end
     log = runs["dynamic"].log
@@ -136,16 +153,9 @@ def test_four_processes_of_torchrun(one, tiny_folder, tmp_path):
     check_all(one, train("torchrun", 4, tiny_folder, tmp_path, scenarios), 4, "DistributedDataParallel")
 
 
-def test_fsdp2(one, tiny_folder, tmp_path):
+def test_fsdp2(one, two):
     """Sharded by accelerate, and with an output head in a group of its own, which nothing gathers before the loss."""
-    names = ["token-mean", "packed", "shared", "log-probs", "old", "unscored", "untied", "budget", "budget, old"]
-    scenarios = {name: {**SCENARIOS[name], "fsdp": True} for name in names}
-    apart = {"fsdp": True, "fsdp_config": WRAPPED_LINEAR, "untied": True}
-    scenarios["head apart"] = {**apart, **SCENARIOS["untied"]}
-    # one rank cannot take the fused way; if the other did, they would wait for each other for ever
-    scenarios["unscored, head apart"] = {**apart, **SCENARIOS["unscored"], "max_steps": 2}
-    scenarios["sampled"] = {"fsdp": True, "sampled": True, "max_steps": 2}
-    runs = train("torchrun", 2, tiny_folder, tmp_path, scenarios)
+    _, runs = two
     check_all(one, runs, 2, "FSDPModule")
     assert all(facts["sharded"] == len(run.parameters) for run in runs.values() for facts in run.ranks)
     check_equal(one["untied"], runs["head apart"])
