@@ -21,6 +21,10 @@ export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 # DeepSpeed's kernels are not what is tested
 export DS_BUILD_OPS ?= 0
+# a worker takes whole files, which make their fixtures once, in the order of tests/conftest.py
+BY_FILE := --dist loadfile --no-loadscope-reorder
+# tests start many processes, each of which would compile the package
+unexport PYTHONDONTWRITEBYTECODE
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1
 
 .DEFAULT_GOAL := help
@@ -46,7 +50,7 @@ llm: $(READY) ## a real language model, SmolLM2-135M-Instruct: evaluate -> train
 	$(BIN)/python studies/real_model/learn.py --seed $(SEED) --out $(LLM_OUT) $(if $(THREADS),--threads $(THREADS)) $(if $(GSM8K),--gsm8k $(GSM8K))
 
 test: $(READY) ## every test except the soaks, in WORKERS=2 processes of up to 3 GB each
-	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak"
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) -m "not soak"
 
 browser: ## Chromium for the tests of the report, where this may install it (root, Debian or Ubuntu)
 	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
@@ -70,7 +74,7 @@ $(VERL)/.ready: pyproject.toml constraints-verl.txt tests/engines_skyrl/requirem
 	@touch $@
 
 coverage: $(READY) ## `make test` with the lines that it runs, in build/coverage; fails below the floor in pyproject.toml
-	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "not soak" --cov --cov-report=term:skip-covered \
+	$(OFFLINE) $(BIN)/python -m pytest -n $(WORKERS) $(BY_FILE) -m "not soak" --cov --cov-report=term:skip-covered \
 		--cov-report=html:build/coverage --cov-report=xml:build/coverage/coverage.xml
 
 # a copy, because the upper bounds in pyproject.toml are what is tested

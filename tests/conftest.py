@@ -17,6 +17,8 @@ from hypothesis import settings
 
 from dgpo.testing import Batch, random_batch
 
+HERE = Path(__file__).parent
+
 settings.register_profile("dgpo", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("dgpo")
 
@@ -29,9 +31,23 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 importlib.metadata.metadata = cache(importlib.metadata.metadata)
 
 
+LONGEST_FIRST = (
+    "training/test_two_processes.py",
+    "diagnostics/doctor/test_faults.py",
+    "training/test_step_rows.py",
+    "training/test_every_method_trains.py",
+    "training/test_checkpoints.py",
+    "training/test_trl_pairs.py",
+    "training/test_fused_loss.py",
+)
+"""Files that take longest. `make test` gives its workers whole files; with a long one at the end, the others wait."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run groups first: one worker runs a whole group, and at the end of the run the other would wait for it."""
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    places = {HERE / name: place for place, name in enumerate(LONGEST_FIRST)}
+    if missing := [str(path) for path in places if not path.exists()]:
+        raise pytest.UsageError(f"LONGEST_FIRST of tests/conftest.py has files that do not exist: {', '.join(missing)}")
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 def pytest_collection_finish() -> None:

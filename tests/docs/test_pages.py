@@ -92,7 +92,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
-@pytest.mark.xdist_group("docs")
 def test_docs_build_without_warnings(site: Path) -> None:
     objectives = (site / "objectives.html").read_text(encoding="utf-8")
     for cls in OBJECTIVES.values():
@@ -130,7 +129,6 @@ def public(module_name: str) -> set[str]:
     return found
 
 
-@pytest.mark.xdist_group("docs")
 @pytest.mark.parametrize("module_name", MODULES)
 def test_every_public_name_of_the_core_is_documented(site: Path, module_name: str) -> None:
     """By its full name, or by the package that it is imported from."""

@@ -13,11 +13,7 @@ from dgpo import TokenBatch, objectives
 from dgpo.diagnostics import record
 from dgpo.report import write_report
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
-    # one browser for all tests here
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
 
 def logs(ratios):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import pytest
 from browsing import CHROMIUM
 
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium"),
-    # one browser for all tests here
-    pytest.mark.xdist_group("browser"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
 
 
 def look(page):

@@ -105,7 +105,6 @@ def shown(browser, summary, tmp_path_factory):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-@pytest.mark.xdist_group("browser")
 def test_curves_bands_and_differences_are_drawn(shown, summary: Summary) -> None:
     ids = shown.eval_on_selector_all(".plot", "boxes => boxes.map(box => box.id)")
     assert ids == ["plot-task-0", "plot-task-1", "plot-differences"]
@@ -129,7 +128,6 @@ def test_curves_bands_and_differences_are_drawn(shown, summary: Summary) -> None
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt-get install chromium")
-@pytest.mark.xdist_group("browser")
 def test_methods_and_runs_can_be_toggled(shown, summary: Summary) -> None:
     shown.uncheck("#methods input >> nth=0")
     assert {t["meta"]["method"] for t in traces(shown, "plot-task-1") if t["visible"]} == {"is", "dgpo:n=2,m=2"}

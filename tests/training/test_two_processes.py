@@ -17,8 +17,6 @@ import pytest
 from distributed_launch import Run, start, train
 from transformers import AutoModelForCausalLM
 
-pytestmark = pytest.mark.xdist_group("two-processes")
-
 SCENARIOS: dict[str, dict[str, Any]] = {
     "token-mean": {"aggregation": "token-mean", "idle": True, "padding_free": False},
     "packed": {"aggregation": "token-mean", "idle": True, "padding_free": True, "shared_prompts": False},
