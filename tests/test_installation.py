@@ -50,27 +50,36 @@ def test_from_where_pip_took_it(monkeypatch: pytest.MonkeyPatch, installed: None
     (clone / "pyproject.toml").write_text('[project]\nname = "dgpo"\n')
     wheel.write_bytes(b"")
 
-    def came_from(url: str) -> None:
-        class Distribution:
-            requires = METADATA
-
-            @staticmethod
-            def read_text(name: str) -> str:
-                assert name == "direct_url.json"
-                return f'{{"url": "{url}", "dir_info": {{}}}}'
-
-        monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution)
-
     for place in (clone, wheel):
-        came_from(place.as_uri())
+        came_from(monkeypatch, f'{{"url": "{place.as_uri()}", "dir_info": {{}}}}')
         assert hint("math") == f"pip install '{place}[math]'"
     for gone in ((tmp_path / "gone").as_uri(), tmp_path.as_uri(), "https://example.org/dgpo.whl"):
-        came_from(gone)
+        came_from(monkeypatch, f'{{"url": "{gone}"}}')
         assert hint("math").startswith("pip install 'math-verify[")
 
 
+def came_from(monkeypatch: pytest.MonkeyPatch, recorded: str | None) -> None:
+    """As if pip had recorded this when it installed dgpo."""
+
+    class Distribution:
+        requires = METADATA
+
+        @staticmethod
+        def read_text(name: str) -> str | None:
+            assert name == "direct_url.json"
+            return recorded
+
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: Distribution)
+
+
+def test_from_an_index(monkeypatch: pytest.MonkeyPatch, installed: None) -> None:
+    """Pip records the source of everything but that."""
+    came_from(monkeypatch, None)
+    assert hint("train") == "pip install 'dgpo[train]'"
+
+
 def test_package_by_package(monkeypatch: pytest.MonkeyPatch, installed: None) -> None:
-    monkeypatch.setattr(installation, "_installed_from", lambda: None)
+    monkeypatch.setattr(installation, "_source", lambda: None)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: METADATA)
     assert hint("train") == "pip install 'math-verify[antlr4-13-2]<0.10,>=0.9' 'pyarrow>=15' 'trl<1.17,>=1.16'"
     assert requirements("all") == [
@@ -98,6 +107,20 @@ def test_no_hint_is_written_out_by_hand() -> None:
     assert dead.search("pip install -U 'verl[vllm]==0.9.1' 'dgpo[verl]'")
     assert dead.search("pip install dgpo")
     assert [str(file) for file in files if dead.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_every_command_to_install_something_is_written_in_one_place() -> None:
+    """Any other would say where dgpo itself comes from, and be wrong in a clone, in a wheel or from an index."""
+    package = ROOT / "src" / "dgpo"
+    found = {
+        (file.relative_to(package).as_posix(), line.strip())
+        for file in package.rglob("*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        if re.search(r"pip install\b", line)
+    }
+    others = {(file, line) for file, line in found if file != "installation.py"}
+    assert {file for file, line in others} == {"cli/errors.py", "engines/verl_doctor.py"}
+    assert all("dgpo" not in line for _, line in others)
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

@@ -28,14 +28,13 @@ class WrongVersionError(ImportError):
 
 
 def hint(extra: str) -> str:
-    """The command that installs an extra: from the clone or file that this dgpo came from, or else package by package.
+    """The command that installs an extra, from wherever this dgpo came from.
 
-    dgpo is not on a package index, so its name alone cannot be installed.
+    From the clone or the file; by name, if it came from a package index; package by package, if its source is gone.
     """
-    place = _clone() or _installed_from()
-    if place is None:
+    source = _source()
+    if source is None:
         return f"pip install {' '.join(shlex.quote(line) for line in requirements(extra))}"
-    source = "." if place == Path.cwd() else str(place)
     return f"pip install {_quoted(f'{source}[{extra}]')}"
 
 
@@ -173,15 +172,21 @@ def _is_source(folder: Path) -> bool:
     return bool(project.get("name") == PACKAGE)
 
 
-def _installed_from() -> Path | None:
-    """The folder or file that pip installed this dgpo from, if it is still there (PEP 610)."""
-    try:
-        text = importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    url = urlparse(str(json.loads(text or "{}").get("url", "")))
-    place = Path(url2pathname(url.path))
-    return place if url.scheme == "file" and (place.is_file() or _is_source(place)) else None
+def _source() -> str | None:
+    """What to give pip to install this dgpo again; None if nothing is known that would work."""
+    place = _clone()
+    if place is None:
+        try:
+            recorded = importlib.metadata.distribution(PACKAGE).read_text("direct_url.json")
+        except importlib.metadata.PackageNotFoundError:
+            return None
+        if recorded is None:
+            return PACKAGE  # PEP 610: there is a record of every source but an index
+        url = urlparse(str(json.loads(recorded).get("url", "")))
+        place = Path(url2pathname(url.path))
+        if url.scheme != "file" or not (place.is_file() or _is_source(place)):
+            return None
+    return "." if place == Path.cwd() else str(place)
 
 
 def _quoted(text: str) -> str:
