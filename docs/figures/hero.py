@@ -64,11 +64,11 @@ LABELS = {
     -1.0: (
         ("cispo_two_sided", "CISPO holds", (0.03, 0.87), 0),
         ("maspo", "MASPO gates", (0.17, 0.225), 22),
-        ("dgpo", "DGPO decays", (0.425, 0.055), 0),
+        ("dgpo", "DGPO decays", (0.405, 0.05), 0),
         ("grpo", "GRPO drops to zero", (0.03, -0.16), 0),
     ),
     1.0: (
-        ("dgpo", "DGPO slows down", (2.16, 2.06), 0),
+        ("dgpo", "DGPO slows down", (2.13, 2.08), 0),
         ("maspo", "MASPO gates", (1.80, 1.27), 0),
         ("cispo_two_sided", "CISPO holds", (1.60, 1.06), 0),
         ("grpo", "GRPO drops to zero", (1.30, -0.16), 0),
@@ -83,7 +83,7 @@ TICKS = {-1.0: [0.0, 0.2, 0.4, 0.6, 0.8, 1.0], 1.0: [1.0, 1.5, 2.0, 2.5, 3.0]}
 
 def draw() -> Figure:
     """Two panels, A < 0 and A > 0: w over r, and r itself, which is the weight without any clipping."""
-    figure = drawing.blank(9.4, 4.6)
+    figure = drawing.blank(8.8, 4.5)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, sign in zip(axes, SIDES, strict=True):
         axis.axvspan(*CLIP_RANGE, color=BAND, zorder=0, linewidth=0)
@@ -96,7 +96,7 @@ def draw() -> Figure:
                 *where,
                 words,
                 color=COLOURS[name],
-                fontsize=14,
+                fontsize=13.5,
                 fontweight="bold",
                 rotation=turned,
                 rotation_mode="anchor",
