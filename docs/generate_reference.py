@@ -24,6 +24,7 @@ from dgpo import installation
 from dgpo.cli.main import COMMANDS, EXTRAS, GROUPS
 from dgpo.cli.parser import HELP_FLAGS, Parser
 from dgpo.cli.train_help import TEXTS, groups
+from dgpo.objectives import OBJECTIVES
 from dgpo.training import DGPOConfig
 from dgpo.training.async_trainer import AsyncDGPOConfig
 
@@ -148,6 +149,8 @@ def arguments(parser: argparse.ArgumentParser, actions: Iterable[argparse.Action
         text = formatter._expand_help(action) if action.help else ""
         if action.choices is not None and not action.option_strings:
             name, text = action.dest, f"{text}: {', '.join(map(str, action.choices))}"
+        # the page does not change with every method
+        text = text.replace(", ".join(OBJECTIVES), "those that `dgpo objectives` lists")
         text = text[:1].upper() + text[1:]
         lines += [f"`{name}`", f": {_prose(text)}", ""]
     return lines
