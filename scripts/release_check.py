@@ -36,7 +36,7 @@ def version(root: Path = ROOT) -> str:
 
 
 def check_versions(root: Path = ROOT, tag: str | None = None) -> str:
-    """The version, if changelog, citation and tag have it too.
+    """The version, if changelog, citation, BibTeX entry and tag have it too.
 
     A tag also needs a dated section of the changelog, the same date in the citation, and the address of the repository
     in the metadata.
@@ -52,6 +52,9 @@ def check_versions(root: Path = ROOT, tag: str | None = None) -> str:
     cited = re.search(r"^version: (\S+)$", (root / "CITATION.cff").read_text(encoding="utf-8"), re.M)
     if cited is None or cited[1] != ours:
         raise Wrong(f"CITATION.cff: version is {cited and cited[1]}; expected {ours}, as in __init__.py")
+    entry = re.search(r"@software\{dgpo,.*?version = \{(.+?)\}", (root / "README.md").read_text(encoding="utf-8"), re.S)
+    if entry is None or entry[1] != ours:
+        raise Wrong(f"README.md: the BibTeX entry has version {entry and entry[1]}; expected {ours}, as in __init__.py")
     if tag is None:
         return ours
     if tag != f"v{ours}":

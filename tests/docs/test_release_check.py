@@ -31,7 +31,7 @@ def check(root: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def copy(root: Path, tmp_path: Path) -> Path:
     """A repository of the files that have the version in them."""
-    for name in ("src/dgpo/__init__.py", "CHANGELOG.md", "CITATION.cff", "pyproject.toml"):
+    for name in ("src/dgpo/__init__.py", "CHANGELOG.md", "CITATION.cff", "README.md", "pyproject.toml"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root / name, tmp_path / name)
     return tmp_path
@@ -58,6 +58,12 @@ def test_the_version_is_written_in_one_place_and_the_others_agree(check: ModuleT
         ),
         ("CHANGELOG.md", f"## [{VERSION}]", "## [9.8.7]", "CHANGELOG.md: the newest version is 9.8.7; expected"),
         ("CITATION.cff", f"version: {VERSION}", "version: 9.8.7", "CITATION.cff: version is 9.8.7; expected"),
+        (
+            "README.md",
+            f"version = {{{VERSION}}}",
+            "version = {9.8.7}",
+            "README.md: the BibTeX entry has version 9.8.7; exp",
+        ),
         ("src/dgpo/__init__.py", "__version__ =", "__VERSION__ =", "has no line __version__"),
     ],
 )
