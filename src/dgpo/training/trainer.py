@@ -437,7 +437,7 @@ class DGPOTrainer(ResumableTrainer):
             drop=training and not self._needs_all_rows(),
             rearrange=rearrange,
             budget=budget,
-            agree=self._most,
+            agree=self._passes,
             kinds=self._kinds() if rearrange else ("padded",),
             embedding=self._embedding_share,
         )
@@ -457,8 +457,11 @@ class DGPOTrainer(ResumableTrainer):
         kinds: list[Kind] = [] if args.padding_free and packed else ["padded"]
         return kinds + ["packed"] * packed + ["shared"] * shared
 
-    def _most(self, count: int) -> int:
-        """The largest of the ranks' numbers; a collective."""
+    def _passes(self, count: int) -> int:
+        """Forward passes of a step, where this rank's rows need `count`: the most of all ranks; a collective."""
+        if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
+            # its engine fails after a micro-step in which no parameter had a gradient
+            count = max(count, self._micro_batches())
         if self.accelerator.num_processes == 1:
             return count
         mine = torch.tensor([count], device=self.accelerator.device)
