@@ -27,8 +27,10 @@ settings.load_profile("dgpo")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# accelerate parses the metadata of peft and others dozens of times per trainer, to see whether they are installed
+# the metadata of a package takes a millisecond to parse; accelerate does it dozens of times per trainer, to see what is
+# installed, and every command does to compare versions
 importlib.metadata.metadata = cache(importlib.metadata.metadata)
+importlib.metadata.version = cache(importlib.metadata.version)
 
 
 LONGEST_FIRST = (

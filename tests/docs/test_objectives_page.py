@@ -25,6 +25,18 @@ def matplotlib_is_pinned(root: Path) -> bool:
         return False
 
 
+DRAWN: dict[str, bytes] = {}
+"""Page and figures as the script writes them, which takes seven seconds: drawn by the first test that needs them."""
+
+
+@pytest.fixture
+def drawn_once(objectives_script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
+    if not DRAWN:
+        DRAWN.update(objectives_script.written())
+    monkeypatch.setattr(objectives_script, "written", lambda figures=True: DRAWN)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Toy(Objective):
     """A weight that stops for A > 0.
@@ -63,6 +75,7 @@ def test_the_committed_page_is_current(objectives_script: ModuleType, root: Path
     assert committed == objectives_script.page(), "run: python docs/generate_objectives.py"
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_the_committed_figures_are_current(objectives_script: ModuleType, root: Path) -> None:
     if not matplotlib_is_pinned(root):
         pytest.skip("this matplotlib draws other bytes than the pinned one")
@@ -72,10 +85,10 @@ def test_the_committed_figures_are_current(objectives_script: ModuleType, root: 
     assert max(sizes.values()) < 60_000
 
 
+@pytest.mark.usefixtures("drawn_once")
 def test_check_tells_what_is_stale(
     objectives_script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("matplotlib", reason="the figures need matplotlib")
     assert objectives_script.main(["--out", str(tmp_path)]) == 0
     assert objectives_script.main(["--out", str(tmp_path), "--check"]) == 0
     (tmp_path / "figures/objectives/is.svg").write_text("other")

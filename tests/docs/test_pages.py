@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 import dgpo
 from dgpo.objectives import OBJECTIVES
+from forked import run_script
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(
@@ -84,10 +84,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("sphinx", "myst_parser", "furo"):
         pytest.importorskip(package, reason="the documentation needs: the extra docs")
     folder = tmp_path_factory.mktemp("site")
-    build = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "doctrees")]
-    done = subprocess.run(
-        [*build, str(DOCS), str(folder / "html")], capture_output=True, text=True, encoding="utf-8", check=False
-    )
+    build = ["-W", "--keep-going", "-q", "-b", "html", "-d", folder / "doctrees"]
+    sphinx = importlib.util.find_spec("sphinx.__main__")
+    assert sphinx is not None
+    assert sphinx.origin is not None
+    done = run_script(Path(sphinx.origin), *build, DOCS, folder / "html")
     assert done.returncode == 0, done.stderr
     return folder / "html"
 

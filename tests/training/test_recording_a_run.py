@@ -285,6 +285,10 @@ def test_the_hash_of_the_data_is_of_its_content():
     found = data_of(Dataset.from_list(rows))
     digest = hashlib.sha256(b"".join(json.dumps(row).encode() + b"\n" for row in rows)).hexdigest()
     assert found == {"rows": 2, "sha256": digest, "rows_hashed": 2}
+    nested = [{"prompt": [{"role": "user", "content": str(i)}], "n": i / 3, "none": None} for i in range(250)]
+    assert data_of(Dataset.from_list(nested)) == data_of(nested)
+    views = Dataset.from_list(nested).select(range(200)).shuffle(seed=0), Dataset.from_list(nested).with_format("numpy")
+    assert [data_of(one)["sha256"] for one in views] == [data_of(list(one))["sha256"] for one in views]
     assert data_of([{"a": object()}])["sha256"] == data_of([{"a": object()}])["sha256"]
     assert data_of(iter(rows)) == {"rows": None, "sha256": None, "rows_hashed": 0}
 

@@ -12,10 +12,11 @@ import os
 import platform
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+import datasets
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -359,10 +360,21 @@ def data_of(data: Any) -> dict[str, Any]:
     if not hasattr(data, "__len__"):
         return {"rows": None, "sha256": None, "rows_hashed": 0}
     digest, count = hashlib.sha256(), 0
-    for row in islice(iter(data), HASHED_ROWS):
-        digest.update(json.dumps(row, sort_keys=True, default=lambda value: type(value).__name__).encode() + b"\n")
+    encode = json.JSONEncoder(sort_keys=True, default=lambda value: type(value).__name__).encode
+    for row in islice(_rows(data), HASHED_ROWS):
+        digest.update(encode(row).encode() + b"\n")
         count += 1
     return {"rows": len(data), "sha256": digest.hexdigest(), "rows_hashed": count}
+
+
+def _rows(data: Any) -> Iterator[Any]:
+    """The rows of a data set, one by one; of one of plain columns in batches, which takes a fifth of the time."""
+    if not isinstance(data, datasets.Dataset) or data.format["type"] is not None or not data.column_names:
+        yield from data
+        return
+    for batch in data.iter(batch_size=100):
+        for values in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, values, strict=True))
 
 
 def _git() -> dict[str, Any] | None:

@@ -7,18 +7,17 @@ import warnings
 
 import pytest
 import torch
-from broken_runs import RUNS
-from datasets import disable_progress_bars
-from transformers import AutoTokenizer
-from transformers.utils import logging
 
 from dgpo.tasks import Addition
-from dgpo.training.starter import character_tokenizer, tiny_model
+
+# the trainer is imported in the fixtures: most tests here need none of it, and it takes six seconds
 
 
 @pytest.fixture(scope="session")
 def taught(tmp_path_factory):
     """Answers with one to three digits and stops, most of them wrong: rewards have spread, nothing is cut off."""
+    from dgpo.training.starter import character_tokenizer, tiny_model
+
     torch.manual_seed(0)
     folder, tokenizer = tmp_path_factory.mktemp("taught"), character_tokenizer()
     model = tiny_model(tokenizer, hidden=32, layers=2, seed=0)
@@ -49,6 +48,11 @@ def taught(tmp_path_factory):
 @pytest.fixture(scope="session")
 def run_of(taught, tmp_path_factory):
     """name -> the folder of that run, made once."""
+    from broken_runs import RUNS
+    from datasets import disable_progress_bars
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
     disable_progress_bars()
     logging.disable_progress_bar()
     torch.set_num_threads(1)
