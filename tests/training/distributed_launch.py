@@ -24,6 +24,8 @@ LAUNCHERS = {
     # --multi_gpu without a GPU: with --cpu, accelerate starts one process whatever the number says
     "accelerate": lambda ranks: [*ACCELERATE, str(ranks)],
 }
+TIMEOUT = 300.0
+"""Seconds for a launch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,16 +40,23 @@ class Run:
 
 def start(launcher: str, ranks: int, *words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Python with these words, on so many ranks; they have to leave with 0."""
-    done = subprocess.run(
+    process = subprocess.Popen(
         [sys.executable, *LAUNCHERS[launcher](ranks), *map(str, words)],
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
         cwd=cwd,
     )
-    assert done.returncode == 0, done.stderr[-6000:]
-    return done
+    try:
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        # it stops its ranks, which would wait for each other for ever if it were killed
+        process.terminate()
+        process.communicate()
+        raise
+    assert process.returncode == 0, stderr[-6000:]
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
 def train(launcher: str, ranks: int, folder: Path, out: Path, scenarios: dict[str, dict[str, Any]]) -> dict[str, Run]:
