@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 from sphinx.application import Sphinx
 
 import dgpo
+
+LONG = re.compile(r"[\w./=:]{18,}")
+AFTER = re.compile(r"([_./=:])(?=\w)")
 
 project = "dgpo"
 author = "The dgpo authors"
@@ -21,6 +27,8 @@ autodoc_class_signature = "mixed"
 html_theme = "furo"
 html_title = f"dgpo {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["tables.css"]
 
 
 def absolute_values(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
@@ -28,5 +36,16 @@ def absolute_values(app: Sphinx, what: str, name: str, obj: object, options: obj
     lines[:] = [line if line.startswith("    ") else line.replace("|A|", r"\|A\|") for line in lines]
 
 
+def breakable(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
+    """Long names in tables may break after _ . / = and :, so that they do not make the table wider than the page."""
+
+    def mark(match: re.Match[str]) -> str:
+        return re.sub(r">[^<]+<", lambda text: LONG.sub(lambda word: AFTER.sub(r"\1<wbr>", word[0]), text[0]), match[0])
+
+    if "body" in context:
+        context["body"] = re.sub(r"<table.*?</table>", mark, context["body"], flags=re.DOTALL)
+
+
 def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", absolute_values)
+    app.connect("html-page-context", breakable)

@@ -59,7 +59,7 @@ class Row:
         return (
             *named,
             "yes" if claims.continuous else "no",
-            shown(claims.upper_bound),
+            f"{claims.upper_bound:.4g}",
             claims.limit_negative or "-",
             claims.limit_positive or "-",
         )
