@@ -150,8 +150,8 @@ def test_two_levels_have_the_same_value_and_a_wider_interval():
     one, two = interval(successes / 4), interval_two_level(successes, 4)
     assert (two.value, two.se) == (pytest.approx(one.value), pytest.approx(one.se))
     assert (two.high - two.low) / (one.high - one.low) == pytest.approx(math.sqrt(2), rel=0.07)
-    assert two == interval_two_level(successes, np.full(3000, 4))
-    assert two != interval_two_level(successes, 4, seed=1)
+    few = successes[:100]
+    assert interval_two_level(few, 4) == interval_two_level(few, np.full(100, 4)) != interval_two_level(few, 4, seed=1)
 
 
 def test_two_levels_agree_with_drawing_problems_and_samples_one_by_one():

@@ -78,10 +78,10 @@ def reshaped(problem: dict[str, Any], names: tuple[str, ...], form: str) -> tupl
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("form", FORMS)
 def test_linear_policy_loss_of_any_strides(form: str, backend: str, objective: str) -> None:
-    """Each tensor argument alone and all of them together; then packed."""
+    """All tensor arguments together, and with "dgpo" each of them alone; then packed."""
     problem = whole_problem()
     options = {"objective": objective, "correction": "truncate", "chunk_tokens": 4, **TERMS}
-    cases = [*((name,) for name in TENSORS), TENSORS]
+    cases = [*((name,) for name in TENSORS if objective == "dgpo"), TENSORS]
     for names in cases:
         odd, plain = reshaped(problem, names, form)
         (out, found), (truth, wanted) = (gradients(given, backend=backend, **options) for given in (odd, plain))
@@ -117,7 +117,9 @@ def policy_arguments() -> dict[str, Any]:
 def test_policy_loss_of_any_strides(form: str, name: str) -> None:
     given = policy_arguments()
     options = {"objective": name, "correction": "truncate", "kl_coef": 0.1, "entropy_coef": 0.05}
-    for names in [*((each,) for each in given), tuple(given)]:
+    # of each kind of objective one with every tensor alone
+    alone = given if name in ("dgpo", "gspo", "bapo", "p3o") else ()
+    for names in [*((each,) for each in alone), tuple(given)]:
         pair = reshaped(given, names, form)
         outs = [dgpo.policy_loss(**one, **options) for one in pair]
         torch.testing.assert_close(outs[0].value, outs[1].value, rtol=1e-12, atol=0)

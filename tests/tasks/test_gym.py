@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -90,8 +92,9 @@ def test_the_stored_expression_tells_numbers_and_target(package: Any, name: str)
 # --- splits -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["gcd", "countdown", "spell_backward"])
-@pytest.mark.parametrize("seed", [0, 1, 99])
+@pytest.mark.parametrize(
+    ("name", "seed"), [("countdown", 0), *((name, seed) for name in ("gcd", "spell_backward") for seed in (0, 1, 99))]
+)
 def test_splits_share_no_question_and_repeat_none(package: Any, name: str, seed: int) -> None:
     task = small(name, seed=seed)
     known = {split: [problem["problem"] for problem in task.problems(split)] for split in SPLITS}
@@ -133,19 +136,19 @@ def test_every_task_has_the_same_items_in_every_process(package: Any) -> None:
         "for name in GRADED:\n"
         "    print(name, tasks.make(f'reasoning_gym:{name}', test_size=6).provenance('test')['sha256'])\n"
     )
-    outputs = [
-        subprocess.run(
-            [sys.executable, "-c", code],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=300,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-        ).stdout
-        for seed in ("1", "2")
-    ]
-    assert outputs[0] == outputs[1]
-    assert outputs[0].count("\n") == len(GRADED)
+    other = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env={**os.environ, "PYTHONHASHSEED": "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"},
+    ).stdout
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})
+    assert printed.getvalue() == other
+    assert other.count("\n") == len(GRADED)
 
 
 def test_problems_prompts_and_data_sets(package: Any) -> None:
