@@ -41,15 +41,21 @@ def largest_jump(objective: Objective, sign: float, old: float, highest: float) 
         return weight / (x.exp() + weight.abs())
 
     grid = linspace(-20, highest, 40001)
-    steepest = measured(grid).diff().abs().topk(200).indices
+    values = measured(grid)
+    steepest = values.diff().abs().topk(200).indices
     low, high = grid[steepest], grid[steepest + 1]
+    at_low, at_high = values[steepest], values[steepest + 1]
     # 36 halvings of a step of 1e-3 reach 1e-14, about the rounding of x
     for _ in range(36):
         middle = (low + high) / 2
-        at_low, at_middle, at_high = measured(low), measured(middle), measured(high)
+        at_middle = measured(middle)
         in_first_half = (at_middle - at_low).abs() >= (at_high - at_middle).abs()
         low, high = torch.where(in_first_half, low, middle), torch.where(in_first_half, middle, high)
-    return (measured(high) - measured(low)).abs().max().item()
+        at_low, at_high = (
+            torch.where(in_first_half, at_low, at_middle),
+            torch.where(in_first_half, at_middle, at_high),
+        )
+    return (at_high - at_low).abs().max().item()
 
 
 def check_claim_continuous(objective: Objective) -> None:

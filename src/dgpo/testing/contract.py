@@ -99,20 +99,22 @@ def check_shape_and_dtype(objective: Objective) -> None:
 def check_finite(objective: Objective) -> None:
     """w, φ, value, gradient and statistics are finite for log ratios in [-700, 700], in four dtypes.
 
-    One response of one token each, and all of them in one response.
+    One response of one token each, and all of one sign in one response. With A = 0 in a batch without another A.
     """
     chosen = calibrated(objective)
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         for old, highest in ((-701.0, 700), (-1e-3, 0)):
-            x = linspace(-700, highest, 281)
-            for sign in (-1.0, 0.0, 1.0):
-                for shape in ((-1, 1), (1, -1)):
-                    _check_finite(chosen, (old + x).to(dtype).reshape(shape), old, sign)
+            logprob = (old + linspace(-700, highest, 281)).to(dtype)
+            for signs in ((-1.0, 1.0), (0.0,)):
+                sign = torch.tensor(signs, dtype=dtype).unsqueeze(1)
+                rows = logprob.expand(len(signs), -1), sign.expand(-1, len(logprob))
+                _check_finite(chosen, *rows, old)
+                _check_finite(chosen, *(one.reshape(-1, 1) for one in rows), old)
 
 
-def _check_finite(objective: Objective, logprob: Tensor, old: float, sign: float) -> None:
+def _check_finite(objective: Objective, logprob: Tensor, advantage: Tensor, old: float) -> None:
     asked = logprob.clone().requires_grad_()
-    given_old, advantage = torch.full_like(asked, old), torch.full_like(asked, sign)
+    given_old = torch.full_like(asked, old)
     mask, entropy = torch.ones_like(asked, dtype=torch.bool), torch.ones_like(asked)
     tokens = TokenBatch(asked, given_old, advantage, mask, entropy=entropy)
     for name, values in (("w", objective.weight(tokens)), ("φ", objective.potential(tokens).detach())):
@@ -122,7 +124,8 @@ def _check_finite(objective: Objective, logprob: Tensor, old: float, sign: float
             require(False, objective, f"{name} = {at} in {logprob.dtype}; expected finite values")
     out = policy_loss(asked, given_old, advantage, mask, objective=objective, entropy=entropy)
     (gradient,) = torch.autograd.grad(out.value, asked)
-    where = f"A = {sign:g}, log π_old = {old:g}, {logprob.dtype}"
+    signs = " or ".join(f"{one:g}" for one in sorted(set(advantage.flatten().tolist())))
+    where = f"A = {signs}, log π_old = {old:g}, {logprob.dtype}"
     require(out.value.isfinite(), objective, f"the loss is not finite at {where}")
     # 16 bits of gradient may not hold e^20; their overflow is the caller's dtype, not the weight's
     fine = ~gradient.isnan() if logprob.dtype == torch.float16 else gradient.isfinite()
