@@ -144,12 +144,16 @@ def test_any_split_of_a_step_gives_its_value_and_gradient(
     whole = sum_of_parts(batch, [rows(everything)], None, **settings)
     assert whole[1].abs().max() > 1e-4
 
-    for split in contiguous_splits(5):
+    ways, orders = contiguous_splits(5), 4
+    if name not in ("dgpo", "gspo"):  # one of either level meets all 16; the others the finest and an uneven one
+        ways, orders = [ways[-1], ways[4]], 2
+        assert [len(split) for split in ways] == [5, 2]
+    for split in ways:
         assert_same(sum_of_parts(batch, [rows(part) for part in split], totals, **settings), whole)
     assert_same(sum_of_parts(batch, [padded(everything, 3, 2)], None, **settings), whole)
     uneven = [padded(slice(0, 2), 0, 1), padded(slice(2, 3), 5, 0), padded(slice(3, 5), 1, 4)]
     assert_same(sum_of_parts(batch, uneven, totals, **settings), whole)
-    for seed in range(4):
+    for seed in range(orders):
         order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
         sizes = [2, 1, 2] if seed % 2 else [1, 3, 1]
         assert_same(sum_of_parts(batch, [rows(part) for part in order.split(sizes)], totals, **settings), whole)
