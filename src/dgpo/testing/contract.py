@@ -107,9 +107,9 @@ def check_finite(objective: Objective) -> None:
             logprob = (old + linspace(-700, highest, 281)).to(dtype)
             for signs in ((-1.0, 1.0), (0.0,)):
                 sign = torch.tensor(signs, dtype=dtype).unsqueeze(1)
-                rows = logprob.expand(len(signs), -1), sign.expand(-1, len(logprob))
-                _check_finite(chosen, *rows, old)
-                _check_finite(chosen, *(one.reshape(-1, 1) for one in rows), old)
+                rows, advantage = logprob.expand(len(signs), -1), sign.expand(-1, len(logprob))
+                for shape in (rows.shape, (-1, 1)):
+                    _check_finite(chosen, rows.reshape(shape), advantage.reshape(shape), old)
 
 
 def _check_finite(objective: Objective, logprob: Tensor, advantage: Tensor, old: float) -> None:
