@@ -44,7 +44,7 @@ REGISTRY: dict[str, type] = {"plain": Plain, "demanding": Demanding, "bare": Bar
 @pytest.mark.parametrize(
     ("word", "known", "expected"),
     [
-        ("dpgo", ["dgpo", "grpo", "maspo"], ", did you mean 'dgpo'?"),
+        ("dpgo", ["drpo", "dgpo", "grpo", "maspo"], ", did you mean 'dgpo'?"),
         ("masp", ["dgpo", "grpo", "maspo"], ", did you mean 'maspo'?"),
         ("eps-low", ["eps_low", "eps_high"], ", did you mean 'eps_low'?"),
         ("xyz", ["dgpo", "grpo"], ""),

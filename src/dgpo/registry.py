@@ -20,7 +20,8 @@ def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Seque
     """', did you mean ...?' if a known name is similar enough, otherwise the empty string.
 
     Tried in this order: the alias of the word, the same word spelled with other dashes or
-    capitals, a known name that begins with the whole word, a known name with a typing error.
+    capitals, a known name that begins with the whole word, one with the same letters in another order ("dpgo"), a
+    known name with another typing error.
 
     Args:
         word: what was given.
@@ -32,8 +33,11 @@ def did_you_mean(word: object, known: Iterable[str], aliases: Mapping[str, Seque
     of_alias = [name for name in (aliases or {}).get(asked, ()) if name in names.values()]
     # one or two letters begin too many names to be a hint
     begins = sorted((name for name in names if name.startswith(f"{asked}_")), key=len) if len(asked) > 2 else []
+    # several may be equally similar; two letters exchanged are the commonest slip
+    swapped = [name for name in names if sorted(name) == sorted(asked)]
     near = get_close_matches(asked, names, n=1, cutoff=_SIMILAR)
-    found = of_alias or [names[name] for name in (*([asked] if asked in names else []), *begins[:1], *near)]
+    exact = [asked] if asked in names else []
+    found = of_alias or [names[name] for name in (*exact, *begins[:1], *swapped[:1], *near)]
     return f", did you mean {found[0]!r}?" if found else ""
 
 

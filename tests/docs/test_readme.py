@@ -226,6 +226,8 @@ def test_the_quick_start_runs(folder: Path, capsys: pytest.CaptureFixture[str]) 
     (folder / "halved.py").write_text(OWN)
     (train,) = (words for words in of_dgpo("train") if "outputs/halved" in words)
     assert run("train", *train, "--max_steps", "3") == 0
+    # the report shows the evaluation
+    assert run("eval", *of_dgpo("eval")[0], "--samples", "0") == 0
     looks = [["report", *words] for words in of_dgpo("report")] + [["doctor", *words] for words in of_dgpo("doctor")]
     for words in [*looks, *(["replay", *words] for words in of_dgpo("replay"))]:
         assert run(*words) == 0, capsys.readouterr().err

@@ -20,7 +20,7 @@ COMMANDS = {
     "train": ("train", "train a model on a task or data set"),
     "eval": ("eval", "evaluate a model: avg@k, pass@k and more, with intervals"),
     "compare": ("train", "compare objectives over seeds, each at its best setting"),
-    "starter": ("train", "make a small model that solves a task about half the time"),
+    "starter": ("train", "make a small model that solves a task some of the time"),
     "doctor": ("", "find out what went wrong in a run, and why"),
     "report": ("report", "write an HTML report of recorded runs"),
     "watch": ("report", "serve the report of runs that go on, on this machine"),

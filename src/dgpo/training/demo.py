@@ -117,7 +117,6 @@ def _evaluate(model: Path, task: Addition, out: Path) -> Evaluation:
     backend = TransformersBackend(
         AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(device),
         AutoTokenizer.from_pretrained(model),
-        batch_size=512,
     )
     grader = grader_of(task)
     assert grader is not None

@@ -1,4 +1,4 @@
-"""A starter model: a small language model that half knows a task, so that RL has something to improve.
+"""A starter model: a small language model that solves a task now and then, so that RL has something to improve.
 
 Reinforcement learning from a random model gets no reward to learn from. With no model hub at hand, this makes one: a
 Qwen3-architecture model of about a million parameters with a character tokenizer, warmed up by supervised fine-tuning
@@ -20,13 +20,21 @@ from tokenizers import Regex, Tokenizer
 from tokenizers.decoders import Fuse
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
-from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, TrainerCallback, set_seed
+from tqdm.auto import tqdm  # type: ignore[import-untyped]
+from transformers import (
+    PreTrainedTokenizerFast,
+    PrinterCallback,
+    ProgressCallback,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    TrainerCallback,
+    set_seed,
+)
 from trl import SFTConfig, SFTTrainer
 
 from dgpo.evaluation.sampling import generate
 from dgpo.files import FolderLock, move_files, write_json_atomic
 from dgpo.tasks import Procedural
-from dgpo.training.callbacks import RewardProgress
 
 TARGET_ACCURACY = 0.45
 SUMMARY = "starter.json"
@@ -155,7 +163,9 @@ def _make(task: Procedural, out: Path, seed: int, max_steps: int) -> dict[str, A
             processing_class=tokenizer,
             callbacks=[stop],
         )
-        RewardProgress.install(trainer, "loss")
+        # their bar counts to max_steps, far beyond where the training stops
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
         trainer.train()
         steps = trainer.state.global_step
     if stop.accuracy < TARGET_ACCURACY:
@@ -188,12 +198,22 @@ class _StopWhenGoodEnough(TrainerCallback):
         self.task = task
         self.problems = task.problems("validation")
         self.accuracy = 0.0
+        self._bar = tqdm(
+            desc="starter",
+            total=100 * TARGET_ACCURACY,
+            bar_format="{desc}: {n:.0f} % of {total:.0f} % right |{bar}| {elapsed}{postfix}",
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         every = 10 if self.accuracy > 0.02 else 50
         if state.global_step % every == 0:
             self.accuracy = self._measure(kwargs["model"], kwargs["processing_class"])
+            self._bar.n = min(100 * self.accuracy, self._bar.total)
+            self._bar.set_postfix(step=state.global_step)
             control.should_training_stop = self.accuracy >= TARGET_ACCURACY
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._bar.close()
 
     def _measure(self, model: Any, tokenizer: Any) -> float:
         completions = generate(
