@@ -46,15 +46,15 @@ METHOD = """### `{name}`
 
 {fields}
 
-* **w reads** {reads}.
+* **Inputs of w:** {reads}.
 * **Boundaries:** {boundaries}.
-* **w = 0** {zero}.
-* **Shape:** {shape}.
-* **φ:** {potential}.{penalty}
+* **w is 0** {zero}.
+* **Properties:** {shape}.
+* **Potential φ:** {potential}.{penalty}
 
 {source}
 
-The same gradient elsewhere:
+Settings with the same gradient in other frameworks:
 
 {conformance}
 """
@@ -64,14 +64,13 @@ HEAD_COMMENT = (
 BEFORE_METHODS = """
 ## Every method
 
-The figures are for π_old = exp(-2), the defaults of the class and, at sequence level, a response of one token; the band
-is 0.8 … 1.2, and a weight of 0 lies on the dotted line. What w reads is what the class
-declares, and tests change one input at a time; where it is 0 was found on ratios from 1/20 to 20 at π_old = 0.5, 0.1
-and 0.001, as long as π <= 1, region by region.
+The figures use π_old = exp(-2), the defaults of the class and, at sequence level, a response of one token. The band is
+0.8 … 1.2, and a weight of 0 lies on the dotted line. The class declares the inputs of w, and tests change one input at
+a time. The regions in which w is 0 were found on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as π <= 1.
 
-In the tables of other frameworks, values without quotes are our fields, `goes with` is the aggregation here that
-averages as that setting does (up to a constant where the framework normalises by micro-batch), and `checked` says
-where the gradients were compared with those of the installed framework (`tests/training/test_conformance_trl.py`,
+In the tables of other frameworks, values without quotes are our fields. `goes with` is the aggregation here that
+averages in the way that setting does (up to a constant if the framework normalises by micro-batch). `checked` says where the
+gradients were compared with those of the installed framework (`tests/training/test_conformance_trl.py`,
 `tests/objectives/test_conformance_frameworks.py`).
 """
 
@@ -231,7 +230,7 @@ def penalty(objective: Objective) -> str:
     """A line about the penalty of a method that has one."""
     if not objective.penalises:
         return ""
-    return "\n* **Penalty:** as in the formula, beside w · A; tokens with A = 0 have its gradient, too."
+    return "\n* **Penalty:** as in the formula, in addition to w · A; it also gives tokens with A = 0 a gradient."
 
 
 def zero(objective: Objective) -> str:

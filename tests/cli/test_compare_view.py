@@ -72,7 +72,7 @@ def test_lines_without_a_terminal(runner: Any) -> None:
     # what a log says is not markup
     assert lines[2:4] == ["    Traceback", "    ValueError: [bold]no[/bold]"]
     # once
-    assert lines[4:] == ["about 80 s left for 3 runs", "stopping: 1 runs save a checkpoint; press again to kill them"]
+    assert lines[4:] == ["about 80 s left for 3 runs", "stopping: 1 run will save a checkpoint; press again to kill"]
     assert [folder.cell.name for folder in shown.failed] == ["final/grpo/seed-1"]
 
 

@@ -122,7 +122,7 @@ def test_a_baseline_that_broke_flatters_the_others(simulate: Simulate) -> None:
     place = next(i for i, o in enumerate(outcomes) if o.arm == "grpo")
     outcomes[place] = replace(outcomes[place], steps=(0,), scores=(0.2,), diverged="failed")
     assert summarise(outcomes, **FAST).warnings == (
-        "1 of grpo, the baseline, ended early and count as 0, which flatters all others",
+        "1 of grpo, the baseline, ended early and count as 0, which favours all others",
     )
 
 

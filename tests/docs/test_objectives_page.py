@@ -117,8 +117,8 @@ def test_a_method_that_nobody_has_seen(objectives_script: ModuleType, monkeypatc
     assert "### `toy`\n\nA weight that stops for A > 0. Paper: [On Toys](" in section
     assert "```text\nA > 0    w = 0\nelse     w = min(r, cap)\n```" in section
     assert "| `cap` | None | None or in [1, inf] | a number on two lines. |" in section
-    assert "* **w reads** the ratio, the sign of A." in section
-    assert "* **w = 0** in part of `inside`.\n" in section
+    assert "* **Inputs of w:** the ratio, the sign of A." in section
+    assert "* **w is 0** in part of `inside`.\n" in section
     assert "* **Boundaries:** none; w is not r: it stops for A > 0, and at the cap.\n" in section
     assert "continuous in r; at most 1.5; 1 on-policy; w/π as π → 0 for A < 0: finite" in section
     assert "none in closed form; φ = w" in section

@@ -275,7 +275,7 @@ def test_the_others_are_finished_and_kept_and_the_rest_is_asked_again(tmp_path, 
     problems = [{"prompt": str(number), "answer": str(number)} for number in range(8)]
     suite = Suite("echo", problems, FunctionGrader(lambda text, answer: float(text == answer), "equal"))
     with server(filters) as (url, asked), OpenAIBackend("m", base_url=url, concurrency=2, retries=1) as backend:
-        with pytest.raises(ConnectionError, match=r"4 requests have no completion, the first is request 5 \('2'"):
+        with pytest.raises(ConnectionError, match=r"no completion for 4 requests, the first is request 5 \('2'"):
             evaluate(suite, backend, SAMPLING, out=tmp_path, greedy=False, progress=False)
         kept = [json.loads(line) for line in (tmp_path / "generations.jsonl").read_text().splitlines()]
         assert sorted((row["id"], row["sample"]) for row in kept) == [

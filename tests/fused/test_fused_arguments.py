@@ -77,7 +77,7 @@ def test_kept_is_the_number_of_computed_tokens() -> None:
     out, found = gradients(problem, kept=kept, chunk_tokens=4)
     torch.testing.assert_close(out.value, expected.value)
     torch.testing.assert_close(found["hidden"], truth["hidden"])
-    with pytest.raises(ValueError, match=f"kept = {kept - 1}, but {kept} tokens are to be computed"):
+    with pytest.raises(ValueError, match=f"kept = {kept - 1}; expected {kept} tokens, those that are computed"):
         gradients(problem, kept=kept - 1)
 
 

@@ -278,7 +278,7 @@ def test_a_deadline_is_kept_told_and_counted_and_others_are_not_delayed():
     slow = rf"\boxed{{{other}}}"
     with MathGrader(workers=1, deadline=0.02) as grader:
         started = time.perf_counter()
-        with pytest.warns(RuntimeWarning, match=r"1 answers exceeded the deadline of 0\.02 s"):
+        with pytest.warns(RuntimeWarning, match=r"1 answer exceeded the deadline of 0\.02 s"):
             verdicts = grader.grade_many([slow, r"\boxed{42}"], [gold, "42"])
         assert [verdict.reason for verdict in verdicts] == ["timeout", "match"]
         assert verdicts[0].score == 0.0

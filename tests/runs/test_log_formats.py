@@ -103,7 +103,7 @@ def test_a_document_that_breaks_off_says_where(indent: int | None) -> None:
     assert len(reading.lines) == 4
     assert len(reading.remarks) == 1
     assert "breaks off" in reading.remarks[0]
-    assert "4 entries before that were read" in reading.remarks[0]
+    assert "the 4 entries before that" in reading.remarks[0]
     assert reading.settings == {"max_steps": 999}
 
 
@@ -117,8 +117,8 @@ def test_a_document_that_breaks_off_says_where(indent: int | None) -> None:
         ('{"step": 1.5, "loss": 1}\n{"step": 2, "loss": 1}\n', "entry 1 without a step was left out", [2]),
         ('[{"step": 1, "loss": 1}, 7, {"step": 2, "loss": 1}]', "entry 2 is no JSON object", [1, 2]),
         ("step,loss\n1,0.5\n2,0.5,9\n3,0.5\n4,0.5\n", "another number of columns", [1, 3, 4]),
-        ("{'loss': 1.0, 'reward': 0.5}\n{'loss': 1.0, 'rew", "line 2 breaks off", [1]),
-        ("step:1 - actor/lr:1.0 - actor/pg_loss:2.0\nstep:2 - actor/lr:1.0", "line 2 breaks off", [1]),
+        ("{'loss': 1.0, 'reward': 0.5}\n{'loss': 1.0, 'rew", "line 2, which breaks off", [1]),
+        ("step:1 - actor/lr:1.0 - actor/pg_loss:2.0\nstep:2 - actor/lr:1.0", "line 2, which breaks off", [1]),
     ],
 )
 def test_what_is_left_out_is_said(text: str, remark: str, rows: list[int]) -> None:

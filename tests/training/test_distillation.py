@@ -170,11 +170,13 @@ def test_teachers_that_are_refused(build, teacher_folder, tmp_path):
         build(DGPOTrainer, teacher=str(other), **options)
     AutoModelForCausalLM.from_pretrained(teacher_folder).save_pretrained(other)
     # transformers makes an empty one for a folder without the files
-    with pytest.raises(ValueError, match=r"another tokenizer than the student: 100 tokens differ, such as '\\n'"):
+    with pytest.raises(
+        ValueError, match=r"another tokenizer than the student: it differs in 100 tokens, such as '\\n'"
+    ):
         build(DGPOTrainer, teacher=str(other), **options)
     tokenizer = AutoTokenizer.from_pretrained(teacher_folder)
     tokenizer.add_tokens(["<think>"])
     tokenizer.save_pretrained(other)
-    said = r"another tokenizer than the student: 1 tokens differ, such as '<think>' \(id None and \d+ there\)"
+    said = r"another tokenizer than the student: it differs in 1 token, such as '<think>' \(id None and \d+ there\)"
     with pytest.raises(ValueError, match=said):
         build(DGPOTrainer, teacher=str(other), **options)

@@ -232,7 +232,7 @@ def test_what_came_of_it_is_said_as_the_log_has_it(build):
     text = card_of(trainer).text
     assert "| sums avg@4 | 25.0 %, 21.1 to 28.9 (update 0) | 98.5 %, 96.5 to 100.0 (update 8) |" in text
     assert "| sums greedy | – | 100.0 % (update 8) |" in text
-    assert "Mean reward in training: 0.2 over the first 3 log lines that have it, 0.7 over the last 3." in text
+    assert "Mean reward in training: 0.2 over the first 3 log lines with a reward, 0.7 over the last 3." in text
     trainer.state.log_history = [{"step": step, "eval_reward": step / 10} for step in (2, 4)]
     assert "| held-out reward | 0.2 (update 2) | 0.4 (update 4) |" in card_of(trainer).text
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from dgpo.advantages.advantage import Advantage, History
 from dgpo.advantages.group_relative import STD_EPSILON
 from dgpo.advantages.groups import grouped, moments
+from dgpo.counts import counted
 from dgpo.fields import choice, integer
 
 
@@ -44,7 +45,7 @@ class PassAtK(Advantage):
     def check_group_size(self, group_size: int) -> None:
         if self.k > group_size:
             raise ValueError(
-                f"advantage 'pass_at_k' has k = {self.k}, more than the {group_size} responses of a group; "
+                f"advantage 'pass_at_k' has k = {self.k}, more than the {counted(group_size, 'response')} of a group; "
                 f"set num_generations >= {self.k}, or a smaller k"
             )
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dgpo.advantages.advantage import Advantage, History
 from dgpo.advantages.groups import grouped, moments, without_spread
 from dgpo.advantages.totals import ROUNDING
+from dgpo.counts import counted
 
 
 def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], history: History) -> Tensor:
@@ -46,7 +47,8 @@ def smooth_advantage(rewards: Tensor, group_size: int, prompts: Sequence[str], h
     groups = grouped(rewards, group_size)
     if len(prompts) != len(groups):
         raise ValueError(
-            f"got {len(prompts)} prompts for {len(groups)} groups of {group_size}; expected one prompt per group"
+            f"got {counted(len(prompts), 'prompt')} for {counted(len(groups), 'group')} of {group_size}; "
+            "expected one prompt per group"
         )
     scored = ~groups.isnan()
     centred, std, _ = moments(groups)

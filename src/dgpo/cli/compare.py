@@ -31,6 +31,7 @@ from dgpo.comparison.summarise import summarise
 from dgpo.comparison.summary import Tuned
 from dgpo.comparison.tables import STDS, design_grid, grids, limits, table, write
 from dgpo.comparison.tuning import Choices, NothingToChoose, choose
+from dgpo.counts import counted
 
 FAILURES = 1
 """Exit code if a run failed."""
@@ -238,7 +239,8 @@ def _summarise(study: Study, root: Path, choices: Choices, console: Console) -> 
         named = {folder.path for folder in folders}
         if left := sorted({file.parent for file in root.glob("final/*/*/cell.json")} - named):
             listed = ", ".join(str(path.relative_to(root)) for path in left)
-            notes.append(f"{len(left)} runs in the folder are not part of the study any more, and left out: {listed}")
+            runs = counted(len(left), "run")
+            notes.append(f"left out {runs} in the folder that the study no longer contains: {listed}")
         if others:
             notes.append(f"before training these do not score as the others do: {'; '.join(others)}")
         summary = replace(summary, warnings=(*summary.warnings, *notes))

@@ -14,6 +14,7 @@ from rich.text import Text
 from dgpo.comparison.cells import CellFolder, Progress
 from dgpo.comparison.runner import Runner
 from dgpo.comparison.study import Study
+from dgpo.counts import counted
 from dgpo.plan.arithmetic import duration
 
 REFRESH = 1.0
@@ -77,7 +78,7 @@ class View:
     def stopping(self, running: int, first: bool) -> None:
         """Ctrl-C was pressed."""
         if first:
-            self._say(f"stopping: {running} runs save a checkpoint; press again to kill them")
+            self._say(f"stopping: {counted(running, 'run')} will save a checkpoint; press again to kill")
         else:
             self._say("killed")
 
@@ -93,7 +94,7 @@ class View:
         elif self._first and "finished" in states and (left := self._left(runner)) is not None:
             self._first = False
             runs = len(states) - states.count("finished") + self.later
-            self._say(f"about {duration(left)} left for {runs} runs")
+            self._say(f"about {duration(left)} left for {counted(runs, 'run')}")
 
     def _left(self, runner: Runner) -> float | None:
         return seconds_left(self._study, runner, self.later)

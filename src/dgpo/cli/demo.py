@@ -14,6 +14,7 @@ from dgpo import objectives
 from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import user_input
 from dgpo.cli.parser import Parser
+from dgpo.counts import counted
 from dgpo.files import FolderInUse, printable
 from dgpo.training.demo import UPDATES, require_own, run_demo
 
@@ -54,7 +55,8 @@ def run(argv: list[str]) -> int:
 
 def _table(summary: dict[str, Any]) -> Table:
     rows = Table(
-        title=f"two-digit addition, {summary['updates']} updates with {summary['objective']}, seed {summary['seed']}",
+        title=f"two-digit addition, {counted(summary['updates'], 'update')} with {summary['objective']}, "
+        f"seed {summary['seed']}",
         caption=f"500 held-out sums, {summary['seconds']:.0f} s in total",
     )
     rows.add_column("accuracy, %")

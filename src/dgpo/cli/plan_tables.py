@@ -9,6 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from dgpo.counts import plural
 from dgpo.objectives import Objective
 from dgpo.plan.arithmetic import Quantity, counted, duration, quantity
 from dgpo.plan.memory import GIB
@@ -82,7 +83,7 @@ def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
     rows = "unknown size" if plan.data_rows is None else f"{counted(plan.data_rows, 'prompt')}, {plan.data_source}"
     run = "unknown"
     if plan.updates is not None:
-        generations = f"{plan.generations:,.4g} generation" + "s" * (plan.generations != 1)
+        generations = f"{plan.generations:,.4g} {plural(plan.generations or 0, 'generation')}"
         run = f"{counted(plan.updates, 'update')}, {generations}"
     yield "data", rows
     yield "the run", run

@@ -15,6 +15,7 @@ from rich.text import Text
 from dgpo import objectives
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import import_hint
+from dgpo.counts import counted
 from dgpo.diagnostics.replay import Replay, Row, replay, verdict
 from dgpo.objectives import Objective
 from dgpo.regions import REGIONS
@@ -114,8 +115,8 @@ def _updates(text: str | None, recorded: Run) -> list[int]:
 
 def tables(found: Replay) -> list[Table]:
     """For a terminal: one table of weights and bias, one of the regions where the gradient is."""
-    number = len(found.updates)
-    title = f"{number} update{'s' * (number != 1)} ({found.updates[0]} to {found.updates[-1]}), {found.tokens} tokens"
+    updates = counted(len(found.updates), "update")
+    title = f"{updates} ({found.updates[0]} to {found.updates[-1]}), {counted(found.tokens, 'token')}"
     if found.skipped:
         title += f"; {len(found.skipped)} without an advantage left out"
     if found.incomplete:

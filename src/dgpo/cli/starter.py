@@ -9,6 +9,7 @@ from dgpo import tasks
 from dgpo.cli.arguments import argument, parse
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.parser import Parser
+from dgpo.counts import counted
 from dgpo.files import FolderInUse
 from dgpo.training.starter import NotReached, make_starter, require_own
 
@@ -44,7 +45,7 @@ def run(argv: list[str]) -> int:
     except (NotReached, FolderInUse) as error:
         raise UserError(str(error)) from error
     print(
-        f"{args.out}: {summary['parameters']:,} parameters, {summary['validation_accuracy']:.1%} greedy on validation "
-        f"after {summary['steps']} steps, {summary['seconds']} s"
+        f"{args.out}: {counted(summary['parameters'], 'parameter')}, {summary['validation_accuracy']:.1%} greedy "
+        f"on validation after {counted(summary['steps'], 'step')}, {summary['seconds']} s"
     )
     return 0

@@ -22,6 +22,7 @@ from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments
 from dgpo.cli.yaml_file import Entry
 from dgpo.comparison.study import SET_BY_COMPARE, Arm, Setting, Study, product, words
+from dgpo.counts import counted
 from dgpo.diagnostics.naming import label
 from dgpo.evaluation.folder import differences
 from dgpo.registry import did_you_mean
@@ -370,16 +371,15 @@ def _samples(found: Sequence[Settings], names: Sequence[str], kwargs: Mapping[st
 
 
 def _same_updates(found: Sequence[Settings], told: Sequence[str]) -> int:
-    counts = [updates_of(one) for one in found]
-    if None in counts:
+    counts = [count for one in found if (count := updates_of(one)) is not None]
+    if len(counts) < len(found):
         raise UserError("the number of updates depends on data that is not at hand; set max_steps in config")
     for count, what in zip(counts, told, strict=True):
         if count != counts[0]:
             raise UserError(
-                f"{what} makes {count} updates, and {told[0]} makes {counts[0]}; expected the same number in every "
-                "run: set max_steps in config"
+                f"{what} makes {counted(count, 'update')}, and {told[0]} makes {counts[0]}; expected the same number "
+                "in every run: set max_steps in config"
             )
-    assert counts[0] is not None
     return counts[0]
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dgpo import tasks
 from dgpo.cli.errors import user_input
+from dgpo.counts import counted
 from dgpo.tasks.benchmark_table import Benchmark
 from dgpo.tasks.gym_table import GRADED, REFUSED
 
@@ -65,7 +66,7 @@ def _overview() -> Group:
         read.add_row(name, *sizes, f"{hub.name} {hub.config or ''}")
     for table in (made, read):
         table.title_justify = "left"
-    rest = f"{GYM}:NAME[,key=value...]: {len(GRADED)} tasks, graded exactly; `dgpo tasks {GYM}` lists them"
+    rest = f"{GYM}:NAME[,key=value...]: {counted(len(GRADED), 'task')}, graded exactly; `dgpo tasks {GYM}` lists them"
     return Group(made, read, Text(rest))
 
 
@@ -94,7 +95,7 @@ def _describe(task: tasks.Task) -> Iterator[Fact]:
 def _made(task: tasks.Task, split: str) -> Iterator[Fact]:
     facts = task.provenance(split)
     dropped = facts.get("dropped_repeats", 0)
-    yield split, f"{facts['rows']:,} problems" + f", {dropped:,} dropped as repeats" * bool(dropped)
+    yield split, counted(facts["rows"], "problem") + f", {dropped:,} dropped as repeats" * bool(dropped)
     yield "", f"SHA-256 {facts['sha256']}"
 
 
@@ -105,16 +106,19 @@ def _benchmark(task: tasks.BenchmarkTask) -> Iterator[Fact]:
     for split, content in about.content.items():
         hub = content.hub
         config = f", {hub.config}" if hub.config else ""
-        yield split, f"{content.rows:,} problems, file {content.file}"
+        yield split, f"{counted(content.rows, 'problem')}, file {content.file}"
         yield "", f"SHA-256 {content.sha256}"
-        yield "", f"hub: {hub.name}{config}, split {hub.split}, {hub.rows:,} rows, revision {hub.revision or 'any'}"
+        yield (
+            "",
+            f"hub: {hub.name}{config}, split {hub.split}, {counted(hub.rows, 'row')}, revision {hub.revision or 'any'}",
+        )
     for id, wrong in about.known_wrong.items():
         yield "wrong gold", f"{id}: {wrong.gold!r} should be {wrong.should_be!r} ({wrong.why})"
     if about.unparsed:
         yield "unreadable", f"golds that math-verify cannot read: {', '.join(about.unparsed)}"
     if task.data_dir is not None:
         for split in task.splits:
-            yield f"{split} file", f"checked: {task.provenance(split)['rows']:,} problems, content as expected"
+            yield f"{split} file", f"checked: {counted(task.provenance(split)['rows'], 'problem')}, content as expected"
         yield from _example(task)
 
 

@@ -19,6 +19,7 @@ from dgpo.cli.models import check_loads, load_tokenizer
 from dgpo.cli.parser import HELP_FLAGS, Parser
 from dgpo.cli.train_arguments import ModelArguments, TrainArguments, check_settings, evaluates, held_out, make_rewards
 from dgpo.cli.train_help import TEXTS, groups
+from dgpo.counts import counted
 from dgpo.files import FolderInUse
 from dgpo.tasks import Task
 from dgpo.training import DGPOConfig, DGPOTrainer
@@ -74,7 +75,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     else:
         with user_input((CheckpointNotWritten,)):
             _save(trainer, config, args.dataset)
-        say(f"done: {trainer.state.global_step} updates; model saved in {config.output_dir}")
+        say(f"done: {counted(trainer.state.global_step, 'update')}; model saved in {config.output_dir}")
     # a rank that leaves while another still writes takes the others down with it, and so can threads of the process
     # group that outlive it because a model still holds on to them
     accelerator = trainer.accelerator

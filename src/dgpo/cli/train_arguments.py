@@ -10,6 +10,7 @@ from trl import ModelConfig
 from dgpo import tasks
 from dgpo.cli.arguments import argument
 from dgpo.cli.data import DataArguments
+from dgpo.counts import counted
 from dgpo.plan.machines import GPUS
 from dgpo.rewards import REWARDS, answer_reward, math_reward
 from dgpo.rewards import build as build_rewards
@@ -85,8 +86,8 @@ def check_settings(args: TrainArguments, config: DGPOConfig) -> None:
     size = config.vllm_tensor_parallel_size
     if config.use_vllm and config.vllm_mode == "colocate" and config.world_size % size:
         raise ValueError(
-            f"vllm_tensor_parallel_size = {size} does not divide the {config.world_size} ranks that vLLM runs on: "
-            "vllm_mode = 'colocate'"
+            f"vllm_tensor_parallel_size = {size} does not divide the {counted(config.world_size, 'rank')} that "
+            "vLLM runs on: vllm_mode = 'colocate'"
         )
     if evaluates(config):
         held_out(args, config)

@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from dgpo.counts import counted
 from dgpo.fields import check_value
 
 Measure = Literal["final", "area"]
@@ -52,7 +53,9 @@ class Outcome:
                 raise ValueError(f"Outcome: {name} = {text!r}; expected a text that is not empty")
         check_value("Outcome: seed", self.seed, "(-inf, inf)", whole=True)
         if len(self.steps) != len(self.scores):
-            raise ValueError(f"{self}: {len(self.steps)} steps and {len(self.scores)} scores; expected one for each")
+            raise ValueError(
+                f"{self}: {counted(len(self.steps), 'step')} and {len(self.scores)} scores; expected one for each"
+            )
         for step in self.steps:
             check_value(f"{self}: step", step, "[0, inf)", whole=True)
         if not self.steps or self.steps[0] != 0:

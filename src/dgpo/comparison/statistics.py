@@ -12,7 +12,7 @@ Intervals are percentile bootstrap intervals of an expanded level, against the n
 
 instead of (1 - confidence)/2, where t_df is the quantile of Student's t for the confidence. The plain percentile
 interval ignores that n values vary less around their own mean than around the true one: with 8 seeds of normal scores
-on one task, 95 % intervals hold the truth in 89 % of the cases, with the correction in 95 %. No level helps with 3 or 4
+on one task, 95 % intervals contain the true value in 89 % of the cases, with the correction in 95 %. No level helps with 3 or 4
 seeds, because no resample lies beyond the extreme ones; see `coverage_note`. Where all seeds have the same score, an
 interval has no width, which is not certainty.
 """
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dgpo.counts import counted
 from dgpo.evaluation.estimates import RESAMPLED_VALUES
 from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.paired import sign_flip_p_value
@@ -162,7 +163,7 @@ def paired_difference_over_problems(
     Seeds and problems are resampled independently of each other, within a task (the pigeonhole bootstrap: Owen, The
     Annals of Applied Statistics 1, 2007). Variation that belongs to neither alone is counted up to three times, so the
     interval is wider than needed where the noise of single problems dominates: in simulations, 95 % intervals of 5
-    seeds or more hold the truth in 94 to 100 % of the cases.
+    seeds or more contain the true value in 94 to 100 % of the cases.
 
     Args:
         scores: X: per task, an array [seeds, problems] of scores in [0, 1].
@@ -341,8 +342,8 @@ def coverage_note(seeds: int) -> str | None:
         return "one seed says nothing about other seeds: intervals are everything that is possible"
     if seeds < FEW_SEEDS:
         return (
-            f"with {seeds} seeds the intervals are too narrow: 95 % intervals of 3 seeds on one task hold the truth in "
-            f"about 70 % of the cases; use {FEW_SEEDS} seeds or more, better 8"
+            f"with {counted(seeds, 'seed')} the intervals are too narrow: 95 % intervals of 3 seeds on one "
+            f"task contain the true value in about 70 % of the cases; use {FEW_SEEDS} seeds or more, better 8"
         )
     return None
 
@@ -391,7 +392,7 @@ def _resampled(
 
 
 def _expanded(seeds: Sequence[int], confidence: float) -> float:
-    """The level at which a percentile interval holds the truth of a normal mean as often as Student's t does."""
+    """The level at which a percentile interval covers a normal mean as often as Student's t does."""
     from scipy.special import ndtr, stdtrit
 
     n, freedom = min(seeds), sum(seeds) - len(seeds)

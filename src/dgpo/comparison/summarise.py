@@ -14,6 +14,7 @@ from dgpo.comparison import statistics
 from dgpo.comparison.outcome import MEASURES, Measure, Outcome
 from dgpo.comparison.scored import ALL_TASKS, Cell, Run, Runs, runs_of
 from dgpo.comparison.summary import Against, Curve, Method, Summary, Tuned
+from dgpo.counts import counted
 from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.paired import holm
 from dgpo.fields import check_value
@@ -70,8 +71,8 @@ def summarise(
     tasks = list(dict.fromkeys(outcome.task for outcome in outcomes))
     if same_runs is None and len(tasks) > 1:
         raise ValueError(
-            f"{len(tasks)} tasks ({', '.join(tasks)}) and no same_runs; expected True if each run was evaluated on all "
-            "of them, False if each has runs of its own"
+            f"{counted(len(tasks), 'task')} ({', '.join(tasks)}) and no same_runs; expected True if each run was "
+            "evaluated on all of them, False if each has its own runs"
         )
     runs = runs_of(outcomes, same_runs=bool(same_runs), cells=cells)
     if baseline not in runs.arms:
@@ -226,11 +227,11 @@ def _warnings(
         if least > alpha:
             found.append(
                 f"no difference can be significant at {alpha:g}, however large it is: the smallest p of {pairs} pairs "
-                f"of runs is {statistics.smallest_p_value(pairs):.3g}, before it is adjusted for {others} "
-                f"{'comparison' if others == 1 else 'comparisons'}"
+                f"of runs is {statistics.smallest_p_value(pairs):.3g}, before it is adjusted for "
+                f"{counted(others, 'comparison')}"
             )
     if early := sum(run.missing for of_stratum in strata[baseline].values() for run in of_stratum.values()):
-        found.append(f"{early} of {baseline}, the baseline, ended early and count as 0, which flatters all others")
+        found.append(f"{early} of {baseline}, the baseline, ended early and count as 0, which favours all others")
     for arm, one in strata.items():
         if all(len({run.final for run in of.values()}) == 1 < len(of) for of in one.values()):
             found.append(

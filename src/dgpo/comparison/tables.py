@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from dgpo.comparison.statistics import ALPHA, smallest_difference, smallest_p_value
 from dgpo.comparison.summary import Method, Summary
+from dgpo.counts import counted
 from dgpo.evaluation.intervals import POWER
 from dgpo.evaluation.tables import UNKNOWN, Grid, grid_markdown
 from dgpo.files import write_json_atomic, write_text_atomic
@@ -64,7 +65,7 @@ def final_grid(summary: Summary) -> Grid:
         "IQM: mean of the middle half of the runs",
         "SD: standard deviation between seeds",
         "diverged runs count with the scores that they have, and as 0 from where they ended"
-        + (f" ({missing} {'run' if missing == 1 else 'runs'} here)" if missing else ""),
+        + (f" ({counted(missing, 'run')} here)" if missing else ""),
     ]
     return Grid("Final score, in %", ["method", "runs", "start", "mean", "IQM", "SD", "diverged"], rows, notes)
 
@@ -101,7 +102,7 @@ def differences_grid(summary: Summary) -> Grid:
         if (found := method.against) is not None
     ]
     columns = ["method", "pairs", "difference", "over problems too", "P(better)", "p", "Holm p", "detects"]
-    count = f"{summary.comparisons} {'comparison' if summary.comparisons == 1 else 'comparisons'}"
+    count = counted(summary.comparisons, "comparison")
     tested = "the final score" if summary.measure == "final" else "the score over training"
     notes = [
         "paired by seed",
@@ -174,14 +175,14 @@ def design_grid(seeds: int, comparisons: int, stds: Sequence[float] = STDS) -> G
         rows.append([f"{100 * std:.1f}", *map(_size, found)])
     least = smallest_p_value(seeds)
     notes = [
-        f"{seeds} {'seed' if seeds == 1 else 'seeds'} per arm",
-        f"two-sided {ALPHA:g} for {comparisons} {'comparison' if comparisons == 1 else 'comparisons'} together, power "
+        f"{counted(seeds, 'seed')} per arm",
+        f"two-sided {ALPHA:g} for {counted(comparisons, 'comparison')} together, power "
         f"{100 * POWER:g} %, t-test of the mean",
         f"the correlation is that of the two arms' scores over the same seeds: {CORRELATION:g}, or none",
     ]
     if least * comparisons > ALPHA:
         notes.append(
-            f"the sign-flip test of the summary gives p >= {least:.3g} with {seeds} pairs, so it finds no "
+            f"the sign-flip test of the summary gives p >= {least:.3g} with {counted(seeds, 'pair')}, so it finds no "
             "difference at this level; use more seeds"
         )
     columns = ["SD between seeds, %", f"paired, correlation {CORRELATION:g}", "paired, no correlation", "unpaired"]
@@ -199,7 +200,7 @@ def markdown(summary: Summary) -> str:
 def headline(summary: Summary) -> str:
     """What was compared, in a sentence."""
     arms = len(summary.methods)
-    what = f"{arms} {'method' if arms == 1 else 'methods'} on {', '.join(summary.tasks)}"
+    what = f"{counted(arms, 'method')} on {', '.join(summary.tasks)}"
     return f"{what}; baseline {summary.baseline}; seeds {_seeds(summary.seeds)}."
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dgpo.counts import counted
 from dgpo.diagnostics.bias import made
 from dgpo.fields import check_value
 from dgpo.objectives import Objective
@@ -127,7 +128,7 @@ def gradient_bias(
 
 def _checked(groups: Sequence[Tensor]) -> Sequence[Tensor]:
     if len(groups) < 2:
-        raise ValueError(f"{len(groups)} groups; expected at least 2, or None for the batch as a whole")
+        raise ValueError(f"{counted(len(groups), 'group')}; expected at least 2, or None for the batch as a whole")
     for i, rows in enumerate(groups):
         if rows.dim() != 1 or not len(rows) or rows.dtype == torch.bool or rows.is_floating_point():
             raise ValueError(f"groups[{i}] is {rows!r}; expected a vector of row numbers, not empty")

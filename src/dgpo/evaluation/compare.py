@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dgpo.counts import counted
 from dgpo.evaluation.paired import Paired, holm, paired
 from dgpo.redaction import redacted
 from dgpo.runs.results import checked, problems_of, read_results
@@ -99,7 +100,7 @@ class Comparison:
 
     def _caption(self) -> str:
         number = len(self.rows)
-        count = "1 comparison" if number == 1 else f"{number} comparisons"
+        count = counted(number, "comparison")
         return (
             "Paired by problem; SE and interval over problems; + / - / =: problems where B is better, worse, equal; "
             f"p: sign-flip test. Holm p is corrected for {count}; the intervals are not (each is for its row alone). "
@@ -169,8 +170,8 @@ def _same_problems(name: str, problems: Mapping[str, Problems], data: Mapping[st
     for side, other in ("AB", "BA"):
         if extra := [identity for identity in problems[side] if identity not in problems[other]]:
             raise ValueError(
-                f"{name}: {len(problems['A'])} problems in A, {len(problems['B'])} in B; {len(extra)} in {side} only, "
-                f"first {extra[0]!r}; expected the same problems in both"
+                f"{name}: {counted(len(problems['A']), 'problem')} in A, {len(problems['B'])} in B; {len(extra)} in "
+                f"{side} only, first {extra[0]!r}; expected the same problems in both"
             )
     hashes = {side: found.get("sha256") if isinstance(found, Mapping) else None for side, found in data.items()}
     if unknown := [side for side, found in hashes.items() if found is None]:
@@ -192,7 +193,7 @@ def _common(name: str, problems: Mapping[str, Problems]) -> tuple[list[tuple[str
                 left_out.append(f"{name}: {metric} in {sides[0]} only")
             elif missing := [identity for identity in problems["A"] if identity not in both]:
                 left_out.append(
-                    f"{name}: no graded {metric} in A or B for {len(missing)} problems: {missing[0]!r}, ..."
+                    f"{name}: no graded {metric} in A or B for {counted(len(missing), 'problem')}: {missing[0]!r}, ..."
                 )
             if both:
                 (a, n_a), (b, n_b) = (np.array([counts[one] for one in both]).T for counts in graded.values())

@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dgpo.counts import counted
 from dgpo.evaluation.intervals import interval, interval_of_differences
 from dgpo.evaluation.votes import Same, majority
 from dgpo.fields import check_value
@@ -105,7 +106,9 @@ def maj_at_k(answers: Sequence[str | None], correct: ArrayLike, same: Same | Non
     """
     grades = _graded(np.asarray(correct)[None])[0]
     if len(answers) != grades.size:
-        raise ValueError(f"{len(answers)} answers and {grades.size} grades; expected one grade for each answer")
+        raise ValueError(
+            f"{counted(len(answers), 'answer')} and {grades.size} grades; expected one grade for each answer"
+        )
     return majority(answers, grades.tolist(), same)
 
 
@@ -144,7 +147,9 @@ def interval_two_level(
     models = [_counts(successes, samples)] + ([] if baseline is None else [_counts(*baseline)])
     size = models[0][0].size
     if models[-1][0].size != size:
-        raise ValueError(f"baseline has {models[-1][0].size} problems; expected {size}, the same as successes")
+        raise ValueError(
+            f"baseline has {counted(models[-1][0].size, 'problem')}; expected {size}, the same as successes"
+        )
 
     rng = np.random.default_rng(seed)
     means = []
@@ -190,7 +195,10 @@ def summarise(
         raise ValueError(f"correct has shape {graded.shape} and greedy is None; expected samples, greedy, or both")
     if answers is not None and [len(row) for row in answers] != [n] * problems:
         lengths = sorted({len(row) for row in answers})
-        raise ValueError(f"answers: {len(answers)} rows of {lengths}; expected {problems} rows of {n}, as in correct")
+        raise ValueError(
+            f"answers: {counted(len(answers), 'row')} of {lengths}; expected {counted(problems, 'row')} "
+            f"of {n}, as in correct"
+        )
     estimates = {}
     if greedy is not None:
         if np.shape(greedy) != (problems,):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.evaluation.backends.backend import Completion, IncompleteError, truncated_of
 from dgpo.evaluation.folder import read_configuration, write
 from dgpo.evaluation.grading import graded_rows
@@ -139,7 +140,7 @@ class _Index:
             found = [one for one in found if one[0].name == row["benchmark"]]
             what += f" in benchmark {row['benchmark']!r}"
         if len(found) != 1:
-            how = "no problem" if not found else f"{len(found)} problems"
+            how = "no problem" if not found else counted(len(found), "problem")
             raise ValueError(f"{where} has the {what}, which {how} of the requested benchmarks has")
         suite, index = found[0]
         if index != LEFT_OUT:
@@ -254,9 +255,9 @@ def _counts(suites: Sequence[Suite], found: Sequence[tuple[Slot, Completion]], p
         expected = expected or count
         if count != expected or count[1] > 1:
             raise ValueError(
-                f"{str(path)!r} has {count[0]} samples and {count[1]} greedy completions for problem {name!r} of "
-                f"{benchmark}; expected {expected[0]} and {min(expected[1], 1)}, as for the first problem: avg@n needs "
-                "as many for every problem"
+                f"{str(path)!r} has {counted(count[0], 'sample')} and {counted(count[1], 'greedy completion')} "
+                f"for problem {name!r} of {benchmark}; expected {expected[0]} and {min(expected[1], 1)}, as for the "
+                "first problem: avg@n needs as many for every problem"
             )
     assert expected is not None
     return expected[0], expected[1] == 1

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dgpo.counts import counted
 from dgpo.runs.results import RATES, Evaluation
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def metrics_grid(evaluation: Evaluation, benchmark: str) -> Grid:
         ]
         for name, estimate in result.estimates.items()
     ]
-    title = f"{benchmark}, {result.problems} problems"
+    title = f"{benchmark}, {counted(result.problems, 'problem')}"
     columns = ["metric", "value, %", "standard error", "95 % interval"]
     return Grid(title, columns, rows, caption(evaluation, benchmark))
 
@@ -92,14 +93,14 @@ def caption(evaluation: Evaluation, benchmark: str | None = None) -> list[str]:
     if sampling["samples"] == 0:
         drawn = "greedy only"
     elif sampling["temperature"] is None:
-        drawn = f"{sampling['samples']} samples; how they were drawn is not known"
+        drawn = f"{counted(sampling['samples'], 'sample')}; how they were drawn is not known"
     else:
         drawn = (
-            f"{sampling['samples']} samples at temperature {sampling['temperature']:g}, top_p {sampling['top_p']:g}, "
-            f"seed {sampling['seed']}"
+            f"{counted(sampling['samples'], 'sample')} at temperature {sampling['temperature']:g}, "
+            f"top_p {sampling['top_p']:g}, seed {sampling['seed']}"
         )
     budget = sampling["max_new_tokens"]
-    lengths = [f"at most {budget} new tokens"] if budget is not None else []
+    lengths = [f"at most {counted(budget, 'new token')}"] if budget is not None else []
     if benchmark is not None:
         rates = evaluation.benchmarks[benchmark].rates
         truncated, unanswered, mean = (rates[name] for name in ("truncated", "no_answer", "mean_tokens"))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dgpo.aggregation import StepTotals, TokenMean
 from dgpo.checks import check_tensor
+from dgpo.counts import counted
 from dgpo.fused.head import PLAIN, Head
 from dgpo.fused.layout import Layout
 from dgpo.kl import SEQUENCE_ESTIMATORS
@@ -207,5 +208,5 @@ def _check_ids(token_ids: Tensor, mask: Tensor, vocabulary: int) -> None:
         place = tuple(int(i) for i in wrong.nonzero()[0])
         raise ValueError(
             f"token_ids{list(place)} = {int(token_ids[place])} at a valid position; expected 0 .. {vocabulary - 1}, as "
-            f"lm_head has {vocabulary} rows ({int(wrong.sum())} such tokens)"
+            f"lm_head has {counted(vocabulary, 'row')} ({counted(int(wrong.sum()), 'such token')})"
         )

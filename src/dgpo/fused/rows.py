@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from dgpo.counts import counted
 from dgpo.fused.layout import Layout
 
 
@@ -46,7 +47,9 @@ class Rows:
             if wanted.device.type != "cpu":
                 torch._assert_async(right)
             elif not right:
-                raise ValueError(f"kept = {count}, but {int(wanted.sum())} tokens are to be computed")
+                raise ValueError(
+                    f"kept = {count}; expected {counted(int(wanted.sum()), 'token')}, those that are computed"
+                )
             # nonzero() in effect, with a size that is known without waiting for the device
             indices = torch.argsort(wanted.to(torch.uint8), descending=True, stable=True)[:count]
         places = indices if layout.places is None else layout.places[indices]

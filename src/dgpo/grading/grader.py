@@ -22,6 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import cast
 
+from dgpo.counts import counted
 from dgpo.grading.answers import boxed_answer, gold_answer, marked_answer
 from dgpo.grading.mathematics import numbers
 from dgpo.grading.mathematics.guards import guard
@@ -115,7 +116,9 @@ class MathGrader:
             TypeError: a gold is not text, or a response is neither text nor messages.
         """
         if len(responses) != len(golds):
-            raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
+            raise ValueError(
+                f"{counted(len(responses), 'response')} and {len(golds)} golds; expected one gold for each response"
+            )
         decided: list[Verdict | _Job] = []
         for place, (response, gold) in enumerate(zip(responses, golds, strict=True)):
             if not isinstance(gold, str):
@@ -175,13 +178,14 @@ class MathGrader:
         if errors := [outcome.value for outcome in outcomes if outcome.status == "error"]:
             self._warn_once(
                 "error",
-                f"comparing {len(errors)} answers raised an error; they score 0 as 'unparsed'. The first: {errors[0]}",
+                f"comparing {counted(len(errors), 'answer')} raised an error, with score 0 as 'unparsed'. "
+                f"The first: {errors[0]}",
             )
         if late := sum(verdict.reason == "timeout" for verdict in verdicts):
             self._warn_once(
                 "timeout",
-                f"{late} answers exceeded the deadline of {self.deadline:g} s (or the memory limit of a worker) and "
-                "score 0 with reason 'timeout'; MathGrader.reasons counts them",
+                f"{counted(late, 'answer')} exceeded the deadline of {self.deadline:g} s (or the memory limit of a "
+                "worker), with score 0 and reason 'timeout'; MathGrader.reasons counts such answers",
             )
 
     def _warn_once(self, kind: str, text: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args
 
+from dgpo.counts import counted
 from dgpo.grading.responses import Completion, text_of
 
 Reason = Literal["match", "mismatch", "no_answer", "unparsed", "guarded", "timeout", "bad_gold"]
@@ -64,7 +65,9 @@ class FunctionGrader:
     def grade_many(self, responses: Sequence[Completion], golds: Sequence[str]) -> list[Verdict]:
         """One verdict per response. Raises ValueError if the lengths differ, or for a grade other than 0 and 1."""
         if len(responses) != len(golds):
-            raise ValueError(f"{len(responses)} responses and {len(golds)} golds; expected one gold for each response")
+            raise ValueError(
+                f"{counted(len(responses), 'response')} and {len(golds)} golds; expected one gold for each response"
+            )
         return [self._grade(text_of(response), gold) for response, gold in zip(responses, golds, strict=True)]
 
     def _grade(self, response: str, gold: str) -> Verdict:

@@ -27,7 +27,7 @@ ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 @dataclass(frozen=True, kw_only=True)
 class ASPO(Objective):
-    """The ratio is flipped for A > 0, so that tokens that have fallen behind are pulled up harder.
+    """For A > 0 the ratio is inverted, so tokens whose probability has fallen are pulled up harder.
 
     With r the importance ratio, lo = 1 - eps_low, hi = 1 + eps_high, cp = dual_clip_pos and cn = dual_clip_neg::
 
@@ -38,7 +38,7 @@ class ASPO(Objective):
                  r <= cn        w = r            φ = r
                  r > cn         w = cn           φ = cn · (1 + log(r / cn))
 
-    The dual clip is a soft one, as in the authors' code: it caps the weight and keeps the gradient.
+    As in the authors' code, the dual clip is soft: it caps the weight and keeps the gradient.
 
     Args:
         eps_low: lo of tokens with low entropy.
@@ -121,7 +121,7 @@ class ASPO(Objective):
         return Properties(
             continuous=False,
             upper_bound=max(self.dual_clip_pos, self.dual_clip_neg),
-            not_ratio_inside="for A > 0 the ratio is flipped: w = 1/r",
+            not_ratio_inside="for A > 0 the ratio is inverted: w = 1/r",
             limit_negative="zero",
             limit_positive="infinite",
         )

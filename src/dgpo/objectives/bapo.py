@@ -134,10 +134,10 @@ class AdaptiveClip(HardClip):
 
 @dataclass(frozen=True, kw_only=True)
 class BAPO(AdaptiveClip):
-    """A hard clip whose bounds are searched for in every batch until positive and negative tokens reach a target ratio.
+    """A hard clip whose bounds are adapted to every batch until positive and negative tokens reach a target ratio.
 
-    `calibrate` starts at (c_low_start, c_high_start) and, while P/N < target_ratio, raises c_low in steps up to
-    c_low_max, and then c_high up to c_high_max, the last step as short as it must be, with the sums over the batch::
+    `calibrate` starts at (c_low_start, c_high_start). While P/N < target_ratio, it raises c_low in steps up to
+    c_low_max, and then c_high up to c_high_max; the last step may be shorter. The sums are over the batch::
 
         P = Σ_{A>0} min(r, c_high) · A        N = Σ_{A<0} max(r, c_low) · |A|
 
@@ -148,10 +148,10 @@ class BAPO(AdaptiveClip):
         dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
         else                                 w = r    φ = r
 
-    `target_ratio` is the authors' *ratio* P/N; a share P/(P+N) of 0.5 is a ratio of 1, and the 0.5 of their example
+    `target_ratio` is the authors' *ratio* P/N. A share P/(P+N) of 0.5 is a ratio of 1, and the 0.5 in their example
     script is a share of 1/3. Raising c_low can only lower P/N (a clipped negative token counts with c_low · |A|, more
-    than r · |A|), so the first phase always runs to c_low_max once the start bounds miss the target. `BAPOAlgorithm1`
-    is the search of the paper.
+    than r · |A|), so if the start bounds miss the target, the first phase always runs to c_low_max.
+    `BAPOAlgorithm1` is the search of the paper.
 
     Args:
         c_low: None until calibrated, then the lower bound.
@@ -205,7 +205,7 @@ class BAPOAlgorithm1(AdaptiveClip):
 
         P = Σ_{A>0} q · min(r, c_high) · A        N = Σ_{A<0} q · max(r, c_low) · |A|
 
-    The preprint prints the absolute value outside the sums, which would be no share. The weight is that of `BAPO`::
+    The preprint prints the absolute value outside the sums, which gives no share. The weight is that of `BAPO`::
 
         left         A < 0, r < c_low        w = 0    φ = c_low
         right        A > 0, r > c_high       w = 0    φ = c_high
@@ -216,8 +216,8 @@ class BAPOAlgorithm1(AdaptiveClip):
 
     Args:
         rho0: wanted share P / (P + N); the paper uses 0.5.
-        c_low: None until calibrated; as for `BAPO`.
-        c_high: None until calibrated; as for `BAPO`.
+        c_low: None until calibrated, as for `BAPO`.
+        c_high: None until calibrated, as for `BAPO`.
         c_low_start: lower bound that the search starts from.
         c_low_max: lower bound that the search ends at.
         c_low_step: step of the search for the lower bound.
@@ -226,7 +226,7 @@ class BAPOAlgorithm1(AdaptiveClip):
         c_high_step: step of the search for the upper bound.
         dual_clip: ratio beyond which a token with A < 0 is dropped; None as in the paper.
 
-    Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code of it was released: the authors' is `BAPO`.
+    Source: arXiv 2510.18927, Algorithm 1 and eq. 8. No code for it was released; the authors' code is `BAPO`.
     """
 
     name = "bapo_algorithm1"

@@ -76,7 +76,7 @@ CISPO_TWO_SIDED_ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class CISPO(Objective):
-    """The original: the weight is capped from above for either sign of A, and no token loses its gradient.
+    """The original CISPO: the weight is capped from above for either sign of A, and no token loses its gradient.
 
     With r the importance ratio::
 
@@ -123,7 +123,7 @@ class CISPO(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class CISPOTwoSided(Objective):
-    """verl's reading, and the CISPO of the DGPO paper: w = clip(r, 1 - eps_low, 1 + eps_high) for either sign of A.
+    """CISPO as in verl and in the DGPO paper: w = clip(r, 1 - eps_low, 1 + eps_high) for either sign of A.
 
     With lo = 1 - eps_low, hi = 1 + eps_high and bound the nearer of the two::
 

@@ -40,7 +40,7 @@ _WORD = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True)
 class ClipCov(HardClip):
-    """A hard clip, and no gradient for a random few of the tokens with a high covariance of log-prob and advantage.
+    """A hard clip that also drops a few random tokens with a high covariance of log-prob and advantage.
 
     With means over all valid tokens of the batch, the covariance of a token is::
 
@@ -54,27 +54,27 @@ class ClipCov(HardClip):
         right    A > 0, r > 1 + eps_high    w = 0    φ = 1 + eps_high
         else     w = r                         φ = r
 
-    The draw is a hash of `seed`, log π_old and A: the same tokens for the same batch, in any order and after a resumed
-    run, and no generator has a state. Tokens that agree in both are drawn together.
+    The draw is a hash of `seed`, log π_old and A. The same batch therefore gives the same tokens, in any order and
+    after a run is resumed, without the state of a generator. Tokens that agree in both are drawn together.
 
     Args:
-        share: of the valid tokens that are drawn at most; one at least, if there is a candidate.
-        cov_low: a candidate has more covariance than this.
-        cov_high: a candidate has less covariance than this.
-        eps_low: the left boundary is 1 - eps_low; the authors' scripts set 1, which is none, and verl has 0.2.
+        share: largest share of the valid tokens that is drawn; at least one token, if there is a candidate.
+        cov_low: a candidate has a larger covariance than this.
+        cov_high: a candidate has a smaller covariance than this.
+        eps_low: the left boundary is 1 - eps_low; the authors' scripts set 1, which means no boundary; verl has 0.2.
         eps_high: the right boundary is 1 + eps_high; 1 in the authors' scripts as well.
-        seed: of the draw.
+        seed: seed of the draw.
         mean_advantage: None until calibrated.
         mean_logprob: None until calibrated, in nats.
         threshold: None until calibrated; a candidate is drawn if its hash, in [0, 1), is at most this.
 
-    `calibrate` reads the batch it is given, of all ranks where torch.distributed is initialised (the authors' code
-    looks at the micro-batch of the rank), and costs two host synchronisations. The weight then depends on how the step
+    `calibrate` reads the batch that it is given, on all ranks if torch.distributed is initialised (the authors' code
+    reads the micro-batch of the rank), and costs two host synchronisations. The weight then depends on how the step
     was split into micro-batches. Uncalibrated, nothing is drawn.
 
     Source: PRIME-RL/Entropy-Mechanism-of-RL@88505792 verl/trainer/ppo/core_algos.py:469-516,
-    verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1743. Deviation: there torch's generator draws anew in
-    every micro-batch; here a token that stays a candidate over several updates keeps its hash.
+    verl-project/verl@1dda039b verl/trainer/ppo/core_algos.py:1743. Deviation: there, torch's generator draws
+    again in every micro-batch; here, a token that stays a candidate over several updates keeps its hash.
     """
 
     name = "clip_cov"
@@ -181,7 +181,7 @@ def covariance(tokens: TokenBatch, mean_advantage: float, mean_logprob: float) -
 
 @dataclass(frozen=True, kw_only=True)
 class KLCov(Objective):
-    """Importance sampling without a clip, and a penalty on the tokens with the highest covariance.
+    """Importance sampling without a clip, with a penalty on the tokens that have the highest covariance.
 
     With x = log r, and cov as for `ClipCov`, the ⌊share · N⌋ of the N valid tokens with the highest cov, and one at
     least, carry a penalty::
@@ -198,8 +198,8 @@ class KLCov(Objective):
         mean_logprob: None until calibrated, in nats.
         threshold: None until calibrated; a token carries the penalty from this covariance on.
 
-    `calibrate` reads the batch it is given, of all ranks where torch.distributed is initialised (the authors' code
-    looks at the micro-batch of the rank), and costs two host synchronisations. The penalty then depends on how the step
+    `calibrate` reads the batch that it is given, on all ranks if torch.distributed is initialised (the authors' code
+    reads the micro-batch of the rank), and costs two host synchronisations. The penalty then depends on how the step
     was split into micro-batches. Uncalibrated, no token carries it.
 
     Source: PRIME-RL/Entropy-Mechanism-of-RL@88505792 verl/trainer/ppo/core_algos.py:426-467,

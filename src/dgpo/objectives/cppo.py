@@ -21,7 +21,7 @@ QUANTILE = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class CPPO(Objective):
-    """DPPO's bound in total variation, weighted by position and shrunk by what the tokens before have used up.
+    """DPPO's bound in total variation, weighted by position and reduced by what earlier tokens have used up.
 
     For token t of T in its response, with r the importance ratio, π = π_θ and q = π_old::
 
@@ -34,19 +34,19 @@ class CPPO(Objective):
         right    A > 0, π - q > d_t    w = 0
         else                           w = r
 
-    φ = w. Only the tokens of `mask` count, in t, T, the sum and the quantile.
+    φ = w. In t, T, the sum and the quantile, only the tokens of `mask` count.
 
     Args:
-        delta: a difference of probabilities, the bound of the first token. The paper uses 0.15 for dense models and 0.2
+        delta: the bound of the first token, a difference of probabilities. The paper uses 0.15 for dense models and 0.2
             for a mixture of experts.
-        position_min: weight of the last position. At 1 every position has the same.
-        budget_min: least average change of probability that a prefix may have before the bound shrinks. The paper gives
-            the post-trained model 0.015 as both ends.
-        budget_max: most of it; the paper takes 2 · budget_min. With both at 1 no prefix shrinks the bound.
+        position_min: weight of the last position. With 1, all positions have the same weight.
+        budget_min: smallest limit on the average change of probability in a prefix, beyond which the bound shrinks. The
+            paper uses 0.015 for both limits with the post-trained model.
+        budget_max: largest such limit; the paper uses 2 · budget_min. With both at 1, no prefix shrinks the bound.
 
     Source: Tencent-Hunyuan/UniRL@30899fcf unirl/algorithms/cppo.py:43-101 and arXiv 2606.10968, eq. 8-11 and 22, with
     the divergence of the sampled token (Binary-TV), which the paper compares with that of the 20 likeliest. There the
-    ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same.
+    ratio is taken against the sampler's log-probs; pass those as `old_logprob` to do the same.
     """
 
     name = "cppo"

@@ -47,8 +47,8 @@ class DAC(HardClip):
     For q <= 4 · eps_low the lower bound is 1/2.
 
     Args:
-        eps_low: in units of probability mass.
-        eps_high: in units of probability mass.
+        eps_low: how far a token may be pushed down, in units of probability mass.
+        eps_high: how far a token may be pushed up, in units of probability mass.
         dual_clip: ratio beyond which a token with A < 0 is dropped; the authors' scripts run with 10.
 
     Source: lime-RL/DCPO@01787b0f core_algos.py:978-991 (bounds), :994 (loss); eps from its README and paper (its recipe

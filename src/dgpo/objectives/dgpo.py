@@ -41,7 +41,7 @@ ELSEWHERE = dict.fromkeys(
 
 @dataclass(frozen=True, kw_only=True)
 class DGPO(Objective):
-    """Weights on ∇π that decay beyond the clip range, where GRPO's are 0 and GPPO's diverge on the left.
+    """Weights on ∇π that decay beyond the clip range, where those of GRPO are 0 and those of GPPO diverge on the left.
 
     With r the importance ratio, lo = 1 - eps_low, hi = 1 + eps_high, u = r/lo and v = r/hi::
 
@@ -54,7 +54,7 @@ class DGPO(Objective):
 
     Args:
         n: exponent of the left decay, real. 0 leaves the left unclipped, inf is GRPO's hard clip. The authors' README
-            recommends n = 1, and says that 1.5B "can use" n = 2; what the paper's runs used is unknown to us.
+            recommends n = 1, and says that 1.5B "can use" n = 2; we do not know what the paper's runs used.
         m: root of the right decay, real. 1 is GPPO's constant weight, inf leaves the right unclipped.
         eps_low: the left boundary is 1 - eps_low.
         eps_high: the right boundary is 1 + eps_high.

@@ -42,12 +42,12 @@ class DISPO(Objective):
 
     Args:
         eps_low_pos: for A > 0 the weight is at least 1 - eps_low_pos. From 1 on there is no lower bound.
-        eps_high_pos: for A > 0 the weight is at most 1 + eps_high_pos; more of it, more entropy.
-        eps_low_neg: for A < 0 the weight is at least 1 - eps_low_neg; below 1 responses shrink, says the paper.
-        eps_high_neg: for A < 0 the weight is at most 1 + eps_high_neg; too little, and repetitions go unpunished.
+        eps_high_pos: for A > 0 the weight is at most 1 + eps_high_pos; a larger value gives more entropy.
+        eps_low_neg: for A < 0 the weight is at least 1 - eps_low_neg; according to the paper, responses shrink below 1.
+        eps_high_neg: for A < 0 the weight is at most 1 + eps_high_neg; if too small, repetitions are not punished.
 
-    Source: arXiv 2602.00983. No code was released. The rule is that of the abstract; the values of the four bounds are
-    quoted from the paper by others, and were not seen in it.
+    Source: arXiv 2602.00983. No code was released. The rule is that of the abstract. The values of the four bounds
+    are those that others quote from the paper; we could not check them there.
     """
 
     name = "dispo"

@@ -77,17 +77,17 @@ class DPPOTV(Objective):
         right    A > 0, π - q > delta_high    w = 0                     i.e. r > 1 + delta_high / q
         else                                  w = min(r, ratio_cap)
 
-    φ is r, from ratio_cap on ratio_cap · (1 + log(r / ratio_cap)), and its value at the boundary beyond it.
+    φ is r up to ratio_cap, ratio_cap · (1 + log(r / ratio_cap)) from there on, and constant beyond the boundary.
 
     Args:
         delta_low: a difference of probabilities. A rare token (q <= delta_low) is never dropped on the left.
         delta_high: a difference of probabilities. Their example in verl runs with 0.15 on both sides; 0.2 is the
-            `clip_ratio` that both codes read where nothing else is set.
+            `clip_ratio` that both codes use if nothing else is set.
         ratio_cap: the largest weight. verl's code falls back to 20 and the authors' own to 10, but either takes
             `clip_ratio_c`, which verl's actor sets to 3; the example sets 10,000, because truncation biases.
 
-    Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1379. There the
-    ratio is taken against the sampler's log-probs; pass those as `old_logprob` for the same. A = 0 carries no gradient.
+    Source: sail-sg/Stable-RL@c6af1d11 core_algos.py:1160, verl-project/verl@1dda039b core_algos.py:1379. There, the
+    ratio is taken against the sampler's log-probs; pass those as `old_logprob` to do the same. A = 0 gives no gradient.
     """
 
     name = "dppo_tv"
@@ -142,7 +142,7 @@ class DPPOTV(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class DPPOKL(Objective):
-    """A token is dropped once its binary KL divergence is too large: of two outcomes, the token and everything else.
+    """A token is dropped once its binary KL divergence (the token against everything else) is too large.
 
     With r the importance ratio, π = π_θ and q = π_old of the token, and
     KL = q · log(q / π) + (1 - q) · log((1 - q) / (1 - π))::
@@ -151,7 +151,7 @@ class DPPOKL(Objective):
         right    A > 0, π > q, KL > delta_high    w = 0
         else                                      w = min(r, ratio_cap)
 
-    φ = w: the boundary has no closed form in r.
+    φ = w, because the boundary has no closed form in r.
 
     Args:
         delta_low: in nats; 0.05 is that of the example in verl.

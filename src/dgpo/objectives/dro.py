@@ -39,7 +39,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class DRO(Objective):
-    """No ratio in the weight; a penalty pulls the policy back to the one that sampled.
+    """The weight does not contain the ratio; a penalty pulls the policy back to the one that sampled.
 
     With r the importance ratio::
 

@@ -27,7 +27,7 @@ ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 @dataclass(frozen=True, kw_only=True)
 class DRPO(Objective):
-    """The weight falls linearly in the change of probability, and beyond delta turns negative: it pulls back.
+    """The weight falls linearly in the change of probability; beyond delta it is negative and pulls the token back.
 
     With r the importance ratio, π = π_θ, q = π_old of the token and σ the sign of A::
 
@@ -38,7 +38,7 @@ class DRPO(Objective):
 
     Args:
         delta: a difference of probabilities. The authors' default 12.5 exceeds 1, which a probability cannot
-            move by: w/r then stays in [0.92, 1.08], and w is importance sampling in all but name.
+            move by: w/r then stays in [0.92, 1.08], and w is practically importance sampling.
 
     Source: Tencent-Hunyuan/UniRL@1a7b501e unirl/algorithms/drpo.py:97. Deviation of that code: its token mean counts
     masked tokens in the denominator.

@@ -21,10 +21,10 @@ SAFE = (0.8, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class FIPO(Objective):
-    """A hard clip times the influence of the token: larger where the tokens that follow have become more likely.
+    """A hard clip times the influence of the token, which is larger if the tokens that follow have become more likely.
 
-    With x_k the log ratio of token k and r_t the ratio of token t, over the tokens of the response from t on, those
-    beyond the dual clip left out::
+    With x_k the log ratio of token k and r_t the ratio of token t, the sum is over the tokens of the response from t
+    on, without those beyond the dual clip::
 
         F_t = Σ_{k>=t} 2^((t - k)/half_life) · x_k        future KL
         f_t = clamp(exp(F_t), influence_min, influence_max)
@@ -35,15 +35,15 @@ class FIPO(Objective):
         dual clip    A < 0, r > dual_clip       w = 0
         else                                    w = f · r
 
-    φ = w: the influence is a constant to the gradient. The distance k - t counts columns, those of interior masked
-    tokens too.
+    φ = w, because the influence is a constant for the gradient. The distance k - t counts columns, including those of
+    masked tokens in between.
 
     Args:
         eps_low: the left boundary is 1 - eps_low.
         eps_high: the right boundary is 1 + eps_high.
         dual_clip: ratio beyond which a token with A < 0 is dropped, and any token left out of F; the authors use 10.
         half_life: tokens after which the influence of a log ratio is halved.
-        influence_min: lower bound of f; 1 strengthens only. The authors use 0.8 for models of 7B.
+        influence_min: lower bound of f; with 1, tokens are only strengthened. The authors use 0.8 for models of 7B.
         influence_max: upper bound of f.
         safety: ratio beyond which a token with A < 0 is not strengthened; inf for none. The authors' script sets 10,
             their code and ms-swift fall back to 4.

@@ -49,7 +49,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class GMPO(Objective):
-    """The geometric mean of token ratios that are clipped one by one, in log space.
+    """The geometric mean of the token ratios of a response, each of them clipped in log space.
 
     With x = log r, and x~ = min(x, log_clip_high) for A > 0, max(x, -log_clip_low) for A < 0::
 

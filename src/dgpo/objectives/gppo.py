@@ -43,7 +43,7 @@ GPPO_ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 @dataclass(frozen=True, kw_only=True)
 class GPPO(Objective):
-    """The boundary's own weight beyond the boundary: `CEGPPO` at beta1 = beta2 = 1.
+    """Beyond the boundary, tokens keep the weight of the boundary: `CEGPPO` at beta1 = beta2 = 1.
 
     With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
 
@@ -121,7 +121,7 @@ class GPPO(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class CEGPPO(GPPO):
-    """Tokens beyond the clip range keep a constant weight on ∇log π, scaled apart on either side (arXiv 2509.20712).
+    """Tokens beyond the clip range keep a constant weight on ∇log π, with one scale for each side (arXiv 2509.20712).
 
     With r the importance ratio, lo = 1 - eps_low and hi = 1 + eps_high::
 

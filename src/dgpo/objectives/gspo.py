@@ -70,7 +70,7 @@ ELSEWHERE = {
 
 @dataclass(frozen=True, kw_only=True)
 class GSPO(HardClip):
-    """One ratio per response, clipped hard.
+    """A hard clip on one ratio per response.
 
     With s = exp(mean over the response of log r), lo = 1 - eps_low and hi = 1 + eps_high::
 

@@ -39,8 +39,8 @@ ELSEWHERE = {
 class IS(Objective):
     """Unclipped importance sampling: the weight is the ratio itself, w = r and φ = r.
 
-    Unbiased for the token-level surrogate E_old[r A] (itself a first-order approximation of the policy gradient: the
-    states are those of π_old), and without any bound on w but the clamp of the log ratio.
+    It is unbiased for the token-level surrogate E_old[r A], which is itself a first-order approximation of the policy
+    gradient because the states are those of π_old. Only the clamp of the log ratio bounds w.
 
     Source: importance sampling as in REINFORCE and in CPI, the unclipped surrogate of PPO (arXiv 1707.06347, eq. 6).
     """

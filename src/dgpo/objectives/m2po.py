@@ -22,7 +22,7 @@ MARGIN = 1e-12
 
 @dataclass(frozen=True, kw_only=True)
 class M2PO(HardClip):
-    """A hard clip, and no clip at all while the mean squared log ratio of what it would act on is within a budget.
+    """A hard clip that acts only if the mean squared log ratio of the tokens concerned exceeds a budget.
 
     With x the log ratio, `calibrate` looks at the tokens that have moved along their advantage, A > 0 and x > 0 or
     A < 0 and x < 0. If the mean of their x² is at most `budget`, tau is infinite; otherwise it is the largest |x| of
@@ -41,8 +41,8 @@ class M2PO(HardClip):
         eps_high: the right boundary is at least 1 + eps_high.
         tau: None until calibrated, then the bound in nats; inf for no clip.
 
-    `calibrate` reads the batch it is given, of all ranks where torch.distributed is initialised (the authors' code
-    looks at the micro-batch of the rank), and costs a host synchronisation. The weight then depends on how the step was
+    `calibrate` reads the batch that it is given, on all ranks if torch.distributed is initialised (the authors' code
+    reads the micro-batch of the rank), and costs one host synchronisation. The weight then depends on how the step was
     split into micro-batches. Uncalibrated, the bounds are those of eps_low and eps_high.
 
     Source: Infini-AI-Lab/M2PO@af54a3e8 verl/trainer/ppo/core_algos.py:683-868. Deviations: without a clip their upper

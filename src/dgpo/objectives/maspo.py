@@ -37,7 +37,7 @@ ELSEWHERE = dict.fromkeys(FRAMEWORKS, Conformance())
 
 @dataclass(frozen=True, kw_only=True)
 class MASPO(Objective):
-    """A Gaussian gate on the ratio, wider for rare tokens and for confident advantages; one-sided.
+    """A one-sided Gaussian gate on the ratio, which is wider for rare tokens and for confident advantages.
 
     With r the importance ratio and q = π_old of the token::
 
@@ -47,7 +47,7 @@ class MASPO(Objective):
         s = clamp(sigma_base · q^-alpha, sigma_base, sigma_high) · clamp(risk, adv_low, adv_high)
         risk = 1 + beta_pos · A for A > 0,    1 / (1 - beta_neg · A) for A < 0
 
-    The gate is detached (it multiplies the ratio, it is not differentiated), so φ = w: the value that the authors log.
+    The gate is detached (it multiplies the ratio and is not differentiated), so φ = w, which is what the authors log.
 
     Args:
         sigma_base: width of the gate for a token of probability 1.
@@ -55,10 +55,10 @@ class MASPO(Objective):
             "can use" 0.5.
         beta_pos: widening with A > 0.
         beta_neg: narrowing with A < 0.
-        sigma_high: in the authors' code, not in the paper: the widest gate before the advantage acts.
-            It binds for q < 4.6e-4 (alpha 0.3) or q < 1e-2 (alpha 0.5); inf gives the paper's equation.
-        adv_low: in the authors' code, not in the paper: lower bound of `risk`.
-        adv_high: in the authors' code, not in the paper: upper bound of `risk`. A gate of width 0 would be a jump.
+        sigma_high: in the authors' code but not in the paper: the widest gate, before the advantage is applied.
+            It takes effect for q < 4.6e-4 (alpha 0.3) or q < 1e-2 (alpha 0.5); inf gives the paper's equation.
+        adv_low: in the authors' code but not in the paper: lower bound of `risk`.
+        adv_high: in the authors' code but not in the paper: upper bound of `risk`. A gate of width 0 would be a jump.
 
     Source: the paper's definition of the two widths, defaults from the authors' yaml; FlyTune/MASPO-RL@22b46814
     verl/trainer/ppo/core_algos.py:907-922. Deviations from that code: its `seq-mean-token-sum-norm` does not divide

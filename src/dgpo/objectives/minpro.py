@@ -18,7 +18,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class MinPRO(Objective):
-    """The ratio of the prefix, approximated by the smallest ratio in it, with CISPO's two-sided cap.
+    """The ratio of the prefix, approximated by its smallest token ratio, with CISPO's two-sided cap.
 
     With r_t the importance ratio of token t, lo = 1 - eps_low and hi = 1 + eps_high::
 

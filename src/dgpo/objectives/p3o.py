@@ -20,7 +20,7 @@ from dgpo.tokens import TokenBatch
 
 @dataclass(frozen=True, kw_only=True)
 class P3O(Objective):
-    """The weight is capped by the share of the batch that counts, and the rest pulls the policy back to π_old.
+    """The weight is capped by the effective sample size of the batch, and a penalty pulls the policy back to π_old.
 
     With r the importance ratio and, over the N valid tokens of the batch, ess = (Σ r)² / (N · Σ r²), in (0, 1]::
 
@@ -28,8 +28,8 @@ class P3O(Objective):
         r > ess     w = ess    φ = ess · (1 + log(r / ess))
         penalty     (1 - ess) · (1/r - 1 + log r)
 
-    On a batch that is on-policy ess is 1: no penalty, and w = 1. The penalty is the k3 estimate of KL(π_θ ‖ π_old) from
-    the sampled token, and of tokens with A = 0 as well.
+    On an on-policy batch ess is 1, so there is no penalty and w = 1. The penalty is the k3 estimate of
+    KL(π_θ ‖ π_old) from the sampled token, and also applies to tokens with A = 0.
 
     Args:
         ess: None until calibrated, then the normalised effective sample size of the batch.
@@ -41,7 +41,7 @@ class P3O(Objective):
     Source: FeynRL-project/FeynRL@4f7eafe0 algs/P3O/p3o.py:84-203, and compute_kl_distance in algs/RL/common.py:120;
     arXiv 2605.12380. Deviations: their Σ r² has 1e-8 added; the exponent of their 1/r is clamped to ±10, which turns
     the gradient of the penalty around below a log ratio of -10. They take the ratio against the sampler's log-probs;
-    pass those as `old_logprob` for the same.
+    pass those as `old_logprob` to do the same.
     """
 
     name = "p3o"

@@ -37,7 +37,7 @@ class PrimeRL(DPPOTV):
 
     Source: PrimeIntellect-ai/prime-rl@559b4477 src/prime_rl/trainer/rl/loss.py:109, defaults of `DefaultLossConfig`. It
     takes the penalty from Kimi K2.5 (arXiv 2602.02276). There the ratio is taken against the sampler's log-probs; pass
-    those as `old_logprob` for the same. Its `adv_tau` multiplies A and is no part of w.
+    those as `old_logprob` to do the same. Its `adv_tau` multiplies A and is no part of w.
     """
 
     name = "prime_rl"
@@ -59,7 +59,7 @@ class PrimeRL(DPPOTV):
 
 @dataclass(frozen=True, kw_only=True)
 class PrimeRLIPO(Objective):
-    """prime-rl's loss `ipo`: a token is dropped once its probability has moved far either way, whatever the sign of A.
+    """prime-rl's loss `ipo`: a token is dropped once its probability has moved far in either direction, whatever A is.
 
     With r the importance ratio, π = π_θ and q = π_old of the token::
 
@@ -67,11 +67,11 @@ class PrimeRLIPO(Objective):
         else                          w = r
         penalty                       kl_tau · (log r)²
 
-    φ is r inside, and its value at the boundary beyond it. A token that has drifted against its advantage is dropped
-    as well: nothing but the penalty brings it back.
+    φ is r inside, and its value at the boundary beyond it. A token that has drifted against its advantage is
+    dropped as well, so only the penalty brings it back.
 
     Args:
-        ipo_threshold: a difference of probabilities. A rare token is dropped when it rises only.
+        ipo_threshold: a difference of probabilities. A rare token can be dropped only when it rises.
         kl_tau: coefficient of the penalty, without the factor 1/2.
 
     Source: PrimeIntellect-ai/prime-rl@559b4477 src/prime_rl/trainer/rl/loss.py:164, defaults of `IPOLossConfig`. The

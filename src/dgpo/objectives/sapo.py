@@ -123,7 +123,7 @@ class SAPO(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class SAPOUnilateral(SAPO):
-    """SAPO's gate only where the token has moved along its advantage; from the ablation of the MASPO paper.
+    """SAPO's gate, applied only if the token has moved along its advantage; from the ablation of the MASPO paper.
 
     With r the importance ratio, τ = tau_pos for A > 0 and tau_neg otherwise::
 

@@ -36,7 +36,7 @@ ONE_FOR_POSITIVE = "a token with A > 0 has 1 at every ratio"
 
 @dataclass(frozen=True, kw_only=True)
 class TOPR(Objective):
-    """A token with A > 0 weighs 1 at every ratio, one with A < 0 its ratio, but at most 1.
+    """The weight is 1 for A > 0 at every ratio, and the ratio, but at most 1, for A < 0.
 
     With r the importance ratio of the token::
 
@@ -90,7 +90,7 @@ class TOPRSequence(Objective):
     φ = w. With the aggregation `seq-mean-token-sum-norm` and length=1 the gradient of a response is w · A · ∇log π of
     the whole of it, as in the paper, whose A is the reward, +1 or -1.
 
-    A long response that has drifted down is dropped in effect: 1000 tokens at r = 0.99 have W = 4e-5.
+    A long response whose tokens have become less likely is practically dropped: 1000 tokens at r = 0.99 have W = 4e-5.
 
     Source: arXiv 2503.14286, eq. 8. No code of the authors was found.
     """

@@ -26,7 +26,7 @@ PAPER = Paper(
 
 @dataclass(frozen=True, kw_only=True)
 class UP(HardClip):
-    """A token with A > 0 weighs 1 at every ratio; one with A < 0 is clipped as in `GRPO`.
+    """The weight is 1 for A > 0 at every ratio; tokens with A < 0 are clipped as in `GRPO`.
 
     With r the importance ratio and lo = 1 - eps_low::
 
@@ -35,7 +35,7 @@ class UP(HardClip):
         dual clip    A < 0, r > dual_clip    w = 0    φ = dual_clip
         else                                 w = r    φ = r
 
-    For A > 0 the weight on ∇π is 1/π: a correct token counts the more, the less likely it is now, however likely it was
+    For A > 0 the weight on ∇π is 1/π, so a correct token counts more the less likely it is now, however likely it was
     when it was sampled. An upper bound of the clip would have no effect.
 
     Args:
@@ -44,7 +44,7 @@ class UP(HardClip):
 
     Source: arXiv 2607.06987, eq. 14-15, as implemented for TRL, huggingface/trl@d8415581 (pull request 6579)
     trl/experimental/up/up_trainer.py, whose `delta` is the dual clip; verl's is its pull request 7022. Both were open
-    when read. The paper's UP-GSPO, with the ratio of the response for A <= 0, is not implemented.
+    when we read them. The paper's UP-GSPO, with the ratio of the response for A <= 0, is not implemented.
     """
 
     name = "up"

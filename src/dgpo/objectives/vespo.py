@@ -60,7 +60,7 @@ class VESPO(Objective):
 
         w = exp(λ + k · log W - λ · W)        1 on-policy, 0 for W far from 1 on either side
 
-    φ = w: no closed form has this derivative.
+    φ = w, because no closed form has this derivative.
 
     Args:
         k_pos: power for A >= 0.

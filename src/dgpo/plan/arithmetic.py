@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dgpo import counts
+
 DIGITS = 4
 """Significant digits of a factor that is not a whole number."""
 
@@ -67,7 +69,7 @@ def quantity(value: float, unit: str = "", scale: float = 1.0) -> Quantity:
 
 def counted(number: float, noun: str, plural: str = "s") -> Quantity:
     """`1 rank`, `8 ranks`."""
-    return quantity(number, noun + plural * (number != 1))
+    return quantity(number, counts.plural(number, noun, noun + plural))
 
 
 def over(total: Quantity, number: float, noun: str, plural: str = "s") -> Quantity:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.report import sections
 from dgpo.report.markup import Markup, joined, percent, shown, table, tag
 from dgpo.report.sections import SIGNS, mark, unregistered
@@ -57,7 +58,7 @@ def _groups(runs: Sequence[Mapping[str, Any]], groups: Mapping[str, Any]) -> Mar
     made = []
     for place, name in enumerate(groups["labels"]):
         members = [run for run, of in zip(runs, groups["of"], strict=True) if of == place]
-        count = "1 run" if len(members) == 1 else f"{len(members)} runs"
+        count = counted(len(members), "run")
         changes = [run["headline"][0] for run in members if run["headline"]]
         rate = all(change["estimate"] for change in changes)
         rewards = [run["summary"]["reward"][1] for run in members if run["summary"]["reward"] is not None]
@@ -163,7 +164,7 @@ def _because(change: Mapping[str, Any]) -> str:
     """How sure a change is, and what was compared."""
     before, after, difference = change["before"], change["after"], change["difference"]
     ends = [one for one in (before, after) if one is not None]
-    problems = "" if change["problems"] is None else f" on {change['problems']:,} problems"
+    problems = "" if change["problems"] is None else f" on {counted(change['problems'], 'problem')}"
     updates = [one["update"] for one in ends if one["update"] is not None]
     where = f", after update {' and '.join(f'{update:,}' for update in updates)}" if updates else ""
     if difference is not None:
@@ -202,7 +203,7 @@ def _reward(reward: Sequence[float] | None, tenth: int) -> Markup:
         return tag("p", "no evaluation, and no reward was logged", class_="headline none")
     change = reward[1] - reward[0]
     moved = "+" if change > 0 else "−" if change < 0 else "±"
-    points = f"{tenth} points" if tenth > 1 else "point"
+    points = counted(tenth, "point") if tenth > 1 else "point"
     return joined(
         [
             tag(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dgpo
+from dgpo.counts import counted
 from dgpo.files import write_text_atomic
 from dgpo.installation import require
 from dgpo.report import cards, sections, written
@@ -99,7 +100,7 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def _titled(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) < 4 else f"{len(names)} runs: {', '.join(names[:3])}, …"
+    return ", ".join(names) if len(names) < 4 else f"{counted(len(names), 'run')}: {', '.join(names[:3])}, …"
 
 
 def rendered(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.report.grouping import flattened
 from dgpo.report.markup import Markup, escaped, joined, percent, shown, table, tag
 
@@ -92,7 +93,7 @@ def _shared(found: Sequence[tuple[Markup, Mapping[str, Any]]]) -> Markup:
         tag("li", name, ": ", one["title"], " ", "; ".join(one["evidence"]), _sure(one), class_="shared")
         for name, one in found
     ]
-    runs = "1 run" if len(found) == 1 else f"{len(found)} runs"
+    runs = counted(len(found), "run")
     sign = tag("span", SIGNS[first["severity"]], class_=f"severity {first['severity']}")
     return tag(
         "article",
@@ -177,7 +178,7 @@ def replay(run: Mapping[str, Any], number: int) -> Markup:
         note += ADAPTIVE_NOTE.format(names=", ".join(adaptive))
     if found["unregistered"]:
         note += f" No row is the run's own: {found['unregistered']}, which it was trained with, is not registered here."
-    caption = f"{len(found['updates'])} updates, {found['tokens']:,} tokens; least biased first"
+    caption = f"{counted(len(found['updates']), 'update')}, {counted(found['tokens'], 'token')}; least biased first"
     return joined(
         [
             tag("p", tag("strong", run["verdict"])),

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from dgpo.counts import counted
 from dgpo.objectives import Objective
 from dgpo.report.markup import Markup, joined, shown, tag
 from dgpo.report.sample import spread
@@ -210,7 +211,7 @@ def _article(run: Mapping[str, Any], number: int, one: Mapping[str, Any], order:
         tag("strong", "reward ", _signed(one["reward"], plus=False)),
         tag("span", "A ", _signed(one["advantage"])),
         tag("span", f"written {one['times']} times") if one["times"] > 1 else "",
-        tag("span", f"{one['tokens']:,} tokens, ", "cut off at the limit" if cut else "ended by itself"),
+        tag("span", f"{counted(one['tokens'], 'token')}, ", "cut off at the limit" if cut else "ended by itself"),
     ]
     if one["changed"] is not None:
         facts.append(tag("span", "changed by ", shown(one["changed"], 2), " nats per token"))

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, Literal
 
+from dgpo.counts import counted
 from dgpo.grading import MathGrader, exact_match
 from dgpo.grading.answers import Box, boxes, visible
 from dgpo.grading.responses import END_OF_TEXT, Completion, said, texts_of
@@ -134,7 +135,10 @@ def answer_reward(completions: Sequence[Completion], answer: Sequence[object], *
         ValueError: `completions` and `answer` differ in length.
     """
     if len(completions) != len(answer):
-        raise ValueError(f"{len(completions)} completions and {len(answer)} answers; expected one answer for each")
+        raise ValueError(
+            f"{counted(len(completions), 'completion')} and {counted(len(answer), 'answer')}; "
+            "expected one answer for each"
+        )
     return [exact_match(text, expected) for text, expected in zip(texts_of(completions), answer, strict=True)]
 
 
@@ -176,7 +180,10 @@ class FormatReward:
             ValueError: the lengths differ.
         """
         if prompts is not None and len(prompts) != len(completions):
-            raise ValueError(f"{len(completions)} completions and {len(prompts)} prompts; expected one prompt for each")
+            raise ValueError(
+                f"{counted(len(completions), 'completion')} and {counted(len(prompts), 'prompt')}; "
+                "expected one prompt for each"
+            )
         opened = [self._opened(prompt) for prompt in prompts or [None] * len(completions)]
         return [float(_well_formed(text, at)) for text, at in zip(texts_of(completions), opened, strict=True)]
 

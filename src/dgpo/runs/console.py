@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.runs.bars import bars_in, steps_of_bars
 from dgpo.runs.names import PRINTED, STEPS, evaluation, find
 from dgpo.runs.progress_line import read_progress_line
@@ -91,8 +92,9 @@ def read_console(text: str) -> Raw | None:
         return None
     found.cut += [number for number in {one[0] for one in found.verl[-1:]} if number not in {one[0] for one in kept}]
     if found.cut:
-        where = f"line {found.cut[0]} breaks off" if len(found.cut) == 1 else f"{len(found.cut)} lines break off"
-        remarks.append(f"{where} and {'was' if len(found.cut) == 1 else 'were'} left out")
+        one = len(found.cut) == 1
+        where = f"line {found.cut[0]}, which breaks" if one else f"{counted(len(found.cut), 'line')} that break"
+        remarks.append(f"left out {where} off")
     return Raw(lines=[line for _, line in kept], remarks=remarks, settings=merged(found.settings))
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.files import loads
 from dgpo.runs.names import trains
 from dgpo.runs.raw import Raw
@@ -107,8 +108,8 @@ def _parts(text: str, start: int) -> Raw | None:
     at = len(text) if broken is None else broken
     if broken is not None or outer is not None:
         raw.remarks.append(
-            f"the file breaks off or is damaged in line {text.count(chr(10), 0, at) + 1}: "
-            f"the {len(values)} entries before that were read"
+            f"the file breaks off or is damaged in line {text.count(chr(10), 0, at) + 1}; "
+            f"read the {counted(len(values), 'entry', 'entries')} before that"
         )
     return raw
 

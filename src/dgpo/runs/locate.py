@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.files import read_json
 from dgpo.runs.reading import Reading, read_log
 from dgpo.runs.schema import INFO, LOG, METRICS, TOKENS, TRAINER_STATE
@@ -59,7 +60,7 @@ def find_log(path: Path) -> Found:
     if events := sorted(file for file in path.rglob("*tfevents*") if file.is_file()):
         folders = sorted({file.parent for file in events}, key=lambda folder: folder.stat().st_mtime)
         newest = [file for file in events if file.parent == folders[-1]]
-        others = f"{len(folders)} folders hold event files: {folders[-1]} was written last and is read"
+        others = f"{counted(len(folders), 'folder')} hold event files: {folders[-1]} was written last and is read"
         return Found(newest, events=True, remarks=(others,) if len(folders) > 1 else ())
     logs = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES and not _NO_LOGS.match(file.name))
     if not logs:
@@ -68,7 +69,9 @@ def find_log(path: Path) -> Found:
         return Found(logs)
     if logs:
         names = ", ".join(file.name for file in logs[:5])
-        raise ValueError(f"{str(path)!r} holds {len(logs)} files that may be logs ({names}); give one of them")
+        raise ValueError(
+            f"{str(path)!r} holds {counted(len(logs), 'file')} that may be logs ({names}); give one of them"
+        )
     offline = next(path.rglob("*.wandb"), None) is not None
     raise ValueError(
         f"{str(path)!r} holds no log: none of {RECORD}/, {INFO}, {METRICS}, {TRAINER_STATE}, checkpoint-N/, "

@@ -29,7 +29,7 @@ class Series:
         values: one finite number per step.
         broken: steps at which it was logged as NaN, infinite or (verl) null.
         empty: steps at which it was logged as null, as TRL does for a mean over nothing.
-        unreadable: steps at which the value is no number.
+        unreadable: steps at which the value is not a number.
     """
 
     key: str = ""

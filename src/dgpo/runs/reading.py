@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.files import read_bytes, shortened
 from dgpo.runs.console import read_console
 from dgpo.runs.documents import read_document
@@ -210,7 +211,7 @@ def _without_restarts(lines: list[Line]) -> tuple[list[Line], list[str]]:
         return kept, []
     if starts:
         return kept, [
-            f"the steps begin anew {starts} {'time' if starts == 1 else 'times'}: the {left_out} lines before the last "
-            "start were left out"
+            f"the steps begin anew {counted(starts, 'time')}: left out {counted(left_out, 'line')} before the "
+            "last start"
         ]
-    return kept, [f"training went on from an earlier step: {left_out} lines that were logged again were left out"]
+    return kept, [f"training continued from an earlier step: left out {counted(left_out, 'line')} logged again later"]

@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Sequence
 
+from dgpo.counts import counted
 from dgpo.files import shortened
 from dgpo.runs.raw import Raw
 from dgpo.runs.values import flat
@@ -49,7 +50,7 @@ def read_table(text: str) -> Raw | None:
         raw.remarks.append(f"line {wrong[0]}, the last, is incomplete and was left out")
     elif wrong:
         raw.remarks.append(
-            f"{len(wrong)} lines have another number of columns and were left out, the first is {wrong[0]}"
+            f"left out {counted(len(wrong), 'line')} with another number of columns, the first is line {wrong[0]}"
         )
     return _of_one_run(raw, header)
 
@@ -67,7 +68,9 @@ def _of_one_run(raw: Raw, header: Sequence[str]) -> Raw:
     if not runs or len(parts) < len([name for name in header if name]) - 2:
         return raw
     if len(runs) > 1:
-        raise ValueError(f"the table holds {len(runs)} runs ({shortened(', '.join(runs))}); expected one: export each")
+        raise ValueError(
+            f"the table holds {counted(len(runs), 'run')} ({shortened(', '.join(runs))}); expected one: export each"
+        )
     for line in raw.lines:
         for name, match in parts.items():
             if name in line:

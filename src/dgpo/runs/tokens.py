@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dgpo.aggregation import StepTotals
+from dgpo.counts import counted
 from dgpo.files import one_line, parse_json
 from dgpo.installation import require
 from dgpo.runs.schema import FLOATS, INTEGERS, NEVER_NULL, TOKENS_SCHEMA, named
@@ -133,7 +134,7 @@ def footer(path: str | os.PathLike[str]) -> Footer:
         raise ValueError(f"{where} says update = {found.update}, rank = {found.rank}; its name says otherwise")
     size = Path(path).stat().st_size
     if found.rows > MOST_ROWS[0] + MOST_ROWS[1] * size:
-        raise ValueError(f"{where} claims {found.rows:,} tokens in {size:,} bytes")
+        raise ValueError(f"{where} claims {counted(found.rows, 'token')} in {counted(size, 'byte')}")
     return found
 
 
@@ -169,7 +170,8 @@ def read(path: str | os.PathLike[str]) -> Recorded:
     shape = (int(rows.max()) + 1, int(position.max()) + 1) if len(rows) else (0, 0)
     if shape[0] * shape[1] > MOST_CELLS[0] + MOST_CELLS[1] * len(rows):
         raise ValueError(
-            f"{str(path)!r} has {len(rows):,} tokens in {shape[0]:,} responses, one at position {shape[1] - 1:,}"
+            f"{str(path)!r} has {counted(len(rows), 'token')} in {counted(shape[0], 'response')}, one at "
+            f"position {shape[1] - 1:,}"
         )
     # one number for each cell of the rectangle
     if len(torch.unique(rows * shape[1] + position)) < len(rows):
@@ -208,7 +210,7 @@ def read(path: str | os.PathLike[str]) -> Recorded:
 def _column(table: Any, name: str, pa: Any) -> Tensor | None:
     """One column; None if all of it is null. Raises ValueError if it is missing, duplicate or malformed."""
     if (there := table.column_names.count(name)) != 1:
-        raise ValueError(f"it has {there} columns {name!r}; expected one")
+        raise ValueError(f"it has {counted(there, 'column')} {name!r}; expected one")
     values, whole = table.column(name), name in INTEGERS
     kind = pa.int32() if whole else pa.float32()
     if values.type != kind:

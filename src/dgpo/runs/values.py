@@ -131,7 +131,7 @@ def python_dict(text: str) -> dict[str, Any] | None:
 
 
 def _literal(node: ast.expr) -> Any:
-    """The value of a printed expression; text for what is no number, string or container of them."""
+    """The value of a printed expression; text for everything but numbers, strings and containers of them."""
     match node:
         case ast.Constant():
             return node.value if isinstance(node.value, int | float | str | None) else str(node.value)

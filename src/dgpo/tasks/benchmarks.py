@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from dgpo.counts import counted
 from dgpo.files import first_line, loads
 from dgpo.registry import did_you_mean
 from dgpo.tasks.benchmark_table import BENCHMARKS, Benchmark, Content
@@ -116,7 +117,9 @@ class BenchmarkTask:
             expected_rows = content.hub.rows
         where = source["source"]
         if len(rows) != expected_rows:
-            raise ValueError(f"{self.name} ({split}) from {where} has {len(rows)} rows; expected {expected_rows}")
+            raise ValueError(
+                f"{self.name} ({split}) from {where} has {counted(len(rows), 'row')}; expected {expected_rows}"
+            )
         _check_ids(rows, where)
         found = content_hash((problem, answer) for _, problem, answer in rows)
         # hub copies differ in their texts, so that equal answers suffice; a local file has to match

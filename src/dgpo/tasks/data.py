@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgpo.counts import counted
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -60,7 +62,7 @@ def load(
         raise ValueError(f"data set {name!r} has no {lacking}; its columns: {', '.join(data.column_names)}")
     for column in (source, "answer"):
         if missing := data.data.column(column).null_count:
-            raise ValueError(f"data set {name!r} has no {column} in {missing} of its {len(data)} rows")
+            raise ValueError(f"data set {name!r} has no {column} in {missing} of its {counted(len(data), 'row')}")
     if source != "prompt":
         data = data.rename_column(source, "prompt")
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from dgpo.counts import counted
 from dgpo.objectives import Objective, Properties
 from dgpo.testing.batches import HALF, RARE, calibrated, column, linspace, random_batch
 from dgpo.testing.failure import require, worst
@@ -169,9 +170,8 @@ def check_boundaries(objective: Objective) -> None:
             require(False, objective, text)
     for end, none in (("low", "-inf"), ("high", "inf")):
         other = torch.cat(acts[end])
-        text = (
-            f"beyond {end} of its boundaries w is still the ratio at all {len(other)} tokens; expected {end} = {none}"
-        )
+        count = counted(len(other), "token")
+        text = f"beyond {end} of its boundaries w is still the ratio at all {count}; expected {end} = {none}"
         require(not len(other) or other.any(), objective, text)
     text = f"not_ratio_inside = {why!r}, but inside its boundaries w is the ratio"
     require(why is None or differs or not moved, objective, text)

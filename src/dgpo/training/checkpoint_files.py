@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dgpo.counts import counted
 from dgpo.files import loads, write_json_atomic
 
 MANIFEST = "dgpo_checkpoint.json"
@@ -127,7 +128,7 @@ def _by_list(folder: Path) -> str | None:
     for name, (size, _) in sums.items():
         if name in there:
             if (found := (folder / name).stat().st_size) != size:
-                return f"{name} has {found:,} bytes of {size:,}"
+                return f"{name} has {counted(found, 'byte')} of {size:,}"
         # a state may be missing on purpose (`resume_allow_missing`)
         elif not _STATES.fullmatch(name):
             return f"{name} is missing"

@@ -7,6 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from dgpo.counts import counted
 from dgpo.training.config import DGPOConfig
 
 IMAGE_COLUMNS = ("image", "images")
@@ -34,7 +35,7 @@ def check_data(
     prompts = config.generation_batch_size // config.num_generations
     if hasattr(train, "__len__") and len(train) < prompts:
         raise ValueError(
-            f"the data has {len(train)} prompts, but one generation takes {prompts} "
+            f"the data has {counted(len(train), 'prompt')}, but one generation takes {prompts} "
             f"(generation_batch_size = {config.generation_batch_size} completions, num_generations = "
             f"{config.num_generations} of each prompt): no update could be made; set a smaller "
             "steps_per_generation or per_device_train_batch_size"

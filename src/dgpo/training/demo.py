@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from dgpo.counts import counted
 from dgpo.evaluation import Evaluation, Sampling, Suite, TransformersBackend, evaluate, write
 from dgpo.files import FolderLock, write_json_atomic
 from dgpo.report import write_report
@@ -87,7 +88,7 @@ def _run(out: Path, seed: int, objective: str, updates: int, say: Any) -> dict[s
         make_starter(task, model, seed=seed)
     say("2/4 evaluate it on 500 held-out sums")
     before = _evaluate(model, task, out / "before")
-    say(f"3/4 train it with {objective}, {updates} updates")
+    say(f"3/4 train it with {objective}, {counted(updates, 'update')}")
     _train(model, task, out, seed=seed, objective=objective, updates=updates)
     say("4/4 evaluate it again")
     after = _evaluate(out / "model", task, out / "after")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.utils.data import Dataset, IterableDataset
 
+from dgpo.counts import counted
 from dgpo.training.config import DGPOConfig
 from dgpo.training.scoring import Scores
 from dgpo.warning import warn
@@ -49,8 +50,8 @@ class DynamicSampler:
         local = config.per_device_train_batch_size * config.steps_per_generation
         if local % config.num_generations:
             raise ValueError(
-                f"dynamic_sampling replaces whole groups on their rank, but the {local} completions of a rank "
-                f"(per_device_train_batch_size · steps_per_generation) are not a whole number of groups of "
+                f"dynamic_sampling replaces whole groups on their rank, but the {counted(local, 'completion')} of a "
+                f"rank (per_device_train_batch_size · steps_per_generation) are not a whole number of groups of "
                 f"num_generations = {config.num_generations}"
             )
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
@@ -85,9 +86,9 @@ class DynamicSampler:
         missing = max(self._groups - len(sources), 0)
         if missing:
             warn(
-                f"dynamic_sampling: after {generations} generation batches (max_num_gen_batches) {missing} of "
-                f"{self._groups} groups of this rank still have no reward spread and give no gradient; the prompts may "
-                "be too easy or too hard",
+                f"dynamic_sampling: after {generations} generation batches (max_num_gen_batches) the "
+                f"rewards in {missing} of {counted(self._groups, 'group')} of this rank are still all equal, so they "
+                "give no gradient; the prompts may be too easy or too hard",
             )
         chosen = (sources + rest)[: self._groups]
         output = self._assemble(kept, chosen)

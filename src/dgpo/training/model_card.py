@@ -14,6 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
 import dgpo
+from dgpo.counts import counted
 from dgpo.installation import versions
 from dgpo.objectives.presets import preset
 from dgpo.objectives.table import shown
@@ -195,7 +196,7 @@ def settings(run: Trained) -> list[tuple[str, str]]:
         ("KL to the reference model", f"beta = {shown(config.beta)}" if config.beta else "none"),
         ("entropy bonus", f"{shown(config.entropy_coef)}" if run.entropy_bonus else ""),
         ("NLL on correct responses", f"{shown(config.positive_nll_coef)}" if config.positive_nll_coef else ""),
-        ("data", run.data if run.prompts is None else f"{run.data}, {run.prompts:,} prompts"),
+        ("data", run.data if run.prompts is None else f"{run.data}, {counted(run.prompts, 'prompt')}"),
         ("dynamic sampling", "yes" if config.dynamic_sampling else ""),
         ("rewards", _rewards(run.rewards)),
         ("responses per prompt", str(config.num_generations)),
@@ -220,9 +221,10 @@ def results(log: Log) -> list[str]:
     parts = [_table(("held out, 95 % interval", "first evaluation", "last evaluation"), rows)] if rows else []
     if (found := ends_of(log["reward"])) is not None:
         points = tenth(log["reward"])
+        first, last = counted(points, "log line"), points
         parts.append(
-            f"Mean reward in training: {found[0]:.3g} over the first {points} log lines that have it, {found[1]:.3g} "
-            f"over the last {points}."
+            f"Mean reward in training: {found[0]:.3g} over the first {first} with a reward, "
+            f"{found[1]:.3g} over the last {last}."
         )
     return ["### Results", *parts] if parts else []
 

@@ -12,6 +12,7 @@ from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path
 
 from dgpo.advantages import Advantage
+from dgpo.counts import counted
 from dgpo.training.config import DGPOConfig
 from dgpo.training.forwards import add_own_logits
 from dgpo.training.head_comparison import compare_heads
@@ -117,7 +118,7 @@ def _check_tokenizer(config: DGPOConfig, student: Any) -> None:
         return
     differing = sorted(token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token))
     raise ValueError(
-        f"teacher = {teacher!r} has another tokenizer than the student: {len(differing)} tokens differ, such as "
-        f"{differing[0]!r} (id {ours.get(differing[0])} and {theirs.get(differing[0])} there); expected a teacher with "
-        "the same vocabulary"
+        f"teacher = {teacher!r} has another tokenizer than the student: it differs in "
+        f"{counted(len(differing), 'token')}, such as {differing[0]!r} (id {ours.get(differing[0])} and "
+        f"{theirs.get(differing[0])} there); expected a teacher with the same vocabulary"
     )

@@ -13,6 +13,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from dgpo import registry
+from dgpo.counts import counted
 from dgpo.runs.append import append_line
 from dgpo.runs.progress_line import evaluation_line, progress_line
 from dgpo.runs.schema import LOG, METRICS
@@ -34,17 +35,17 @@ def opening(config: DGPOConfig, updates: int) -> list[str]:
     per_update = config.per_device_train_batch_size * config.gradient_accumulation_steps * config.world_size
     generation = config.generation_batch_size or per_update
     most = config.max_completion_length
-    tokens = f"at most {per_update} x {most} tokens each" if most else "of unlimited length"
+    tokens = f"at most {per_update} x {counted(most, 'token')} each" if most else "of unlimited length"
     per_generation = (
         f"{config.updates_per_generation:g} per generation of {generation:,} completions "
-        f"({generation // config.num_generations:,} prompts x {config.num_generations})"
+        f"({counted(generation // config.num_generations, 'prompt')} x {config.num_generations})"
     )
     log = Path(config.record, METRICS) if config.record is not None else Path(config.output_dir, LOG)
     reported = config.report_to if isinstance(config.report_to, list) else [config.report_to]
     to = [str(one) for one in reported if one and one != "none"]
     return [
         f"objective  {objective}, {config.aggregation}, advantage {advantage}, {kl}",
-        f"schedule   {updates:,} updates, {per_generation}, {tokens}",
+        f"schedule   {counted(updates, 'update')}, {per_generation}, {tokens}",
         f"output     {config.output_dir}; all metrics: {log}" + (f", {', '.join(to)}" if to else ""),
     ]
 

@@ -227,7 +227,7 @@ def test_what_was_left_out_is_said(tmp_path, capsys):
     assert dgpo_doctor([str(tmp_path)]) == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "read from trainer_state.json" in printed
-    assert "the file breaks off or is damaged in line 1: the 7 entries before that were read" in printed
+    assert "the file breaks off or is damaged in line 1; read the 7 entries before that" in printed
 
 
 def test_what_was_read_is_said(run_of, tmp_path, capsys):

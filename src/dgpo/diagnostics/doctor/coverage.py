@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.noise import FEWEST
 from dgpo.diagnostics.doctor.progress import LONG_ENOUGH
@@ -18,25 +19,25 @@ NEEDED: dict[str, tuple[tuple[str, ...], str, str]] = {
     "reward": (("reward",), "whether it learns", "no reward"),
     "reward spread": (
         ("zero_std", "reward_std", "reward_max", "mixed_groups", "advantage_max", "skipped"),
-        "how many groups teach nothing",
+        "how many groups give no gradient",
         "no spread of the rewards",
     ),
     "entropy": (("entropy",), "whether the policy still explores", "no entropy"),
     "grad_norm": (("grad_norm",), "whether the gradient jumps", "no gradient norm"),
     "KL or clip fraction": (
         ("kl_old", "mean_log_ratio", "clipped"),
-        "how far updates leave the samples behind",
+        "how far updates move away from the samples",
         "no KL to the old policy and no clip fraction",
     ),
     "KL to the reference": (
         ("kl_reference",),
-        "whether the policy runs away from the reference",
+        "whether the policy drifts away from the reference",
         "no KL to the reference",
     ),
     "learning rate": (("learning_rate",), "whether the schedule is right", "no learning rate"),
     "truncated": (("truncated",), "how many responses are cut off", "no share of truncated responses"),
     "length": (("length",), "whether responses grow or shrink", "no length of the responses"),
-    "weights": (("weight_max", "ess"), "whether few tokens hold the gradient", "no weights"),
+    "weights": (("weight_max", "ess"), "whether a few tokens hold the gradient", "no weights"),
     "sampler mismatch": (
         ("kl_sampler", "sampler_difference", "sampler_probability", "kl_sampler_and_old"),
         "whether the sampler is the policy",
@@ -81,12 +82,10 @@ def unknown(found: Mapping[str, int]) -> dict[str, str]:
         if points == 0:
             lacking[question] = missing if words == TOKENS else f"{missing} in the log"
         elif points < FEWEST and words != TOKENS:
-            lacking[question] = (
-                f"{words} at {points} {'step' if points == 1 else 'steps'} only, and a rule needs {FEWEST}"
-            )
+            lacking[question] = f"{words} at {counted(points, 'step')} only, and a rule needs {FEWEST}"
     points = found.get(CORE, 0)
     if FEWEST <= points < LONG_ENOUGH:
-        lacking["whether the reward rises"] = f"{points} points of it, and a trend needs {LONG_ENOUGH}"
+        lacking["whether the reward rises"] = f"{counted(points, 'point')} of it, and a trend needs {LONG_ENOUGH}"
     return lacking
 
 
@@ -97,12 +96,12 @@ def can_tell(found: Mapping[str, int]) -> bool:
 
 def covered(found: Mapping[str, int]) -> str:
     """One line: what was read, with the number of points, and what the rules need but is missing."""
-    read = ", ".join(f"{name} ({n} {'updates' if name == TOKENS else 'points'})" for name, n in found.items())
+    read = ", ".join(f"{name} ({counted(n, 'update' if name == TOKENS else 'point')})" for name, n in found.items())
     if not can_tell(found):
         if not found:
             return "cannot tell: none of the quantities that the rules read is in this log"
         few = found.get(CORE, 0)
-        why = f"a reward at {few} steps only, and a rule needs {FEWEST}" if few else "no reward in this log"
+        why = f"a reward at {counted(few, 'step')} only, and a rule needs {FEWEST}" if few else "no reward in this log"
         return f"cannot tell: {why}; read: {read}"
     missing = [words for words, (names, *_) in NEEDED.items() if not any(name in found for name in names)]
     return f"read: {read}" + (f"; not there: {', '.join(missing)}" if missing else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.noise import FEWEST
@@ -26,8 +27,8 @@ def _anchor(case: Case) -> Found | None:
     if evidence is None:
         return None
     return Found(
-        title="The ratio is taken against a policy that equals the policy: it is 1 at every token, while the sampler "
-        "is another policy.",
+        title="The ratio is 1 at every token, because π_old is the current policy, although the sampler is a different "
+        "one.",
         evidence=[evidence, str(sampler.tail)],
         step=sampler.since(lambda value: value >= STALE * limit),
     )
@@ -39,9 +40,13 @@ def _ratio_is_one(case: Case) -> str | None:
         series = case.log[name]
         if len(series) >= MANY and case.resolution == 0:
             largest = max(map(abs, series.values))
-            return f"{series.key} at most {largest:.2g} on {len(series)} steps" if largest <= SAME_POLICY else None
+            return (
+                f"{series.key} at most {largest:.2g} on {counted(len(series), 'step')}"
+                if largest <= SAME_POLICY
+                else None
+            )
     if len(case.updates) >= MANY and max(one.largest for one in case.updates) == 0:
-        return f"max |log ratio| = 0 over {len(case.updates)} recorded updates"
+        return f"max |log ratio| = 0 over {counted(len(case.updates), 'recorded update')}"
     return None
 
 
@@ -50,15 +55,15 @@ RULES = (
         name="anchor",
         severity="warning",
         fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step (at least {MANY}; or a log ratio of 0 at "
-        f"every recorded token) while the mismatch of the sampler, as the median of the last third of the log, is at "
-        f"least {STALE:g} times the limit of `sampler_mismatch` ({STALE * MISMATCH:g} nats per token); never where the "
-        "run says anchor = 'rollout'",
-        cause="log π_old is computed from the weights that are about to be updated, as in fully asynchronous training: "
-        "π/π_old is 1, and no bound of the objective ever acts. The responses are stale by π/μ, which only a "
-        "correction sees.",
+        "every recorded token), while the mismatch of the sampler, as the median of the last third of the log, "
+        f"is at least {STALE:g} times the limit of `sampler_mismatch` ({STALE * MISMATCH:g} nats per token); "
+        "never if the run says anchor = 'rollout'",
+        cause="log π_old is computed from the weights that are about to be updated, as in fully asynchronous "
+        "training. π/π_old is therefore 1, and no bound of the objective ever acts. The responses are stale by "
+        "π/μ, which only a correction sees.",
         remedy="Take the ratio against the sampler: anchor='rollout' (bypass_mode of verl's rollout_correction, "
-        "--use-rollout-logprobs in slime). Or leave the anchor, knowing that the objective has no effect, and bound "
-        "π_old/μ with a correction.",
+        "--use-rollout-logprobs in slime). Or keep the anchor, knowing that the objective has no effect, and "
+        "bound π_old/μ with a correction.",
         check=_anchor,
         explains=("on_policy",),
     ),

@@ -7,6 +7,7 @@ from bisect import insort
 
 import torch
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Confidence, Found, Rule
 from dgpo.diagnostics.doctor.groups import CHANCE, ZERO, silent_steps, spread, without_spread
@@ -173,9 +174,10 @@ def _flat(case: Case) -> Found | None:
     top = max(rate.values, default=0.0) if case.resolution == 0 else 0.0
     top = top or case.number("learning_rate") or 0.0
     low = 0 < top < LOW_RATE
+    steps = reward.steps[-1] - reward.steps[0]
     whose = "the reward from step to step" if state.lower else "a response's reward"
     return Found(
-        title=f"The reward does not rise: {state.rise.value:+.2g} in {reward.steps[-1] - reward.steps[0]} steps.",
+        title=f"The reward does not rise: {state.rise.value:+.2g} in {counted(steps, 'step')}.",
         evidence=[
             str(state),
             f"a rise of {FLAT * state.spread:.2g}, a quarter of the standard deviation of {whose}, is outside its "
@@ -224,12 +226,12 @@ RULES = (
     Rule(
         name="collapsed",
         severity="error",
-        fires=f"the same reward, without spread, on all last steps (at least {AT_ONCE}, and more than chance gives), "
-        "lower than before, where it had spread",
-        cause="The policy has broken down and gives one kind of response to every prompt: a learning rate too high, "
-        "weights that nothing bounds, or a reward function that fails from that step on.",
-        remedy="Go back to a checkpoint before that step with a tenth of the learning rate. If the responses look "
-        "right, it is the reward function that failed.",
+        fires=f"the same reward for all responses on all of the last steps (at least {AT_ONCE}, and more than by "
+        "chance), lower than before, when rewards differed",
+        cause="The policy has broken down and gives one kind of response to every prompt. Possible reasons are a "
+        "learning rate that is too high, unbounded weights, or a reward function that fails from that step on.",
+        remedy="Go back to a checkpoint before that step and use a tenth of the learning rate. If the responses look "
+        "right, the reward function has failed.",
         check=_collapsed,
         explains=("reward_fell", "reward_flat", "constant_reward"),
         leads_to=(
@@ -250,14 +252,14 @@ RULES = (
     Rule(
         name="reward_fell",
         severity="warning",
-        fires="the mean reward of the last tenth of the log (at least 4 points) below the best one that was "
-        f"certainly reached by {LOST:.0%} of its level, or of the reward's standard deviation where that is larger "
-        f"(98 % intervals of both); an error from {ALL_LOST:.0%}",
-        cause="The policy has broken down (a learning rate too high, weights that nothing bounds, entropy or KL that "
-        "run away), or what is rewarded has changed: harder data, a grader that fails from then on, a penalty.",
+        fires="the mean reward of the last tenth of the log (at least 4 points) is below the best one that was "
+        f"certainly reached, by {LOST:.0%} of its level or, if that is larger, of the standard deviation of the "
+        f"reward (98 % intervals of both). It is an error from {ALL_LOST:.0%} on",
+        cause="Either the policy has broken down (a learning rate that is too high, unbounded weights, entropy or KL "
+        "that run away), or the task has changed: harder data, a grader that fails from then on, or a penalty.",
         remedy="Compare responses from before and after the step named here, and grade both by hand. If the responses "
-        "became worse, go back to the checkpoint before it with a lower learning rate; if the grades did, fix the "
-        "grader.",
+        "became worse, go back to the checkpoint before it with a lower learning rate. If only the grades did, "
+        "fix the grader.",
         check=_reward_fell,
         explains=("reward_flat",),
         leads_to=("zero_variance", "entropy_rising", "entropy_falling", "length_fell", "length_grows"),
@@ -265,24 +267,26 @@ RULES = (
     Rule(
         name="reward_flat",
         severity="warning",
-        fires="a mean reward over the last third of the log that is above that of its first tenth by less than "
-        f"{FLAT:g} standard deviations of a response's reward (98 % interval; where that is not logged, of the mean "
-        f"reward from step to step), over {FLAT_FROM} points and {STEPS} steps",
-        cause="No signal (groups without spread, responses cut off, a reward that is noise), or steps too small.",
-        remedy="Look at the causes that are listed with it first. Then raise the learning rate, or the number of "
-        "responses per step; check on a problem that is surely learnable that the reward rises at all.",
+        fires="a mean reward over the last third of the log that exceeds that of its first tenth by less than "
+        f"{FLAT:g} standard deviations of a response's reward (98 % interval; if this is not logged, of the "
+        f"mean reward from step to step), over {FLAT_FROM} points and {STEPS} steps",
+        cause="There is no signal (groups with equal rewards, responses that are cut off, a reward that is noise), "
+        "or the steps are too small.",
+        remedy="First look at the causes that are listed with this finding. Then raise the learning rate or the "
+        "number of responses per step. Check on a problem that can certainly be learned that the reward rises "
+        "at all.",
         check=_flat,
     ),
     Rule(
         name="grad_spike",
         severity="warning",
-        fires=f"a gradient norm of {SPIKE:g} times the median of the {BEFORE} steps before it and of all before it, "
-        f"on {SPIKES} steps or once by {EXPLODED:g} times; a note on fewer",
-        cause="A few tokens with a very large weight or advantage, a reward whose scale has changed, or a model close "
-        "to overflow.",
+        fires=f"a gradient norm of {SPIKE:g} times the median of the {BEFORE} steps before it and of all steps before "
+        f"it, on {SPIKES} steps, or once by {EXPLODED:g} times; a note on fewer",
+        cause="A few tokens have a very large weight or advantage, the scale of a reward has changed, or the model "
+        "is close to overflow.",
         remedy="Look at the rewards and at the heaviest tokens of the step named here. max_grad_norm limits the "
-        "length of such a step but not its direction: bound the weights or scale the advantage by its standard "
-        "deviation.",
+        "length of such a step but not its direction, so bound the weights or scale the advantage by its "
+        "standard deviation.",
         check=_grad_spike,
         leads_to=("collapsed", "reward_fell", "not_finite"),
         confidence="certain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.groups import ZERO
@@ -46,7 +47,7 @@ def _constant(case: Case) -> Found | None:
     return Found(
         title=f"Nothing is learned from {len(constant)} of {len(functions)} reward functions: {'; '.join(words)}.",
         evidence=[
-            *(f"{s.key} = {s.values[0]:.3g} on all {len(s)} logged steps" for s in constant.values()),
+            *(f"{s.key} = {s.values[0]:.3g} on all {counted(len(s), 'logged step')}" for s in constant.values()),
             str(case.progress),
         ],
         step=first.steps[0],
@@ -69,7 +70,7 @@ def _saturated(case: Case) -> Found | None:
     first = changing[full[0]]
     top = max(first.values)
     return Found(
-        title=f"{' and '.join(full)} {'is' if len(full) == 1 else 'are'} learned to the full, and "
+        title=f"{' and '.join(full)} {'is' if len(full) == 1 else 'are'} fully learned, but "
         f"{' and '.join(others)} not at all.",
         evidence=[f"{changing[name].head} -> {changing[name].tail}" for name in (*full, *others)],
         step=first.since(lambda value: value >= SATURATED * top),
@@ -95,12 +96,12 @@ RULES = (
     Rule(
         name="reward_function_constant",
         severity="warning",
-        fires=f"a reward function with the same mean on every logged step (at least {ENOUGH}) and no spread, beside "
-        "others that vary; a note if the reward rises",
-        cause="The responses never have what the function looks for, or always: a format that the prompt does not ask "
-        "for, a pattern that does not match how the model writes, a function that fails.",
-        remedy="Read some responses beside the function and call it on them. Show the format in the prompt, reward "
-        "parts of it, or take the function out.",
+        fires=f"a reward function with the same value for all responses on every logged step (at least {ENOUGH}), "
+        "beside others that vary; a note if the reward rises",
+        cause="The responses never have what the function looks for, or they always have it. The prompt may not ask "
+        "for the format, a pattern may not match how the model writes, or the function may fail.",
+        remedy="Read some responses and call the function on them. Show the format in the prompt, reward parts of it, "
+        "or remove the function.",
         check=_constant,
         leads_to=("reward_flat",),
         confidence="certain",
@@ -108,11 +109,11 @@ RULES = (
     Rule(
         name="reward_function_saturated",
         severity="warning",
-        fires=f"a reward function that has risen to {SATURATED:.0%} of its largest value and stays, while no other "
-        f"one rises by {FLAT:.0%} of its range (98 % intervals, at least {LONG_ENOUGH} points)",
-        cause="The policy has learned what is easy, such as the format. That function gives no advantage any more, "
-        "and the others too few responses that are right.",
-        remedy="Take the learned function out or lower its weight; make the rest learnable: easier data, more "
+        fires=f"a reward function that has risen to {SATURATED:.0%} of its largest value and stays there, while no "
+        f"other one rises by {FLAT:.0%} of its range (98 % intervals, at least {LONG_ENOUGH} points)",
+        cause="The policy has learned what is easy, such as the format. That function no longer gives an advantage, "
+        "and too few responses are right for the others.",
+        remedy="Remove the learned function or lower its weight. Make the rest easier to learn: easier data, more "
         "responses per prompt, partial credit.",
         check=_saturated,
         leads_to=("reward_flat", "zero_variance"),

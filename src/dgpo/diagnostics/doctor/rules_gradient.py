@@ -50,7 +50,7 @@ def _zero_loss(case: Case) -> Found | None:
     if len(zero) < FEWEST or len(zero) < MOST * len(pairs):
         return None
     return Found(
-        title="The loss is 0 while the gradient is not: the value of the loss means nothing here"
+        title="The loss is 0 but the gradient is not: the value of the loss means nothing here"
         + (", and the reward rises." if case.progress.learns else "."),
         evidence=[
             f"|{loss.key}| <= {NO_LOSS:g} on {len(zero)} of {len(pairs)} logged steps, where {norm.key} is "
@@ -107,9 +107,9 @@ RULES = (
     Rule(
         name="no_gradient",
         severity="error",
-        fires=f"a gradient norm of exactly 0 on at least {MOST:.0%} of the steps whose groups do have reward spread",
-        cause="Every token is masked (all responses cut off and masked for it), every weight is 0 (a hard clip far "
-        "outside its bounds), or no parameter of the loss is trained.",
+        fires=f"a gradient norm of exactly 0 on at least {MOST:.0%} of the steps that have groups whose rewards differ",
+        cause="Every token is masked (because all responses are cut off), every weight is 0 (a hard clip far outside "
+        "its bounds), or no parameter of the loss is trained.",
         remedy="Look at the share of truncated responses and of zero weights (evidence), and at which parameters "
         "require a gradient.",
         check=_no_gradient,
@@ -121,21 +121,21 @@ RULES = (
         name="grad_clipped",
         severity="warning",
         fires=f"a gradient norm of {FAR_BEYOND:g} times max_grad_norm on a typical step (98 % interval) in a run "
-        f"whose reward does not rise; of {VERY_FAR_BEYOND:g} times in any, as a note if it does",
-        cause="A threshold far below the usual size of the gradient: every step has the same length, whatever the "
-        "batch says. Adam is insensitive to a constant factor; a large one hides spikes and changes what the learning "
-        "rate means.",
-        remedy="Set max_grad_norm to about twice the usual norm, so that it stops spikes only; if the norm itself is "
-        "the surprise, look for a wrong normaliser or a few heavy tokens first.",
+        f"whose reward does not rise, or of {VERY_FAR_BEYOND:g} times in any run, as a note if its reward rises",
+        cause="The threshold is far below the usual size of the gradient, so every step has the same length, "
+        "whatever the batch says. Adam is insensitive to a constant factor, but a large one hides spikes and "
+        "changes what the learning rate means.",
+        remedy="Set max_grad_norm to about twice the usual norm, so that it stops only spikes. If the norm itself is "
+        "surprising, first look for a wrong normaliser or a few heavy tokens.",
         check=_grad_clipped,
     ),
     Rule(
         name="zero_loss",
         severity="note",
-        fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps; without a "
-        "logged gradient norm, with reward spread",
+        fires=f"|loss| at most {NO_LOSS:g} with a gradient other than 0, on {MOST:.0%} of the logged steps. Without a "
+        "logged gradient norm, rewards must differ within groups",
         cause="At ratio 1 the value of the loss is minus the mean advantage, and the advantages of a group add up to "
-        "0. The gradient multiplies each of them by a different ∇log π, and is not 0.",
+        "0. The gradient is not 0, because it multiplies each of them by a different ∇log π.",
         remedy="Nothing to do: watch the reward and the gradient norm, not the loss.",
         check=_zero_loss,
         confidence="certain",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.noise import FEWEST, above, back, below, changed, geometric, mean, recent, share, start
@@ -83,7 +84,7 @@ def _at_the_cap(case: Case) -> Found | None:
         "off.",
         evidence=[
             f"{length.key} {level.now} over the last third of the log, and {limit:g}, the limit, on {full} of "
-            f"{len(length)} logged steps",
+            f"{counted(len(length), 'logged step')}",
             "max_completion_length is known"
             if known
             else "the limit is taken to be the length that is reached again and "
@@ -134,10 +135,10 @@ RULES = (
     Rule(
         name="truncated",
         severity="warning",
-        fires=f"{TRUNCATED:.0%} of the responses cut off over the last third of the log (98 % interval); an error at "
-        f"{NEARLY_ALL:.0%}",
-        cause="The limit is shorter than the responses of the model, or the model has not learned to stop: a response "
-        "that is cut off holds no answer, so length is punished instead of errors.",
+        fires=f"{TRUNCATED:.0%} of the responses are cut off over the last third of the log (98 % interval); an error "
+        f"at {NEARLY_ALL:.0%}",
+        cause="The limit is shorter than the responses of the model, or the model has not learned to stop. A "
+        "response that is cut off has no answer, so length is punished instead of errors.",
         remedy="Raise max_completion_length (data.max_response_length in verl), leave such responses out of the loss "
         "(mask_truncated_completions), or shape the reward near the limit (soft_overlong_reward).",
         check=_truncated,
@@ -146,9 +147,9 @@ RULES = (
     Rule(
         name="length_at_cap",
         severity="warning",
-        fires=f"where no share of truncated responses is logged: a mean length of {NEAR_THE_CAP:.0%} of the limit (98 "
-        "% interval), which is max_completion_length or else a length that is the largest again and again",
-        cause="Most responses end at the limit and not by themselves: they hold no answer, or only part of one.",
+        fires=f"if no share of truncated responses is logged, a mean length of {NEAR_THE_CAP:.0%} of the limit (98 % "
+        "interval). The limit is max_completion_length or else a length that is the largest again and again",
+        cause="Most responses end at the limit and not by themselves, so they have no answer, or only part of one.",
         remedy="Log the share of truncated responses, and raise max_completion_length until it is small.",
         check=_at_the_cap,
         leads_to=("zero_variance", "reward_flat", "zero_reward", "reward_function_constant"),
@@ -156,25 +157,26 @@ RULES = (
     Rule(
         name="length_fell",
         severity="warning",
-        fires=f"responses at most {SHORTER:.0%} as long as at the start (98 % interval of the ratio of geometric "
-        f"means), and by at least {FEWER:g} tokens shorter",
+        fires=f"responses are at most {SHORTER:.0%} as long as at the start (98 % interval of the ratio of geometric "
+        f"means), and shorter by at least {FEWER:g} tokens",
         cause="Something rewards short responses: a length penalty, a reward that an empty or trivial answer gets "
         "too, or a loss that divides by the length of each response. Or the policy has collapsed to the end of "
         "sequence.",
-        remedy="Read a few responses. If they are empty or trivial, remove the reward for them; if answers are as "
+        remedy="Read a few responses. If they are empty or trivial, remove the reward for them. If answers are as "
         "good as before, nothing is wrong.",
         check=_length_fell,
     ),
     Rule(
         name="length_grows",
         severity="warning",
-        fires=f"responses {LONGER:g} times as long as at the start (98 % interval of the ratio of geometric means) "
-        f"and by {MORE:g} tokens, in a run whose reward rises by less than {FLAT:g} standard deviations (98 % "
-        "interval) or is not logged",
-        cause="Length pays without being right: the loss divides by the length of each response, so that long wrong "
-        "ones are punished less per token, or the reward is higher for longer text. Or the policy repeats itself.",
+        fires=f"responses are {LONGER:g} times as long as at the start (98 % interval of the ratio of geometric "
+        f"means) and longer by {MORE:g} tokens, in a run whose reward rises by less than {FLAT:g} standard "
+        "deviations (98 % interval) or is not logged",
+        cause="Long responses are favoured although they are not better: the loss divides by the length of each "
+        "response, so that long wrong ones are punished less per token, or the reward is higher for longer "
+        "text. Or the policy repeats itself.",
         remedy="Read the longest responses. Aggregate over the tokens of the batch (token-mean; loss_type='dapo' or "
-        "'dr_grpo' in TRL), and give length no reward of its own.",
+        "'dr_grpo' in TRL), and do not reward length.",
         check=_length_grows,
         leads_to=("truncated", "length_at_cap"),
     ),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.noise import FEWEST, above, share
@@ -21,7 +22,7 @@ UNSCORED = 0.5
 """Share of the logged rewards that are no number, from which nothing was scored."""
 
 CONSEQUENT = ("epoch", "step_time", "tokens_per_second", "tokens_seen", "length_terminated")
-"""Quantities that no gradient depends on; the mean length over no response that ended is no number."""
+"""Quantities that no gradient depends on; the mean length of no response is NaN."""
 
 
 def _not_finite(case: Case) -> Found | None:
@@ -29,7 +30,8 @@ def _not_finite(case: Case) -> Found | None:
     for one in case.updates:
         if one.bad is not None:
             evidence.append(
-                f"update {one.update}: {one.bad}, the first of {one.bad.count} among {one.count} valid tokens"
+                f"update {one.update}: {one.bad}, the first of {one.bad.count} among "
+                f"{counted(one.count, 'valid token')}"
             )
             steps.append(one.update)
             break
@@ -62,8 +64,8 @@ def _not_scored(case: Case) -> Found | None:
         return None
     every = "every" if not len(reward) else f"{len(none)} of {len(none) + len(reward)}"
     return Found(
-        title=f"Nothing was scored: the reward is no number on {every} logged step{'' if not len(reward) else 's'}.",
-        evidence=[f"{reward.key} is NaN, null or no number at steps {sample(sorted(none))}"],
+        title=f"Nothing was scored: the reward is not a number on {every} logged step{'' if not len(reward) else 's'}.",
+        evidence=[f"{reward.key} is NaN, null or not a number at steps {sample(sorted(none))}"],
         step=min(none),
     )
 
@@ -97,7 +99,7 @@ def _steps(case: Case) -> Found | None:
         if gaps:
             shown = ", ".join(f"{a} to {b}" for a, b in gaps[:4])
             evidence.append(
-                f"nothing logged from {shown}{', ...' if len(gaps) > 4 else ''}; usually every {usual:g} steps"
+                f"nothing logged from {shown}{', ...' if len(gaps) > 4 else ''}; usually every {counted(usual, 'step')}"
             )
             first.append(gaps[0][0])
     if not evidence:
@@ -109,10 +111,11 @@ RULES = (
     Rule(
         name="not_finite",
         severity="error",
-        fires="a NaN or an infinity at a valid recorded token, or in any logged quantity (or null, as verl's logger "
-        "has it); a note where it is the mean of a reward function only",
-        cause="Log-probs of -inf (a token that the sampler could draw and the trainer's mask or top-k forbids), an "
-        "overflow in half precision, a micro-batch without a token, or weights that have become NaN before.",
+        fires="a NaN or an infinity at a valid recorded token, or in any logged quantity (or null, which verl's "
+        "logger writes); a note if it is only the mean of a reward function",
+        cause="There are log-probs of -inf (for a token that the sampler could draw but the trainer's mask or top-k "
+        "forbids), an overflow in half precision, a micro-batch without a token, or weights that became NaN "
+        "earlier.",
         remedy="Start from the first such value: is it in logprob (the model), in rollout_logprob (the sampler) or in "
         "the advantage (the reward)? Call dgpo.check on the batch before the loss to stop at that point.",
         check=_not_finite,
@@ -122,8 +125,8 @@ RULES = (
     Rule(
         name="not_scored",
         severity="error",
-        fires=f"the reward is NaN, null or no number on {UNSCORED:.0%} of the logged steps (at least {FEWEST})",
-        cause="The reward function returns None or NaN, or fails and its error is swallowed.",
+        fires=f"the reward is NaN, null or not a number on {UNSCORED:.0%} of the logged steps (at least {FEWEST})",
+        cause="The reward function returns None or NaN, or it fails and its error is swallowed.",
         remedy="Call the reward function with a right and a wrong response, and with an empty one: it must return a "
         "number for each.",
         check=_not_scored,
@@ -134,10 +137,10 @@ RULES = (
         name="skipped",
         severity="warning",
         fires=f"no update on {SKIPPED:.0%} of the steps; an error at {NEARLY_ALL:.0%}",
-        cause="All responses to the prompts of such a step got the same reward: there is no advantage, and no "
+        cause="All responses to the prompts of such a step got the same reward, so there is no advantage and no "
         "gradient.",
-        remedy="More responses per prompt, more prompts per step, prompts that are solved now and then, or a reward "
-        "that tells responses apart.",
+        remedy="Use more responses per prompt, more prompts per step, prompts that are sometimes solved, or a reward "
+        "that distinguishes responses.",
         check=_skipped,
         leads_to=("zero_variance", "reward_flat", "grad_spike"),
         confidence="certain",
@@ -148,7 +151,7 @@ RULES = (
         fires=f"steps that were logged more than once, or {GAP:g} times as far apart as usual",
         cause="The run was started again from an earlier checkpoint, several runs write into one file, or lines were "
         "lost.",
-        remedy="Read every run alone; curves across such a place are not of one policy.",
+        remedy="Read every run separately, because curves across such a place do not belong to one policy.",
         check=_steps,
         confidence="certain",
     ),

@@ -123,12 +123,12 @@ RULES = (
     Rule(
         name="normaliser",
         severity="error",
-        fires=f"on most recorded updates (at least {FEWEST}) the totals given to the loss differ from the tokens "
-        f"counted, or the logged loss from the one computed again, by more than {TOLERANCE:.0%}; needs recorded "
-        "tokens, logging_steps = 1 and, for the loss, no KL, entropy or NLL term",
-        cause="Each micro-batch (or rank) is divided by its own tokens, or by the number of micro-batches once more: "
-        "the gradient then depends on how the step was split.",
-        remedy="Divide by the totals of the whole optimiser step, over all micro-batches and ranks, once: pass "
+        fires=f"on most recorded updates (at least {FEWEST}), the totals given to the loss differ from the tokens "
+        f"counted, or the logged loss differs from the one computed again, by more than {TOLERANCE:.0%}. This "
+        "needs recorded tokens, logging_steps = 1 and, for the loss, no KL, entropy or NLL term",
+        cause="Each micro-batch (or rank) is divided by its own tokens, or once more by the number of micro-batches. "
+        "The gradient then depends on how the step was split.",
+        remedy="Divide once by the totals of the whole optimiser step, over all micro-batches and ranks: pass "
         "totals=StepTotals(...) to policy_loss, and do not scale the loss again.",
         check=_check,
         explains=("grad_clipped",),

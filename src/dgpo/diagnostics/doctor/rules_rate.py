@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 
@@ -27,7 +28,7 @@ def _none(case: Case) -> Found | None:
         return None
     return Found(
         title="The learning rate is 0: nothing is trained.",
-        evidence=[f"{rate.key} = 0 on all {len(rate)} logged steps"],
+        evidence=[f"{rate.key} = 0 on all {counted(len(rate), 'logged step')}"],
         step=rate.steps[0],
     )
 
@@ -46,7 +47,7 @@ def _over(case: Case) -> Found | None:
         return None
     step = rate.steps[-past]
     return Found(
-        title=f"The schedule of the learning rate is over since step {step}: what follows changes nothing.",
+        title=f"The learning-rate schedule ended at step {step}: later steps change nothing.",
         evidence=[
             f"{rate.key} at most {OVER * top:.2g} on the last {past} of {len(rate)} logged steps, {top:.2g} before"
         ],
@@ -73,8 +74,8 @@ RULES = (
         name="no_learning_rate",
         severity="error",
         fires=f"a learning rate of 0 on every logged step (at least {ENOUGH})",
-        cause="A scheduler that was given no steps, a warm-up that is longer than the run, or a learning rate of 0.",
-        remedy="Check learning_rate, warmup_steps and max_steps; print the optimiser's learning rate after a few "
+        cause="The scheduler was given no steps, the warm-up is longer than the run, or the learning rate is 0.",
+        remedy="Check learning_rate, warmup_steps and max_steps. Print the optimiser's learning rate after a few "
         "steps.",
         check=_none,
         explains=("on_policy",),
@@ -84,11 +85,11 @@ RULES = (
     Rule(
         name="schedule_over",
         severity="warning",
-        fires=f"at most {OVER:g} of the largest learning rate on the last {ENOUGH} logged steps and {PART:.0%} of the "
-        "log",
-        cause="The schedule was made for fewer steps than the run has: it was resumed with more, or the number of "
-        "steps was estimated from another batch size.",
-        remedy="Stop here, or start again with a schedule for all steps (max_steps), or a constant one.",
+        fires=f"a learning rate of at most {OVER:g} of the largest one on the last {ENOUGH} logged steps and "
+        f"{PART:.0%} of the log",
+        cause="The schedule was made for fewer steps than the run has, because it was resumed with more steps or "
+        "because the number of steps was estimated from another batch size.",
+        remedy="Stop here, or start again with a schedule for all steps (max_steps) or a constant one.",
         check=_over,
         leads_to=("reward_flat",),
         confidence="certain",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.noise import above, back, geometric, recent
@@ -49,7 +50,7 @@ def _differs(case: Case) -> Found | None:
         small = small or walked <= ONE_STEP
         why = f"{rate.key} {before[-1]:.2g} there, {max(rate.values):.2g} later" if before else ""
     else:
-        small, why = first <= FEW_STEPS, f"after {first} steps"
+        small, why = first <= FEW_STEPS, f"after {counted(first, 'step')}"
     # what was learned by then cannot be most of what is learned in the whole run
     if not small or kl.values[0] < 0.2 * statistics.median(kl.values):
         return None
@@ -77,8 +78,8 @@ def _grows(case: Case) -> Found | None:
     far = above(level, math.log(VERY_FAR), LONG_ENOUGH)
     learns = case.progress.learns and not case.progress.hardly
     return Found(
-        title=f"The policy runs away from the reference: its KL has grown from {positive[0][1]:.2g} to {now:.2g} nats "
-        "per token.",
+        title=f"The policy drifts away from the reference: its KL has grown from {positive[0][1]:.2g} to {now:.2g} "
+        "nats per token.",
         evidence=[
             f"{kl.key} {positive[0][1]:.3g} at step {positive[0][0]}, {now:.3g} over the last third (geometric mean), "
             f"{max(kl.values):.3g} at most",
@@ -101,32 +102,34 @@ def _share_of_the_loss(case: Case, kl: Series) -> list[str]:
     scatter = statistics.median(abs(ratio - middle) for ratio in ratios)
     if middle <= 0 or scatter > 0.2 * middle:
         return [] if beta is None else [f"beta = {beta:g}"]
-    return [f"the loss is {middle:.2g} · {kl.key}, and nothing else: the KL term is all that its value shows"]
+    return [f"the loss equals {middle:.2g} · {kl.key}, so its value shows only the KL term"]
 
 
 RULES = (
     Rule(
         name="reference_differs",
         severity="warning",
-        fires=f"a KL to the reference of {DIFFERENT} nats per token at the first logged step, where at most "
-        f"{NEGLIGIBLE:.0%} of the sum of all learning rates has passed, or {ONE_STEP:g} in all (without one, "
-        f"{FEW_STEPS} steps)",
-        cause="The reference is another checkpoint than the one that training starts from (the base model, or a model "
-        "before the last merge), an adapter that is not switched off for it, or other precision or dropout.",
-        remedy="Score one batch with both before training: the KL must be 0 but for rounding. Load the reference from "
-        "the checkpoint that training starts from, or set beta = 0 if a pull to another model is not wanted.",
+        fires=f"a KL to the reference of {DIFFERENT} nats per token at the first logged step, if at most "
+        f"{NEGLIGIBLE:.0%} of the sum of all learning rates has passed by then, or {ONE_STEP:g} in all (without "
+        f"a learning rate, {FEW_STEPS} steps)",
+        cause="The reference is not the checkpoint that training starts from (but the base model, or a model before "
+        "the last merge), an adapter is not switched off for it, or it has another precision or dropout.",
+        remedy="Score one batch with both before training: the KL must be 0 up to rounding. Load the reference from "
+        "the checkpoint that training starts from, or set beta = 0 if the policy should not be pulled to "
+        "another model.",
         check=_differs,
         leads_to=("length_grows", "reward_flat", "reference_kl"),
     ),
     Rule(
         name="reference_kl",
         severity="warning",
-        fires=f"the KL to the reference, {FAR} nats per token over the last third of the log (geometric mean with its "
-        f"98 % interval); an error from {VERY_FAR:g} unless the reward rises, a note below {2 * FAR:g} if it does",
-        cause="Nothing holds the policy near the reference, or not enough: a learning rate too high for this beta, or "
-        "a beta near 0. Where the reward does not rise with it, the policy drifts on noise.",
-        remedy="Lower the learning rate first; then raise beta. Read responses of now beside those of the start before "
-        "you trust a reward that has risen.",
+        fires=f"a KL to the reference of {FAR} nats per token over the last third of the log (geometric mean with its "
+        f"98 % interval). It is an error from {VERY_FAR:g} on unless the reward rises, and a note below "
+        f"{2 * FAR:g} if it does",
+        cause="Nothing holds the policy near the reference, or not enough: the learning rate is too high for this "
+        "beta, or beta is near 0. If the reward does not rise too, the policy drifts on noise.",
+        remedy="First lower the learning rate, then raise beta. Compare responses of now with those of the start "
+        "before you trust a reward that has risen.",
         check=_grows,
         leads_to=("grad_spike", "reward_fell", "collapsed", "entropy_falling", "entropy_rising", "length_fell",
                   "length_grows", "reward_flat", "zero_variance"),

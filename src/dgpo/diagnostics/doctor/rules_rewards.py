@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.groups import ZERO, silent_steps, spread, without_spread
@@ -48,7 +49,7 @@ def _zero_reward(case: Case) -> Found | None:
         return None
     truncated = case.log["truncated"]
     return Found(
-        title=f"No response got a reward: 0 on all {len(reward)} logged steps.",
+        title=f"No response got a reward: 0 on all {counted(len(reward), 'logged step')}.",
         evidence=[str(reward), *([str(truncated)] if len(truncated) else [])],
         step=reward.steps[0],
     )
@@ -59,7 +60,7 @@ def _constant_reward(case: Case) -> Found | None:
     if not _is_constant(case) or abs(reward.values[0]) <= ZERO:
         return None
     return Found(
-        title=f"Every response gets the same reward, {reward.values[0]:.3g}: there is nothing to learn from.",
+        title=f"Every response gets the same reward, {reward.values[0]:.3g}, so there is nothing to learn from.",
         evidence=[str(reward), *([str(spread(case))] if len(spread(case)) else [])],
         step=reward.steps[0],
     )
@@ -69,7 +70,7 @@ def _no_baseline(case: Case) -> Found | None:
     """The advantage is the reward itself: nothing was subtracted from it."""
     if case.number("num_generations") == 1:
         return Found(
-            title="There is one response per prompt: nothing to compare it with.",
+            title="There is only one response per prompt, so there is nothing to compare it with.",
             evidence=["num_generations = 1"],
             step=case.log.rows[0][0] if case.log.rows else None,
         )
@@ -85,7 +86,7 @@ def _no_baseline(case: Case) -> Found | None:
     if len(same) < 0.95 * len(pairs) or len(values) < ENOUGH_STEPS:
         return None
     return Found(
-        title="The advantage is the reward itself: one response per prompt, and no baseline.",
+        title="The advantage is the reward itself: there is one response per prompt and no baseline.",
         evidence=[
             f"{case.log['advantage_max'].key} = {case.log['reward_max'].key}, and so the minima, on "
             f"{len(same) / len(pairs):.0%} of the logged steps",
@@ -124,17 +125,17 @@ def _sampling(case: Case) -> Found | None:
         title=(
             f"Responses to a prompt are nearly the same, because of {' and '.join(narrow)}."
             if narrow
-            else f"Groups of {number:g} responses often have no spread by chance."
+            else f"In groups of {number:g} responses, rewards are often equal by chance."
         ),
         evidence=[", ".join(settings), f"{dead.key} {sum(dead.values) / len(dead):.0%} on average"],
         step=dead.steps[0],
-        cause="Sampling so close to the most likely response, a policy gives the same one again and again, whatever "
-        "the prompt."
+        cause="If sampling stays so close to the most likely response, a policy gives the same one again and again, "
+        "whatever the prompt."
         if narrow
-        else "Two 0/1 rewards are equal with p² + (1 - p)², at least one half, whatever the prompt.",
+        else "Two 0/1 rewards are equal with probability p² + (1 - p)², which is at least one half for every prompt.",
         remedy="Sample with temperature 1, top_p 1 and without top_k."
         if narrow
-        else "Raise num_generations to 8 or more; fewer prompts per step cost less than groups without spread.",
+        else "Raise num_generations to 8 or more; fewer prompts per step cost less than groups with equal rewards.",
     )
 
 
@@ -142,7 +143,7 @@ def _zero_variance(case: Case) -> Found | None:
     dead = without_spread(case)
     if run := silent_steps(dead):
         return Found(
-            title="In every group all responses get the same reward: the advantages, and so the gradient, are 0.",
+            title="In every group all responses get the same reward, so the advantages and the gradient are 0.",
             evidence=[f"{dead.key} = 1 at steps {dead.steps[-run]}-{dead.steps[-1]}, all {run} that were logged"],
             step=dead.steps[-run],
             severity="error",
@@ -159,8 +160,8 @@ def _zero_variance(case: Case) -> Found | None:
     # without a share of its own, a step counts only where all of its groups are without spread
     unit = "groups" if case.log["zero_std"] or len(case.log["mixed_groups"]) else "steps"
     return Found(
-        title=f"{now.value:.0%} of the {unit} have no reward spread{' and the share has risen' if rising else ''}: "
-        "their completions give no gradient.",
+        title=f"In {now.value:.0%} of the {unit} all rewards are equal{', a share that has risen' if rising else ''}, "
+        "so their completions give no gradient.",
         evidence=[
             f"{dead.key} {_interval(level)} over the last third, {sum(dead.values) / len(dead):.0%} over the whole log",
             *_who_is_dead(case, now.value),
@@ -210,7 +211,9 @@ def _timeouts(case: Case) -> Found | None:
         return None
     return Found(
         title=f"The grader timed out on {mean:.1%} of the answers and scored them 0.",
-        evidence=[f"{late.key} {mean:.3g} on average, {max(late.values):.3g} at most, over {len(late)} points"],
+        evidence=[
+            f"{late.key} {mean:.3g} on average, {max(late.values):.3g} at most, over {counted(len(late), 'point')}"
+        ],
         step=late.since(lambda value: value > 0),
         severity="error" if mean >= MANY_TIMEOUTS else None,
     )
@@ -220,11 +223,11 @@ RULES = (
     Rule(
         name="zero_reward",
         severity="error",
-        fires=f"reward 0 on every logged step (at least {FEWEST}), without spread",
-        cause="The task is out of reach of the model, the reward function does not recognise its answers (format, "
+        fires=f"a reward of 0 for all responses on every logged step (at least {FEWEST})",
+        cause="The task is too hard for the model, the reward function does not recognise its answers (format, "
         "truncation), or the function fails and its error is turned into 0.",
-        remedy="Grade a few responses by hand with the same function; evaluate the model before training (pass@k must "
-        "be above 0); use an easier task, a longer limit, or a reward for the format first.",
+        remedy="Grade a few responses by hand with the same function. Evaluate the model before training (pass@k must "
+        "be above 0). Use an easier task, a longer limit, or first a reward for the format.",
         check=_zero_reward,
         explains=("zero_variance", "reward_flat", "reward_function_constant"),
         confidence="certain",
@@ -232,10 +235,10 @@ RULES = (
     Rule(
         name="constant_reward",
         severity="error",
-        fires=f"the same reward other than 0 on every logged step (at least {FEWEST}), without spread",
-        cause="The task is solved by every response, or the reward function does not look at the response.",
-        remedy="Call the reward function with a right and a wrong response: it must tell them apart. If all responses "
-        "are right, use harder data.",
+        fires=f"the same reward other than 0 for all responses on every logged step (at least {FEWEST})",
+        cause="Every response solves the task, or the reward function does not look at the response.",
+        remedy="Call the reward function with a right and a wrong response: it must distinguish them. If all "
+        "responses are right, use harder data.",
         check=_constant_reward,
         explains=("zero_variance", "reward_flat", "reward_function_constant"),
         confidence="certain",
@@ -243,12 +246,13 @@ RULES = (
     Rule(
         name="no_baseline",
         severity="warning",
-        fires="num_generations = 1, or largest and smallest advantage equal to largest and smallest reward on 95 % "
-        f"of the logged steps (at least {ENOUGH_STEPS}, with as many different rewards)",
-        cause="With one response per prompt a group has no mean to compare with, and frameworks leave the reward as "
-        "it is. The gradient then pushes up everything that was rewarded at all, with the variance of plain REINFORCE.",
-        remedy="At least four, better eight responses per prompt (rollout.n in verl, num_generations in TRL); or an "
-        "estimator with a baseline of its own (reinforce_plus_plus_baseline, a critic).",
+        fires="num_generations = 1, or the largest and smallest advantage equal the largest and smallest reward on "
+        f"95 % of the logged steps (at least {ENOUGH_STEPS}, with as many different rewards)",
+        cause="With one response per prompt, a group has no mean to compare with, and frameworks leave the reward as "
+        "it is. The gradient then pushes up everything that was rewarded at all, with the variance of plain "
+        "REINFORCE.",
+        remedy="Use at least four, better eight responses per prompt (rollout.n in verl, num_generations in TRL), or "
+        "an estimator that has a baseline (reinforce_plus_plus_baseline, a critic).",
         check=_no_baseline,
         leads_to=("entropy_rising", "entropy_falling", "reward_flat", "reward_fell", "zero_variance"),
         confidence="certain",
@@ -256,20 +260,21 @@ RULES = (
     Rule(
         name="sampling_settings",
         severity="warning",
-        fires="groups without spread as in `zero_variance`, with "
+        fires="groups with equal rewards as in `zero_variance`, with "
         f"{', '.join(f'{n} <= {v:g}' for n, v in NARROW.items())} or num_generations <= {PAIRS}",
-        cause="The settings of the sampler, not the prompts, make the rewards of a group equal.",
-        remedy="Sample with temperature 1, top_p 1 and without top_k, eight or more responses per prompt.",
+        cause="The rewards of a group are equal because of the settings of the sampler, not because of the prompts.",
+        remedy="Sample with temperature 1, top_p 1 and without top_k, with eight or more responses per prompt.",
         check=_sampling,
         leads_to=("zero_variance", "entropy_falling", "reward_flat"),
     ),
     Rule(
         name="zero_variance",
         severity="warning",
-        fires=f"more than {SOME_GROUPS:.0%} of the groups without reward spread over the last third of the log (98 % "
-        f"interval, at least {LONG_ENOUGH} points); a note below {MOST_GROUPS:.0%} if the reward rises; an error "
-        "where the last steps have none at all, more of them than chance gives (at least five)",
-        cause="Prompts that are always or never solved: every advantage of such a group is 0.",
+        fires=f"equal rewards in more than {SOME_GROUPS:.0%} of the groups over the last third of the log (98 % "
+        f"interval, at least {LONG_ENOUGH} points). It is a note below {MOST_GROUPS:.0%} if the reward rises, "
+        "and an error if no group of the last steps has rewards that differ, for more steps than by chance (at "
+        "least five)",
+        cause="Some prompts are always or never solved, so every advantage of their groups is 0.",
         remedy="Filter the data by difficulty, raise num_generations, or have such groups replaced "
         "(dynamic_sampling=True; filter_groups in verl).",
         check=_zero_variance,
@@ -279,10 +284,10 @@ RULES = (
         name="timeouts",
         severity="warning",
         fires=f"{TIMEOUTS:.0%} of the answers not graded in time, on average; an error at {MANY_TIMEOUTS:.0%}",
-        cause="Answers that are expensive to compare (towers of powers, huge expressions), or a machine too busy to "
-        "grade within the deadline. A right answer that is not graded in time counts as wrong.",
-        remedy="Look at the responses whose reason is 'timeout' in the table of completions; raise the grader's "
-        "deadline, or give it more workers.",
+        cause="Some answers are expensive to compare (towers of powers, huge expressions), or the machine is too "
+        "busy to grade within the deadline. A right answer that is not graded in time counts as wrong.",
+        remedy="Look at the responses whose reason is 'timeout' in the table of completions. Raise the deadline of "
+        "the grader, or give it more workers.",
         check=_timeouts,
         leads_to=("reward_fell", "reward_flat"),
         confidence="certain",

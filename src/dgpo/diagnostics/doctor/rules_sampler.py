@@ -204,7 +204,7 @@ def _stale(case: Case) -> Found | None:
     own = case.log["kl_old"]
     return Found(
         title=f"The sampler has fallen behind: its mismatch has grown from {before.median:.2g} to "
-        f"{series.tail.median:.2g} while the drift of the trainer is as before.",
+        f"{series.tail.median:.2g} while the drift of the trainer has not changed.",
         evidence=[f"{before} -> {series.tail}", *([f"{own.head} -> {own.tail}"] if len(own) else [])],
         step=jumped,
     )
@@ -218,7 +218,7 @@ def _mismatch(case: Case) -> Found | None:
             return None
         return Found(
             title=f"Sampler and trainer differ by {mixed.tail.median:.2g} nats per token; this log does not tell "
-            "mismatch from staleness.",
+            "whether this is mismatch or staleness.",
             evidence=[str(mixed.tail)],
             step=mixed.since(lambda value: value >= MISMATCH),
         )
@@ -236,10 +236,11 @@ RULES = (
     Rule(
         name="sampler_temperature",
         severity="warning",
-        fires=f"over at least {ENOUGH} recorded tokens R² >= {EXPLAINED} for log μ - log π_old = a + b·log π_old + "
-        f"c·H with |b| >= {SLOPE}; the temperature is 1/(1 + b), roughly where entropies were not recorded",
-        cause="Sampling at another temperature than the trainer divides its logits by, or a sampler that returns "
-        "log-probs from before its temperature.",
+        fires=f"over at least {ENOUGH} recorded tokens, R² >= {EXPLAINED} for log μ - log π_old = a + b·log π_old + "
+        f"c·H with |b| >= {SLOPE}. The temperature is 1/(1 + b), which is approximate if entropies were not "
+        "recorded",
+        cause="The sampler uses another temperature than the one by which the trainer divides its logits, or it "
+        "returns log-probs from before its temperature is applied.",
         remedy="Set the same temperature on both sides, and let the sampler return processed log-probs "
         "(logprobs_mode='processed_logprobs' in vLLM).",
         check=_temperature,
@@ -248,13 +249,13 @@ RULES = (
     Rule(
         name="sampler_truncation",
         severity="warning",
-        fires=f"over at least {ENOUGH} recorded tokens log μ - log π_old is above {ROUNDING} on average, and below "
-        f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them; or a logged cut mass, mean(1 - π_old/μ) = k1 - k3, "
-        f"of {CUT} on average over the last third of the log, and not below k3",
-        cause="top_p, top_k or min_p on the sampler's side: μ is π_old without its tail, so every token that was "
+        fires=f"over at least {ENOUGH} recorded tokens, log μ - log π_old is above {ROUNDING} on average, and below "
+        f"-{ROUNDING} on less than {1 - NEVER_BELOW:.0%} of them. Or a logged cut mass, mean(1 - π_old/μ) = k1 "
+        f"- k3, is {CUT} on average over the last third of the log, and not below k3",
+        cause="The sampler uses top_p, top_k or min_p. μ is then π_old without its tail, so every token that was "
         "drawn is more likely under μ, and tokens of the tail are never drawn.",
-        remedy="Sample for training with top_p = 1, top_k off and no min_p: the trainer's own log-probs are over the "
-        "whole vocabulary.",
+        remedy="Sample for training with top_p = 1, top_k off and no min_p, because the trainer's log-probs are over "
+        "the whole vocabulary.",
         check=_truncation,
         explains=("sampler_mismatch", "sampler_stale", "anchor"),
     ),
@@ -262,9 +263,9 @@ RULES = (
         name="sampler_stale",
         severity="warning",
         fires=f"the mismatch grows to {JUMP:g} times its start and above its limit, while KL(π_old ‖ π) does not grow",
-        cause="Weights that were not, or not completely, sent to the sampler: a failed synchronisation, a sampler "
-        "that is asleep while it happens, adapters merged with rounding.",
-        remedy="Compare a checksum of a few parameters on both sides after a synchronisation; restart the sampler at "
+        cause="New weights were not, or not completely, sent to the sampler. Possible reasons are a failed "
+        "synchronisation, a sampler that is asleep during it, or adapters that are merged with rounding.",
+        remedy="Compare a checksum of a few parameters on both sides after a synchronisation. Restart the sampler at "
         "the step named here.",
         check=_stale,
         explains=("sampler_mismatch",),
@@ -274,11 +275,11 @@ RULES = (
         severity="warning",
         fires=f"KL(μ ‖ π_old) of {MISMATCH} nats per token, a mean |log μ - log π_old| of {MISMATCH_DIFFERENCE} or a "
         f"mean |μ - π_old| of {MISMATCH_PROBABILITY}, over the last third of the log",
-        cause="Other kernels, precision, chat template or weights in the sampler than in the trainer. This is not "
-        "staleness: both are of the policy before the updates.",
+        cause="The sampler has other kernels, another precision or chat template, or other weights than the trainer. "
+        "This is not staleness, because both belong to the policy before the updates.",
         remedy="Score one batch with both and look where they differ: from the first token on (template, weights), on "
-        "rare tokens (precision), or more and more along the response (cache, positions). Until then, "
-        "correction='truncate' bounds what it does to the gradient.",
+        "rare tokens (precision), or more and more along the response (cache, positions). Until this is "
+        "solved, correction='truncate' bounds the effect on the gradient.",
         check=_mismatch,
         leads_to=("drift", "reward_fell", "collapsed", "grad_spike"),
     ),

@@ -63,10 +63,11 @@ RULES = (
         name="solved",
         severity="note",
         fires=f"a mean reward over the last third of the log (at least {LONG_ENOUGH} points) of {SOLVED:.0%} of the "
-        "highest possible one (98 % interval); that is the largest logged maximum of the reward, or else 1 for "
+        "highest possible one (98 % interval). This is the largest logged maximum of the reward, or else 1 for "
         "rewards of at most 1, or the number of reward functions of at most 1",
-        cause="The policy answers nearly every prompt right. Most groups then have no spread and give no gradient, "
-        "and the entropy is low, because the policy is sure of what is right: both follow, and neither is a fault.",
+        cause="The policy answers nearly every prompt right. As a consequence, the rewards of most groups are equal "
+        "and give no gradient, and the entropy is low, because the policy is sure of what is right. Neither is "
+        "a fault.",
         remedy="Stop here and evaluate on held-out problems, or continue with harder data: drop the prompts that are "
         "always solved, or have their groups replaced (dynamic_sampling=True; filter_groups in verl).",
         check=_solved,

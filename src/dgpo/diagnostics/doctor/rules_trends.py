@@ -41,7 +41,7 @@ def _falling(case: Case) -> Found | None:
     left = last.now.value / first.now.value if first.now.value > 0 else 0.0
     collapsed = below(last, COLLAPSED * first.value, LONG_ENOUGH)
     return Found(
-        title=f"Entropy has fallen to {max(left, 0):.1%} of where it started: the policy hardly explores any more.",
+        title=f"Entropy has fallen to {max(left, 0):.1%} of its initial value: the policy hardly explores any more.",
         evidence=[f"{entropy.head} -> {entropy.part(-3)}", str(case.progress)],
         step=entropy.since(lambda value: value < FALLEN * entropy.head.median),
         # a policy that becomes sure of what is right loses nothing by it, until it stops improving
@@ -62,10 +62,10 @@ def _rising(case: Case) -> Found | None:
     if not above(last, limit, LONG_ENOUGH) or not above(last.less(first), 0.0, LONG_ENOUGH):
         return None
     return Found(
-        title=f"Entropy has risen from {first.now.value:.3g} to {last.now.value:.3g} nats per token: the policy is "
-        "being flattened.",
+        title=f"Entropy has risen from {first.now.value:.3g} to {last.now.value:.3g} nats per token: the policy "
+        "becomes more and more uniform.",
         evidence=[
-            f"{entropy.head} -> {entropy.tail}, risen for good from step "
+            f"{entropy.head} -> {entropy.tail}, above its start from step "
             f"{entropy.steps[changed(entropy.values, up=True)]}",
             str(case.progress),
         ],
@@ -111,21 +111,22 @@ RULES = (
         severity="warning",
         fires=f"learning rate, entropy or reward change at a resume by more than {SIGMAS:g} standard deviations of "
         f"their usual change (medians of {AROUND} points on either side), and by more than {RELATIVE:.0%}",
-        cause="What is needed to continue was not in the checkpoint or was not used: optimiser or schedule state, "
-        "merged adapter weights, a sampler with old weights, other options than before.",
-        remedy="Compare the options of both starts, and evaluate the checkpoint on its own: if it scores as before "
-        "the break, the loading is at fault, otherwise the saving.",
+        cause="Something that is needed to continue was not in the checkpoint or was not used: the state of "
+        "optimiser or schedule, merged adapter weights, current weights of the sampler, or the same options as "
+        "before.",
+        remedy="Compare the options of both starts, and evaluate the checkpoint by itself. If it scores as before the "
+        "break, the loading is at fault, otherwise the saving.",
         check=_resume,
     ),
     Rule(
         name="entropy_falling",
         severity="warning",
-        fires=f"entropy below {FALLEN:.0%} of its start (98 % interval); an error below {COLLAPSED:.0%}; one step "
-        "milder if the reward rises",
-        cause="The updates keep pushing the same few tokens up: a learning rate too high, too many updates per "
-        "generation, or an upper clip that keeps rare tokens from rising.",
-        remedy="A lower learning rate or fewer updates per generation first; then more room for rare tokens "
-        "(eps_high=0.28, or an objective that keeps a weight beyond the bound), or a small entropy_coef.",
+        fires=f"entropy below {FALLEN:.0%} of its start (98 % interval); an error below {COLLAPSED:.0%}; one level "
+        "less severe if the reward rises",
+        cause="The updates keep pushing the same few tokens up, because the learning rate is too high, because there "
+        "are too many updates per generation, or because an upper clip keeps rare tokens from rising.",
+        remedy="First try a lower learning rate or fewer updates per generation. Then give rare tokens more room "
+        "(eps_high=0.28, or an objective that keeps a weight beyond the bound), or add a small entropy_coef.",
         check=_falling,
     ),
     Rule(
@@ -133,9 +134,9 @@ RULES = (
         severity="warning",
         fires=f"entropy above {RISEN:g} times its start, and by more than {RISEN_NATS:g} nats (98 % intervals); a "
         "note if the reward rises",
-        cause="An entropy bonus that outweighs the reward, negative advantages that push tokens down without saying "
-        "what should rise, or rewards that are noise.",
-        remedy="Lower entropy_coef; check that the reward rises with it, and bound the weight of negative advantages.",
+        cause="An entropy bonus outweighs the reward, negative advantages push tokens down without saying what "
+        "should rise, or the rewards are noise.",
+        remedy="Lower entropy_coef, check that the reward rises with it, and bound the weight of negative advantages.",
         check=_rising,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
+from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.guards import advice
@@ -71,7 +72,7 @@ def _on_policy(case: Case) -> Found | None:
         largest = max(map(abs, series.values))
         if largest <= SAME_POLICY and case.resolution == 0:
             return _same_policy(
-                case, "logged step", f"{series.key} at most {largest:.2g} over {len(series)} logged steps",
+                case, "logged step", f"{series.key} at most {largest:.2g} over {counted(len(series), 'logged step')}",
                 series.steps[0],
             )  # fmt: skip
         # between the two limits, the recorded tokens or the clip fraction decide
@@ -81,7 +82,7 @@ def _on_policy(case: Case) -> Found | None:
         if max(one.largest for one in case.updates) > 0:
             return None
         return _same_policy(
-            case, "recorded update", f"max |log ratio| = 0 over {len(case.updates)} recorded updates",
+            case, "recorded update", f"max |log ratio| = 0 over {counted(len(case.updates), 'recorded update')}",
             case.updates[0].update,
         )  # fmt: skip
     clipped = case.log["clipped"]
@@ -90,7 +91,7 @@ def _on_policy(case: Case) -> Found | None:
     return Found(
         title="No token ever reached a clip bound: the run is on-policy, or moves too little for the objective to "
         "matter.",
-        evidence=[f"{clipped.key} = 0 on all {len(clipped)} logged steps"],
+        evidence=[f"{clipped.key} = 0 on all {counted(len(clipped), 'logged step')}"],
         step=clipped.steps[0],
         severity="note",
         cause=STANDS_STILL if _several_updates(case) else None,
@@ -120,7 +121,7 @@ def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
     rate, norm = case.log["learning_rate"], case.log["grad_norm"]
     return Found(
         title=f"The policy hardly moves: the ratio is 1 at every token of every {where}, although a generation serves "
-        f"{case.info['updates_per_generation']:g} updates.",
+        f"{counted(case.info['updates_per_generation'], 'update')}.",
         evidence=[
             evidence,
             *([f"{rate.key} {max(rate.values):.2g} at most"] if len(rate) else []),
@@ -201,7 +202,8 @@ def _reverse_right(case: Case) -> Found | None:
     few = f"In {len(seen)} of {len(case.updates)} recorded updates" if seen else f"On {len(steps)} of {len(mass)} steps"
     when = "T" if often else f"{few} t"
     return Found(
-        title=f"{when}okens with a negative advantage that have become more likely (A < 0, r >> 1) hold the gradient.",
+        title=f"{when}okens with a negative advantage that have become more likely (A < 0, r >> 1) carry much of the "
+        "gradient.",
         evidence=evidence,
         step=min([*steps[:1], *(one.update for one in seen[:1])]),
         severity=None if often else "warning" if several else "note",
@@ -255,12 +257,14 @@ RULES = (
     Rule(
         name="reverse_right",
         severity="error",
-        fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| where A < 0 and r is above the objective's upper boundary (1.2 "
-        f"without one), and a weight of at least {REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or recorded "
-        f"updates; with a weight of {EXPLOSION:g} a warning on {SOME} of them or {SOME_SHARE:.0%}, a note on fewer",
-        cause="Tokens that other responses have pulled up are pushed down by their own with weight r, which nothing "
-        "bounds: clipping acts on the other side only.",
-        remedy="Bound the weight where A < 0; the finding names the field of the objective that does it.",
+        fires=f"at least {REVERSE_MASS:.0%} of Σ|A·w| at tokens with A < 0 and r above the objective's upper boundary "
+        f"(1.2 without one), and a weight of at least {REVERSE_WEIGHT:g}, on {FEW:.0%} of the logged steps or "
+        f"recorded updates. With a weight of {EXPLOSION:g} it is a warning on {SOME} of them or "
+        f"{SOME_SHARE:.0%}, and a note on fewer",
+        cause="These tokens have become more likely because other responses contain them, and the response with A < "
+        "0 now pushes them down with weight r. Nothing bounds this weight, because clipping acts only on the "
+        "other side.",
+        remedy="Bound the weight where A < 0. The finding names the field of the objective that does this.",
         check=_reverse_right,
         explains=("concentration", "drift"),
         leads_to=("collapsed", "reward_fell", "grad_spike"),
@@ -270,7 +274,7 @@ RULES = (
         severity="warning",
         fires=f"{TOP:.0%} of the tokens hold {TOP_SHARE:.0%} of Σ|A·w| on {FEW:.0%} of the recorded updates (of at "
         f"least {FEWEST_TOKENS} tokens), or the effective share of the tokens that have a weight is below {ESS}",
-        cause="Weights that grow with the ratio, on tokens that have become much more likely since they were sampled.",
+        cause="The weights grow with the ratio, and some tokens have become much more likely since they were sampled.",
         remedy="Look at the heaviest tokens (evidence). Cap the weight (right_cap, reverse_cap, or an objective with "
         "a bound), use fewer updates per generation, or lower the learning rate.",
         check=_concentration,
@@ -278,25 +282,25 @@ RULES = (
     Rule(
         name="drift",
         severity="warning",
-        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the log or its last third; where only a "
-        f"clip fraction is logged, {CLIPPED:.0%} (98 % interval)",
-        cause="Too many updates per generation, or steps too large: the policy leaves the samples behind. This is "
-        "staleness of the trainer's own making; the sampler has no part in it.",
-        remedy="Lower the learning rate or steps_per_generation (ppo_epochs, or larger mini-batches, in verl).",
+        fires=f"KL(π_old ‖ π) of {FAR_FROM_OLD} nats per token on average over the log or its last third. If only a "
+        f"clip fraction is logged: {CLIPPED:.0%} (98 % interval)",
+        cause="There are too many updates per generation, or the steps are too large, so the policy moves away from "
+        "the samples. The trainer itself causes this staleness; the sampler has no part in it.",
+        remedy="Lower the learning rate or steps_per_generation (in verl: fewer ppo_epochs or larger mini-batches).",
         check=_drift,
         leads_to=("collapsed", "reward_fell", "grad_spike", "entropy_falling", "entropy_rising", "reverse_right"),
     ),
     Rule(
         name="on_policy",
         severity="note",
-        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step, or, where it is not logged, a clip "
-        "fraction of 0; never where any clip fraction is above 0; a warning where a generation is known to serve "
+        fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step or, if it is not logged, a clip fraction "
+        "of 0; never if any clip fraction is above 0. It is a warning if a generation is known to serve "
         "several updates (the policy hardly moves) and the reward does not rise",
-        cause="One optimiser update per generation: the policy of the loss is the one that generated, r = 1, w = 1, "
-        "and no clip bound is ever reached. A learning rate near 0 looks the same.",
-        remedy="Nothing is broken, but no setting of the objective has an effect. To let it act, use more updates per "
-        "generation: steps_per_generation above gradient_accumulation_steps or num_iterations above 1 (TRL), "
-        "ppo_mini_batch_size below train_batch_size (verl).",
+        cause="With one optimiser update per generation, the policy of the loss is the one that generated, so r = 1, "
+        "w = 1, and no clip bound is ever reached. A learning rate near 0 looks the same.",
+        remedy="Nothing is broken, but no setting of the objective has an effect. If it should have one, use more "
+        "updates per generation: steps_per_generation above gradient_accumulation_steps or num_iterations "
+        "above 1 (TRL), ppo_mini_batch_size below train_batch_size (verl).",
         check=_on_policy,
     ),
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.evaluation.prompts import Prompt
 from dgpo.fields import REQUIRED, Checked, integer, number
 
@@ -69,8 +70,8 @@ class Sampling(Checked):
         super().__post_init__()
         if self.samples and self.temperature == 0:
             raise ValueError(
-                f"temperature = {self.temperature!r} makes {self.samples} equal samples; expected a temperature > 0, "
-                "or samples = 0 for greedy accuracy alone"
+                f"temperature = {self.temperature!r} makes {counted(self.samples, 'equal sample')}; expected a "
+                "temperature > 0, or samples = 0 for greedy accuracy alone"
             )
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from dgpo.counts import counted
 from dgpo.evaluation.backends.answer import MalformedError, read_completion
 from dgpo.evaluation.backends.backend import Backend, Completion, IncompleteError, Request, Sampling
 from dgpo.evaluation.backends.endpoint import Endpoint
@@ -188,7 +189,7 @@ class OpenAIBackend(Backend):
 def _named(position: int, request: Request, failed: int) -> str:
     prompt = request.prompt if isinstance(request.prompt, str) else str(request.prompt[-1].get("content"))
     first = f"request {position + 1} ({' '.join(prompt.split())[:60]!r}, seed {request.seed})"
-    return first if failed == 1 else f"{failed} requests have no completion, the first is {first}"
+    return first if failed == 1 else f"no completion for {counted(failed, 'request')}, the first is {first}"
 
 
 def _drain(finished: queue.SimpleQueue[Any]) -> Iterator[Any]:
