@@ -65,12 +65,13 @@ BEFORE_METHODS = """
 ## Every method
 
 The figures use π_old = exp(-2), the defaults of the class and, at sequence level, a response of one token. The band is
-0.8 … 1.2, and a weight of 0 lies on the dotted line. The class declares the inputs of w, and tests change one input at
-a time. The regions in which w is 0 were found on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as π <= 1.
+0.8 … 1.2, and a weight of 0 lies on the dotted line. The class declares the inputs of w, and tests change one input
+at a time. The regions in which w is 0 were found on ratios from 1/20 to 20 at π_old = 0.5, 0.1 and 0.001, as long as
+π <= 1.
 
 In the tables of other frameworks, values without quotes are our fields. `goes with` is the aggregation here that
-averages in the way that setting does (up to a constant if the framework normalises by micro-batch). `checked` says where the
-gradients were compared with those of the installed framework (`tests/training/test_conformance_trl.py`,
+averages in the way that setting does (up to a constant if the framework normalises by micro-batch). `checked` says
+where the gradients were compared with those of the installed framework (`tests/training/test_conformance_trl.py`,
 `tests/objectives/test_conformance_frameworks.py`).
 """
 

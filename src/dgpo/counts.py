@@ -16,5 +16,5 @@ def plural(number: float, noun: str, many: str | None = None) -> str:
 
 def counted(number: float, noun: str, many: str | None = None) -> str:
     """The number, with separators of thousands, and the noun in the form that goes with it."""
-    shown = f"{number:,}" if isinstance(number, int) else f"{number:,g}"
+    shown = f"{number:,.0f}" if float(number).is_integer() else f"{number:,g}"
     return f"{shown} {plural(number, noun, many)}"

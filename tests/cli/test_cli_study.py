@@ -139,7 +139,7 @@ def test_the_recipe_as_a_file_and_flags_of_dgpo_train(
     assert plan.code == 0, plan.err
     assert "2 arms x 5 seeds = 10 runs of 12 updates" in plan.out
     assert "dgpo:n=2,m=3" in plan.out
-    assert "4 settings x 1 seeds for each arm = 8 runs" in plan.out
+    assert "4 settings x 1 seed for each arm = 8 runs" in plan.out
     assert not (tmp_path / "o").exists()
 
 

@@ -188,7 +188,7 @@ def test_an_objective_without_gradient_has_cosine_0() -> None:
 def test_gradient_bias_says_what_is_wrong(problem: Problem) -> None:
     parameters = list(problem.model.parameters())
     rows = [torch.tensor([0, 1]), torch.tensor([1, 2])]
-    with pytest.raises(ValueError, match="1 groups; expected at least 2"):
+    with pytest.raises(ValueError, match="1 group; expected at least 2"):
         gradient_bias(problem.loss, parameters, rows[:1], "dgpo")
     with pytest.raises(ValueError, match="more than one group"):
         gradient_bias(problem.loss, parameters, rows, "dgpo")

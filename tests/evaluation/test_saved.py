@@ -120,7 +120,7 @@ def test_lengths_that_are_there_are_reported(tmp_path):
         ([{"id": "s1", "completion": "1", "tokens": "9"}], "line 1 of .* has tokens = '9'"),
         ([["s1", "1"]], "line 1 of .* is a list"),
         (by_completion()[:2], "has no completion for problem 's2' of sums"),
-        (by_completion()[:5], "has 1 samples and 0 greedy completions for problem 's2' of sums; expected 2"),
+        (by_completion()[:5], "has 1 sample and 0 greedy completions for problem 's2' of sums; expected 2"),
         ([*by_completion(), {"id": "s0", "completion": "1", "kind": "greedy"}], "problem 's1' .*expected 2 and 1"),
         ([], "has no completion for problem 's0'"),
     ],

@@ -158,7 +158,7 @@ def test_thinking_that_the_prompt_opens(text, score):
 def test_format_reward_refuses():
     with pytest.raises(ValueError, match="opened_in_prompt = 'yes' is not allowed; expected True, False or None"):
         FormatReward(opened_in_prompt="yes")
-    with pytest.raises(ValueError, match="2 completions and 1 prompts"):
+    with pytest.raises(ValueError, match="2 completions and 1 prompt"):
         format_reward(["a", "b"], prompts=["x"])
     with pytest.raises(TypeError, match=r"completions\[1\] is of type int"):
         format_reward(["a", 1])
@@ -199,5 +199,5 @@ def test_answer_reward():
 
 
 def test_answer_reward_refuses_columns_of_different_length():
-    with pytest.raises(ValueError, match="2 completions and 1 answers"):
+    with pytest.raises(ValueError, match="2 completions and 1 answer"):
         answer_reward(completions=["1", "2"], answer=["1"])

@@ -405,7 +405,7 @@ def test_a_resumed_run_is_one_run() -> None:
     log = Log.of(reading.lines)
     assert log["reward"].values == (0.0,) * 4 + (1.0,) * 5
     assert log.resumed == (4,)
-    assert "3 lines that were logged again were left out" in reading.remarks[0]
+    assert "left out 3 lines logged again later" in reading.remarks[0]
 
 
 def test_of_several_starts_in_one_file_the_last_counts() -> None:

@@ -12,9 +12,9 @@ Intervals are percentile bootstrap intervals of an expanded level, against the n
 
 instead of (1 - confidence)/2, where t_df is the quantile of Student's t for the confidence. The plain percentile
 interval ignores that n values vary less around their own mean than around the true one: with 8 seeds of normal scores
-on one task, 95 % intervals contain the true value in 89 % of the cases, with the correction in 95 %. No level helps with 3 or 4
-seeds, because no resample lies beyond the extreme ones; see `coverage_note`. Where all seeds have the same score, an
-interval has no width, which is not certainty.
+on one task, 95 % intervals contain the true value in 89 % of the cases, with the correction in 95 %. No level helps
+with 3 or 4 seeds, because no resample lies beyond the extreme ones; see `coverage_note`. If all seeds have the same
+score, an interval has no width, which does not mean certainty.
 """
 
 from __future__ import annotations
