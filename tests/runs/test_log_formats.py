@@ -110,12 +110,12 @@ def test_a_document_that_breaks_off_says_where(indent: int | None) -> None:
 @pytest.mark.parametrize(
     ("text", "remark", "rows"),
     [
-        ('{"step": 1, "loss": 1}\n{"step": \n{"step": 3, "loss": 1}\n', "line 2 is no JSON object", [1, 3]),
-        ('{"step": 1, "loss": 1}\n[1]\n{"step": 3, "loss": 1}\n', "line 2 is no JSON object", [1, 3]),
+        ('{"step": 1, "loss": 1}\n{"step": \n{"step": 3, "loss": 1}\n', "line 2 is not a JSON object", [1, 3]),
+        ('{"step": 1, "loss": 1}\n[1]\n{"step": 3, "loss": 1}\n', "line 2 is not a JSON object", [1, 3]),
         ('{"step": 1, "loss": 1}\n{"step": 2, "lo', "line 2, the last, is incomplete", [1]),
         ('{"step": 1, "loss": 1}\n{"loss": 2}\n', "entry 2 without a step was left out", [1]),
         ('{"step": 1.5, "loss": 1}\n{"step": 2, "loss": 1}\n', "entry 1 without a step was left out", [2]),
-        ('[{"step": 1, "loss": 1}, 7, {"step": 2, "loss": 1}]', "entry 2 is no JSON object", [1, 2]),
+        ('[{"step": 1, "loss": 1}, 7, {"step": 2, "loss": 1}]', "entry 2 is not a JSON object", [1, 2]),
         ("step,loss\n1,0.5\n2,0.5,9\n3,0.5\n4,0.5\n", "another number of columns", [1, 3, 4]),
         ("{'loss': 1.0, 'reward': 0.5}\n{'loss': 1.0, 'rew", "line 2, which breaks off", [1]),
         ("step:1 - actor/lr:1.0 - actor/pg_loss:2.0\nstep:2 - actor/lr:1.0", "line 2, which breaks off", [1]),
@@ -414,7 +414,7 @@ def test_of_several_starts_in_one_file_the_last_counts() -> None:
     log = Log.of(reading.lines)
     assert set(log["reward"].values) == {2.0}
     assert (len(log.rows), log.resumed) == (5, ())
-    assert "begin anew 2 times" in reading.remarks[0]
+    assert "start again 2 times" in reading.remarks[0]
 
 
 def test_two_files_of_one_run_joined_are_one_log() -> None:

@@ -54,7 +54,7 @@ ABOUT: dict[str, About] = {
         38,
         (1, 201),
         {"skipped", "loss", "learning_rate", "kl_reference"},
-        remarks=("begin anew 3 times: left out 9 lines",),
+        remarks=("start again 3 times: left out 9 lines",),
     ),
     "11.console.log": About(200, (1, 200), TRL | {"kl_reference"}, 1, BAR),
 }

@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
         if compared := [path for path in arguments.runs if is_comparison(path)]:
             if len(arguments.runs) > 1 or arguments.evaluation or arguments.objective:
                 raise UserError(
-                    f"{compared[0]!r} is a comparison, which has a page of its own; give it alone, with --out at most"
+                    f"{compared[0]!r} is a comparison, which has its own page; give no other argument but --out"
                 )
             path = write_comparison_report(first, out)
         else:

@@ -373,7 +373,7 @@ def _samples(found: Sequence[Settings], names: Sequence[str], kwargs: Mapping[st
 def _same_updates(found: Sequence[Settings], told: Sequence[str]) -> int:
     counts = [count for one in found if (count := updates_of(one)) is not None]
     if len(counts) < len(found):
-        raise UserError("the number of updates depends on data that is not at hand; set max_steps in config")
+        raise UserError("the number of updates depends on data that is not available here; set max_steps in config")
     for count, what in zip(counts, told, strict=True):
         if count != counts[0]:
             raise UserError(

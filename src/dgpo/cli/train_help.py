@@ -57,7 +57,7 @@ TEXTS = {
     "bf16": "Compute in bfloat16 where the weights are float32 (default: true, unless fp16 is set).",
     "gradient_checkpointing": "Recompute activations in the backward pass: less memory, more time.",
     "use_vllm": "Generate with vLLM.",
-    "vllm_mode": "server: on GPUs of its own, started with trl vllm-serve; colocate: on those of the training.",
+    "vllm_mode": "server: on separate GPUs, started with trl vllm-serve; colocate: on the GPUs that train.",
     "use_peft": "Train a LoRA adapter; --help-all lists its flags, lora_r and others.",
     "save_steps": "Updates between checkpoints; below 1, a share of the run.",
     "logging_steps": "Updates between lines of the log; below 1, a share of the run.",

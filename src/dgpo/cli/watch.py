@@ -18,8 +18,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="dgpo watch",
         description=(
-            "Serve the page of `dgpo report` on this machine (127.0.0.1) while runs go on. It is written anew when a "
-            "run has logged, and the browser loads it again by itself. Ctrl-C ends it."
+            "Serve the page of `dgpo report` on this machine (127.0.0.1) during runs. It is written again when a run "
+            "has logged, and the browser reloads it. Ctrl-C ends the command."
         ),
     )
     made.add_argument("runs", nargs="*", metavar="RUN", help="folders that runs are recorded to, or their logs")

@@ -127,7 +127,7 @@ def tasks_grid(summary: Summary) -> Grid:
         ]
         for method in summary.methods
     ]
-    runs = "every run was evaluated on all tasks" if summary.same_runs else "every task has runs of its own"
+    runs = "every run was evaluated on all tasks" if summary.same_runs else "every task has its own runs"
     return Grid("Final score by task, in %", ["method", *summary.tasks], rows, [f"{runs}; all tasks weigh the same"])
 
 

@@ -30,7 +30,7 @@ ELSEWHERE = {
     "trl": Conformance(
         setting={"epsilon": Of(field="log_clip_low"), "epsilon_high": Of(field="log_clip_high")},
         aggregation="seq-mean-token-mean",
-        note="a trainer of its own, `trl.experimental.gmpo.GMPOTrainer`; both options are in log space there",
+        note="a separate trainer, `trl.experimental.gmpo.GMPOTrainer`; both options are in log space there",
     ),
     "verl": Conformance(
         setting={

@@ -155,8 +155,8 @@ def _left_out(numbers: Sequence[int], word: str) -> list[str]:
     if not numbers:
         return []
     if len(numbers) == 1:
-        return [f"{word} {numbers[0]} is no JSON object and was left out"]
-    return [f"{len(numbers)} of the {_PLURAL[word]} are no JSON objects and were left out, the first is {numbers[0]}"]
+        return [f"{word} {numbers[0]} is not a JSON object and was left out"]
+    return [f"{len(numbers)} of the {_PLURAL[word]} are not JSON objects and were left out, the first is {numbers[0]}"]
 
 
 _PLURAL = {"line": "lines", "entry": "entries"}

@@ -67,7 +67,7 @@ def read_log(path: str | os.PathLike[str]) -> Reading:
     except ValueError as error:
         raise ValueError(f"{str(path)!r}: {error}") from error
     if raw is None or not raw.lines:
-        raise ValueError(f"{str(path)!r} is no log that can be read: {_seen(text)}")
+        raise ValueError(f"{str(path)!r} cannot be read as a log: {_seen(text)}")
     try:
         return finished(raw)
     except ValueError as error:
@@ -211,7 +211,7 @@ def _without_restarts(lines: list[Line]) -> tuple[list[Line], list[str]]:
         return kept, []
     if starts:
         return kept, [
-            f"the steps begin anew {counted(starts, 'time')}: left out {counted(left_out, 'line')} before the "
+            f"the steps start again {counted(starts, 'time')}: left out {counted(left_out, 'line')} before the "
             "last start"
         ]
     return kept, [f"training continued from an earlier step: left out {counted(left_out, 'line')} logged again later"]

@@ -212,7 +212,7 @@ def _named(path: Path, found: Found) -> tuple[str, ...]:
 def _check_mapping(run: Run) -> None:
     for quantity, name in run.mapped.items():
         if quantity not in QUANTITIES:
-            raise ValueError(f"{quantity!r} is no quantity of a log; expected one of {', '.join(QUANTITIES)}")
+            raise ValueError(f"{quantity!r} is not a quantity of a log; expected one of {', '.join(QUANTITIES)}")
         if name not in run.log.keys:
             near = difflib.get_close_matches(name, run.log.keys, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

@@ -78,14 +78,14 @@ class DGPOConfig(LossOptions, GRPOConfig):
     advantage_kwargs: dict[str, Any] | str | None = option(None, "Fields of the advantage.")
     teacher: str | None = option(
         None,
-        "Model that teaches, with advantage 'distill': a folder or a name on the hub, with the student's tokenizer.",
+        "Teacher for the advantage 'distill': a folder or a name on the hub, with the student's tokenizer.",
     )
     teacher_model_init_kwargs: dict[str, Any] | str | None = option(
         None, "With teacher: keyword arguments of from_pretrained, such as dtype. Default: the student's dtype."
     )
     preset: str | None = option(
         None,
-        "'dapo', 'dr_grpo' or 'luspo': sets objective, aggregation and advantage, none of which may be set beside it.",
+        "'dapo', 'dr_grpo' or 'luspo': sets objective, aggregation and advantage, none of which may be set too.",
     )
     positive_nll_coef: float = option(
         0.0,
@@ -108,7 +108,7 @@ class DGPOConfig(LossOptions, GRPOConfig):
         None,
         "Maximum number of positions, prompts and padding included, of one forward and backward pass: a micro-batch "
         "with more is computed in several. Memory then depends on this number, not on per_device_train_batch_size "
-        "and the longest response. A single longer response is a pass of its own.",
+        "and the longest response. A single longer response gets a separate pass.",
     )
     padding_free: bool | None = option(
         None,
@@ -118,11 +118,11 @@ class DGPOConfig(LossOptions, GRPOConfig):
     )
     shared_prompts: bool | None = option(
         None,
-        "With that, compute a prompt once for all responses to it in a micro-batch. Default: as for padding_free.",
+        "With that: compute a prompt once for all its responses in a micro-batch. Default: as for padding_free.",
     )
     dynamic_sampling: bool = option(
         False,
-        "Before training, replace groups without reward spread by newly sampled prompts (DAPO, arXiv 2503.14476).",
+        "Before training, replace groups with equal rewards by newly sampled prompts (DAPO, arXiv 2503.14476).",
     )
     dynamic_sampling_rewards: list[str] | None = option(
         None,

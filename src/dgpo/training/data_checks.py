@@ -44,7 +44,7 @@ def check_data(
     keeps_history = advantage is not None and "history" in advantage.reads
     option = "dynamic_sampling = True" if config.dynamic_sampling else f"advantage = {config.advantage!r}"
     if (config.dynamic_sampling or keeps_history) and (where := images_of(train)) is not None:
-        why = "puts its batches together from text" if config.dynamic_sampling else "tells prompts apart by their text"
+        why = "puts its batches together from text" if config.dynamic_sampling else "identifies prompts by their text"
         raise ValueError(f"{option} {why}, but the {where} of the data holds images; leave the option unset")
     if given and not environment:
         several = evaluation if isinstance(evaluation, dict) else {"": evaluation}
@@ -54,7 +54,7 @@ def check_data(
     if keeps_history and (not given or "prompt" not in _columns(train)):
         raise ValueError(
             f"{option} keeps statistics by prompt, but the data has no column 'prompt': the prompts of an "
-            "environment_factory alone are not told apart; set another advantage"
+            "environment_factory alone cannot be distinguished; set another advantage"
         )
 
 

@@ -214,7 +214,7 @@ def test_names_that_look_like_a_quantity_are_offered_and_can_be_mapped(tmp_path,
     assert "--map reward" not in printed
     with pytest.raises(UserError, match="has no 'reward_men', which reward is mapped to; did you mean 'reward_mean'"):
         dgpo_doctor([str(path), "--map", "reward=reward_men"])
-    with pytest.raises(UserError, match="'rewards' is no quantity of a log; expected one of reward, "):
+    with pytest.raises(UserError, match="'rewards' is not a quantity of a log; expected one of reward, "):
         dgpo_doctor([str(path), "--map", "rewards=reward_mean"])
     with pytest.raises(UserError, match="is not of the form NAME=VALUE"):
         dgpo_doctor([str(path), "--map", "reward"])

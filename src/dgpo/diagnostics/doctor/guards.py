@@ -53,6 +53,6 @@ def advice(objective: Objective | None) -> str:
             "rate or fewer updates per generation."
         )
     return (
-        f"This objective has no field that bounds the weight where A < 0; these do by default: "
+        f"This objective has no field that bounds the weight where A < 0; these bound it by default: "
         f"{', '.join(bounded())}. Or use a lower learning rate, or fewer updates per generation."
     )
