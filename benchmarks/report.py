@@ -108,7 +108,7 @@ def ragged(document: dict[str, Any]) -> list[str]:
         lines.append("")
         for name, row in rows.items():
             if row["share"] < 1:
-                lines += [f"{name}: measured on {row['share']:.1%} of the update, and scaled.", ""]
+                lines += [f"{name}: measured on {row['share']:.1%} of the update and scaled to all of it.", ""]
             if row.get("source"):
                 lines += [f"{name}: {row['source']}.", ""]
     return lines
@@ -182,7 +182,8 @@ def grader(document: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"{kill['kills']} of 1,000 answers that never end: {beside:.0f} ms each beside the deadline. {versions}.",
+        f"{kill['kills']} of 1,000 answers never end, and each costs {beside:.0f} ms in addition to the deadline. "
+        f"{versions}.",
         "",
     ]
 
@@ -207,9 +208,7 @@ def atlas(document: dict[str, Any]) -> list[str]:
     ]
 
 
-NO_GPU = (
-    "Nothing was measured on a GPU: none was at hand. `benchmarks/gpu.sh OUT` checks and measures everything there."
-)
+NO_GPU = "The figures above were not measured on a GPU. `benchmarks/gpu.sh OUT` checks and measures everything on one."
 
 
 def gpu(document: dict[str, Any]) -> list[str]:
@@ -322,9 +321,9 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Written by `python benchmarks/report.py` from the files in `results/`; `make bench` measures again. Read the",
-        "ratios: they come from one run on one machine. Seconds do not compare between machines. A ratio is the",
-        "quotient of two medians over rounds; its range is that of the quotients within one round.",
+        "`python benchmarks/report.py` writes this page from the files in `results/`, and `make bench` measures again.",
+        "Compare the ratios, which come from one run on one machine; seconds cannot be compared between machines. A",
+        "ratio is the quotient of two medians over rounds, and its range is that of the quotients within one round.",
         "",
         "## The output head: hidden states to loss and gradients",
         "",
