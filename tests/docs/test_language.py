@@ -23,7 +23,7 @@ BANNED = (
     r"\bthat is what \w+ (is|are) for\b",
     r"\bexactly, in a toy\b",
     r"\bis no number\b",
-    r"\bteach(es)? nothing\b",
+    r"\bgroups? (that )?teach(es)? nothing\b",
     r"\bflatters\b",
     r"\bthe house('s)? (style|rules?)\b",
 )
