@@ -32,8 +32,8 @@ html_css_files = ["tables.css"]
 
 
 def absolute_values(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """|A| in a docstring's prose is an absolute value, not a substitution of reStructuredText."""
-    lines[:] = [line if line.startswith("    ") else line.replace("|A|", r"\|A\|") for line in lines]
+    """|A| or |A·w| in a docstring's prose is an absolute value, not a substitution of reStructuredText."""
+    lines[:] = [line if line.startswith("    ") else re.sub(r"\|(A(?:·w)?)\|", r"\|\1\|", line) for line in lines]
 
 
 def breakable(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: object) -> None:
