@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_collection_finish() -> None:
     """Leave what has been imported and collected to no later garbage collection: there are a million objects by now.
 
-    Every training run asks for a full collection at its end, for the sake of a GPU's memory; here the automatic ones do.
+    Every training run ends with a full one too, for the sake of a GPU's memory; here the automatic ones are enough.
     """
     gc.collect()
     gc.freeze()
