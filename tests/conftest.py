@@ -37,11 +37,21 @@ importlib.metadata.version = cache(importlib.metadata.version)
 LONGEST_FIRST = (
     "training/test_two_processes.py",
     "diagnostics/doctor/test_faults.py",
+    "objectives/test_every_objective.py",
+    "docs/test_pages.py",
+    "fused/test_triton.py",
     "training/test_step_rows.py",
-    "training/test_every_method_trains.py",
-    "training/test_checkpoints.py",
+    "test_aggregation.py",
     "training/test_trl_pairs.py",
+    "training/test_every_method_trains.py",
+    "grading/test_pool.py",
+    "training/test_checkpoints.py",
     "training/test_fused_loss.py",
+    "cli/test_cli_train.py",
+    "cli/test_cli_report.py",
+    "cli/test_interrupt.py",
+    "cli/test_cli_tasks.py",
+    "cli/test_cli_demo.py",
 )
 """Files that take longest. `make test` gives its workers whole files; with a long one at the end, the others wait."""
 
