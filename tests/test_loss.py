@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from dgpo import PolicyLoss, StepTotals, TokenBatch, aggregation, objectives, policy_loss
+from dgpo import PolicyLoss, StepTotals, TokenBatch, aggregation, check_loss, objectives, policy_loss
 from dgpo.correction import Band, Truncate
-from dgpo.objectives import DGPO, GRPO, MASPO, Objective
+from dgpo.objectives import DGPO, GRPO, MASPO, Objective, Penalty
 from dgpo.regions import REGIONS
 
 every_name = pytest.mark.parametrize("name", objectives.OBJECTIVES)
@@ -580,3 +580,66 @@ def test_a_correction_may_be_a_name(make_batch: Callable[..., Any]) -> None:
 def test_names_from_elsewhere_are_translated(word: str, said: str) -> None:
     with pytest.raises(ValueError, match=f"unknown objective {word!r}: here it is .*{said}"):
         objectives.make(word)
+
+
+# --- check_loss -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Objective):
+    """w = 1, φ = 1, κ = κ' = 1, and `value` in place of one of them where r > 1."""
+
+    part: str = ""
+    value: float = math.nan
+
+    def _one(self, part: str, tokens: TokenBatch) -> Tensor:
+        return torch.where(tokens.log_ratio > 0, self.value if part == self.part else 1.0, 1.0).to(tokens.dtype)
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return self._one("weight", tokens)
+
+    def potential(self, tokens: TokenBatch) -> Tensor:
+        return self._one("potential", tokens)
+
+    penalises = True
+
+    def penalty(self, tokens: TokenBatch) -> Penalty:
+        return Penalty(self._one("penalty", tokens), self._one("slope", tokens))
+
+
+def checked_loss(objective: Objective, **change: Any) -> tuple[PolicyLoss, TokenBatch]:
+    logprob = torch.tensor([[-1.0, -2.0, -0.5], [-1.0, -1.0, 0.0]])
+    old = torch.tensor([[-1.0, -2.0, -1.0], [-2.0, -1.0, -7.0]])
+    given = {"advantage": torch.tensor([0.5, -0.25]), "mask": torch.tensor([[1, 1, 1], [1, 1, 0]]).bool(), **change}
+    arguments = {"logprob": logprob, "old_logprob": old, **given}
+    return policy_loss(**arguments, objective=objective, entropy=logprob.abs()), TokenBatch(**arguments)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("part", ["weight", "potential", "penalty", "slope"])
+def test_a_value_that_is_not_finite_is_blamed_on_the_method_that_returned_it(part: str, value: float) -> None:
+    objective = Broken(part=part, value=value)
+    loss, tokens = checked_loss(objective)
+    with pytest.raises(ValueError) as error:
+        check_loss(loss, tokens, objective)
+    name = "penalty" if part == "slope" else part
+    assert f"Broken.{name} returned {value} at A = 0.5, r = 1.649 (row 0, column 2; 2 of 5 valid" in str(error.value)
+
+
+def test_with_an_advantage_of_zero_too_and_only_at_valid_tokens() -> None:
+    objective = Broken(part="weight")
+    loss, tokens = checked_loss(objective, advantage=torch.zeros(2))
+    with pytest.raises(ValueError, match=r"Broken.weight returned nan at A = 0, r = 1.649"):
+        check_loss(loss, tokens, objective)
+    masked = torch.tensor([[1, 1, 0], [0, 1, 0]]).bool()
+    check_loss(*checked_loss(objective, mask=masked), objective)
+    check_loss(*checked_loss(DGPO()), DGPO())
+
+
+def test_a_batch_that_is_not_finite_is_not_blamed_on_the_objective() -> None:
+    loss, tokens = checked_loss(DGPO(), advantage=torch.tensor([math.inf, 1.0]))
+    with pytest.raises(ValueError, match=r"advantage\[0, 0\] = inf at a valid position"):
+        check_loss(loss, tokens, DGPO())
+    finite = checked_loss(DGPO())[1]
+    with pytest.raises(ValueError, match="the loss is -inf, although its batch and the values of DGPO are finite"):
+        check_loss(loss, finite, DGPO())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dgpo.advantages import group_advantage
     from dgpo.aggregation import StepTotals
     from dgpo.fused import LinearPolicyLoss, linear_policy_loss
-    from dgpo.loss import PolicyLoss, policy_loss
+    from dgpo.loss import PolicyLoss, check_loss, policy_loss
     from dgpo.tokens import MAX_LOG_RATIO, TokenBatch, check
 
 __version__ = "0.1.0"
@@ -30,6 +30,7 @@ __all__ = [
     "advantages",
     "aggregation",
     "check",
+    "check_loss",
     "correction",
     "group_advantage",
     "kl",
@@ -45,6 +46,7 @@ _HOME = {
     "LinearPolicyLoss": "fused",
     "linear_policy_loss": "fused",
     "PolicyLoss": "loss",
+    "check_loss": "loss",
     "policy_loss": "loss",
     "MAX_LOG_RATIO": "tokens",
     "TokenBatch": "tokens",

@@ -15,7 +15,7 @@ from dgpo.kl import reference_kl
 from dgpo.objectives import Objective
 from dgpo.regions import regions
 from dgpo.spec import LossSpec
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import TokenBatch, check, is_finite
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,59 @@ def loss_of(
         value = value - spec.entropy_coef * (c * tokens.masked("entropy", entropy)).sum()
     measured = _statistics(tokens, seen, objective, w) if statistics else {}
     return PolicyLoss(value=value, weight=w, statistics=measured)
+
+
+@torch.no_grad()
+def check_loss(
+    loss: PolicyLoss,
+    tokens: TokenBatch,
+    objective: Objective,
+    *,
+    ref_logprob: Tensor | None = None,
+    anchor: Literal["old", "rollout"] = "old",
+) -> None:
+    """Raise if a loss is not finite, and say whether its batch or its objective is the reason.
+
+    A NaN or an infinity in a weight makes the gradient NaN, and then the model. Costs one host synchronisation when all
+    is well, the one of `check`, which this call replaces. Call it before `backward`.
+
+    Args:
+        loss: the result of `policy_loss` or `linear_policy_loss`.
+        tokens: the batch that it was computed from.
+        objective: that it was computed by.
+        ref_logprob: [B, T] log-probs under the reference model, where a KL term reads them.
+        anchor: as in `policy_loss`.
+
+    Raises:
+        ValueError: as `check`; or names the method of the objective that returned the value, with the advantage and the
+            ratio of the token; or says that the loss is not finite although its batch and its objective are.
+    """
+    # w, φ and a penalty are all in the value, which is not finite if one of them is not: 0 · inf is NaN
+    value = loss.value.detach()
+    if is_finite(tokens, ref_logprob) & value.isfinite():
+        return
+    check(tokens, ref_logprob)
+    seen = tokens.anchored(anchor)
+    returned = {"weight": [loss.weight]}
+    if "batch" not in objective.reads:  # to calibrate is a collective, and the other ranks may be past it
+        returned |= {"weight": [objective.weight(seen)], "potential": [objective.potential(seen)]}
+        if objective.penalises:
+            returned["penalty"] = list(objective.penalty(seen))
+    for name, tensors in returned.items():
+        for values in tensors:
+            wrong = tokens.mask & ~values.isfinite()
+            if wrong.any():
+                row, column = (int(i) for i in wrong.nonzero()[0])
+                raise ValueError(
+                    f"{type(objective).__name__}.{name} returned {values[row, column].item()} at "
+                    f"A = {tokens.advantage[row, column].item():.4g}, r = {seen.ratio[row, column].item():.4g} (row "
+                    f"{row}, column {column}; {int(wrong.sum())} of {int(tokens.mask.sum())} valid tokens); expected a "
+                    "finite number for every finite log ratio, as dgpo.testing.check_objective tests"
+                )
+    raise ValueError(
+        f"the loss is {value.item()}, although its batch and the values of {type(objective).__name__} are finite: see "
+        "the correction, the coefficients and, if there is one, the distance from the reference model"
+    )
 
 
 @torch.no_grad()

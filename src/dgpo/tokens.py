@@ -152,17 +152,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
     Raises:
         ValueError: names the tensor, row and column, the value, and how many others there are.
     """
-    named = {
-        "logprob": tokens.logprob,
-        "old_logprob": tokens.old_logprob,
-        "advantage": tokens.advantage,
-        "rollout_logprob": tokens.rollout_logprob,
-        "entropy": tokens.entropy,
-        "ref_logprob": None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob),
-    }
-    present = {name: values.detach() for name, values in named.items() if values is not None}
-    # one stacked tensor: `any` below is the only synchronisation
-    bad = torch.stack([~torch.isfinite(values) for values in present.values()])
+    present, bad = _not_finite(tokens, ref_logprob)
     if not bad.any():
         return
     for (name, values), where in zip(present.items(), bad, strict=True):
@@ -173,6 +163,26 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
                 f"{column}); {int(where.sum())} of {int(tokens.mask.sum())} valid tokens are not finite in {name}. "
                 "Log-probabilities, advantages and entropies must be finite wherever mask is True"
             )
+
+
+def is_finite(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> Tensor:
+    """0-d bool on the device of the batch: whether `check` would pass. Reads nothing on the host."""
+    return ~_not_finite(tokens, ref_logprob)[1].any()
+
+
+def _not_finite(tokens: TokenBatch, ref_logprob: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
+    """Name -> [B, T] of what is there, and [names, B, T] where it is not finite."""
+    named = {
+        "logprob": tokens.logprob,
+        "old_logprob": tokens.old_logprob,
+        "advantage": tokens.advantage,
+        "rollout_logprob": tokens.rollout_logprob,
+        "entropy": tokens.entropy,
+        "ref_logprob": None if ref_logprob is None else tokens.masked("ref_logprob", ref_logprob),
+    }
+    present = {name: values.detach() for name, values in named.items() if values is not None}
+    # one stacked tensor, so that the host reads one result
+    return present, torch.stack([~torch.isfinite(values) for values in present.values()])
 
 
 def _as_mask(mask: Tensor, shape: torch.Size, device: torch.device) -> Tensor:

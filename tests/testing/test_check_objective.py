@@ -356,6 +356,9 @@ def test_every_check_has_a_broken_objective() -> None:
 def test_check_objective_raises_for_the_first_failure_and_for_what_is_no_instance() -> None:
     with pytest.raises(AssertionError, match="w has a gradient"):
         check_objective(Attached())
+    # not a difference of NaN and NaN, which another check would find
+    with pytest.raises(AssertionError, match="w = nan at log ratio = "):
+        check_objective(NotANumber())
     with pytest.raises(TypeError, match="objective is the class itself; expected an instance"):
         check_objective(Sound)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="objective is of type str; expected an instance"):

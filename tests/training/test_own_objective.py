@@ -69,6 +69,23 @@ def test_it_trains(build):
     assert max(row["objective/weight/max"] for row in rows) <= 1 + 1e-6
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotFinite(Objective):
+    """w = log(r - 1): NaN below a ratio of 1, and -inf at 1."""
+
+    def weight(self, tokens: TokenBatch) -> Tensor:
+        return (tokens.ratio - 1).log()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_weight_that_is_not_finite_stops_before_the_first_update(build, fused):
+    trainer = build(DGPOTrainer, objective=NotFinite(), fused_loss=fused, max_steps=2)
+    before = trainer.model.get_input_embeddings().weight.detach().clone()
+    with pytest.raises(ValueError, match=r"NotFinite.weight returned -inf at A = .*, r = 1 \(row 0, column 0;"):
+        trainer.train()
+    assert trainer.model.get_input_embeddings().weight.equal(before)
+
+
 SCRIPT = """
 from dataclasses import dataclass
 from dgpo.objectives import Objective

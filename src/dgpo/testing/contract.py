@@ -43,6 +43,44 @@ def check_is_a_value(objective: Objective) -> None:
         require(again == objective, objective, f"pickle gives {again!r} back")
 
 
+def check_finite(objective: Objective) -> None:
+    """w, φ, value, gradient and statistics are finite for log ratios in [-700, 700], in four dtypes.
+
+    One response of one token each, and all of one sign in one response. With A = 0 in a batch without another A.
+    """
+    chosen = calibrated(objective)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        for old, highest in ((-701.0, 700), (-1e-3, 0)):
+            logprob = (old + linspace(-700, highest, 281)).to(dtype)
+            for signs in ((-1.0, 1.0), (0.0,)):
+                sign = torch.tensor(signs, dtype=dtype).unsqueeze(1)
+                rows, advantage = logprob.expand(len(signs), -1), sign.expand(-1, len(logprob))
+                for shape in (rows.shape, (-1, 1)):
+                    _check_finite(chosen, rows.reshape(shape), advantage.reshape(shape), old)
+
+
+def _check_finite(objective: Objective, logprob: Tensor, advantage: Tensor, old: float) -> None:
+    asked = logprob.clone().requires_grad_()
+    given_old = torch.full_like(asked, old)
+    mask, entropy = torch.ones_like(asked, dtype=torch.bool), torch.ones_like(asked)
+    tokens = TokenBatch(asked, given_old, advantage, mask, entropy=entropy)
+    for name, values in (("w", objective.weight(tokens)), ("φ", objective.potential(tokens).detach())):
+        wrong = ~values.isfinite()
+        if wrong.any():
+            at = worst(values, wrong, **{"log ratio": tokens.log_ratio.detach(), "A": advantage})
+            require(False, objective, f"{name} = {at} in {logprob.dtype}; expected finite values")
+    out = policy_loss(asked, given_old, advantage, mask, objective=objective, entropy=entropy)
+    (gradient,) = torch.autograd.grad(out.value, asked)
+    signs = " or ".join(f"{one:g}" for one in sorted(set(advantage.flatten().tolist())))
+    where = f"A = {signs}, log π_old = {old:g}, {logprob.dtype}"
+    require(out.value.isfinite(), objective, f"the loss is not finite at {where}")
+    # 16 bits of gradient may not hold e^20; their overflow is the caller's dtype, not the weight's
+    fine = ~gradient.isnan() if logprob.dtype == torch.float16 else gradient.isfinite()
+    require(fine.all(), objective, f"the gradient of the loss is not finite at {where}")
+    bad = [name for name, value in out.statistics.items() if not value.isfinite()]
+    require(not bad, objective, f"the statistics {bad} are not finite at {where}")
+
+
 def check_keeps_no_state(objective: Objective) -> None:
     """The same batch gets the same weights, whatever batches came in between."""
     before = copy.deepcopy(vars(objective))
@@ -94,44 +132,6 @@ def check_shape_and_dtype(objective: Objective) -> None:
         for values in (empty.weight(tokens), empty.potential(tokens), *empty.boundaries(tokens)):
             text = f"w, φ or a boundary of an empty batch {shape} has shape {tuple(values.shape)}"
             require(values.shape == shape, objective, text)
-
-
-def check_finite(objective: Objective) -> None:
-    """w, φ, value, gradient and statistics are finite for log ratios in [-700, 700], in four dtypes.
-
-    One response of one token each, and all of one sign in one response. With A = 0 in a batch without another A.
-    """
-    chosen = calibrated(objective)
-    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
-        for old, highest in ((-701.0, 700), (-1e-3, 0)):
-            logprob = (old + linspace(-700, highest, 281)).to(dtype)
-            for signs in ((-1.0, 1.0), (0.0,)):
-                sign = torch.tensor(signs, dtype=dtype).unsqueeze(1)
-                rows, advantage = logprob.expand(len(signs), -1), sign.expand(-1, len(logprob))
-                for shape in (rows.shape, (-1, 1)):
-                    _check_finite(chosen, rows.reshape(shape), advantage.reshape(shape), old)
-
-
-def _check_finite(objective: Objective, logprob: Tensor, advantage: Tensor, old: float) -> None:
-    asked = logprob.clone().requires_grad_()
-    given_old = torch.full_like(asked, old)
-    mask, entropy = torch.ones_like(asked, dtype=torch.bool), torch.ones_like(asked)
-    tokens = TokenBatch(asked, given_old, advantage, mask, entropy=entropy)
-    for name, values in (("w", objective.weight(tokens)), ("φ", objective.potential(tokens).detach())):
-        wrong = ~values.isfinite()
-        if wrong.any():
-            at = worst(values, wrong, **{"log ratio": tokens.log_ratio.detach(), "A": advantage})
-            require(False, objective, f"{name} = {at} in {logprob.dtype}; expected finite values")
-    out = policy_loss(asked, given_old, advantage, mask, objective=objective, entropy=entropy)
-    (gradient,) = torch.autograd.grad(out.value, asked)
-    signs = " or ".join(f"{one:g}" for one in sorted(set(advantage.flatten().tolist())))
-    where = f"A = {signs}, log π_old = {old:g}, {logprob.dtype}"
-    require(out.value.isfinite(), objective, f"the loss is not finite at {where}")
-    # 16 bits of gradient may not hold e^20; their overflow is the caller's dtype, not the weight's
-    fine = ~gradient.isnan() if logprob.dtype == torch.float16 else gradient.isfinite()
-    require(fine.all(), objective, f"the gradient of the loss is not finite at {where}")
-    bad = [name for name, value in out.statistics.items() if not value.isfinite()]
-    require(not bad, objective, f"the statistics {bad} are not finite at {where}")
 
 
 def check_padding(objective: Objective) -> None:

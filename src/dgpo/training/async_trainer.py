@@ -9,10 +9,10 @@ from torch import Tensor
 from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer
 
 from dgpo.aggregation import StepTotals
-from dgpo.loss import loss_of
+from dgpo.loss import check_loss, loss_of
 from dgpo.objectives.hard_clip import HardClip
 from dgpo.spec import LossSpec
-from dgpo.tokens import TokenBatch, check
+from dgpo.tokens import TokenBatch
 from dgpo.training.loss_options import DEFAULT_AGGREGATION, LossOptions, documented, option
 from dgpo.training.metrics import Part, StepMetrics
 
@@ -86,7 +86,7 @@ class AsyncDGPOTrainer(AsyncGRPOTrainer):
 
     Raises:
         TypeError: `args` is not an `AsyncDGPOConfig`.
-        ValueError: during training, a NaN or infinity at a valid token (see `dgpo.check`).
+        ValueError: during training, a NaN or infinity at a valid token, or in a weight (see `dgpo.check_loss`).
     """
 
     _tag_names = ["trl", "async-dgpo"]  # noqa: RUF012 - TRL's convention
@@ -123,9 +123,9 @@ class AsyncDGPOTrainer(AsyncGRPOTrainer):
             for name in [name for name in self._metrics["train"] if name.startswith("clip_ratio/")]:
                 del self._metrics["train"][name]
         tokens = _rows(kept.outputs, inputs)
-        check(tokens)
         accumulation = self.current_gradient_accumulation_steps
         out = loss_of(self._spec, tokens, totals=self._totals(tokens, inputs, accumulation))
+        check_loss(out, tokens, self._spec.objective, anchor=self._spec.anchor)
         loss = out.value
         if self.aux_loss_enabled:
             loss = loss + self.router_aux_loss_coef * kept.outputs.aux_loss / accumulation

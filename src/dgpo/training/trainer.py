@@ -24,8 +24,8 @@ from dgpo.aggregation import StepTotals
 from dgpo.evaluation.decoding import faster_generate
 from dgpo.files import write_json_atomic, write_text_atomic
 from dgpo.kl import reference_kl
+from dgpo.loss import check_loss
 from dgpo.runs.log import Log
-from dgpo.tokens import check
 from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.checkpoint_files import HISTORY_FILE
@@ -104,7 +104,7 @@ class DGPOTrainer(ResumableTrainer):
     Raises:
         TypeError: `args` is not a `DGPOConfig`.
         ValueError: at construction, options that exclude each other, or data or rewards that they cannot have; during
-            training, a NaN or infinity at a valid token (see `dgpo.check`).
+            training, a NaN or infinity at a valid token, or in a weight (see `dgpo.check_loss`).
         RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
 
     `train()` also raises the errors of `ResumableTrainer` about the output folder and its checkpoints.
@@ -565,7 +565,8 @@ class DGPOTrainer(ResumableTrainer):
             self._recording.add(self.state.global_step + 1, model, part, found.tokens, totals)
         try:
             # the one read of a forward pass from the device
-            check(found.tokens, part.inputs.get("ref_per_token_logps"))
+            spec, reference = self._factors.spec, part.inputs.get("ref_per_token_logps")
+            check_loss(found.out, found.tokens, spec.objective, ref_logprob=reference, anchor=spec.anchor)
         except ValueError:
             if self._recording is not None:
                 self._recording.finish()  # so that the token can be inspected
