@@ -57,6 +57,30 @@ def test_overwriting_deletes_the_checkpoints(dgpo: Callable[..., Any], run: list
     dgpo("train", *run, "--resume", "--overwrite_output_dir").one_error("--overwrite_output_dir", "give one of them")
 
 
+def test_overwriting_replaces_the_recording_of_that_run_and_of_no_other(
+    dgpo: Callable[..., Any], quick: list[str], output: Path, tmp_path: Path
+) -> None:
+    """Without a checkpoint: nothing could be resumed."""
+    flags = ["--task", "addition", *quick, "--max_steps", 1, "--save_strategy", "no"]
+    record, other = output / "record", ["--output_dir", tmp_path / "other"]
+    assert dgpo("train", *flags, "--record", record).code == 0
+    (output / "model.safetensors").unlink()
+    (record / "notes.txt").write_text("mine")
+    dgpo("train", *flags, "--record", record).one_error(
+        f"record = {str(record)!r} already holds a run of 1 update; replace it with --overwrite_output_dir"
+    )
+    dgpo("train", *flags, "--record", record, "--resume").one_error("no checkpoint", "leave --resume out")
+    dgpo("train", *flags, *other, "--record", record, "--overwrite_output_dir").one_error(
+        f"holds a run with output_dir = {str(output)!r}, which --overwrite_output_dir does not replace",
+        "--record_overwrite",
+    )
+    before = (record / "run.json").read_text()
+    done = dgpo("train", *flags, "--record", record, "--overwrite_output_dir")
+    assert done.code == 0, done.err
+    assert (record / "run.json").read_text() != before
+    assert (record / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("changed", "difference"),
     [

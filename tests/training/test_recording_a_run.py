@@ -17,6 +17,7 @@ from dgpo import policy_loss
 from dgpo.diagnostics import Recorder, load
 from dgpo.fused.head import Head
 from dgpo.redaction import without_secrets
+from dgpo.runs.earlier import recorded_updates
 from dgpo.training import DGPOTrainer
 from dgpo.training.recording import _git, data_of, sum_pi_squared
 
@@ -227,7 +228,7 @@ def test_another_run_is_not_continued_here(build, tmp_path):
     build(DGPOTrainer, record=str(tmp_path / "record"), **options).train()
     build(DGPOTrainer, record=str(tmp_path / "other"), **options).train()  # its checkpoint takes the other's place
     trainer = build(DGPOTrainer, record=str(tmp_path / "record"), max_steps=8)
-    with pytest.raises(ValueError, match="the checkpoint at update 4 belongs to another"):
+    with pytest.raises(ValueError, match="holds another run than the checkpoint at update 4"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
 
 
@@ -332,9 +333,66 @@ def test_an_unwritable_folder_is_one_warning(build, tmp_path, caplog):
 
 def test_two_runs_do_not_mix(recorded, build, tmp_path):
     trainer, run = recorded(max_steps=1)
-    with pytest.raises(ValueError, match="already holds a run"):
-        build(DGPOTrainer, record=str(run.folder), max_steps=1).train()
     trainer.train()  # the same trainer may go on
+    ways_out = r"already holds a run of 1 update; replace it with .*record_overwrite=True\), or give another folder"
+    # at construction, where no checkpoint is that a training could continue from
+    with pytest.raises(ValueError, match=ways_out):
+        build(DGPOTrainer, record=str(run.folder), max_steps=1)
+
+
+def test_with_a_checkpoint_training_is_refused_unless_it_continues(build, tmp_path):
+    options = {"record": str(tmp_path / "record"), "save_strategy": "steps", "save_steps": 1, "max_steps": 1}
+    build(DGPOTrainer, **options).train()
+    with pytest.raises(ValueError, match=r"a run of 1 update; continue it with .*train\(resume_from_checkpoint=True\)"):
+        build(DGPOTrainer, **options).train()
+    build(DGPOTrainer, **{**options, "max_steps": 2}).train(resume_from_checkpoint=True)
+    assert load(tmp_path / "record").updates == [1, 2]
+
+
+def files_of(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_replaced_if_asked_and_nothing_else_is_deleted(recorded, build):
+    _, run = recorded(max_steps=2, seed=1)
+    for mine in ("notes.txt", "tokens/notes.txt", "tokens/update-1.parquet.bak"):
+        (run.folder / mine).write_text("mine")
+    recorded(max_steps=1, record_overwrite=True)
+    again = load(run.folder)
+    assert (again.updates, again.info["config"]["seed"]) == ([1], 7)
+    assert [row["step"] for row in again.metrics] == [0, 1, 1, 1]
+    assert {row.update for row in again.completions} == {1}
+    assert sum(content == b"mine" for content in files_of(run.folder).values()) == 3
+
+
+def test_a_run_that_failed_before_its_first_update_can_be_repeated(build, tmp_path, digit_reward):
+    def fails(completions, **kwargs):
+        raise RuntimeError("mine")
+
+    options = {"record": str(tmp_path / "record"), "max_steps": 1}
+    with pytest.raises(RuntimeError, match="mine"):
+        build(DGPOTrainer, reward=fails, **options).train()
+    assert recorded_updates(tmp_path / "record") == 0
+    assert (tmp_path / "record" / "run.json").exists()
+    build(DGPOTrainer, **options).train()
+    run = load(tmp_path / "record")
+    assert run.updates == [1]
+    assert [row["event"] for row in run.metrics if "event" in row] == ["begin", "end"]
+
+
+def test_tokens_that_another_loop_recorded_are_not_lost(recorded, build, tmp_path):
+    """A folder without `run.json`, and one whose log alone has an update."""
+    _, run = recorded(max_steps=1)
+    (run.folder / "run.json").unlink()
+    before = files_of(run.folder)
+    with pytest.raises(ValueError, match="already holds a run of 1 update"):
+        build(DGPOTrainer, record=str(run.folder))
+    assert files_of(run.folder) == before
+    for path in (run.folder / "tokens").iterdir():
+        path.unlink()
+    assert recorded_updates(run.folder) == 1
+    (run.folder / "metrics.jsonl").write_bytes(b"\xff")
+    assert recorded_updates(run.folder) == 1
 
 
 def test_a_resumed_run_goes_on_in_the_same_folder(build, tmp_path):

@@ -6,9 +6,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from dgpo.files import FolderLock
+from dgpo.runs.earlier import recorded_updates
 from dgpo.training import DGPOConfig
 from dgpo.training.checkpoint_files import MODEL_FILES, checkpoints
 from dgpo.training.ranks import on_main
+from dgpo.training.recording import occupied, recorded_output
 
 
 def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | bool:
@@ -25,20 +27,32 @@ def resume_point(config: DGPOConfig, *, resume: bool, overwrite: bool) -> str | 
     if named is not None and not Path(named).is_dir():
         raise ValueError(f"resume_from_checkpoint = {named!r}: no such folder")
     if resume and not checkpoints(config.output_dir):
-        raise ValueError(f"--resume: no checkpoint in {config.output_dir!r}")
+        raise ValueError(f"--resume: no checkpoint in {config.output_dir!r}; to start from scratch, leave --resume out")
     return named if named is not None else resume
 
 
-def check_record(config: DGPOConfig, where: str | bool) -> None:
+def check_record(config: DGPOConfig, where: str | bool, *, overwrite: bool) -> None:
     """Refuse to overwrite the recording of another run, before a model is loaded; the trainer checks further.
 
+    A recording without an update is no run: a command that failed at the first update can be repeated. With `overwrite`
+    the configuration allows the recording of the run in `output_dir` to be replaced, and no other.
+
     Raises:
-        ValueError: the folder of `record` holds a run, and this run does not resume one.
+        ValueError: the folder of `record` holds a run, and this one neither resumes nor replaces it.
     """
-    if config.record is not None and not where and (Path(config.record) / "run.json").exists():
+    if config.record is None or where or config.record_overwrite or not (updates := recorded_updates(config.record)):
+        return
+    if not overwrite:
+        raise ValueError(occupied(config, updates))
+    recorded, output = recorded_output(config.record), Path(config.output_dir).resolve()
+    inside = Path(config.record).resolve().is_relative_to(output)
+    if not inside and (recorded is None or Path(recorded).resolve() != output):
         raise ValueError(
-            f"record = {config.record!r} already holds a run; give another folder, or continue that run with --resume"
+            f"record = {config.record!r} holds a run with output_dir = {recorded!r}, which --overwrite_output_dir does "
+            f"not replace: it is for {config.output_dir!r}; give another folder, or replace that run's recording with "
+            "--record_overwrite"
         )
+    config.record_overwrite = True
 
 
 def occupy(config: DGPOConfig, where: str | bool, *, overwrite: bool, held: ExitStack) -> None:

@@ -44,6 +44,7 @@ _NOT_HERE = (
     "resume",
     "resume_from_checkpoint",
     "overwrite_output_dir",
+    "record_overwrite",
     "dry_run",
     "gpu",
     "num_gpus",

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> int:
     with ExitStack() as held:
         with user_input():
             where = run_folder.resume_point(config, resume=args.resume, overwrite=args.overwrite_output_dir)
-            run_folder.check_record(config, where)
+            run_folder.check_record(config, where, overwrite=args.overwrite_output_dir)
             run_folder.occupy(config, where, overwrite=args.overwrite_output_dir, held=held)
             trainer = _build(args, config, model)
             resume = trainer.find_checkpoint(where) if where else None

@@ -42,7 +42,7 @@ class TrainArguments(DataArguments):
     )
     resume: bool = argument(False, "Continue from the newest complete checkpoint in output_dir.")
     overwrite_output_dir: bool = argument(
-        False, "Start from scratch in a folder that holds another run; its checkpoints are deleted."
+        False, "Start from scratch in a folder that holds another run; its checkpoints and its recording are deleted."
     )
     dry_run: bool = argument(
         False,

@@ -27,7 +27,7 @@ _COMMON = {
     "speed and memory": ("fused_loss", "bf16", "gradient_checkpointing", "use_vllm", "vllm_mode", "use_peft"),
     "output": (
         *("output_dir", "overwrite_output_dir", "resume", "save_steps", "logging_steps", "report_to", "record"),
-        *("record_every", "record_limit_mb", "record_sum_pi_squared", "record_completions"),
+        *("record_overwrite", "record_every", "record_limit_mb", "record_sum_pi_squared", "record_completions"),
     ),
     "evaluation during training": (
         *("eval_benchmarks", "eval_benchmark_steps", "eval_benchmark_on_start", "eval_benchmark_kwargs"),

@@ -18,9 +18,9 @@ Setting = Mapping[str, str]
 
 SET_BY_COMPARE = (
     *("objective", "objective_kwargs", "seed", "data_seed", "output_dir", "overwrite_output_dir", "resume"),
-    *("resume_from_checkpoint", "record", "record_every", "save_strategy", "save_steps", "save_total_limit"),
-    *("save_only_model", "disable_tqdm", "eval_benchmarks", "eval_benchmark_steps", "eval_benchmark_kwargs"),
-    *("eval_benchmark_on_start", "dry_run", "preset", "load_best_model_at_end"),
+    *("resume_from_checkpoint", "record", "record_overwrite", "record_every", "save_strategy", "save_steps"),
+    *("save_total_limit", "save_only_model", "disable_tqdm", "eval_benchmarks", "eval_benchmark_steps"),
+    *("eval_benchmark_kwargs", "eval_benchmark_on_start", "dry_run", "preset", "load_best_model_at_end"),
 )
 """Training options that no axis may name: they say what a run is, where it is written or how it is evaluated."""
 

@@ -137,6 +137,11 @@ class DGPOConfig(LossOptions, GRPOConfig):
         None,
         "Folder to record the run to, for dgpo doctor, replay and report: configuration, metrics, tokens of updates.",
     )
+    record_overwrite: bool = option(
+        False,
+        "With record: a run that starts from scratch replaces the run that the folder holds. Without it, such a folder "
+        "is refused.",
+    )
     record_every: int = option(1, "With record: record the tokens of every N-th update.")
     record_limit_mb: float = option(
         1024.0,

@@ -14,6 +14,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -38,9 +39,11 @@ from dgpo.runs.completions import (
     clipped,
     prompt_id,
 )
+from dgpo.runs.earlier import recorded_updates, remove_recording
 from dgpo.runs.info import recorded_info
 from dgpo.runs.recorder import Recorder
 from dgpo.tokens import TokenBatch
+from dgpo.training.checkpoint_files import checkpoints
 from dgpo.training.config import DGPOConfig
 from dgpo.training.factors import Factors
 from dgpo.training.forwards import HeadOutput, apply_to_hidden
@@ -189,21 +192,26 @@ class Recording(TrainerCallback, ExportableState):
         """Refuse to mix two runs; then say what runs.
 
         Raises:
-            ValueError: the folder holds another run already, and this one does not continue it.
+            ValueError: the folder holds updates of another run, and this one does not continue that run.
         """
         accelerator, folder = self._accelerator, self.recorder.folder
         before = recorded_info(folder)
         mine = self._run or state.stateful_callbacks.get("Recording", {}).get("attributes", {}).get("run")
+        foreign = mine is None or (before is not None and before.get("run") != mine)
+        updates = recorded_updates(folder) if foreign else 0
         accelerator.wait_for_everyone()  # all ranks have looked before one writes
-        if before is not None and (mine is None or before.get("run") != mine):
+        if updates and state.global_step > 0:
             raise ValueError(
-                f"record = {str(folder)!r} already holds a run, which this one does not continue; give another folder"
-                + (
-                    ""
-                    if state.global_step == 0
-                    else f" (the checkpoint at update {state.global_step} belongs to another)"
-                )
+                f"record = {str(folder)!r} holds another run than the checkpoint at update {state.global_step}; give "
+                "another folder"
             )
+        if updates and not self._config.record_overwrite:
+            raise ValueError(occupied(self._config, updates))
+        if foreign:
+            before = None
+            if state.is_world_process_zero:
+                with self.recorder.guard():
+                    remove_recording(folder)
         # rank 0's id for all: each rank would draw another
         self._run = mine or broadcast_object_list([uuid.uuid4().hex])[0]
         self._update = 0
@@ -249,6 +257,43 @@ class Recording(TrainerCallback, ExportableState):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.recorder.metrics({"event": "end", "step": state.global_step})
+
+    def check_free(self) -> None:
+        """Before a training that continues none: raise `occupied` if the folder holds updates of another run."""
+        folder, config = self.recorder.folder, self._config
+        if self._run is None and not config.record_overwrite and (updates := recorded_updates(folder)):
+            raise ValueError(occupied(config, updates))
+
+
+def check_record(config: DGPOConfig) -> None:
+    """Before a model is loaded: refuse a folder with a run that no training could continue, as far as is known.
+
+    Raises:
+        ValueError: `occupied`.
+    """
+    if config.record is None or config.record_overwrite or config.resume_from_checkpoint is not None:
+        return
+    if not (updates := recorded_updates(config.record)):
+        return
+    # with a checkpoint, train() is told whether to continue from it, and checks again
+    if not any(checkpoints(folder) for folder in (config.output_dir, recorded_output(config.record)) if folder):
+        raise ValueError(occupied(config, updates))
+
+
+def recorded_output(record: str) -> str | None:
+    """The `output_dir` of the run that a folder has recorded, as it was given there; None if it is not known."""
+    found = ((recorded_info(Path(record)) or {}).get("config") or {}).get("output_dir")
+    return found if isinstance(found, str) else None
+
+
+def occupied(config: DGPOConfig, updates: int) -> str:
+    """The error about a folder with another run, with the ways out."""
+    resume = "continue it with --resume (in Python: train(resume_from_checkpoint=True)), "
+    return (
+        f"record = {str(config.record)!r} already holds a run of {updates} update{'s' * (updates != 1)}; "
+        f"{resume if checkpoints(config.output_dir) else ''}replace it with --overwrite_output_dir (in Python: "
+        "record_overwrite=True), or give another folder"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

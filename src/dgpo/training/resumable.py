@@ -77,6 +77,9 @@ class ResumableTrainer(GRPOTrainer):
         if self.args.sync_ref_model and (folder / REFERENCE_FILE).is_file():
             reference.load(self.ref_model, self.accelerator, folder)
 
+    def _check_fresh(self) -> None:
+        """Raise if this run may not start from scratch; with the locks of its folders."""
+
     # --- training --------------------------------------------------------------------------------------------------
 
     def find_checkpoint(self, where: str | os.PathLike[str] | bool) -> Resume:
@@ -104,6 +107,8 @@ class ResumableTrainer(GRPOTrainer):
             checkpoint = None
             if resume_from_checkpoint:
                 checkpoint = self._checked(resume_from_checkpoint)
+            else:
+                self._check_fresh()
             on_main(lambda: self._clear(fresh=checkpoint is None))
             with Heartbeat(self.args.rank_timeout):
                 trained: TrainOutput = super().train(checkpoint, *more, **kwargs)

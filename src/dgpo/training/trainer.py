@@ -39,7 +39,7 @@ from dgpo.training.metrics import StepMetrics, parts_of
 from dgpo.training.micro_batches import MULTIMODAL_KEYS as _FORWARD_KEYS
 from dgpo.training.micro_batches import Padding, correct_mask, loss_mask, totals_of
 from dgpo.training.old_logprob import OldLogProbs, can_defer
-from dgpo.training.recording import Recording, Sampled, describe
+from dgpo.training.recording import Recording, Sampled, check_record, describe
 from dgpo.training.resumable import ResumableTrainer
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
@@ -103,7 +103,8 @@ class DGPOTrainer(ResumableTrainer):
 
     Raises:
         TypeError: `args` is not a `DGPOConfig`.
-        ValueError: at construction, options that exclude each other, or data or rewards that they cannot have; during
+        ValueError: at construction, options that exclude each other, data or rewards that they cannot have, or a
+            `record` with a run that cannot be continued; during
             training, a NaN or infinity at a valid token, or in a weight (see `dgpo.check_loss`).
         RuntimeError: after the first step, if another library patched the trainer so that our loss is never called.
 
@@ -147,6 +148,7 @@ class DGPOTrainer(ResumableTrainer):
             raise TypeError(f"args is a {type(args).__name__}; expected a dgpo.training.DGPOConfig")
         if not args.use_vllm and rollout_func is None:
             args.check_no_sampler()
+        check_record(args)
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -235,6 +237,10 @@ class DGPOTrainer(ResumableTrainer):
                 self.accelerator,
             )
             self.add_callback(self._recording)
+
+    def _check_fresh(self) -> None:
+        if self._recording is not None:
+            self._recording.check_free()
 
     def _why_not_fused(self) -> str | None:
         return (
