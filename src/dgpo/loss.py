@@ -169,7 +169,7 @@ def check_loss(
     objective: Objective,
     *,
     ref_logprob: Tensor | None = None,
-    anchor: Literal["old", "rollout"] = "old",
+    anchor: str = "old",
 ) -> None:
     """Raise if a loss is not finite, and say whether its batch or its objective is the reason.
 

@@ -25,6 +25,7 @@ from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from dgpo.aggregation import StepTotals
+from dgpo.counts import counted
 from dgpo.fused.head import Head
 from dgpo.installation import versions
 from dgpo.redaction import without_secrets
@@ -290,7 +291,7 @@ def occupied(config: DGPOConfig, updates: int) -> str:
     """The error about a folder with another run, with the ways out."""
     resume = "continue it with --resume (in Python: train(resume_from_checkpoint=True)), "
     return (
-        f"record = {str(config.record)!r} already holds a run of {updates} update{'s' * (updates != 1)}; "
+        f"record = {str(config.record)!r} already holds a run of {counted(updates, 'update')}; "
         f"{resume if checkpoints(config.output_dir) else ''}replace it with --overwrite_output_dir (in Python: "
         "record_overwrite=True), or give another folder"
     )
