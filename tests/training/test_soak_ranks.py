@@ -53,7 +53,8 @@ def test_two_ranks_continue(tiny_folder, tmp_path, way):
         assert {"dgpo_checkpoint.json", "trainer_state.json", "rng_state_0.pth", "rng_state_1.pth"} <= names
         assert not (tmp_path / f"{run}-run" / "_saving").exists()
     for name, value in runs["whole"].parameters.items():
-        torch.testing.assert_close(runs["resumed"].parameters[name], value, rtol=0, atol=1e-6)
+        # three steps of AdamW on sums that the ranks add in no fixed order
+        torch.testing.assert_close(runs["resumed"].parameters[name], value, rtol=0, atol=5e-6)
     logs = [[row for row in run.log if row["step"] > 3] for run in runs.values()]
     assert [row["grad_norm"] for row in logs[0]] == pytest.approx([row["grad_norm"] for row in logs[1]], rel=1e-3)
     if scenarios["whole"]["sync_ref_model"]:
@@ -128,4 +129,4 @@ def test_a_stopped_rank_ends_the_others(tiny_folder, tmp_path, rank):
     assert time.monotonic() - before < 10 + 5 + 30 + 30
     silent = "has sent no heartbeat for 10 seconds"
     said = (tmp_path / "output").read_text()
-    assert re.search(rf"rank {rank} .*{silent} \(rank_timeout\); rank {1 - rank} ends", said)
+    assert re.search(rf"rank {rank} .*{silent} \(rank_timeout\); rank {1 - rank} exits", said)
