@@ -81,6 +81,7 @@ def test_every_block_is_of_a_kind_that_is_tested(page: Path) -> None:
     """A block of text is a formula, a layout or an output: no command, and no code."""
     for kind, content in FENCE.findall(page.read_text(encoding="utf-8")):
         assert kind in KINDS or kind.startswith("{"), f"{kind!r}: {content[:60]}"
+        assert content.strip(), f"an empty block of {kind}"
         if kind == "text":
             assert not re.search(r"^(\$ |import |from \w+ import )", content, re.MULTILINE), content
 
