@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
+pytest.importorskip("triton", minversion="3.7")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("run by test_triton.py, in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
