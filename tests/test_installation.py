@@ -129,6 +129,8 @@ def test_every_command_to_install_something_is_written_in_one_place() -> None:
 @pytest.mark.parametrize(
     ("package", "module", "extra", "version", "needed"),
     [
+        ("torch", "torch", "train", "2.6.0", "torch>=2.7"),
+        ("torch", "torch", "eval", "2.6.0+cu124", "torch>=2.7"),
         ("trl", "trl", "train", "1.13.0", "trl>=1.16,<1.17"),
         ("trl", "trl", "train", "1.17.0", "trl>=1.16,<1.17"),
         ("transformers", "transformers", "train", "4.57.1", "transformers>=5.10"),

@@ -45,10 +45,10 @@ _REPORT = ("matplotlib", "plotly", "pyarrow")
 EXTRAS = {
     "": (),
     "train": (
-        *("trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging", "psutil"),
+        *("torch", "trl", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging", "psutil"),
         *_REPORT,
     ),
-    "eval": ("transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"),
+    "eval": ("torch", "transformers", "datasets", "rich", "yaml", "scipy", "math_verify", "packaging"),
     "report": ("rich", "packaging", *_REPORT),
     "verl": ("verl", "ray", "hydra"),
     "completion": ("shtab", "packaging"),

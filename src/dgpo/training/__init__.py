@@ -3,7 +3,7 @@
 from dgpo.installation import require
 
 # before anything of theirs is imported: another TRL fails in the middle of a run, on a name that it does not have
-require("dgpo.training needs", "train", "trl", "transformers", "datasets")
+require("dgpo.training needs", "train", "torch", "trl", "transformers", "datasets")
 import trl as _trl  # noqa: F401
 
 require("dgpo.training needs", "train", "trl", imported=True)
