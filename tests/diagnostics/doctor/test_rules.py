@@ -445,6 +445,55 @@ def test_nothing_was_scored():
     assert names(Case(log=Log.of(rows)))[0] == "not_scored"
 
 
+SILENT = {"frac_reward_zero_std": 1.0, "objective/advantage/zero_fraction": 1.0}
+
+
+def still(advantage, updates=8):
+    """A case of a generation of eight updates with ratio 1, and one logged line."""
+    tokens = TokenBatch(*(torch.full((2, 3), -1.0),) * 2, torch.tensor([advantage, -advantage]), torch.ones(2, 3) > 0)
+    parts = [
+        dataclasses.replace(measure(recorded(tokens, update=1 + i), objectives.make("dgpo"), None), generation=0)
+        for i in range(updates)
+    ]
+    return lambda **line: Case(
+        log=Log.of([{"step": 8, **line}]), updates=tuple(parts), info={"updates_per_generation": updates}
+    )
+
+
+@pytest.mark.parametrize("reward", [None, math.nan])
+def test_a_reward_that_is_never_a_number_is_told_from_one_point(reward):
+    """... and the learning rate is not blamed for a policy that has nothing to learn from."""
+    (found,) = diagnose(still(0.0)(reward=reward, reward_std=reward, **SILENT))
+    assert (found.rule, found.confidence) == ("not_scored", "certain")
+    assert "every advantage is 0 in 8 recorded updates" in found.evidence
+    # without tokens, by the log's share of advantages that are 0
+    assert names(Case(log=Log.of([{"step": 8, "reward": reward, **SILENT}]))) == ["not_scored"]
+    # a single null may be a mean over nothing
+    assert names(Case(log=Log.of([{"step": 8, "reward": reward, "objective/advantage/zero_fraction": 0.2}]))) != [
+        "not_scored"
+    ]
+
+
+@pytest.mark.parametrize("line", [{"reward": 0.5, **SILENT}, {"reward": 0.0, **SILENT}, {}], ids=["1", "0", "none"])
+def test_a_ratio_of_1_blames_no_learning_rate_without_an_advantage_or_a_reward(line):
+    assert "on_policy" not in names(still(0.0)(**line))
+    if not line:
+        assert "on_policy" not in names(still(1.0)(**line))
+    assert names(still(1.0)(reward=0.5)) == ["on_policy"]
+
+
+def test_groups_without_spread_follow_from_a_reward_that_is_no_number():
+    rows = [{"step": i, "reward": None, "reward_std": None, **SILENT} for i in range(1, 81, 4)]
+    found = diagnose(Case(log=Log.of(rows)))
+    assert [(one.rule, one.follows) for one in found] == [("not_scored", None), ("zero_variance", "not_scored")]
+
+
+def test_a_value_that_is_not_finite_may_come_from_an_objective_of_your_own():
+    (rule,) = (rule for rule in RULES if rule.name == "not_finite")
+    assert "the objective that is not finite" in rule.cause
+    assert "dgpo.testing.check_objective" in rule.remedy
+
+
 def test_a_collapse_and_its_cause():
     """Two updates at a learning rate of 1e-2, and from then on the same response to everything."""
     gone = {

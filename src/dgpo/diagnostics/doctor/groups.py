@@ -45,6 +45,15 @@ def without_spread(case: Case) -> Series:
     return Series()
 
 
+def without_advantage(case: Case) -> bool:
+    """Whether every advantage is 0, by the recorded tokens or else by the log: the rewards teach nothing."""
+    if case.updates:
+        return all(one.with_advantage == 0 and one.bad is None for one in case.updates)
+    known = case.log["advantage_zero"]
+    known = known if len(known) else without_spread(case)
+    return len(known) > 0 and min(known.values) >= 1 - ZERO
+
+
 def _steps_of_equal_rewards(case: Case) -> set[int]:
     """Steps with equal rewards. There verl divides the rounding error of the mean by 1e-6, and advantages are not 0."""
     high, low = case.log["reward_max"], case.log["reward_min"]

@@ -9,6 +9,7 @@ from itertools import pairwise
 from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.groups import without_advantage
 from dgpo.diagnostics.doctor.noise import FEWEST, above, share
 from dgpo.runs.log import KEYS, sample
 
@@ -60,12 +61,22 @@ def _not_finite(case: Case) -> Found | None:
 def _not_scored(case: Case) -> Found | None:
     reward = case.log["reward"]
     none = [*reward.broken, *reward.empty, *reward.unreadable]
-    if len(none) < FEWEST or len(none) < UNSCORED * (len(none) + len(reward)):
+    # a single step is enough if no reward is a number and nothing has an advantage
+    enough = 1 if not len(reward) and without_advantage(case) else FEWEST
+    if len(none) < enough or len(none) < UNSCORED * (len(none) + len(reward)):
         return None
     every = "every" if not len(reward) else f"{len(none)} of {len(none) + len(reward)}"
+    steps = "step" if len(none) == 1 else "steps"
     return Found(
         title=f"Nothing was scored: the reward is not a number on {every} logged step{'' if not len(reward) else 's'}.",
-        evidence=[f"{reward.key} is NaN, null or not a number at steps {sample(sorted(none))}"],
+        evidence=[
+            f"{reward.key} is NaN, null or not a number at {steps} {sample(sorted(none))}",
+            *(
+                [f"every advantage is 0 in {counted(len(case.updates), 'recorded update')}"]
+                if case.updates and without_advantage(case)
+                else []
+            ),
+        ],
         step=min(none),
     )
 
@@ -114,10 +125,11 @@ RULES = (
         fires="a NaN or an infinity at a valid recorded token, or in any logged quantity (or null, which verl's "
         "logger writes); a note if it is only the mean of a reward function",
         cause="There are log-probs of -inf (for a token that the sampler could draw but the trainer's mask or top-k "
-        "forbids), an overflow in half precision, a micro-batch without a token, or weights that became NaN "
-        "earlier.",
+        "forbids), an overflow in half precision, a micro-batch without a token, weights of the model that became NaN "
+        "earlier, or a weight or penalty of the objective that is not finite (if it is your own).",
         remedy="Start from the first such value: is it in logprob (the model), in rollout_logprob (the sampler) or in "
-        "the advantage (the reward)? Call dgpo.check on the batch before the loss to stop at that point.",
+        "the advantage (the reward)? Call dgpo.check on the batch before the loss to stop at that point. If the tokens "
+        "are finite and the loss is not, check an objective of your own with dgpo.testing.check_objective.",
         check=_not_finite,
         leads_to=("reward_fell", "collapsed", "reward_flat"),
         confidence="certain",
@@ -125,12 +137,14 @@ RULES = (
     Rule(
         name="not_scored",
         severity="error",
-        fires=f"the reward is NaN, null or not a number on {UNSCORED:.0%} of the logged steps (at least {FEWEST})",
+        fires=f"the reward is NaN, null or not a number on {UNSCORED:.0%} of the logged steps (at least {FEWEST}; "
+        "one is enough if no step has a reward and every advantage is 0)",
         cause="The reward function returns None or NaN, or it fails and its error is swallowed.",
         remedy="Call the reward function with a right and a wrong response, and with an empty one: it must return a "
         "number for each.",
         check=_not_scored,
         explains=("not_finite",),
+        leads_to=("skipped", "zero_variance", "reward_flat"),
         confidence="certain",
     ),
     Rule(

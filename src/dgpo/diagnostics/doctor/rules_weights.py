@@ -7,6 +7,7 @@ from statistics import fmean
 from dgpo.counts import counted
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
+from dgpo.diagnostics.doctor.groups import without_advantage
 from dgpo.diagnostics.doctor.guards import advice
 from dgpo.diagnostics.doctor.measures import TOP, Measures
 from dgpo.diagnostics.doctor.noise import FEWEST, above, recent
@@ -62,6 +63,8 @@ def _on_policy(case: Case) -> Found | None:
     norm = case.log["grad_norm"]
     if len(norm) and not any(norm.values):
         return None  # without a gradient the policy cannot move
+    if without_advantage(case):
+        return None  # nothing to move it either, at any learning rate
     if was_off_policy(case):
         return None
     # the ratio against the sampler is another one than these
@@ -109,7 +112,7 @@ def _several_updates(case: Case) -> bool:
     return (case.info.get("updates_per_generation") or 1) > 1
 
 
-def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
+def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found | None:
     """With one update per generation the ratio is 1 by design; with more, the policy does not move."""
     if not _several_updates(case):
         return Found(
@@ -118,6 +121,8 @@ def _same_policy(case: Case, where: str, evidence: str, step: int) -> Found:
             evidence=[evidence],
             step=step,
         )
+    if not len(case.progress.reward):
+        return None  # without a reward it is unknown whether there was anything to move for
     rate, norm = case.log["learning_rate"], case.log["grad_norm"]
     return Found(
         title=f"The policy hardly moves: the ratio is 1 at every token of every {where}, although a generation serves "
@@ -294,8 +299,8 @@ RULES = (
         name="on_policy",
         severity="note",
         fires=f"KL(π_old ‖ π) at most {SAME_POLICY:g} on every logged step or, if it is not logged, a clip fraction "
-        "of 0; never if any clip fraction is above 0. It is a warning if a generation is known to serve "
-        "several updates (the policy hardly moves) and the reward does not rise",
+        "of 0; never if any clip fraction is above 0 or every advantage is 0. It is a warning if a generation is known "
+        "to serve several updates (the policy hardly moves) and a reward is logged that does not rise",
         cause="With one optimiser update per generation, the policy of the loss is the one that generated, so r = 1, "
         "w = 1, and no clip bound is ever reached. A learning rate near 0 looks the same.",
         remedy="Nothing is broken, but no setting of the objective has an effect. If it should have one, use more "
