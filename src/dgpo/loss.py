@@ -15,7 +15,7 @@ from dgpo.kl import reference_kl
 from dgpo.objectives import Objective
 from dgpo.regions import regions
 from dgpo.spec import LossSpec
-from dgpo.tokens import TokenBatch, check, is_finite
+from dgpo.tokens import NotFiniteError, TokenBatch, check, is_finite
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def check_loss(
         anchor: as in `policy_loss`.
 
     Raises:
-        ValueError: as `check`; or names the method of the objective that returned the value, with the advantage and the
-            ratio of the token; or says that the loss is not finite although its batch and its objective are.
+        NotFiniteError: as `check`; or names the method of the objective that returned the value, with the advantage and
+            the ratio of the token; or says that the loss is not finite although its batch and its objective are.
     """
     # w, φ and a penalty are all in the value, which is not finite if one of them is not: 0 · inf is NaN
     value = loss.value.detach()
@@ -203,13 +203,13 @@ def check_loss(
             wrong = tokens.mask & ~values.isfinite()
             if wrong.any():
                 row, column = (int(i) for i in wrong.nonzero()[0])
-                raise ValueError(
+                raise NotFiniteError(
                     f"{type(objective).__name__}.{name} returned {values[row, column].item()} at "
                     f"A = {tokens.advantage[row, column].item():.4g}, r = {seen.ratio[row, column].item():.4g} (row "
                     f"{row}, column {column}; {int(wrong.sum())} of {int(tokens.mask.sum())} valid tokens); expected a "
                     "finite number for every finite log ratio, as dgpo.testing.check_objective tests"
                 )
-    raise ValueError(
+    raise NotFiniteError(
         f"the loss is {value.item()}, although its batch and the values of {type(objective).__name__} are finite: see "
         "the correction, the coefficients and, if there is one, the distance from the reference model"
     )

@@ -22,6 +22,10 @@ ANCHORS = ("old", "rollout")
 """Policies that the ratio can be taken against: π_old, or the sampler μ."""
 
 
+class NotFiniteError(ValueError):
+    """A NaN or an infinity where training needs a number: in a batch, in a weight or in a loss."""
+
+
 class TokenBatch:
     """B responses of up to T tokens, as every objective sees them.
 
@@ -150,7 +154,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
         ref_logprob: [B, T] log-probs under the reference model, where a KL term reads them.
 
     Raises:
-        ValueError: names the tensor, row and column, the value, and how many others there are.
+        NotFiniteError: names the tensor, row and column, the value, and how many others there are.
     """
     present, bad = _not_finite(tokens, ref_logprob)
     if not bad.any():
@@ -158,7 +162,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
     for (name, values), where in zip(present.items(), bad, strict=True):
         if where.any():
             row, column = (int(i) for i in where.nonzero()[0])
-            raise ValueError(
+            raise NotFiniteError(
                 f"{name}[{row}, {column}] = {values[row, column].item()} at a valid position (row {row}, column "
                 f"{column}); {int(where.sum())} of {int(tokens.mask.sum())} valid tokens are not finite in {name}. "
                 "Log-probabilities, advantages and entropies must be finite wherever mask is True"

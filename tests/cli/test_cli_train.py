@@ -288,6 +288,45 @@ def test_a_reward_beside_the_user(
     assert row["reward"] == pytest.approx(row["rewards/length/mean"] + row["rewards/answer_reward/mean"])
 
 
+OWN_ERRORS = """
+from dataclasses import dataclass
+from dgpo.objectives import Objective
+
+def bare(completions):
+    return [0.0 for _ in completions]
+
+def text(completions, **kwargs):
+    return "0" * len(completions)
+
+def spread(completions, **kwargs):
+    return [float(i % 4) for i, _ in enumerate(completions)]
+
+@dataclass(frozen=True, kw_only=True)
+class NaN(Objective):
+    def weight(self, tokens):
+        return (tokens.ratio - 2).log()
+"""
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--rewards", "errors_of_this_test:bare"], "reward 'bare' takes no **kwargs; TRL passes prompts, completions"),
+        (["--rewards", "errors_of_this_test:text"], "reward 'text' returned '0"),
+        (
+            ["--objective", "errors_of_this_test:NaN", "--rewards", "errors_of_this_test:spread"],
+            "NaN.weight returned nan at A = ",
+        ),
+    ],
+)
+def test_an_error_of_the_user_is_one_line(
+    dgpo: Callable[..., Any], quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: Any, said: str
+) -> None:
+    (tmp_path / "errors_of_this_test.py").write_text(OWN_ERRORS)
+    monkeypatch.chdir(tmp_path)
+    dgpo("train", "--task", "addition", *quick, *flags).one_error(said)
+
+
 # --- resuming --------------------------------------------------------------------------------------------------------
 
 

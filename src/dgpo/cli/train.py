@@ -22,6 +22,7 @@ from dgpo.cli.train_help import TEXTS, groups
 from dgpo.counts import counted
 from dgpo.files import FolderInUse
 from dgpo.tasks import Task
+from dgpo.tokens import NotFiniteError
 from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.callbacks import StopOnSignal
 from dgpo.training.checkpoint_files import checkpoints, update_of
@@ -29,6 +30,7 @@ from dgpo.training.data_checks import first_prompt
 from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
+from dgpo.training.reward_checks import RewardError
 from dgpo.training.terminal import TerminalLog
 
 
@@ -67,7 +69,7 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     TerminalLog.install(trainer, config)
     stop = StopOnSignal()
     trainer.add_callback(stop)
-    with stop, user_input((CheckpointNotWritten, FolderInUse)):
+    with stop, user_input((CheckpointNotWritten, FolderInUse, NotFiniteError, RewardError)):
         trainer.train(resume_from_checkpoint=None if resume is None else resume.checkpoint)
     if stop.stopped:
         say(f"stopped at update {trainer.state.global_step}; checkpoint saved in {config.output_dir}. Continue with:")

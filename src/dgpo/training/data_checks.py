@@ -58,6 +58,24 @@ def check_data(
         )
 
 
+def columns_for_rewards(config: DGPOConfig, train: Any, evaluation: Any) -> dict[str, list[str] | None]:
+    """What a run reads, in words -> its columns; None where they are not known before it is read.
+
+    The evaluation data counts if the run evaluates.
+    """
+    evaluates = config.eval_strategy != "no" or bool(config.eval_on_start)
+    several = evaluation if isinstance(evaluation, dict) else {"": evaluation}
+    given = {"the data": train}
+    if evaluates:
+        given |= {f"the evaluation data{f' {name!r}' if name else ''}": each for name, each in several.items()}
+    dropped = config.remove_unused_columns
+    return {
+        where: None if dropped else getattr(each, "column_names", None)
+        for where, each in given.items()
+        if each is not None or where == "the data"
+    }
+
+
 def _check_prompts(where: str, data: Any, conversations: bool) -> None:
     """Refuse data without prompts, or whose first prompt cannot be read."""
     if data is None:

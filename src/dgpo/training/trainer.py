@@ -30,7 +30,7 @@ from dgpo.training import model_card
 from dgpo.training.benchmark_evaluation import BenchmarkEvaluation
 from dgpo.training.checkpoint_files import HISTORY_FILE
 from dgpo.training.config import DGPOConfig
-from dgpo.training.data_checks import check_data, first_prompt
+from dgpo.training.data_checks import check_data, columns_for_rewards, first_prompt
 from dgpo.training.dynamic_sampling import DynamicSampler
 from dgpo.training.factors import Factors, Terms
 from dgpo.training.head import Heads, why_bypassed, why_not_fused
@@ -41,6 +41,7 @@ from dgpo.training.micro_batches import Padding, correct_mask, loss_mask, totals
 from dgpo.training.old_logprob import OldLogProbs, can_defer
 from dgpo.training.recording import Recording, Sampled, check_record, describe
 from dgpo.training.resumable import ResumableTrainer
+from dgpo.training.reward_checks import check_signatures, checked
 from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 from dgpo.training.step_rows import How, Part, StepRows
@@ -103,6 +104,8 @@ class DGPOTrainer(ResumableTrainer):
 
     Raises:
         TypeError: `args` is not a `DGPOConfig`.
+        RewardError: a reward that cannot be called with what TRL passes (at construction), or that returns something
+            else than one number or None per completion.
         ValueError: at construction, options that exclude each other, data or rewards that they cannot have, or a
             `record` with a run that cannot be continued; during
             training, a NaN or infinity at a valid token, or in a weight (see `dgpo.check_loss`).
@@ -121,6 +124,7 @@ class DGPOTrainer(ResumableTrainer):
 
     args: DGPOConfig
     entropy_coef: float
+    reward_funcs: list[Any]
     _buffered_inputs: Any
     _entropy_window_stats: Tensor | None
 
@@ -149,6 +153,13 @@ class DGPOTrainer(ResumableTrainer):
         if not args.use_vllm and rollout_func is None:
             args.check_no_sampler()
         check_record(args)
+        check_signatures(
+            reward_funcs,
+            columns_for_rewards(args, train_dataset, eval_dataset),
+            environments=environment_factory is not None,
+            # either may add columns to the rows
+            more=rollout_func is not None or environment_factory is not None,
+        )
         super().__init__(
             model=model,
             reward_funcs=reward_funcs,
@@ -303,7 +314,12 @@ class DGPOTrainer(ResumableTrainer):
             {**row, "truncated": not ids or ids[-1] not in ends}
             for row, ids in zip(inputs, completion_ids_list, strict=True)
         ]
-        self._rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
+        own = self.reward_funcs
+        self.reward_funcs = [checked(*named) for named in zip(self.reward_func_names, own, strict=True)]
+        try:
+            self._rewards_per_func = super()._calculate_rewards(rows, prompts, completions, completion_ids_list)
+        finally:
+            self.reward_funcs = own
         self._sampled = Sampled(
             rows=inputs,
             token_ids=completion_ids_list,
