@@ -89,6 +89,7 @@ def test_the_whole_suite_passes_with_a_new_method(copy: Path, python_blocks: Cal
     assert changed == {
         SOURCE,
         TEST,
+        "README.md",
         "docs/objectives.md",
         "docs/figures/weights.svg",
         f"docs/figures/objectives/{NAME}.svg",
