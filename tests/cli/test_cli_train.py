@@ -301,6 +301,9 @@ def text(completions, **kwargs):
 def spread(completions, **kwargs):
     return [float(i % 4) for i, _ in enumerate(completions)]
 
+def nothing(completions, **kwargs):
+    return [None for _ in completions]
+
 @dataclass(frozen=True, kw_only=True)
 class NaN(Objective):
     def weight(self, tokens):
@@ -325,6 +328,17 @@ def test_an_error_of_the_user_is_one_line(
     (tmp_path / "errors_of_this_test.py").write_text(OWN_ERRORS)
     monkeypatch.chdir(tmp_path)
     dgpo("train", "--task", "addition", *quick, *flags).one_error(said)
+
+
+def test_a_run_without_a_scored_completion_says_so(
+    dgpo: Callable[..., Any], quick: list[str], output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "errors_of_this_test.py").write_text(OWN_ERRORS)
+    monkeypatch.chdir(tmp_path)
+    done = dgpo("train", "--task", "addition", *quick, "--rewards", "errors_of_this_test:nothing", "--max_steps", 1)
+    assert done.code == 0, done.err
+    last = f"done: 1 update, but no completion was scored: every reward was None or NaN; model saved in {output}"
+    assert done.out.splitlines()[-1] == last
 
 
 # --- resuming --------------------------------------------------------------------------------------------------------

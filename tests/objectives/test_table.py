@@ -249,3 +249,17 @@ def test_command_imports_torch_and_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("name")
+
+
+def test_a_method_without_a_paper_has_no_number_of_one() -> None:
+    first = table.describe(f"{__name__}:WithoutPaper").splitlines()[0]
+    assert first == f"{__name__}:WithoutPaper (WithoutPaper)"
+    assert table.describe("dgpo").splitlines()[0] == "dgpo (DGPO), arXiv 2603.14389"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutPaper(Objective):
+    """w = 1."""
+
+    def weight(self, tokens: TokenBatch) -> torch.Tensor:
+        return torch.ones_like(tokens.log_ratio)

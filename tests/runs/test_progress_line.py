@@ -47,6 +47,18 @@ def test_it_is_read_back(changed: dict[str, Any], seconds: float | None, expecte
     assert read_progress_line(line) == {"step": 7, **there}
 
 
+def test_what_was_not_logged_is_left_out() -> None:
+    """As at the end of a run that is shorter than `logging_steps`."""
+    assert progress_line(3, 3, {"reward": 0.5, "completions/mean_length": 99.96}, None) == "3/3  reward 0.500  len 100"
+
+
+@pytest.mark.parametrize(("length", "shown"), [(3.46, "3.5"), (99.9, "99.9"), (99.96, "100"), (143.2, "143")])
+def test_short_lengths_have_a_decimal(length: float, shown: str) -> None:
+    line = progress_line(3, 3, {"reward": 0.5, "completions/mean_length": length}, None)
+    assert line == f"3/3  reward 0.500  len {shown}"
+    assert read_progress_line(line) == {"step": 3, "reward": 0.5, "completions/mean_length": float(shown)}
+
+
 def test_updates_that_log_nothing_of_it_have_no_line() -> None:
     assert progress_line(1, 2, {"eval_reward": 0.5}, 1.0) is None
     assert evaluation_line(1, 2, LOGS) is None

@@ -77,7 +77,8 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     else:
         with user_input((CheckpointNotWritten,)):
             _save(trainer, config, args.dataset)
-        say(f"done: {counted(trainer.state.global_step, 'update')}; model saved in {config.output_dir}")
+        nothing = "" if trainer.scored_any else ", but no completion was scored: every reward was None or NaN"
+        say(f"done: {counted(trainer.state.global_step, 'update')}{nothing}; model saved in {config.output_dir}")
     # a rank that leaves while another still writes takes the others down with it, and so can threads of the process
     # group that outlive it because a model still holds on to them
     accelerator = trainer.accelerator

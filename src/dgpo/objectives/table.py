@@ -129,7 +129,7 @@ def describe(name: str) -> str:
     doc = inspect.getdoc(cls) or ""
     return "\n\n".join(
         [
-            f"{name} ({row.cls}), arXiv {row.arxiv or '-'}",
+            f"{name} ({row.cls})" + (f", arXiv {row.arxiv}" if row.arxiv else ""),
             doc,
             "\n".join(_aligned([("field", "default", "allowed"), *row.field_cells()])) if row.fields else "No fields.",
             "Papers:" if row.papers else "No paper is declared.",

@@ -13,12 +13,14 @@ from dgpo.runs.values import Line
 
 @dataclass(frozen=True)
 class Column:
-    """A number of the line: its word, its name in the log, its format and the width that it usually takes."""
+    """A number of the line: its word, its name in the log, its format, the width that it usually takes, and the format
+    of a number below 100 where that is another one."""
 
     word: str
     name: str
     form: str
     width: int = 0
+    below_100: str | None = None
 
 
 KL_REFERENCE, KL_OLD = Column("KL(ref)", "kl", ".1e", 7), Column("KL", "objective/kl/old", ".1e", 7)
@@ -26,7 +28,7 @@ COLUMNS = (
     Column("reward", "reward", ".3f", 5),
     Column("entropy", "entropy", ".3f", 5),
     KL_OLD,
-    Column("len", "completions/mean_length", ".0f", 3),
+    Column("len", "completions/mean_length", ".0f", 3, ".1f"),
     Column("grad", "grad_norm", ".3g", 5),
 )
 """Mean reward; entropy and KL(π_old ‖ π) per token, in nats; mean length in tokens; gradient norm before clipping. With
@@ -43,20 +45,22 @@ _LINE = re.compile(rf"\s*(\d+)/(\d+)((?:  \S+ +{_NUMBER}(?: ±{_NUMBER})?)+)(?: 
 def progress_line(step: int, total: int, logs: Mapping[str, Any], seconds: float | None) -> str | None:
     """The line of an update, about 80 characters; None where `logs` has none of its numbers.
 
-    `12/200  reward 0.312  entropy 0.841  KL 1.2e-03  len 143  grad 0.213  3.2 s`; a number that this update did not
-    log, or that is NaN, is a dash.
+    `12/200  reward 0.312  entropy 0.841  KL 1.2e-03  len 143  grad 0.213  3.2 s`. A number that is NaN is a dash, and
+    one that was not logged is left out, as at the end of a run that is shorter than `logging_steps`.
 
     Args:
         step: updates so far.
         total: of the whole run.
         logs: of the trainer.
-        seconds: per update, since the line before.
+        seconds: per update, since the line before; None where there was none.
     """
     columns = [KL_REFERENCE if column is KL_OLD and KL_REFERENCE.name in logs else column for column in COLUMNS]
     if not any(column.name in logs for column in columns):
         return None
-    cells = [f"{column.word} {_number(logs.get(column.name), column)}" for column in columns]
-    return "  ".join([_count(step, total), *cells, f"{_number(seconds, SECONDS)} s"])
+    cells = [f"{column.word} {_number(logs[column.name], column)}" for column in columns if column.name in logs]
+    if seconds is not None:
+        cells.append(f"{_number(seconds, SECONDS)} s")
+    return "  ".join([_count(step, total), *cells])
 
 
 def evaluation_line(step: int, total: int, logs: Mapping[str, Any]) -> str | None:
@@ -95,4 +99,7 @@ def _count(step: int, total: int) -> str:
 
 def _number(value: Any, column: Column) -> str:
     known = isinstance(value, int | float) and not math.isnan(value)
-    return f"{format(value, column.form) if known else '-':>{column.width}}"
+    # 99.95 would become 100.0 with one decimal
+    small = known and column.below_100 is not None and abs(value) < 99.95
+    form = column.below_100 if small else column.form
+    return f"{format(value, form or '') if known else '-':>{column.width}}"
