@@ -38,7 +38,7 @@ LONGEST_FIRST = (
     "training/test_two_processes.py",
     "diagnostics/doctor/test_faults.py",
     "objectives/test_every_objective.py",
-    "docs/test_pages.py",
+    "docs/test_site.py",
     "fused/test_triton.py",
     "training/test_step_rows.py",
     "test_aggregation.py",
