@@ -75,8 +75,14 @@ def test_a_recording_is_read_without_importing_what_it_names(trained: Path, dgpo
     said = f"{PATH}, is not registered here: no row is marked as its own. The import path of a recording is not"
     assert said in " ".join(found.out.split())
     assert f"--objectives all {PATH} imports it" in found.out
-    assert dgpo("report", record).code == 0
-    assert f"{PATH} (not registered where this page was written)" in (record / "report.html").read_text()
+    for command in ("report", "doctor"):
+        said = " ".join(dgpo(command, record).out.split())
+        assert f"{PATH}, is not known here" in said
+        assert f"is not imported automatically; --objective {PATH} imports it" in said
+    assert (
+        f"{PATH} (not registered where this page was written; dgpo report --objective {PATH}"
+        in (record / "report.html").read_text()
+    )
     assert dgpo("plot", "weights", record, "--out", trained / "weights.svg").code == 0
     assert dgpo("doctor", record).code in (0, 1)
     assert not [name for name in sys.modules if name.startswith("my_package")]
@@ -91,7 +97,8 @@ def test_it_is_replayed_and_drawn_where_the_user_names_it(trained: Path, dgpo: C
     assert [label for label, row in rows.items() if row["own"]] == [f"{PATH}:cap=1.01"]
     assert rows[f"{PATH}:cap=1.01"]["weight_max"] <= 1.01 + 1e-6
     forget()
-    assert dgpo("report", record, "--objective", PATH).code == 0
+    written = dgpo("report", record, "--objective", PATH)
+    assert (written.code, len(written.out.splitlines())) == (0, 1), "no hint"
     page = (record / "report.html").read_text()
     assert f"{PATH}:cap=1.01" in page
     assert "(not registered where" not in page

@@ -31,6 +31,21 @@ def test_what_else_differs_names_the_group():
     assert found.of == (0, 0, 1)
 
 
+def test_what_differs_has_no_row_twice_and_none_for_null_against_nothing():
+    """The reward functions are among it."""
+    infos = [
+        info(seed=0, model_init_kwargs=None, beta=None) | {"rewards": ["exact"]},
+        info(seed=1, model_init_kwargs={"device_map": None, "dtype": None})
+        | {"seed": 1, "rewards": ["exact", "short"]},
+    ]
+    assert group(["a", "b"], ["dgpo", "dgpo"], infos).differences == {
+        "config.seed": ("0", "1"),
+        "rewards": ('["exact"]', '["exact", "short"]'),
+    }
+    logs = [{"seed": 0}, {"seed": 1}]
+    assert group(["a", "b"], [None, None], logs).differences == {"seed": ("0", "1")}
+
+
 def test_runs_without_a_group_keep_their_names():
     found = group(["a", "b"], ["dgpo", "grpo"], [info(), info()])
     assert (found.labels, found.several) == (("a", "b"), False)

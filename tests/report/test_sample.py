@@ -13,7 +13,7 @@ from dgpo.aggregation import StepTotals
 from dgpo.diagnostics import load, record
 from dgpo.diagnostics.weights import describe
 from dgpo.objectives import make
-from dgpo.report import collect, tokens
+from dgpo.report import collect, sections, tokens
 from dgpo.report import sample as bounds
 from dgpo.report.sample import sample, spread, thinned
 
@@ -80,6 +80,10 @@ def test_the_report_shows_all_parts_of_a_run_of_huge_updates(tmp_path, monkeypat
     run_of(tmp_path, 24, 4)
     (run,) = collect([tmp_path])["runs"]
     assert (run["read"], run["recorded"], run["every"]) == (6, 24, 2)
+    said = "From one in 2 responses of 6 of 24 recorded updates"
+    assert sections.thinned(run).startswith(said)
+    assert said in (markup := sections.replay(run, 0))
+    assert "dgpo replay reads all of them" in markup
     assert run["regions"]["over"]["fraction"]["x"] == [2.5, 10.5, 22.5]
     assert run["regions"]["within"]["fraction"]["x"] == [0, 3]
     assert run["histogram"]["tokens"] <= 200

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dgpo.cli.errors import UserError, user_input
-from dgpo.cli.own_objective import add_flag, import_named
+from dgpo.cli.own_objective import add_flag, import_named, not_known
 from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen, text, unknown
 from dgpo.diagnostics.doctor.measures import TOKEN_ID
+from dgpo.diagnostics.naming import unregistered
 from dgpo.report.tokens import decoder
 from dgpo.runs.run import Run, load_any
 
@@ -123,6 +124,8 @@ def _coloured(line: str) -> str:
 def _about(run: Run, coverage: str) -> list[str]:
     """What was read and how, as lines: the quantities, the file, what was left out, and names that could be mapped."""
     said = [coverage, *run.remarks]
+    if (name := unregistered(run.info)) is not None:
+        said.append(not_known(name))
     if offers := [f"--map {quantity}={names[0]}" for quantity, names in run.log.offers.items()]:
         said.append(f"names that look like a quantity: {', '.join(offers)}")
     return [textwrap.fill(line, 100, subsequent_indent="  ", break_on_hyphens=False) for line in said]

@@ -30,6 +30,11 @@ def import_named(words: Iterable[str]) -> None:
         objectives.find(registry.parse("objective", word)[0])
 
 
+def not_known(name: str) -> str:
+    """A line for a command with `--objective`, about the objective of a recording that is not known here."""
+    return f"the run's own objective, {name}, is not known here: no weights of it. {import_hint(name, '--objective')}"
+
+
 def import_hint(name: str, flag: str) -> str:
     """What to do about an objective that a recording names and that is not known here.
 

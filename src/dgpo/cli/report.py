@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from dgpo.cli.errors import UserError, user_input
-from dgpo.cli.own_objective import add_flag, import_named
-from dgpo.report import write_comparison_report, write_report
+from dgpo.cli.own_objective import add_flag, import_named, not_known
+from dgpo.files import write_text_atomic
+from dgpo.report import collect, page, write_comparison_report
 from dgpo.report.comparison import is_comparison
 from dgpo.runs.locate import RECORD, find_log, is_run_folder
 from dgpo.runs.results import GENERATIONS, RESULTS
@@ -48,6 +49,7 @@ def run(argv: list[str]) -> int:
         if arguments.out is not None
         else (first if first.is_dir() else first.parent) / "report.html"
     )
+    hints: list[str] = []
     with user_input():
         if compared := [path for path in arguments.runs if is_comparison(path)]:
             if len(arguments.runs) > 1 or arguments.evaluation or arguments.objective:
@@ -57,7 +59,11 @@ def run(argv: list[str]) -> int:
             path = write_comparison_report(first, out)
         else:
             import_named(arguments.objective)
-            path = write_report(arguments.runs, out, evaluation=arguments.evaluation)
+            data = collect(arguments.runs, arguments.evaluation)
+            path = write_text_atomic(out, page(data))
+            hints = [f"{run['label']}: {not_known(run['unregistered'])}" for run in data["runs"] if run["unregistered"]]
+    for hint in hints:
+        print(hint)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0
 

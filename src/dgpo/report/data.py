@@ -155,6 +155,8 @@ def _run(
         "recorded": len(run.updates),
         "read": len(found.updates),
         "every": part.every,
+        "chosen": len(part.chosen),
+        "thinned": part.every > 1 or len(part.chosen) < len(part.places),
         "broken": list(found.broken),
         "incomplete": sorted({*part.incomplete, *found.incomplete}),
         "damaged": list(run.damaged),

@@ -19,6 +19,9 @@ NO_SETTING = re.compile(
 )
 """Entries of `run.json` that do not say how a run was trained, or that the label of the objective says."""
 
+NULL = "null"
+"""A setting that is not given, as `flattened` writes it."""
+
 MOST_NAMED = 3
 """Settings in the name of a group."""
 
@@ -30,7 +33,7 @@ class Groups:
     Attributes:
         labels: of the groups, in the order of their first runs.
         of: of each run, the place of its group.
-        differences: setting -> its value in each run, as text; "–" where a run does not have it.
+        differences: setting -> its value in each run, as text; "–" where it is null or a run does not have it.
     """
 
     labels: tuple[str, ...]
@@ -54,12 +57,18 @@ def group(names: Sequence[str], objectives: Sequence[str | None], infos: Sequenc
         infos: their `run.json`.
     """
     flat = [
-        {"objective": objective or "–", **{k: v for k, v in flattened(info).items() if not NO_SETTING.fullmatch(k)}}
+        {
+            "objective": objective or "–",
+            # null is the same as not there: a mapping that one run leaves out has no entries in it
+            **{k: v for k, v in flattened(info).items() if v != NULL and not NO_SETTING.fullmatch(k)},
+        }
         for objective, info in zip(objectives, infos, strict=True)
     ]
     settings = list(dict.fromkeys(name for one in flat for name in one))
     values = {name: tuple(one.get(name, "–") for one in flat) for name in settings}
     differences = {name: found for name, found in values.items() if len(set(found)) > 1}
+    if "config.seed" in differences:
+        differences.pop("seed", None)  # `run.json` has it twice
     deciding = [name for name in differences if name not in SEEDS]
     keys: list[tuple[str, ...]] = []
     for number, info in enumerate(infos):

@@ -154,6 +154,7 @@ def _for_the_browser(data: Mapping[str, Any]) -> dict[str, Any]:
     )
     runs = [
         {key: run[key] for key in (*keys, "read", "recorded", "every", "broken", "incomplete", "damaged")}
+        | {"thinned": sections.thinned(run)}
         for run in data["runs"]
     ]
     return {**data, "runs": runs}

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dgpo.counts import counted
-from dgpo.report.grouping import flattened
+from dgpo.imports import is_path
+from dgpo.report.grouping import NULL, flattened
 from dgpo.report.markup import Markup, escaped, joined, percent, shown, table, tag
 
 SIGNS = {"error": "✖ error", "warning": "▲ warning", "note": "● note"}
@@ -44,7 +45,22 @@ def empty(why: object) -> Markup:
 def unregistered(run: Mapping[str, Any]) -> str | None:
     """Description of the run's own objective if it is not registered; otherwise None."""
     name = run["unregistered"]
-    return None if name is None else f"{name} (not registered where this page was written)"
+    if name is None:
+        return None
+    # a page imports no path because a recording names it
+    told = f"; dgpo report --objective {name} imports it" if is_path(name) else ""
+    return f"{name} (not registered where this page was written{told})"
+
+
+def thinned(run: Mapping[str, Any]) -> str:
+    """Why the page reads fewer tokens than were recorded, and what reads all; empty if it reads all."""
+    if not run["thinned"]:
+        return ""
+    rows = "" if run["every"] == 1 else f"one in {run['every']} responses of "
+    return (
+        f"From {rows}{run['chosen']:,} of {counted(run['recorded'], 'recorded update')}, evenly spaced, so that a page "
+        "about a long run is written quickly; dgpo replay reads all of them, so its figures differ a little."
+    )
 
 
 def findings_of_all(runs: Sequence[Mapping[str, Any]]) -> Markup:
@@ -179,6 +195,8 @@ def replay(run: Mapping[str, Any], number: int) -> Markup:
     if found["unregistered"]:
         note += f" No row is the run's own: {found['unregistered']}, which it was trained with, is not registered here."
     caption = f"{counted(len(found['updates']), 'update')}, {counted(found['tokens'], 'token')}; least biased first"
+    if told := thinned(run):
+        caption = f"{told} {caption}"
     return joined(
         [
             tag("p", tag("strong", run["verdict"])),
@@ -280,7 +298,7 @@ def settings(flat: Sequence[Mapping[str, str]], heads: Sequence[Markup]) -> Mark
             "tr",
             tag("th", tag("code", name), scope="row"),
             *(tag("td", one.get(name, "–")) for one in flat),
-            class_="differs" if len({one.get(name) for one in flat}) > 1 else None,
+            class_="differs" if len({one.get(name, NULL) for one in flat}) > 1 else None,
         )
         for name in names
     ]

@@ -362,7 +362,9 @@ def _groups(inputs: dict[str, Any]) -> Tensor:
     return torch.tensor(numbers, dtype=torch.long)
 
 
-def describe(config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks: int) -> dict[str, Any]:
+def describe(
+    config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks: int, rewards: Sequence[str]
+) -> dict[str, Any]:
     """What runs: versions, configuration, model, data and hardware, as JSON.
 
     Args:
@@ -371,6 +373,7 @@ def describe(config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks:
         model: that is trained.
         data: to train on.
         ranks: processes.
+        rewards: names of the reward functions, as they are logged.
     """
     return {
         "engine": "trl",
@@ -387,6 +390,7 @@ def describe(config: DGPOConfig, factors: Factors, model: Any, data: Any, ranks:
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
         },
         "data": data_of(data),
+        "rewards": list(rewards),
         "versions": {"python": platform.python_version(), **versions(*PACKAGES)},
         "git": _git(),
         "hardware": {

@@ -247,7 +247,7 @@ class DGPOTrainer(ResumableTrainer):
             self._recording = Recording(
                 args,
                 heads,
-                lambda: describe(args, self._factors, self.model, self.train_dataset, ranks),
+                lambda: describe(args, self._factors, self.model, self.train_dataset, ranks, self.reward_func_names),
                 self.processing_class,
                 self.accelerator,
             )

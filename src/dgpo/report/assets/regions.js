@@ -45,8 +45,7 @@ for (const [i, run] of runs.entries()) {
       figure(grid, `plot-regions-${part}-${kind}-${i}`, `${KINDS[kind]} outside the range`, unit, regionPlot(run, part, kind));
     }
   }
-  const part = run.every > 1 ? `one in ${run.every} responses` : "the tokens";
-  let note = run.regions.from === "tokens" ? `From ${part} of ${run.read} of ${run.recorded} recorded updates.` : `From the log: ${run.no_tokens}.`;
+  let note = run.regions.from === "tokens" ? run.thinned || `From the tokens of ${run.read} of ${run.recorded} recorded updates.` : `From the log: ${run.no_tokens}.`;
   if (idle.length) note = `Nothing is outside the range on any update that was read (${[...new Set(idle)].join(", ")}): the policy hardly moves between updates, and no boundary acts. ${note}`;
   else if (!grid.children.length) note = `Nothing to show: ${run.no_tokens}, and its log has no regions.`;
   if (run.broken.length) note += ` Left out, because a token is NaN or infinite there: update ${run.broken.join(", ")}.`;
