@@ -334,7 +334,7 @@ def test_the_history_survives_json() -> None:
 @pytest.mark.parametrize(
     ("rewards", "group_size", "prompts", "message"),
     [
-        (torch.zeros(4), 2, ["a"], "got 1 prompts for 2 groups of 2"),
+        (torch.zeros(4), 2, ["a"], "got 1 prompt for 2 groups of 2"),
         (torch.zeros(4), 1, ["a"] * 3, "got 3 prompts for 4 groups of 1; expected one prompt per group"),
         (torch.zeros(5), 2, ["a"] * 2, "group_size = 2 does not divide the batch of 5 rewards"),
     ],

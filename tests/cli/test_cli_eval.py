@@ -292,7 +292,7 @@ def test_grading_only(dgpo: Callable[..., Any], tmp_path: Path) -> None:
     ("flags", "parts"),
     [
         (["--task", "addition", "--benchmarks", "aime24"], ["--task or --dataset or --benchmarks", "['aime24']"]),
-        (["--benchmarks", "aime42"], ["unknown task 'aime42'", "did you mean 'aime25'?"]),
+        (["--benchmarks", "aime42"], ["unknown task 'aime42'", "did you mean 'aime24'?"]),
         (["--task", "addition", "--data-dir", "x"], ["data_dir = 'x' has no meaning here", "addition"]),
         (["--task", "addition", "--prompt", "boxed"], ["prompt = 'boxed' has no meaning here"]),
         (["--task", "addition", "--no-chat"], ["no_chat = True has no meaning here"]),

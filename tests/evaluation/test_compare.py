@@ -210,7 +210,7 @@ def test_the_same_results_give_the_same_comparison_and_another_seed_does_not() -
         ("benchmarks.aime.grader", "exact 2", "aime.grader: A exact 1, B exact 2"),
         ("benchmarks.aime.data", {}, "aime: no data hash in B; only the ids of the problems were compared"),
         ("benchmarks.more", benchmark([1]), "more: in B only"),
-        ("benchmarks.aime.per_problem.2.n", 0, "aime: no graded samples in A or B for 1 problems: 'p2', ..."),
+        ("benchmarks.aime.per_problem.2.n", 0, "aime: no graded samples in A or B for 1 problem: 'p2', ..."),
         ("benchmarks.aime.per_problem.2.greedy", 1, "aime: greedy in B only"),
     ],
 )
@@ -237,7 +237,7 @@ def test_problems_that_one_grader_excludes_are_left_out_of_the_pairs() -> None:
     del b["benchmarks"]["aime"]["per_problem"][5]
     found = compare(a, b)
     assert found.rows[0].paired == paired((A[:5], 8), (B[:5], 8))
-    assert found.warnings == ["aime: no graded samples in A or B for 1 problems: 'p5', ..."]
+    assert found.warnings == ["aime: no graded samples in A or B for 1 problem: 'p5', ..."]
 
 
 def test_problems_without_grades_are_left_out_of_the_pairs() -> None:

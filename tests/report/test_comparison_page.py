@@ -67,7 +67,9 @@ def test_the_command_writes_the_page(folder: Path, summary: Summary, capsys: pyt
 
 def test_a_comparison_is_given_alone(folder: Path, tmp_path: Path) -> None:
     for more in ([str(tmp_path)], ["--eval", str(tmp_path)], ["--objective", "a:B"]):
-        with pytest.raises(UserError, match="is a comparison, which has a page of its own; give it alone"):
+        with pytest.raises(
+            UserError, match="is a comparison, which has its own page; give no other argument but --out"
+        ):
             run_report([str(folder), *more])
     (tmp_path / "summary.json").write_text('{"schema": "other/1"}')
     with pytest.raises(UserError, match=r"schema = 'other/1'; expected a summary.json of `dgpo compare`"):
