@@ -49,7 +49,7 @@ def test_examples_run(
             assert capsys.readouterr().out == output
     for name in set(sys.modules) - loaded:
         if name.startswith("my_"):
-            monkeypatch.delitem(sys.modules, name)
+            del sys.modules[name]  # not by monkeypatch, which would put it back
 
 
 def test_examples_are_there(python_blocks: Callable[[Path], list[str]]) -> None:
