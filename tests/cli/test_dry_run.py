@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import warnings
 from collections.abc import Callable
@@ -133,6 +134,12 @@ def test_the_time_of_the_run(dgpo: Run, hub: list[str]) -> None:
     ):
         out = " ".join(dgpo("train", *hub, "--dry_run", "--gpu", "h100", "--max_steps", 1000, *flags).out.split())
         assert end in out
+        # the result before the arithmetic
+        found = re.search(r"takes at most (\S+ \w+) on ", out)
+        assert found is not None
+        assert f"= {found[1]} on " in out[found.end() :]
+        assert out.index("FLOPs per generation") > found.end()
+        assert (f"on {end.split()[1]} H100, generation not included" in out) == ("--use_vllm" not in flags)
         assert ("the run without generation at most 1,000 updates x " in out) == ("--use_vllm" not in flags)
     assert "the run at most 1,000 updates x " in out
     assert " + 250 generations x " in out

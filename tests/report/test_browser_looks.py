@@ -36,7 +36,20 @@ def test_nothing_sticks_out(open_page, page, report, width):
         ".map(e => e.outerHTML.slice(0, 80))",
     )
     assert wide == []
+    # what scrolls has a caption that does not, and a shade where there is more; what differs need not scroll
+    captions = page.eval_on_selector_all("caption", "all => all.map(e => e.getBoundingClientRect().width)")
+    assert max(captions) <= width
+    assert page.evaluate("getComputedStyle(document.querySelector('.bar nav')).backgroundImage").count("gradient") == 4
+    assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.differing .scroll'))") == 0
     page.eval_on_selector("details", "details => details.open = false")
+
+
+def test_the_curves_of_the_run_and_of_known_methods_are_drawn_first(page):
+    """Beside dgpo:n=2 and grpo, which the runs were trained with."""
+    chosen = page.eval_on_selector_all(
+        "#methods input", "all => all.filter(e => e.checked).map(e => e.parentNode.textContent)"
+    )
+    assert sorted(chosen) == ["dgpo", "dgpo:n=2", "grpo"]
 
 
 def test_the_keyboard_reaches_every_control(page):

@@ -19,10 +19,12 @@ from dgpo.training.config import DGPOConfig
 
 
 def as_tables(plan: Plan, settings: Mapping[str, Mapping[str, str]]) -> Iterable[Any]:
-    """What rich prints: whether it fits, facts, memory, the objective's weights, `arguments.settings`, notes; a misfit
-    again at the end."""
+    """What rich prints: whether it fits and how long it takes, facts, memory, the objective's weights,
+    `arguments.settings`, notes; a misfit again at the end."""
     if plan.fits is not None:
         yield _verdict(plan)
+    if plan.run_time is not None:
+        yield Text(_run_takes(plan))
     facts = Table.grid(padding=(0, 2))
     for key, value in _facts(plan):
         facts.add_row(Text(key, style="bold"), Text(value, overflow="fold"))
@@ -52,6 +54,19 @@ def _verdict(plan: Plan) -> Text:
         f"{needs}",
         style="" if plan.fits else "bold red",
     )
+
+
+def _run_takes(plan: Plan) -> str:
+    """`takes at most 2.6 h on one H100, by assumed shares of the peak; the arithmetic is below`."""
+    assert plan.run_time is not None
+    without = ", generation not included" if plan.sampling_time is None else ""
+    took = f"takes at most {duration(plan.run_time.value)} on {_gpus(plan)}{without}"
+    return f"{took}, by assumed shares of the peak; the arithmetic is below"
+
+
+def _gpus(plan: Plan) -> str:
+    assert plan.gpu is not None
+    return f"{'one' if plan.world.processes == 1 else f'{plan.world.processes:,}'} {plan.gpu.short}"
 
 
 def _facts(plan: Plan) -> Iterable[tuple[str, str]]:
@@ -135,9 +150,7 @@ def shown(seconds: Quantity) -> str:
 def run_time(plan: Plan) -> str:
     """`1,584 updates x 37.59 s + 99 generations x 421.1 s = 28 h on 8 H100`."""
     assert plan.run_time is not None
-    assert plan.gpu is not None
-    gpus = "one" if plan.world.processes == 1 else f"{plan.world.processes:,}"
-    text = f"{plan.run_time} = {duration(plan.run_time.value)} on {gpus} {plan.gpu.short}"
+    text = f"{plan.run_time} = {duration(plan.run_time.value)} on {_gpus(plan)}"
     served = plan.config.use_vllm and plan.config.vllm_mode == "server"
     return f"{text}, and as many that sample" if served else text
 

@@ -287,7 +287,8 @@ def differences(groups: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) ->
         return tag("p", "The runs do not differ in any recorded setting.", class_="aside")
     rows = [[tag("code", name), *values] for name, values in groups["differences"].items()]
     heads = ["setting", *(mark(run, number) for number, run in enumerate(runs))]
-    return joined([tag("h2", "What differs"), table("", heads, rows, name="settings in which the runs differ")])
+    listed = table("", heads, rows, name="settings in which the runs differ")
+    return joined([tag("h2", "What differs"), tag("div", listed, class_="differing")])
 
 
 def settings(flat: Sequence[Mapping[str, str]], heads: Sequence[Markup]) -> Markup:

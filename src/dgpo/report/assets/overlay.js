@@ -71,7 +71,11 @@ plots.set("plot-overlay-positive", overlay("positive"));
 for (const [at, method] of curves.methods.entries()) {
   if (own.has(method.label)) state.methods.add(at);
 }
-for (let at = 0; at < curves.methods.length && state.methods.size < 3; at++) state.methods.add(at);
+// beside the run's own: what most readers know, and how it differs from that
+for (const known of ["grpo", "dgpo", "cispo"]) {
+  const at = curves.methods.findIndex((method) => method.label === known);
+  if (at >= 0 && state.methods.size < 3) state.methods.add(at);
+}
 for (const [at, method] of curves.methods.entries()) {
   const box = element("input", { type: "checkbox", value: String(at), checked: state.methods.has(at) });
   box.addEventListener("change", () => {
