@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import dgpo
-from dgpo.warning import warn
+from dgpo.warning import ignore_renamings, warn
 
 
 def made_in(file: str, source: str, **names: Any) -> dict[str, Any]:
@@ -53,3 +53,15 @@ def test_without_a_line_of_the_users_it_is_the_callers(monkeypatch: pytest.Monke
         warnings.simplefilter("always")
         warn("read this")
     assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_renamings_that_trl_causes_are_silent_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    renamed = "`is_gradient_checkpointing` is deprecated and will be removed in v6. Use `is_activation_checkpointing`"
+    for options, expected in (([], ["`bf16` is deprecated"]), (["default"], [renamed, "`bf16` is deprecated"])):
+        monkeypatch.setattr("sys.warnoptions", options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ignore_renamings()
+            for text in (renamed, "`bf16` is deprecated"):
+                warnings.warn(text, FutureWarning, stacklevel=1)
+        assert [str(one.message) for one in caught] == expected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import sys
 import sysconfig
 import warnings
 from pathlib import Path
@@ -15,6 +16,19 @@ def _libraries() -> tuple[str, ...]:
     """Folders whose code is nobody's own: this package, the standard library, and what pip installed."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     return (str(Path(__file__).parent) + os.sep, *{sysconfig.get_path(name) + os.sep for name in names})
+
+
+_RENAMED = r"`(is_)?gradient_checkpointing\w*` is deprecated"
+"""transformers 5 about the name that TRL 1.16, and so every script for it, still uses."""
+
+
+def ignore_renamings() -> None:
+    """Silence what transformers says about a name that TRL's own code uses: the user can do nothing about it.
+
+    Python's options -W and PYTHONWARNINGS win.
+    """
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", _RENAMED, FutureWarning)
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

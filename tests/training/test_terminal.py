@@ -1,4 +1,4 @@
-"""What `dgpo train` shows: three lines before a run, and a short line per log; all metrics in a file."""
+"""What a run shows: three lines before a run, and a short line per log; all metrics in a file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from transformers import TrainerControl, TrainerState
+from transformers.trainer_callback import PrinterCallback
 
 from dgpo.runs.reading import read_log
-from dgpo.training import DGPOConfig
+from dgpo.training import DGPOConfig, DGPOTrainer
 from dgpo.training.terminal import TerminalLog, opening
 
 LOGS = {"reward": 0.5, "grad_norm": 0.25, "objective/weight/max": 1.5}
@@ -108,3 +109,26 @@ def test_a_disk_error_is_said_once_and_training_goes_on(
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "log.jsonl cannot be written" in caplog.text
     assert len(capsys.readouterr().out.splitlines()) == 6
+
+
+def test_a_trainer_prints_lines_and_no_dictionary(build: Any, tmp_path: Path, capsys: Any) -> None:
+    """A progress bar stays a bar; what a user added himself stays, and so does a notebook's table."""
+    for bars in (False, True):
+        trainer = build(DGPOTrainer, max_steps=2, disable_tqdm=not bars)
+        assert [type(one).__name__ for one in trainer.callback_handler.callbacks if "Bar" in type(one).__name__] == (
+            ["_Bar"] if bars else []
+        )
+        trainer.train()
+        out, err = capsys.readouterr()
+        assert [line.split("  ")[0] for line in out.splitlines() if "entropy" in line] == ["1/2", "2/2"]
+        assert "{" not in out
+        assert ("2/2 [" in err) is bars
+    last = [row for row in rows(tmp_path / "run" / "log.jsonl") if row.get("step") == 2]
+    assert any("objective/weight/max" in row for row in last)
+    own = PrinterCallback()
+    kept = build(DGPOTrainer, trainer_options={"callbacks": [own]}).callback_handler.callbacks
+    assert [one for one in kept if isinstance(one, PrinterCallback)] == [own]
+    trainer.remove_callback(TerminalLog)
+    before = list(trainer.callback_handler.callbacks)
+    TerminalLog.install(trainer, trainer.args)
+    assert trainer.callback_handler.callbacks == before

@@ -31,7 +31,6 @@ from dgpo.training.ranks import on_main
 from dgpo.training.resumable import CheckpointNotWritten, drop
 from dgpo.training.resuming import Resume
 from dgpo.training.reward_checks import RewardError
-from dgpo.training.terminal import TerminalLog
 
 
 def parser() -> Parser:
@@ -66,7 +65,6 @@ def _run(trainer: DGPOTrainer, args: TrainArguments, config: DGPOConfig, argv: l
     if args.overwrite_output_dir:
         # only now that the trainer could be made: a command that fails before deletes nothing
         on_main(lambda: drop(checkpoints(config.output_dir)))
-    TerminalLog.install(trainer, config)
     stop = StopOnSignal()
     trainer.add_callback(stop)
     with stop, user_input((CheckpointNotWritten, FolderInUse, NotFiniteError, RewardError)):

@@ -10,5 +10,8 @@ require("dgpo.training needs", "train", "trl", imported=True)
 
 from dgpo.training.config import DGPOConfig
 from dgpo.training.trainer import DGPOTrainer
+from dgpo.warning import ignore_renamings
+
+ignore_renamings()
 
 __all__ = ["DGPOConfig", "DGPOTrainer"]

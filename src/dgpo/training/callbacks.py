@@ -16,6 +16,8 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
+from dgpo.training.terminal import TerminalLog
+
 ONE_PRESS = 1.0
 """Seconds within which further signals belong to the first: torchrun passes on a Ctrl-C that its ranks had as well."""
 
@@ -106,4 +108,5 @@ class RewardProgress(ProgressCallback):
         """Let it take the place of the trainer's own progress output."""
         trainer.remove_callback(ProgressCallback)
         trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(TerminalLog)
         trainer.add_callback(cls(metric))

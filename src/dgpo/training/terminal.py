@@ -1,4 +1,4 @@
-"""What `dgpo train` shows of a run: three lines before it, a short line per log; the rest goes to a file."""
+"""What a run shows: three lines before it, a short line per log; all metrics go to a file."""
 
 from __future__ import annotations
 
@@ -66,11 +66,15 @@ class TerminalLog(TrainerCallback):
 
     @classmethod
     def install(cls, trainer: Trainer, config: DGPOConfig) -> None:
-        """Let it take the place of the trainer's own log lines; a progress bar stays a bar."""
-        bars = not config.disable_tqdm
-        trainer.remove_callback(ProgressCallback)
-        trainer.remove_callback(PrinterCallback)
-        if bars:
+        """Let it take the place of the default log lines; a progress bar stays one, and a notebook keeps its table."""
+        # the last one is the default, which is added after the callbacks of the user
+        default = [
+            one for one in trainer.callback_handler.callbacks if type(one) in (PrinterCallback, ProgressCallback)
+        ]
+        if not default:
+            return
+        trainer.remove_callback(default[-1])
+        if isinstance(default[-1], ProgressCallback):
             trainer.add_callback(_Bar())
         trainer.add_callback(cls(config))
 

@@ -46,6 +46,7 @@ from dgpo.training.scoring import Scores, Scoring
 from dgpo.training.step_loss import MicroBatchLoss, StepLoss
 from dgpo.training.step_rows import How, Part, StepRows
 from dgpo.training.teacher import Teacher
+from dgpo.training.terminal import TerminalLog
 
 if TYPE_CHECKING:  # optional packages
     from peft import PeftConfig, PeftModel
@@ -75,6 +76,10 @@ class DGPOTrainer(ResumableTrainer):
     (`sort_by_length`), and a micro-batch may be computed in several passes (`max_tokens_per_micro_batch`). log π_old is
     computed by a separate pass only where the policy has moved. None of this changes the gradient beyond rounding. A
     subclass that overrides `compute_loss` or `_compute_loss` is given TRL's micro-batches with all their responses.
+
+    A run prints a short line per log in place of TRL's dictionary, and all metrics are in `log.jsonl` in the output
+    folder, or in the `metrics.jsonl` of a recorded run.
+    `remove_callback(dgpo.training.terminal.TerminalLog)` turns the lines and `log.jsonl` off.
 
     Metrics beside TRL's: `objective/` followed by every key of `PolicyLoss.statistics`; `objective/rows_dropped`, the
     share of responses left out; `objective/padding`, the share of computed positions that hold no token. `entropy` and
@@ -236,6 +241,7 @@ class DGPOTrainer(ResumableTrainer):
         self._step_metrics = StepMetrics()
         self._loss_was_called = False
         self.add_callback(_Guard(self))
+        TerminalLog.install(self, args)
         if args.eval_benchmarks:
             # not TRL's log, which would take along, and forget, what training has gathered so far
             log = partial(Trainer.log, self)
