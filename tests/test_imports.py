@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dgpo import objectives
 from dgpo.imports import imported, is_path, loaded, path_of, split
 
 
@@ -85,3 +86,20 @@ def test_errors_say_what_is_wrong(my_package: Path, path: str, said: str) -> Non
     assert said in str(error.value)
     if "breaks" in path:
         assert "breaks.py:2)" in str(error.value)
+
+
+def test_an_error_says_what_to_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("halved_of_this_test.py").write_text(
+        "from dataclasses import dataclass\nfrom dgpo.objectives import Objective\n\n"
+        "@dataclass\nclass Halved(Objective):\n    def weight(self, tokens):\n        return tokens.ratio / 2\n"
+    )
+    Path("sound_of_this_test.py").write_text("")
+    with pytest.raises(ValueError, match=r"without \.py: write sound_of_this_test:Halved$"):
+        imported("objective", "sound_of_this_test.py:Halved")
+    where = rf"\({tmp_path}/halved_of_this_test.py:4\); use @dataclass\(frozen=True, kw_only=True\)$"
+    with pytest.raises(ValueError, match=where):
+        imported("objective", "halved_of_this_test:Halved")
+    for word, said in (("Halved", "module:Class, such as my_module:Halved$"), ("halved", "known: aspo, .*[a-z_]$")):
+        with pytest.raises(ValueError, match=said):
+            objectives.find(word)

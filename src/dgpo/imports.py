@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from dgpo.files import one_line
+from dgpo.warning import is_own
 
 SYNTAX = "package.module:attribute"
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
@@ -53,7 +54,7 @@ def imported(kind: str, path: str) -> Any:
         module = importlib.import_module(name)
     # SystemExit too: a script without a main guard may call sys.exit
     except (Exception, SystemExit) as error:
-        raise ValueError(f"cannot import the {kind} {path!r}: {_why(error, name, here)}") from error
+        raise ValueError(f"cannot import the {kind} {path!r}: {_why(error, name, attribute, here)}") from error
     finally:
         sys.path.remove(here)
     found: Any = module
@@ -82,15 +83,21 @@ def path_of(cls: type) -> str:
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
-def _why(error: BaseException, module: str, here: str) -> str:
+def _why(error: BaseException, module: str, attribute: str, here: str) -> str:
     # the module itself or a parent of it is missing, not something that it imports
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        if module.endswith(".py"):
+            return f"a module is named without .py: write {module.removesuffix('.py')}:{attribute}"
         return f"there is no module {error.name!r} in the working directory {here!r} or among the installed packages"
-    # without the frames of importlib, the last one is in the user's code
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    # the last line of somebody's own: an error may be raised by a library that it calls
+    every = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in every if is_own(f.filename)] or every
     # the text of a SyntaxError has file and line in it
     where = "" if isinstance(error, SyntaxError) else f" ({frames[-1].filename}:{frames[-1].lineno})"
-    return f"importing {module!r} raised {type(error).__name__}: {one_line(error)}{where}"
+    advice = ""
+    if isinstance(error, TypeError) and "non-frozen dataclass from a frozen" in str(error):
+        advice = "; use @dataclass(frozen=True, kw_only=True)"
+    return f"importing {module!r} raised {type(error).__name__}: {one_line(error)}{where}{advice}"
 
 
 def _origin(module: ModuleType) -> str:

@@ -42,13 +42,14 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
         category: of the warning.
     """
     level, frame = 1, inspect.currentframe()
-    while frame is not None and not _is_own(frame.f_code.co_filename):
+    while frame is not None and not is_own(frame.f_code.co_filename):
         # Python does not count the frames of an import
         level += "importlib._bootstrap" not in frame.f_code.co_filename
         frame = frame.f_back
     warnings.warn(message, category, stacklevel=2 if frame is None else level)
 
 
-def _is_own(file: str) -> bool:
+def is_own(file: str) -> bool:
+    """Whether a file is somebody's own code: neither of this package, nor of Python, nor installed."""
     # "<string>" is the __init__ that dataclasses write, "<frozen ...>" the interpreter's own
     return not file.startswith(("<string>", "<frozen", *_libraries()))

@@ -381,3 +381,9 @@ def test_numbers_inside_lists_and_dictionaries_are_looked_at(options, place):
 
 def test_a_penalty_on_the_entropy_is_a_choice():
     assert make(entropy_coef=-0.01).entropy_coef == -0.01
+
+
+def test_without_a_gpu_the_error_names_the_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.training_args.is_torch_bf16_gpu_available", lambda: False)
+    with pytest.raises(ValueError, match=r"--use_cpu --bf16 false \(in Python: use_cpu=True, bf16=False\)"):
+        DGPOConfig(str(tmp_path), bf16=True)

@@ -89,7 +89,10 @@ def find(name: str) -> type[Objective]:
     # neither `grpo:eps_low`, a field without its value, nor `dr.grpo`, another spelling of a known name
     if is_path(name) and split(name)[0] not in known and registry.plain(name) not in known | ELSEWHERE:
         return third_party.by_path(name)
-    raise registry.unknown("objective", known, name, ELSEWHERE)
+    error = registry.unknown("objective", known, name, ELSEWHERE)
+    if name.isidentifier() and name[0].isupper() and registry.plain(name) not in known | ELSEWHERE:
+        raise ValueError(f"{error}; an objective of your own is module:Class, such as my_module:{name}")
+    raise error
 
 
 def importable_name(cls: type[Objective]) -> str:

@@ -229,7 +229,16 @@ class DGPOConfig(LossOptions, GRPOConfig):
         if self.record is None and self.record_sum_pi_squared:
             raise ValueError("record_sum_pi_squared = True needs record, the folder to write to")
         self._check_packing()
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "support bf16/gpu" not in str(error):
+                raise
+            # transformers names neither the flags nor that bf16 is on by default
+            raise ValueError(
+                "no GPU that computes in bfloat16 was found; train on the CPU with --use_cpu --bf16 false (in Python: "
+                "use_cpu=True, bf16=False), or on an older GPU with --bf16 false (bf16=False)"
+            ) from error
         self._check_schedule(generation_size)
         if self.anchor == "rollout" and self.use_vllm:
             warn(
