@@ -38,7 +38,10 @@ CHECK_EVERY = 8
 
 BESIDE_THE_LOOP = ("custom_generate", "assistant_model", "assistant_tokenizer", "streamer", "synced_gpus", "tokenizer")
 
-MODEL_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+CACHES = ("cache", "past_key_values")
+"""The model's input and output with the cache: since transformers 5.24, and before."""
+
+MODEL_INPUTS = {"attention_mask", "position_ids", *CACHES, "use_cache", "logits_to_keep"}
 
 LAYERS = (cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer)
 """Caches whose entries belong to one row each, and which select rows."""
@@ -180,7 +183,7 @@ def _why_not(
 ) -> str | None:
     """What this loop lacks for a call, in words."""
     mode = config.get_generation_mode()
-    cache: Any = inputs.get("past_key_values")
+    cache: Any = inputs.get(_cache(inputs))
     if mode not in (GenerationMode.SAMPLE, GenerationMode.GREEDY_SEARCH):
         return f"the mode is {mode.value}"
     if config.return_dict_in_generate:
@@ -220,8 +223,8 @@ def _prompts(model: Any, ids: Tensor, config: Any, inputs: dict[str, Any]) -> tu
     # one row of every prompt: which one does not matter
     first = which.new_empty(int(which.max()) + 1).scatter_(0, which, torch.arange(len(ids), device=ids.device))
     outputs = model._prefill(ids[first], config, _rows(inputs, first, len(ids)))
-    cache = inputs["past_key_values"]
-    if outputs.get("past_key_values") is not cache or cache.get_seq_length() != ids.shape[1]:
+    cache = inputs[_cache(inputs)]
+    if outputs.get(_cache(inputs)) is not cache or cache.get_seq_length() != ids.shape[1]:
         raise _NotHere("the model does not fill the cache")
     cache.batch_select_indices(which)
     outputs.logits = outputs.logits[:, -1:][which]
@@ -230,8 +233,12 @@ def _prompts(model: Any, ids: Tensor, config: Any, inputs: dict[str, Any]) -> tu
 
 def _kept(running: Tensor, ids: Tensor, live: Tensor, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, dict[str, Any]]:
     keep = running.nonzero().squeeze(1)
-    inputs["past_key_values"].batch_select_indices(keep)
+    inputs[_cache(inputs)].batch_select_indices(keep)
     return ids[keep], live[keep], _rows(inputs, keep, len(ids))
+
+
+def _cache(inputs: dict[str, Any]) -> str:
+    return next((name for name in CACHES if inputs.get(name) is not None), CACHES[0])
 
 
 def _rows(inputs: dict[str, Any], keep: Tensor, rows: int) -> dict[str, Any]:
