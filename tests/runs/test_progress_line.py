@@ -47,14 +47,16 @@ def test_it_is_read_back(changed: dict[str, Any], seconds: float | None, expecte
     assert read_progress_line(line) == {"step": 7, **there}
 
 
-def test_what_was_not_logged_is_left_out() -> None:
-    """As at the end of a run that is shorter than `logging_steps`."""
-    assert progress_line(3, 3, {"reward": 0.5, "completions/mean_length": 99.96}, None) == "3/3  reward 0.500  len 100"
+def test_the_summary_of_a_run_leaves_out_what_it_does_not_have() -> None:
+    """Elsewhere a dash keeps the columns aligned."""
+    logs = {"reward": 0.5, "completions/mean_length": 99.96}
+    assert progress_line(3, 3, {**logs, "train_runtime": 1.0}, None) == "3/3  reward 0.500  len 100"
+    assert progress_line(3, 3, logs, None) == "3/3  reward 0.500  entropy     -  KL       -  len 100  grad     -"
 
 
 @pytest.mark.parametrize(("length", "shown"), [(3.46, "3.5"), (99.9, "99.9"), (99.96, "100"), (143.2, "143")])
 def test_short_lengths_have_a_decimal(length: float, shown: str) -> None:
-    line = progress_line(3, 3, {"reward": 0.5, "completions/mean_length": length}, None)
+    line = progress_line(3, 3, {"reward": 0.5, "completions/mean_length": length, "train_runtime": 1.0}, None)
     assert line == f"3/3  reward 0.500  len {shown}"
     assert read_progress_line(line) == {"step": 3, "reward": 0.5, "completions/mean_length": float(shown)}
 

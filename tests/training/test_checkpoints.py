@@ -209,7 +209,7 @@ def test_a_file_that_the_system_refuses_to_write(build, tmp_path, limit):
             trainer.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["README.md", "_run.lock"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["README.md", "_run.lock", "log.jsonl"]
 
 
 def test_what_a_killed_process_left_is_cleared(trained):

@@ -45,8 +45,8 @@ _LINE = re.compile(rf"\s*(\d+)/(\d+)((?:  \S+ +{_NUMBER}(?: ±{_NUMBER})?)+)(?: 
 def progress_line(step: int, total: int, logs: Mapping[str, Any], seconds: float | None) -> str | None:
     """The line of an update, about 80 characters; None where `logs` has none of its numbers.
 
-    `12/200  reward 0.312  entropy 0.841  KL 1.2e-03  len 143  grad 0.213  3.2 s`. A number that is NaN is a dash, and
-    one that was not logged is left out, as at the end of a run that is shorter than `logging_steps`.
+    `12/200  reward 0.312  entropy 0.841  KL 1.2e-03  len 143  grad 0.213  3.2 s`. A number that this
+    update did not log, or that is NaN, is a dash; the summary at the end of a run leaves out what it does not have.
 
     Args:
         step: updates so far.
@@ -57,7 +57,10 @@ def progress_line(step: int, total: int, logs: Mapping[str, Any], seconds: float
     columns = [KL_REFERENCE if column is KL_OLD and KL_REFERENCE.name in logs else column for column in COLUMNS]
     if not any(column.name in logs for column in columns):
         return None
-    cells = [f"{column.word} {_number(logs[column.name], column)}" for column in columns if column.name in logs]
+    # of transformers' summary; a run shorter than `logging_steps` has no other line
+    ended = "train_runtime" in logs
+    shown = [column for column in columns if not ended or column.name in logs]
+    cells = [f"{column.word} {_number(logs.get(column.name), column)}" for column in shown]
     if seconds is not None:
         cells.append(f"{_number(seconds, SECONDS)} s")
     return "  ".join([_count(step, total), *cells])
