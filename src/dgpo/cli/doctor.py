@@ -7,12 +7,12 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from dgpo.cli.errors import UserError, user_input
 from dgpo.cli.own_objective import add_flag, import_named, not_known
-from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, seen, text, unknown
+from dgpo.diagnostics.doctor import Case, Finding, can_tell, covered, diagnose, lacking, seen, text, unknown
 from dgpo.diagnostics.doctor.measures import TOKEN_ID
 from dgpo.diagnostics.naming import unregistered
 from dgpo.report.tokens import decoder
@@ -43,6 +43,9 @@ def parser() -> argparse.ArgumentParser:
         help="the log has this quantity under a name that is not known: --map reward=reward_mean; may be repeated",
     )
     add_flag(made)
+    made.add_argument(
+        "--verbose", action="store_true", help="list every quantity that was read, and every question that stays open"
+    )
     made.add_argument("--json", action="store_true", help="findings as JSON, for programs")
     made.add_argument("--engine", choices=["verl"], help="check the workers of this engine")
     made.add_argument(
@@ -72,10 +75,10 @@ def run(argv: list[str]) -> int:
         return _verl(arguments.ray_address, _pairs("--env", arguments.env))
     with user_input():
         import_named(arguments.objective)
-    return _runs(arguments.runs, arguments.json, _pairs("--map", arguments.map))
+    return _runs(arguments.runs, arguments.json, _pairs("--map", arguments.map), verbose=arguments.verbose)
 
 
-def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
+def _runs(runs: list[str], as_json: bool, mapped: dict[str, str], *, verbose: bool) -> int:
     with user_input():
         logs = {run: load_any(run, mapped) for run in runs}
         cases = {run: Case.of(log) for run, log in logs.items()}
@@ -86,13 +89,21 @@ def _runs(runs: list[str], as_json: bool, mapped: dict[str, str]) -> int:
     else:
         for run, findings in found.items():
             findings = _with_texts(findings, logs[run])
-            said = [text(findings, unknown=unknown(read[run]))] if findings or can_tell(read[run]) else []
+            said = (
+                [text(findings, unknown=(unknown if verbose else lacking)(read[run]))]
+                if findings or can_tell(read[run])
+                else []
+            )
             # findings first; where there are none, why
             shown = [_coloured(line) for line in "\n".join(said).split("\n")] if said else []
-            print("\n".join([run, *shown, *_about(logs[run], covered(read[run]))]))
+            print("\n".join([run, *shown, *_about(logs[run], _read(read[run], verbose))]))
     if untold := [run for run in runs if not found[run] and not can_tell(read[run])]:
         raise UserError("; ".join(f"{run!r}: {covered(read[run])}" for run in untold))
     return int(any(one.severity == "error" for findings in found.values() for one in findings))
+
+
+def _read(found: Mapping[str, int], verbose: bool) -> str:
+    return covered(found) if verbose else f"{covered(found, listed=False)}; --verbose lists them"
 
 
 def _with_texts(findings: Sequence[Finding], run: Run) -> list[Finding]:

@@ -238,6 +238,9 @@ def test_what_was_read_is_said(run_of, tmp_path, capsys):
     assert "kl_sampler" not in read
     assert covered(read).endswith("; not there: KL to the reference, sampler mismatch")
     assert dgpo_doctor([str(folder)]) == 0
+    said = f"read: {len(read) - 1} quantities of the log and the tokens of 24 updates; --verbose lists them"
+    assert capsys.readouterr().out.splitlines()[-1] == said
+    assert dgpo_doctor([str(folder), "--verbose"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert printed[1].startswith("nothing found")
     at = next(number for number, line in enumerate(printed) if line.startswith("read: "))

@@ -23,10 +23,12 @@ from dgpo.diagnostics.doctor import (
     can_tell,
     covered,
     diagnose,
+    lacking,
     seen,
     text,
     unknown,
 )
+from dgpo.diagnostics.doctor.coverage import NEEDED
 from dgpo.diagnostics.doctor.guards import CAP, advice, bounded, guards, reverse_weight
 from dgpo.diagnostics.doctor.measures import measure
 from dgpo.diagnostics.doctor.rules_sampler import fit
@@ -611,15 +613,31 @@ def test_a_clipped_gradient_where_it_explains_something(norm, reward, found):
     assert [(one.rule, one.severity) for one in diagnose(case)] == found
 
 
+def test_much_that_cannot_be_told_is_grouped_by_reason():
+    found = {"zero_std": 1, "truncated": 2, "reward": 4, "tokens": 8}
+    assert lacking(found) == {
+        "not in the log": "entropy, grad_norm, KL or clip fraction, KL to the reference, learning rate, length, "
+        "weights, sampler mismatch",
+        "too few points, of 3 needed": "reward spread (1), truncated (2)",
+        "whether the reward rises": unknown(found)["whether the reward rises"],
+    }
+    assert "not recorded" in lacking({"reward": 1})
+    few = seen(log_of())
+    assert len(unknown(few)) > 4
+    full = {name: 40 for names, *_ in NEEDED.values() for name in names}
+    del full["entropy"]
+    assert lacking(full) == unknown(full) == {"whether the policy still explores": "no entropy in the log"}
+
+
 def test_what_cannot_be_told_is_said():
     """Loss and gradient norm alone, as of supervised training: nothing is found, and nothing is said to be healthy."""
     found = seen(Case(log=Log.of({"step": i, "loss": 2.0 / (i + 1), "grad_norm": 1.0} for i in range(50))))
     assert not can_tell(found)
     assert covered(found).startswith("cannot tell: no reward in this log; read: loss (50 points)")
-    lacking = unknown(seen(log_of()))
-    assert lacking["how many responses are cut off"] == "no share of truncated responses in the log"
-    assert "whether it learns" not in lacking
-    words = text([], unknown=lacking)
+    open_ = unknown(seen(log_of()))
+    assert open_["how many responses are cut off"] == "no share of truncated responses in the log"
+    assert "whether it learns" not in open_
+    words = text([], unknown=open_)
     assert words.startswith("nothing found: no rule of the doctor fires on what was read")
     assert "cannot tell\n" in words
 

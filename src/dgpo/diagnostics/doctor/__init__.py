@@ -22,7 +22,7 @@ from dgpo.diagnostics.doctor import (
     rules_weights,
 )
 from dgpo.diagnostics.doctor.case import Case
-from dgpo.diagnostics.doctor.coverage import can_tell, covered, seen, unknown
+from dgpo.diagnostics.doctor.coverage import can_tell, covered, lacking, seen, unknown
 from dgpo.diagnostics.doctor.finding import SEVERITIES, Finding, Found, Rule, text
 from dgpo.runs.log import Log
 from dgpo.runs.run import Run
@@ -145,6 +145,7 @@ __all__ = [
     "can_tell",
     "covered",
     "diagnose",
+    "lacking",
     "seen",
     "text",
     "unknown",

@@ -48,6 +48,9 @@ NEEDED: dict[str, tuple[tuple[str, ...], str, str]] = {
 """What the rules need -> the quantities that provide it, any one of which is enough; what it is needed to tell; and
 what is missing without it."""
 
+MOST_LISTED = 4
+"""Questions that are listed one by one; more are grouped by reason."""
+
 CORE = "reward"
 """Without it no run is called healthy: nothing else tells whether a run learns."""
 
@@ -89,14 +92,44 @@ def unknown(found: Mapping[str, int]) -> dict[str, str]:
     return lacking
 
 
+def lacking(found: Mapping[str, int]) -> dict[str, str]:
+    """As `unknown`, but what is missing grouped by reason if there is much of it: reason -> what it holds for.
+
+    Args:
+        found: as `seen` gives it.
+    """
+    each = unknown(found)
+    if len(each) <= MOST_LISTED:
+        return each
+    points = {words: max((found.get(name, 0) for name in names), default=0) for words, (names, *_) in NEEDED.items()}
+    few = [f"{words} ({n})" for words, n in points.items() if 0 < n < FEWEST and words != TOKENS]
+    grouped = {
+        "not in the log": ", ".join(words for words, n in points.items() if n == 0 and words != TOKENS),
+        "not recorded": "" if points[TOKENS] else TOKENS,
+        f"too few points, of {FEWEST} needed": ", ".join(few),
+    }
+    trend = "whether the reward rises"
+    return {why: what for why, what in grouped.items() if what} | ({trend: each[trend]} if trend in each else {})
+
+
 def can_tell(found: Mapping[str, int]) -> bool:
     """Whether "nothing found" would mean anything: there are recorded tokens, or a reward at `FEWEST` steps."""
     return TOKENS in found or found.get(CORE, 0) >= FEWEST
 
 
-def covered(found: Mapping[str, int]) -> str:
-    """One line: what was read, with the number of points, and what the rules need but is missing."""
+def covered(found: Mapping[str, int], *, listed: bool = True) -> str:
+    """One line: what was read, with the number of points, and what the rules need but is missing.
+
+    Args:
+        found: as `seen` gives it.
+        listed: name every quantity that was read; otherwise their number, and not what is missing.
+    """
     read = ", ".join(f"{name} ({counted(n, 'update' if name == TOKENS else 'point')})" for name, n in found.items())
+    if not listed:
+        logged = sum(name != TOKENS for name in found)
+        read = counted(logged, "quantity", "quantities") + " of the log"
+        if TOKENS in found:
+            read += f" and the tokens of {counted(found[TOKENS], 'update')}"
     if not can_tell(found):
         if not found:
             return "cannot tell: none of the quantities that the rules read is in this log"
@@ -104,4 +137,4 @@ def covered(found: Mapping[str, int]) -> str:
         why = f"a reward at {counted(few, 'step')} only, and a rule needs {FEWEST}" if few else "no reward in this log"
         return f"cannot tell: {why}; read: {read}"
     missing = [words for words, (names, *_) in NEEDED.items() if not any(name in found for name in names)]
-    return f"read: {read}" + (f"; not there: {', '.join(missing)}" if missing else "")
+    return f"read: {read}" + (f"; not there: {', '.join(missing)}" if missing and listed else "")
