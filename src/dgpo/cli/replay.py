@@ -23,13 +23,15 @@ from dgpo.runs.log import sample
 from dgpo.runs.run import Run, load
 
 ALL = "all"
-HEADER = ("bias\n%", "equal\nstep\n%", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top 1\n%")
+HEADER = ("bias\n%", "equal\nstep %", "cosine", "step", "factor", "ESS", "w = 0\n%", "max w", "top\n1 %")
 NOTES = (
-    "* the run's own objective; least biased first. bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling "
-    "w = r. equal step: Σ|p_w - p_r| of the shares p of the step that tokens hold, 0 to 200 %. cosine: between w·A·N "
-    "and r·A·N, token by token. step: E|A|wN. factor: scales the step to that of {reference}. ESS: effective share of "
-    "the tokens. w = 0: tokens without a gradient. top 1: what the largest 1 % of the tokens hold of Σ|A|wN. N is "
-    "{norm} of ∇log π in the logits."
+    "* the run's own objective; least biased first",
+    "bias: Σ|A||w-r| / Σ|A|r, against unclipped importance sampling, w = r",
+    "equal step: the same with every step scaled to one size, 0 to 200 %",
+    "cosine: between w·A·N and r·A·N; N: {norm} of ∇log π",
+    "step: E|A|wN; factor: scales the step to that of {reference}",
+    "ESS: effective share of the tokens; w = 0: without a gradient",
+    "top 1 %: what the largest 1 % of the tokens hold of Σ|A|wN",
 )
 ADAPTIVE = "Adaptive, so calibrated here on each update as a whole, in training on every micro-batch"
 
@@ -122,15 +124,16 @@ def tables(found: Replay) -> list[Table]:
     if found.incomplete:
         title += f"; {len(found.incomplete)} incomplete left out"
     reference = found.reference or "unclipped importance sampling"
-    caption = NOTES.format(reference=reference, norm="the norm" if found.exact else "the lower bound 1 - π of the norm")
+    norm = "the norm" if found.exact else "the bound 1 - π on the norm"
+    caption = "\n".join(NOTES).format(reference=reference, norm=norm)
     if adaptive := [row.label for row in found.rows if row.adaptive]:
-        caption += f" {ADAPTIVE}: {', '.join(adaptive)}."
+        caption += f"\n{ADAPTIVE}: {', '.join(adaptive)}."
     longest = max(len(word) for row in found.rows for word in _name(row).plain.split())
     overview = _table(title, caption, HEADER, longest)
     caption = f"In % of Σ|A|wN, by the boundaries of {found.reference or 'an unknown objective'} for every row"
     if found.eps_low is not None and found.eps_high is not None:
         caption += f": 1 - {found.eps_low:g} to 1 + {found.eps_high:g}"
-    caption += ". First row: in % of the tokens."
+    caption += "\nFirst row: in % of the tokens\nreverse: moved against the advantage (left: A > 0, right: A < 0)"
     places = _table("Where the gradient is", caption, tuple(name.replace("_", "\n") for name in REGIONS), longest)
     places.add_row("tokens", *(f"{100 * found.fraction[name]:.1f}" for name in REGIONS), end_section=True)
     for row in found.rows:
