@@ -60,6 +60,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {HERE / name: place for place, name in enumerate(LONGEST_FIRST)}
     if missing := [str(path) for path in places if not path.exists()]:
         raise pytest.UsageError(f"LONGEST_FIRST of tests/conftest.py has files that do not exist: {', '.join(missing)}")
+    if address := next((item.nodeid for item in items if " at 0x" in item.nodeid), None):
+        raise pytest.UsageError(
+            f"{address}: the workers of `make test` would not agree on a name with an address in it"
+        )
     items.sort(key=lambda item: places.get(item.path, len(places)))
 
 

@@ -56,7 +56,7 @@ SOUND = [
 ]
 
 
-@pytest.mark.parametrize("reward", [*SOUND, "org/reward-model", torch.nn.Linear(1, 1), None], ids=str)
+@pytest.mark.parametrize("reward", [*SOUND, "org/reward-model", torch.nn.Linear(1, 1), None])
 def test_what_can_be_called_is_accepted(reward):
     check(reward)
     check([reward, plain])
@@ -105,7 +105,6 @@ def test_columns_that_are_not_known_yet_may_be_there():
         [1, None, 0.5], (True, False, 1), np.array([1.0, 2.0, 3.0]), torch.tensor([1.0, 0.0, 2.0]), {1, 2, 3},
         iter([1.0, 2.0, 3.0]), [np.float32(1), torch.tensor(2.0), 3],
     ],
-    ids=repr,
 )  # fmt: skip
 def test_every_kind_of_numbers_is_accepted(returned):
     assert len(checked("mine", lambda **given: returned)(prompts=["a", "b", "c"])) == 3
