@@ -136,7 +136,9 @@ def test_every_argument_reaches_trl(name, monkeypatch):
         raise Enough
 
     monkeypatch.setattr(GRPOTrainer, "__init__", init)
-    arguments = {"model": "folder/model", "args": DGPOConfig("unused", use_cpu=True, bf16=False), name: object()}
+    # rewards are looked at before TRL gets them
+    value = (lambda completions, **kwargs: [0.0]) if name == "reward_funcs" else object()
+    arguments = {"model": "folder/model", "args": DGPOConfig("unused", use_cpu=True, bf16=False), name: value}
     with pytest.raises(Enough):
         DGPOTrainer(**arguments)
     assert seen == {**DEFAULTS, **arguments}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import statistics
 from itertools import pairwise
 
-from dgpo.counts import counted
+from dgpo.counts import counted, plural
 from dgpo.diagnostics.doctor.case import Case
 from dgpo.diagnostics.doctor.finding import Found, Rule
 from dgpo.diagnostics.doctor.groups import without_advantage
@@ -66,11 +66,10 @@ def _not_scored(case: Case) -> Found | None:
     if len(none) < enough or len(none) < UNSCORED * (len(none) + len(reward)):
         return None
     every = "every" if not len(reward) else f"{len(none)} of {len(none) + len(reward)}"
-    steps = "step" if len(none) == 1 else "steps"
     return Found(
         title=f"Nothing was scored: the reward is not a number on {every} logged step{'' if not len(reward) else 's'}.",
         evidence=[
-            f"{reward.key} is NaN, null or not a number at {steps} {sample(sorted(none))}",
+            f"{reward.key} is NaN, null or not a number at {plural(len(none), 'step')} {sample(sorted(none))}",
             *(
                 [f"every advantage is 0 in {counted(len(case.updates), 'recorded update')}"]
                 if case.updates and without_advantage(case)
