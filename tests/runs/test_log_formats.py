@@ -448,13 +448,13 @@ def test_the_step_of_a_framework_before_the_count_of_the_logger() -> None:
 
 
 @pytest.mark.parametrize("form", ["jsonl", "console", "verl_console_of_numpy"])
-def test_ten_thousand_steps_are_read_in_a_second(form: str) -> None:
-    """In processor time; the rules have the rest of three seconds."""
+def test_ten_thousand_steps_are_read_in_seconds(form: str) -> None:
+    """Processor time: about 1, and 4.5 where `make coverage` follows every line. A quadratic reader needs minutes."""
     text = FORMATS[form]([*HISTORY] * 2000)
     began = time.process_time()
     log = log_of(text)
     assert len(log["reward"]) == 10_000
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 15
 
 
 def test_the_writers_are_not_all_the_same() -> None:
