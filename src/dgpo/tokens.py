@@ -156,7 +156,7 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
     Raises:
         NotFiniteError: names the tensor, row and column, the value, and how many others there are.
     """
-    present, bad = _not_finite(tokens, ref_logprob)
+    present, bad = not_finite(tokens, ref_logprob)
     if not bad.any():
         return
     for (name, values), where in zip(present.items(), bad, strict=True):
@@ -171,11 +171,11 @@ def check(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> None:
 
 def is_finite(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> Tensor:
     """0-d bool on the device of the batch: whether `check` would pass. Reads nothing on the host."""
-    return ~_not_finite(tokens, ref_logprob)[1].any()
+    return ~not_finite(tokens, ref_logprob)[1].any()
 
 
-def _not_finite(tokens: TokenBatch, ref_logprob: Tensor | None) -> tuple[dict[str, Tensor], Tensor]:
-    """Name -> [B, T] of what is there, and [names, B, T] where it is not finite."""
+def not_finite(tokens: TokenBatch, ref_logprob: Tensor | None = None) -> tuple[dict[str, Tensor], Tensor]:
+    """Name -> [B, T] values that are there, 0 where masked, and [names, B, T] bool where they are not finite."""
     named = {
         "logprob": tokens.logprob,
         "old_logprob": tokens.old_logprob,

@@ -32,6 +32,8 @@ def script(path: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, name, module)
+    # the scripts import docs/figures/drawing.py
+    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     spec.loader.exec_module(module)
     return module
 
@@ -60,7 +62,6 @@ def growth_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def objectives_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_objectives.py as a module."""
-    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     return script("generate_objectives.py", monkeypatch)
 
 
@@ -68,7 +69,6 @@ def objectives_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def notebook_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_notebook.py as a module."""
     pytest.importorskip("matplotlib", reason="the figures need matplotlib: the extra docs")
-    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     return script("generate_notebook.py", monkeypatch)
 
 
@@ -82,5 +82,4 @@ def readme_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def reference_script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """docs/generate_reference.py as a module."""
     pytest.importorskip("matplotlib", reason="docs/figures/drawing.py needs matplotlib: the extra docs")
-    monkeypatch.syspath_prepend(ROOT / "docs" / "figures")
     return script("generate_reference.py", monkeypatch)

@@ -127,9 +127,6 @@ class DGPOTrainer(ResumableTrainer):
     data_name: str | None = None
     """What the data is called in the model card; set it for data that is not on the hub."""
 
-    scored_any = True
-    """False if training has sampled completions, and no reward has scored one of them: all gave None or NaN."""
-
     args: DGPOConfig
     entropy_coef: float
     reward_funcs: list[Any]
@@ -221,7 +218,7 @@ class DGPOTrainer(ResumableTrainer):
         # looked up on each call: somebody may patch it later
         self._step_loss = StepLoss(self._factors, heads, lambda *given: self._forward(*given), self.accelerator)
         self._rewards_per_func: Tensor | None = None
-        self._scored = False
+        self._scored: bool | None = None  # until something is sampled in training
         self._sampled: Sampled | None = None
         named = list(zip(self.reward_func_names, self.reward_funcs, strict=True))
         self._scoring = Scoring(args, named, self.reward_weights.tolist(), self._factors.advantage)
@@ -258,6 +255,11 @@ class DGPOTrainer(ResumableTrainer):
                 self.accelerator,
             )
             self.add_callback(self._recording)
+
+    @property
+    def scored_any(self) -> bool:
+        """False if training has sampled completions, and no reward has scored one of them: all gave None or NaN."""
+        return self._scored is not False
 
     def _check_fresh(self) -> None:
         if self._recording is not None:
@@ -308,7 +310,7 @@ class DGPOTrainer(ResumableTrainer):
             # the old buffer belongs to the interrupted step; with step 0 the next micro-step generates anew
             self._step, self._buffered_inputs, self._totals = 0, None, None
         self._rows = None
-        self._scored, self.scored_any = False, True
+        self._scored = None
         self._step_metrics = StepMetrics()
         self._entropy_window_stats = None
         self._step_loss.heads.begin(self.model, self._overridden())
@@ -360,7 +362,6 @@ class DGPOTrainer(ResumableTrainer):
         rewards = self._rewards_per_func.cpu()
         if training:
             self._scored = self._scored or not bool(rewards.isnan().all())
-            self.scored_any = self._scored
         size = self.num_generations if training else self.num_generations_eval
         scores = self._scoring(
             inputs,

@@ -15,7 +15,7 @@ from dgpo.loss import policy_loss
 from dgpo.objectives import Objective
 from dgpo.regions import regions, usual_boundaries
 from dgpo.runs.tokens import Recorded
-from dgpo.tokens import TokenBatch
+from dgpo.tokens import TokenBatch, not_finite
 
 TOP = 0.01
 """Share of the tokens in `Measures.top_share`: the top 1 %."""
@@ -177,21 +177,12 @@ def measure(
 
 def first_bad(tokens: TokenBatch, token_ids: Tensor | None) -> Bad | None:
     """The first valid token with a value that is not finite, in reading order."""
-    named = {
-        "logprob": tokens.logprob,
-        "old_logprob": tokens.old_logprob,
-        "advantage": tokens.advantage,
-        "rollout_logprob": tokens.rollout_logprob,
-        "entropy": tokens.entropy,
-    }
-    broken = {name: ~torch.isfinite(v) & tokens.mask for name, v in named.items() if v is not None}
-    anywhere = torch.stack(list(broken.values())).any(0)
+    present, broken = not_finite(tokens)
+    anywhere = broken.any(0)
     if not anywhere.any():
         return None
     row, column = (int(i) for i in anywhere.nonzero()[0])
-    tensor = next(name for name, where in broken.items() if where[row, column])
-    values = named[tensor]
-    assert values is not None
+    tensor, values = next(one for one, where in zip(present.items(), broken, strict=True) if where[row, column])
     return Bad(
         tensor=tensor,
         row=row,
